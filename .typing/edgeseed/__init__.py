@@ -1,0 +1,1 @@
+../../edgeseed/__init__.py

@@ -1,0 +1,1 @@
+"""From photos and a teacher to a student."""

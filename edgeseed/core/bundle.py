@@ -1,0 +1,218 @@
+"""`bundle/`: an exported model with everything that proves it, uses it and tests it.
+
+```text
+bundle/
+  manifest.json   this module's Manifest: digests of all other files, preprocess, gates, versions
+  model.*         the model (one or more files, or a folder such as model.mlpackage)
+  labels.txt      one class a line, if the model has classes
+  golden/         photos as the model sees them, their input tensors, float and model outputs
+  MODEL_CARD.md
+  reference/      role "proof": the float student and held-out photos, so that `edgeseed verify` needs nothing else
+```
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeseed.core.config import to_plain
+from edgeseed.core.errors import ArtifactError, UsageError
+from edgeseed.core.files import read_json, sha256_file, write_json
+from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.student import check_schema_version
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+_PROOF_FOLDER = "reference/"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TensorSpec:
+    """One input or output of a model."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    """A size, or a name such as `"batch"` where any size goes."""
+    dtype: str
+    semantics: str
+    """What it holds: `"RGB pixels 0..255"`, `"embedding"`, `"logits"`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class GateResult:
+    """One check of an exported model, with the number it rests on."""
+
+    name: str
+    value: float
+    limit: float
+    passed: bool
+    unit: str
+    n: int
+    """How many photos or tensors the value rests on."""
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FileEntry:
+    """One file of a bundle."""
+
+    sha256: str
+    size_bytes: int
+    role: Literal["ship", "proof"]
+    """`ship` goes into the app, `proof` only backs up the gates."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """The contents of `manifest.json`."""
+
+    name: str
+    """The student's architecture."""
+    target: str
+    precision: str
+    model: str
+    """Relative path of the model file or folder."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocess: Preprocess
+    embedding_dim: int
+    classes: tuple[str, ...] | None
+    quantization: dict[str, Any] | None
+    """Scheme, calibration, and what was left in float and why; None for a float model."""
+    gates: tuple[GateResult, ...]
+    student_sha256: str
+    """Digest of the student file that was exported."""
+    minimum_runtime: dict[str, str]
+    provenance: dict[str, Any]
+    """The student's provenance, this export's settings, and the environment."""
+    files: dict[str, FileEntry] = dataclasses.field(default_factory=dict)
+    """Relative path -> digest; filled in by `seal_bundle`."""
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        values: dict[str, Any] = to_plain(self)
+        values["preprocess"] = self.preprocess.to_dict()
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, source: Path) -> "Manifest":
+        """From `to_dict`'s form.
+
+        Raises:
+            SchemaVersionError: If a newer edgeseed wrote it.
+            ArtifactError: If it is not a manifest.
+        """
+        check_schema_version(values, supported=SCHEMA_VERSION, source=source)
+        fields = dict(values)
+        try:
+            fields["preprocess"] = Preprocess.from_dict(fields["preprocess"])
+            for key in ("inputs", "outputs"):
+                fields[key] = tuple(
+                    TensorSpec(**{**item, "shape": tuple(item["shape"])}) for item in fields[key]
+                )
+            fields["gates"] = tuple(GateResult(**item) for item in fields["gates"])
+            fields["files"] = {path: FileEntry(**entry) for path, entry in fields["files"].items()}
+            fields["classes"] = None if fields["classes"] is None else tuple(fields["classes"])
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(f"{source} is not a valid manifest ({error!r})") from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """A bundle on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def model_path(self) -> Path:
+        """The model file or folder."""
+        return self.path / self.manifest.model
+
+    @property
+    def model_size_bytes(self) -> int:
+        """Bytes of the model, all its files together."""
+        model = self.manifest.model
+        return sum(
+            entry.size_bytes
+            for path, entry in self.manifest.files.items()
+            if path == model or path.startswith((f"{model}/", f"{model}."))
+        )
+
+    @property
+    def digest(self) -> str:
+        """Digest of the model's files: equal exactly when two bundles hold the same model."""
+        model = self.manifest.model
+        lines = sorted(
+            f"{path} {entry.sha256}"
+            for path, entry in self.manifest.files.items()
+            if path == model or path.startswith((f"{model}/", f"{model}."))
+        )
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _files(folder: Path) -> list[str]:
+    found = (path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def seal_bundle(folder: Path, manifest: Manifest) -> Manifest:
+    """Writes `manifest.json` with the digest of every other file in `folder`.
+
+    Returns:
+        The manifest as written.
+    """
+    files = {
+        name: FileEntry(
+            sha256=sha256_file(folder / name),
+            size_bytes=(folder / name).stat().st_size,
+            role="proof" if name.startswith(_PROOF_FOLDER) else "ship",
+        )
+        for name in _files(folder)
+    }
+    sealed = dataclasses.replace(manifest, files=files)
+    write_json(folder / MANIFEST, sealed.to_dict())
+    return sealed
+
+
+def read_bundle(folder: str | Path, *, check: bool = True) -> Bundle:
+    """Reads a bundle.
+
+    Args:
+        folder: The bundle.
+        check: Whether to compare every file with its digest.
+
+    Raises:
+        UsageError: If there is no such folder, or no manifest in it.
+        SchemaVersionError: If a newer edgeseed wrote it.
+        ArtifactError: If a file is missing, added or changed; the message names it.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        found = "is not a folder" if not folder.is_dir() else f"has no {MANIFEST}"
+        raise UsageError(f"{folder} {found}; a bundle made by `edgeseed export` was expected there")
+    values = read_json(folder / MANIFEST, what="a bundle's manifest")
+    bundle = Bundle(path=folder, manifest=Manifest.from_dict(values, source=folder / MANIFEST))
+    if check:
+        _check_files(bundle)
+    return bundle
+
+
+def _check_files(bundle: Bundle) -> None:
+    listed, found = set(bundle.manifest.files), set(_files(bundle.path))
+    repair = "copy the bundle again or export it anew"
+    for name in sorted(listed - found):
+        raise ArtifactError(f"{bundle.path}: {name} is missing; {repair}")
+    for name in sorted(found - listed):
+        raise ArtifactError(
+            f"{bundle.path}: {name} is not listed in the manifest; remove it, or {repair}"
+        )
+    for name, entry in bundle.manifest.files.items():
+        if sha256_file(bundle.path / name) != entry.sha256:
+            raise ArtifactError(
+                f"{bundle.path}: {name} was changed after the export (its digest differs); {repair}"
+            )

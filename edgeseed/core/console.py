@@ -1,0 +1,121 @@
+"""What a person sees while edgeseed works. All of it goes to stderr: stdout belongs to results."""
+
+import contextlib
+import functools
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+_PLAIN_INTERVAL_S = 15.0
+_quiet = False
+
+
+@contextlib.contextmanager
+def quiet(enabled: bool = True) -> Iterator[None]:
+    """Silences `say` and `progress` inside the block (warnings are still shown)."""
+    global _quiet  # noqa: PLW0603 - the one switch of the process's terminal, which is global itself
+    before, _quiet = _quiet, enabled or _quiet
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
+@functools.cache
+def console() -> "Console":
+    """The terminal, as rich sees it."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """One line of information."""
+    if not _quiet:
+        console().print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    """One line that the user should not miss, also under `--json`."""
+    console().print(f"warning: {text}", style="yellow", markup=False)
+
+
+class Bar:
+    """Progress of one piece of work: an animated line on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, description: str, total: int, unit: str, live: "Progress | None") -> None:
+        self.description = description
+        self.total = total
+        self.unit = unit
+        self.done = 0
+        self._note = ""
+        self._live = live
+        self._task = (
+            None if live is None else live.add_task(description, total=total, speed="", note="")
+        )
+        self._start = self._printed = time.monotonic()
+
+    @property
+    def rate(self) -> float:
+        """Units a second since the start."""
+        elapsed = time.monotonic() - self._start
+        return self.done / elapsed if elapsed > 0 else 0.0
+
+    def advance(self, count: int = 1) -> None:
+        """Says that `count` more units are done."""
+        self.done += count
+        self._show()
+
+    def note(self, text: str) -> None:
+        """Sets the text behind the bar, such as the current loss."""
+        self._note = text
+        self._show(advanced=False)
+
+    def _show(self, *, advanced: bool = True) -> None:
+        speed = (
+            f"{self.rate:,.0f} {self.unit}/s"
+            if self.rate >= 10
+            else f"{self.rate:.2g} {self.unit}/s"
+        )
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, completed=self.done, speed=speed, note=self._note)
+        elif advanced and not _quiet and time.monotonic() - self._printed >= _PLAIN_INTERVAL_S:
+            self._printed = time.monotonic()
+            left = (self.total - self.done) / self.rate if self.rate else 0.0
+            say(
+                f"{self.description}: {self.done}/{self.total} {self.unit}, {speed}, "
+                f"{_clock(left)} left{', ' + self._note if self._note else ''}"
+            )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextlib.contextmanager
+def progress(description: str, total: int, unit: str = "images") -> Iterator[Bar]:
+    """Shows how far `total` units of work have come, with units a second and the time left."""
+    if _quiet or not console().is_terminal:
+        yield Bar(description, total, unit, None)
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}", markup=False), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )  # fmt: skip
+    with Progress(*columns, console=console(), transient=True) as live:
+        yield Bar(description, total, unit, live)

@@ -1,0 +1,145 @@
+"""Files that are either whole or absent: written beside their place, synced, then renamed."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgeseed.core.errors import ArtifactError, UsageError, WorkError
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise WorkError(
+                f"disk full while writing {path}: nothing was written there; free some space and run again"
+            ) from error
+        if isinstance(error, PermissionError):
+            raise WorkError(f"no permission to write {path}; choose another --out") from error
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path; when the block ends well, it is synced and renamed to `path`.
+
+    If the block fails, `path` is as it was before, and nothing is left beside it.
+
+    Raises:
+        WorkError: If the disk is full or the folder may not be written.
+    """
+    path = Path(path)
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The random part keeps two processes that write the same file apart.
+        temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            if os.name == "posix":
+                _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yields a temporary folder; when the block ends well, it is synced and renamed to `path`.
+
+    Args:
+        path: Where the folder will be.
+        replace: Whether a folder that is there already gives way (only once the new one is whole).
+
+    Raises:
+        UsageError: If `path` is a file, or a folder that is not empty and may not be replaced.
+        WorkError: If the disk is full or the parent may not be written.
+    """
+    path = Path(path)
+    occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    if occupied and not (replace and path.is_dir()):
+        raise UsageError(f"{path} exists already; choose another --out or remove it")
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        try:
+            temporary.chmod(0o755)
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _sync(file)
+            if path.exists():
+                old = temporary.with_suffix(".old")
+                path.rename(old)
+                temporary.rename(path)
+                shutil.rmtree(old)
+            else:
+                temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` whole or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, whole or not at all. NaN and infinity are refused: they are not JSON."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, *, what: str) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: The file.
+        what: What the file should be, for the message: `"a result"`.
+
+    Raises:
+        UsageError: If there is no such file.
+        ArtifactError: If it is not JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} does not exist; {what} was expected there") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{path} is a folder; the file of {what} was expected") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"{path} is not {what}: it is not valid JSON (truncated, or another kind of file)"
+        ) from error
+
+
+def append_jsonl(path: Path, value: Any) -> None:
+    """Appends one JSON value as a line, flushed, so that a log read while it grows has whole lines."""
+    with _disk_errors(path), Path(path).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def sha256_file(path: Path) -> str:
+    """The hex SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,124 @@
+"""A student as a torch module: a timm trunk and, where there are classes, one linear head.
+
+The only part of the core that imports torch. Every stage that needs the network imports it from here.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import timm
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from edgeseed.core.errors import ArtifactError, ConfigError
+from edgeseed.core.registry import unknown_name
+from edgeseed.core.student import Architecture, StudentSpec, read_spec, write_student
+
+
+class StudentOutput(NamedTuple):
+    """What a student says of a batch."""
+
+    embedding: Tensor
+    """(B, D) pooled features of the trunk."""
+    logits: Tensor | None
+    """(B, C), or None for a student without a head."""
+
+
+class StudentNetwork(nn.Module):
+    """A timm trunk without classifier, and an optional linear head on its embedding.
+
+    State-dict keys are `backbone.*`, `head.weight` and `head.bias`.
+    """
+
+    def __init__(self, backbone: nn.Module, *, num_classes: int | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.embedding_dim = _embedding_dim(backbone)
+        self.head = None if num_classes is None else nn.Linear(self.embedding_dim, num_classes)
+
+    def forward(self, images: Tensor) -> StudentOutput:
+        """Embeds a batch.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+        """
+        embedding = self.backbone(images)
+        return StudentOutput(embedding, None if self.head is None else self.head(embedding))
+
+    def features(self, images: Tensor) -> Tensor:
+        """The trunk's last features before pooling, as the architecture gives them: (B, D', h, w) or (B, N, D')."""
+        return cast(Tensor, cast(Any, self.backbone).forward_features(images))
+
+    def embed_features(self, features: Tensor) -> Tensor:
+        """Pools `features`' result to the (B, D) embedding that `forward` gives."""
+        return cast(Tensor, cast(Any, self.backbone).forward_head(features, pre_logits=True))
+
+
+def _embedding_dim(backbone: nn.Module) -> int:
+    # MobileNetV3 and its kin have a head conv after the pool: what leaves the trunk is head_hidden_size.
+    return int(
+        cast(Any, getattr(backbone, "head_hidden_size", None) or cast(Any, backbone).num_features)
+    )
+
+
+def build_student(architecture: Architecture, *, num_classes: int | None = None) -> StudentNetwork:
+    """Builds a student with fresh weights.
+
+    Args:
+        architecture: What to build.
+        num_classes: Size of the head; None for none.
+
+    Raises:
+        UnknownNameError: If timm has no such model.
+        ConfigError: If the model does not take the arguments.
+    """
+    if not timm.is_model(architecture.name):
+        raise unknown_model("student", architecture.name)
+    try:
+        backbone = timm.create_model(
+            architecture.name, pretrained=False, num_classes=0, **architecture.kwargs
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"{architecture.name} cannot be built with {architecture.kwargs}: {error}"
+        ) from error
+    return StudentNetwork(backbone, num_classes=num_classes)
+
+
+def unknown_model(kind: str, name: str) -> Exception:
+    """The error for a name that timm does not know: the nearest, and how to list all (there are over a thousand)."""
+    message = str(unknown_name(kind, name, timm.list_models()))
+    return type(unknown_name(kind, name, ()))(
+        f"{message.partition(' known:')[0].rstrip(';')}; `edgeseed {kind}s` lists the usual ones, any timm model works"
+    )
+
+
+def load_student(path: str | Path) -> tuple[StudentNetwork, StudentSpec]:
+    """Loads a student file; every key must be accounted for.
+
+    Returns:
+        The network in eval mode, on the CPU, and its specification.
+
+    Raises:
+        UsageError: If there is no such file.
+        ArtifactError: If the file is broken or its weights do not fit its architecture.
+    """
+    spec = read_spec(path)
+    network = build_student(
+        spec.architecture, num_classes=None if spec.classes is None else len(spec.classes)
+    )
+    try:
+        network.load_state_dict(load_file(str(path)), strict=True)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{path}: its weights do not fit its architecture {spec.architecture.name}: "
+            + " ".join(str(error).split())[:400]
+        ) from error
+    return network.eval(), spec
+
+
+def save_student(path: str | Path, network: StudentNetwork, spec: StudentSpec) -> None:
+    """Writes a student file, whole or not at all."""
+    if (network.head is None) != (spec.classes is None):
+        raise ValueError("a student has class names exactly when its network has a head")
+    write_student(path, network.state_dict(), spec)

@@ -1,0 +1,456 @@
+"""Photos, wherever they come from: folders of any nesting, class folders, and a few named sets.
+
+The only place that opens image files. What phones and scanners make is turned into upright 8-bit
+RGB: EXIF rotation, CMYK, grey, 16 bits, alpha and animation are handled; what cannot be read is
+skipped, counted and listed, and is an error once it is more than a tenth.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from edgeseed.core.console import progress, warn
+from edgeseed.core.errors import DataError
+from edgeseed.core.registry import unknown_name
+
+MAX_BROKEN_SHARE = 0.10
+_LISTED = 5
+# Files that lie beside photos by custom; they are passed over without being counted as broken.
+_SIDECARS = frozenset(
+    ".csv .db .html .ini .json .jsonl .lock .log .md .parquet .py .toml .tsv .txt .xml .xmp .yaml .yml".split()
+)
+_SIGNATURES = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*",
+    b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"qoif", b"\0\0\0\x0cjP",
+)  # fmt: skip
+_TAIL_BYTES = 64
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file that is not used, and why."""
+
+    path: str
+    reason: str
+
+
+class _Source(Protocol):
+    """Where a set's photos lie: anything that gives the i-th as an image and survives pickling."""
+
+    def image(self, index: int) -> Image.Image: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotoSet:
+    """Photos by index, with labels where there are any. Picklable, so loader workers can have it."""
+
+    name: str
+    source: _Source
+    indices: npt.NDArray[np.int64]
+    """Which of the source's photos are in the set, in order."""
+    fingerprint: str
+    """Digest of what the set holds: equal sets have equal fingerprints on every machine."""
+    labels: npt.NDArray[np.int64] | None = None
+    """(N,) class indices."""
+    classes: tuple[str, ...] | None = None
+    skipped: tuple[Skipped, ...] = ()
+    test_name: str | None = None
+    """The name under which `open_photos` gives this set's own test split."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def image(self, index: int) -> Image.Image:
+        """The photo at `index`, upright, 8-bit RGB.
+
+        Raises:
+            DataError: If the file went away or is broken; the message names it.
+        """
+        return self.source.image(int(self.indices[index]))
+
+    def subset(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> "PhotoSet":
+        """The photos at `indices`, in that order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        digest = hashlib.sha256(self.fingerprint.encode() + chosen.tobytes()).hexdigest()
+        return dataclasses.replace(
+            self,
+            indices=self.indices[chosen],
+            fingerprint=digest,
+            labels=None if self.labels is None else self.labels[chosen],
+            test_name=None,
+        )
+
+    def test(self) -> "PhotoSet | None":
+        """A named set's own test split, or None."""
+        return None if self.test_name is None else open_photos(self.test_name)
+
+
+# --------------------------------------------------------------------------- decoding
+
+
+def decode(source: str | Path | bytes) -> Image.Image:
+    """Reads one photo as upright 8-bit RGB.
+
+    The first frame of an animation; alpha over white; 16 bits scaled to 8; EXIF rotation applied.
+
+    Raises:
+        DataError: If it is no image, truncated, or too large to be a photo.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Large panoramas are fine; what is beyond twice that is refused by Pillow as an error.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                image.seek(0)
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        name = "the image" if isinstance(source, bytes) else str(source)
+        raise DataError(f"{name} cannot be read as an image: {_reason(error)}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return _high_range_to_rgb(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _high_range_to_rgb(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "F":
+        full = 1.0 if values.max(initial=0.0) <= 1.0 else 255.0
+    else:
+        # Mode "I" also holds 8-bit values in some files; "I;16" never does.
+        full = 255.0 if image.mode == "I" and values.max(initial=0.0) <= 255 else 65535.0
+    scaled = np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
+    return Image.fromarray(scaled).convert("RGB")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image in a format that Pillow knows"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+# --------------------------------------------------------------------------- folders
+
+
+class _Files:
+    """Files under one folder. The names are one bytes object: a million of them are not copied by each worker."""
+
+    def __init__(self, root: Path, names: Iterable[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self.root = root
+        self._joined = b"".join(encoded)
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def name(self, index: int) -> str:
+        start = int(self._ends[index - 1]) if index else 0
+        return os.fsdecode(self._joined[start : int(self._ends[index])])
+
+    def image(self, index: int) -> Image.Image:
+        return decode(self.root / self.name(index))
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Relative paths of all visible files below `root`, sorted; links are followed, loops are not."""
+    seen: set[tuple[int, int]] = set()
+    found: list[str] = []
+    for folder, folders, files in os.walk(root, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        relative = os.path.relpath(folder, root)
+        found += [
+            name if relative == "." else f"{relative}{os.sep}{name}"
+            for name in files
+            if not name.startswith(".")
+        ]
+    return iter(sorted(found))
+
+
+def _check_file(path: Path) -> str | None:
+    """Why a file is no usable photo, or None. Reads a few bytes; decodes only what looks suspicious."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            tail = file.read()
+    except OSError as error:
+        return error.strerror or "cannot be opened"
+    if not head:
+        return "empty file"
+    if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+        return "HEIC, which Pillow does not read: convert it to JPEG"
+    looks_whole = (head.startswith(b"\xff\xd8\xff") and b"\xff\xd9" in tail) or (
+        head.startswith(b"\x89PNG") and b"IEND" in tail
+    )
+    if looks_whole:
+        return None
+    known = head.startswith(_SIGNATURES) or head[8:12] == b"WEBP" or head[4:8] == b"ftyp"
+    try:
+        decode(path)
+    except DataError as error:
+        return str(error).rpartition(": ")[2] if known else "not an image"
+    return None
+
+
+def _open_folder(root: Path, *, labels: bool | None) -> PhotoSet:
+    names = list(_walk(root))
+    with (
+        ThreadPoolExecutor() as pool,
+        progress(f"checking {root.name}", len(names), "files") as bar,
+    ):
+        reasons = []
+        for reason in pool.map(_check_file, (root / name for name in names)):
+            reasons.append(reason)
+            bar.advance()
+    good = [name for name, reason in zip(names, reasons, strict=True) if reason is None]
+    skipped = [Skipped(n, r) for n, r in zip(names, reasons, strict=True) if r is not None]
+    broken = [item for item in skipped if Path(item.path).suffix.lower() not in _SIDECARS]
+    _judge(root, num_good=len(good), broken=broken)
+    sizes = [(root / name).stat().st_size for name in good]
+    classes, targets = _class_folders(root, good, labels=labels)
+    return PhotoSet(
+        name=str(root),
+        source=_Files(root, good),
+        indices=np.arange(len(good), dtype=np.int64),
+        fingerprint=_fingerprint(
+            Path(name).as_posix() + f" {size}" for name, size in zip(good, sizes, strict=True)
+        ),
+        labels=targets,
+        classes=classes,
+        skipped=tuple(skipped),
+    )
+
+
+def _judge(root: Path, *, num_good: int, broken: list[Skipped]) -> None:
+    listing = "; ".join(f"{item.path}: {item.reason}" for item in broken[:_LISTED])
+    listing += f"; and {len(broken) - _LISTED} more" if len(broken) > _LISTED else ""
+    if num_good == 0:
+        found = f"only files that are not images ({listing})" if broken else "no image at all"
+        raise DataError(
+            f"{root} holds {found}; give a folder with photos (JPEG, PNG, WebP, TIFF, BMP, GIF)"
+        )
+    total = num_good + len(broken)
+    if len(broken) > MAX_BROKEN_SHARE * total:
+        raise DataError(
+            f"{root}: {len(broken)} of {total} files cannot be read as photos, more than "
+            f"{MAX_BROKEN_SHARE:.0%} ({listing}); remove or replace them"
+        )
+    if broken:
+        warn(f"{root}: {len(broken)} of {total} files skipped ({listing})")
+
+
+def _class_folders(
+    root: Path, names: list[str], *, labels: bool | None
+) -> tuple[tuple[str, ...] | None, npt.NDArray[np.int64] | None]:
+    """Labels from the first folder level, as in ImageFolder: `root/CLASS/.../photo.jpg`."""
+    if labels is False:
+        return None, None
+    tops = [name.split(os.sep, 1)[0] if os.sep in name else None for name in names]
+    classes = tuple(sorted({top for top in tops if top is not None}))
+    if None in tops or len(classes) < 2:
+        if labels:
+            found = (
+                "photos that lie in no class folder"
+                if None in tops
+                else f"one class folder, {classes[0]}"
+            )
+            raise DataError(
+                f"{root}: labels were asked for, but it holds {found}; lay it out as {root}/CLASS/photo.jpg"
+            )
+        return None, None
+    number = {name: index for index, name in enumerate(classes)}
+    return classes, np.array([number[top] for top in tops if top is not None], dtype=np.int64)
+
+
+def _fingerprint(lines: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
+
+
+# --------------------------------------------------------------------------- named sets
+
+
+@dataclasses.dataclass(frozen=True)
+class _Arrays:
+    """Photos in memory: (N, H, W) grey or (N, H, W, 3) RGB, uint8."""
+
+    pixels: npt.NDArray[np.uint8]
+
+    def image(self, index: int) -> Image.Image:
+        return Image.fromarray(self.pixels[index]).convert("RGB")
+
+
+def photos_from_arrays(
+    pixels: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64] | None,
+    *,
+    name: str,
+    classes: tuple[str, ...] | None = None,
+    test_name: str | None = None,
+) -> PhotoSet:
+    """A set of photos that are in memory already.
+
+    Args:
+        pixels: (N, H, W) grey or (N, H, W, 3) RGB.
+        labels: (N,) class indices, or None.
+        name: What the set is called.
+        classes: Class names.
+        test_name: The name of its test split, if it has one.
+    """
+    digest = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes())
+    if labels is not None:
+        digest.update(labels.tobytes())
+    return PhotoSet(
+        name=name,
+        source=_Arrays(pixels),
+        indices=np.arange(len(pixels), dtype=np.int64),
+        fingerprint=digest.hexdigest(),
+        labels=labels,
+        classes=classes,
+        test_name=test_name,
+    )
+
+
+def _open_digits(split: str, folder: str | None) -> PhotoSet:
+    """The 1,797 scans of handwritten digits, 8x8 grey, that scikit-learn ships (UCI, CC BY 4.0).
+
+    The first three quarters are the train split. The scans are in the order of collection, so the
+    last quarter is mostly by other writers.
+    """
+    if folder is not None:
+        raise DataError("digits ships with scikit-learn and takes no folder; write just: digits")
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    pixels = np.rint(digits.images * (255.0 / 16.0)).astype(np.uint8)
+    border = len(pixels) * 3 // 4
+    part = slice(0, border) if split == "train" else slice(border, None)
+    return photos_from_arrays(
+        pixels[part],
+        digits.target[part].astype(np.int64),
+        name="digits" if split == "train" else "digits:test",
+        classes=tuple(str(digit) for digit in range(10)),
+        test_name="digits:test" if split == "train" else None,
+    )
+
+
+_FASHION_CLASSES = (
+    "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+_FASHION_FOLDER = "/usr/share/datasets/fashion-mnist"
+
+
+def _open_fashion_mnist(split: str, folder: str | None) -> PhotoSet:
+    """Fashion-MNIST from its IDX files, plain or gzipped: 60,000 + 10,000 grey photos of 28x28."""
+    root = Path(folder or _FASHION_FOLDER)
+    stem = "train" if split == "train" else "t10k"
+    pixels = _read_idx(root, f"{stem}-images-idx3-ubyte")
+    labels = _read_idx(root, f"{stem}-labels-idx1-ubyte").astype(np.int64)
+    if pixels.ndim != 3 or labels.shape != pixels.shape[:1]:
+        raise DataError(
+            f"{root}: images of shape {pixels.shape} and labels of shape {labels.shape} do not belong together"
+        )
+    origin = "" if folder is None else f"={folder}"
+    return photos_from_arrays(
+        pixels,
+        labels,
+        name=f"fashion-mnist{origin}" + ("" if split == "train" else ":test"),
+        classes=_FASHION_CLASSES,
+        test_name=f"fashion-mnist{origin}:test" if split == "train" else None,
+    )
+
+
+def _read_idx(root: Path, name: str) -> npt.NDArray[np.uint8]:
+    """Reads an IDX file of bytes: magic 0x0008, number of dimensions, sizes, data (LeCun's MNIST page)."""
+    for path in (root / name, root / f"{name}.gz"):
+        if path.is_file():
+            break
+    else:
+        raise DataError(
+            f"fashion-mnist: {root / name}[.gz] does not exist; on Debian `apt install dataset-fashion-mnist` "
+            "puts it there, elsewhere give its folder: fashion-mnist=FOLDER"
+        )
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        dimensions = data[3] if data[:3] == b"\0\0\x08" else 0
+        shape = tuple(int(size) for size in np.frombuffer(data, ">u4", dimensions, offset=4))
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise DataError(f"{path} is not a whole IDX file ({error}); fetch it again") from error
+
+
+_NAMED = {"digits": _open_digits, "fashion-mnist": _open_fashion_mnist}
+
+
+def open_photos(source: str | Path, *, labels: bool | None = None, min_count: int = 1) -> PhotoSet:
+    """Opens a set of photos.
+
+    Args:
+        source: A folder of any nesting (class folders are labels), `digits`, or
+            `fashion-mnist[=FOLDER]`; a named set's test split is `NAME:test`.
+        labels: True demands labels, False ignores class folders, None takes them if they are there.
+        min_count: The least number of photos that makes sense for the caller.
+
+    Raises:
+        DataError: If it does not exist, holds no photo or too few, has more than a tenth broken
+            files, or lacks the labels that were asked for.
+        UnknownNameError: If it is neither a folder nor a known name.
+    """
+    photos = _open(str(source), labels=labels)
+    if len(photos) < min_count:
+        raise DataError(
+            f"{source} holds {len(photos)} photos, at least {min_count} are needed; add more"
+        )
+    return photos
+
+
+def _open(source: str, *, labels: bool | None) -> PhotoSet:
+    name, is_test, _ = source.partition(":test") if source.endswith(":test") else (source, "", "")
+    name, _, folder = name.partition("=")
+    if name in _NAMED and not Path(source).is_dir():
+        photos = _NAMED[name]("test" if is_test else "train", folder or None)
+        return (
+            photos
+            if labels is not False
+            else dataclasses.replace(photos, labels=None, classes=None)
+        )
+    path = Path(source)
+    if path.is_dir():
+        return _open_folder(path, labels=labels)
+    if path.exists():
+        raise DataError(f"{source} is a file; give the folder that holds the photos")
+    if os.sep in source or "." in source:
+        raise DataError(
+            f"{source} does not exist; give a folder of photos, or one of: {', '.join(_NAMED)}"
+        )
+    raise unknown_name("data set or folder", source, _NAMED)

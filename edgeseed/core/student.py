@@ -1,0 +1,150 @@
+"""`student.safetensors`: a trained student's weights and all that the next stage must know of it.
+
+Reading the specification needs neither torch nor a pickle. The weights are plain safetensors; the
+specification is one JSON under the metadata key `edgeseed`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from edgeseed.core.errors import ArtifactError, SchemaVersionError, UsageError
+from edgeseed.core.files import atomic_file
+from edgeseed.core.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    import torch
+
+SCHEMA_VERSION = 1
+_METADATA_KEY = "edgeseed"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """What builds the network: a timm name, the arguments it was made with, and our changes to it."""
+
+    name: str
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    variant: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Changes after creation that the weights rely on, such as `{"activation": "relu6"}`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class StudentSpec:
+    """Everything in a student file but the weights."""
+
+    architecture: Architecture
+    preprocess: Preprocess
+    embedding_dim: int
+    classes: tuple[str, ...] | None = None
+    """Class names in the order of the head's outputs; None for a student without a head."""
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Method, resolved config, teacher, data fingerprint, environment."""
+    metrics: tuple[dict[str, Any], ...] = ()
+    """Measured results, each with its protocol and n."""
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        values = dataclasses.asdict(self)
+        values["preprocess"] = self.preprocess.to_dict()
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, source: Path) -> "StudentSpec":
+        """From `to_dict`'s form.
+
+        Raises:
+            SchemaVersionError: If a newer edgeseed wrote it.
+            ArtifactError: If it is not a student's specification.
+        """
+        check_schema_version(values, supported=SCHEMA_VERSION, source=source)
+        try:
+            classes = values["classes"]
+            return cls(
+                architecture=Architecture(**values["architecture"]),
+                preprocess=Preprocess.from_dict(values["preprocess"]),
+                embedding_dim=int(values["embedding_dim"]),
+                classes=None if classes is None else tuple(classes),
+                provenance=dict(values["provenance"]),
+                metrics=tuple(values["metrics"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{source}: its specification is not valid ({error!r})") from error
+
+
+def check_schema_version(values: Any, *, supported: int, source: Path) -> None:
+    """Refuses what a newer edgeseed wrote, and what has no version at all.
+
+    Raises:
+        SchemaVersionError: If the version is newer than `supported`.
+        ArtifactError: If there is none.
+    """
+    version = values.get("schema_version") if isinstance(values, Mapping) else None
+    if not isinstance(version, int):
+        raise ArtifactError(f"{source} was not written by edgeseed: it has no schema_version")
+    if version > supported:
+        provenance = values.get("provenance") or values.get("environment") or {}
+        written_by = (provenance.get("environment") or provenance).get(
+            "edgeseed", "a newer version"
+        )
+        raise SchemaVersionError(
+            f"{source} has schema version {version}, this edgeseed reads up to {supported}; "
+            f"it was written by edgeseed {written_by}: pip install --upgrade edgeseed"
+        )
+
+
+def read_spec(path: str | Path) -> StudentSpec:
+    """Reads a student file's specification.
+
+    Raises:
+        UsageError: If there is no such file.
+        SchemaVersionError: If a newer edgeseed wrote it.
+        ArtifactError: If it is truncated, or no student file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(
+            f"{path} does not exist or is not a file; a student.safetensors was expected there"
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(
+            f"{path} is not a whole safetensors file ({error}); it may be truncated: copy or train it again"
+        ) from error
+    if _METADATA_KEY not in metadata:
+        raise ArtifactError(
+            f"{path} is a safetensors file, but not an edgeseed student: it has no {_METADATA_KEY!r} metadata; "
+            f"give weights of another origin with their architecture, as NAME={path}"
+        )
+    try:
+        values = json.loads(metadata[_METADATA_KEY])
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{path}: its {_METADATA_KEY!r} metadata is not JSON") from error
+    return StudentSpec.from_dict(values, source=path)
+
+
+def write_student(path: str | Path, state: Mapping[str, "torch.Tensor"], spec: StudentSpec) -> None:
+    """Writes a student file, whole or not at all.
+
+    Args:
+        path: Where to.
+        state: The network's state dict; keys as in `core.network.StudentNetwork`.
+        spec: The rest.
+    """
+    import torch
+    from safetensors.torch import save
+
+    tensors = {
+        name: tensor.detach().to("cpu", memory_format=torch.contiguous_format).contiguous().clone()
+        for name, tensor in state.items()
+    }
+    content = save(tensors, metadata={_METADATA_KEY: json.dumps(spec.to_dict(), allow_nan=False)})
+    with atomic_file(Path(path)) as temporary:
+        temporary.write_bytes(content)

@@ -1,0 +1,1 @@
+"""From a bundle and a device to a result."""
