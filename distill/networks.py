@@ -1,15 +1,17 @@
 """The networks as methods see them: they take pixels in 0..1, and each normalises for itself."""
 
-import math
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeseed.core.errors import ConfigError
 from edgeseed.core.network import StudentNetwork, StudentOutput
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture
+
+from edgeseed.distill.features import extract
 
 if TYPE_CHECKING:
     from edgeseed.distill.methods._method import Batch
@@ -77,25 +79,21 @@ class Student(nn.Module):
 
         Returns:
             (B, D) embedding, and (B, D', h, w) features; D' is `map_dim`.
+
+        Raises:
+            ConfigError: If the architecture has no such map.
         """
-        features = self.network.features(self.input(pixels))
-        return self.network.embed_features(features), feature_map(self.network.backbone, features)
+        embedding, features = extract(self.network.backbone, self.input(pixels))
+        if features is None:
+            raise ConfigError(
+                f"{self.architecture.name} has no feature map; choose a method or setting that uses none"
+            )
+        return embedding, features
 
     @property
     def map_dim(self) -> int:
         """Channels of the map of `embed_with_map`."""
         return int(cast(Any, self.network.backbone).num_features)
-
-
-def feature_map(backbone: nn.Module, features: Tensor) -> Tensor:
-    """Brings a timm trunk's `forward_features` to (B, D, h, w): from tokens, NHWC or as it is."""
-    if features.ndim == 3:
-        tokens = features[:, int(getattr(backbone, "num_prefix_tokens", 0)) :]
-        side = math.isqrt(tokens.shape[1])
-        return tokens.transpose(1, 2).unflatten(2, (side, -1))
-    if str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC"):
-        return features.permute(0, 3, 1, 2)
-    return features
 
 
 class FrozenTeacher:
@@ -123,7 +121,8 @@ class FrozenTeacher:
         self.device = torch.device(device)
         self.dtype = dtype
         self.embedding_dim = network.embedding_dim
-        self.head = network.head
+        self.name = network.name
+        self.heads = network.heads
         self._input = PixelInput(
             network.preprocess, image_size=network.preprocess.image_size
         ).to(device)
@@ -141,22 +140,50 @@ class FrozenTeacher:
             With a cache the map is None.
         """
         if self._cache is None or batch.period < 0:
-            return self._answer(batch.views[view])
+            return self.answer(batch.views[view])
         known = self._cache.get(batch, view)
         if known is None:
-            known = self._answer(batch.views[view]).embedding
+            known = self.answer(batch.views[view]).embedding
             self._cache.put(batch, view, known)
         from edgeseed.distill.teachers import TeacherOutput
 
         return TeacherOutput(known, None)
 
     @torch.no_grad()
-    def _answer(self, pixels: Tensor) -> "TeacherOutput":
+    def answer(self, pixels: Tensor) -> "TeacherOutput":
+        """What the teacher says of any (B, 3, H, W) pixels in 0..1; as `__call__`, never from the cache."""
         reduced = self.dtype != torch.float32
         with torch.autocast(self.device.type, dtype=self.dtype if reduced else None, enabled=reduced):
             output = cast("TeacherOutput", self.network(self._input(pixels)))
         features = None if output.features is None else output.features.float()
         return type(output)(output.embedding.float(), features)
+
+    @torch.no_grad()
+    def project(self, embedding: Tensor, kind: str) -> Tensor:
+        """One of the teacher's heads on its embedding, in float32.
+
+        Args:
+            embedding: (B, D) as this teacher gave it.
+            kind: Key of `heads`, such as "projection" or "classifier".
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            return cast(Tensor, self.heads[kind](embedding))
+
+    def map_dim(self) -> int:
+        """Channels of the feature map.
+
+        Raises:
+            ConfigError: If the teacher gives none.
+        """
+        size = self.network.preprocess.image_size
+        features = self.answer(torch.zeros(1, 3, size, size, device=self.device)).features
+        if features is None:
+            raise ConfigError(f"{self.name} gives no feature map; use a setting that needs none")
+        return features.shape[1]
+
+    def head_dim(self, kind: str) -> int:
+        """Width of what `project` gives."""
+        return self.project(torch.zeros(1, self.embedding_dim, device=self.device), kind).shape[1]
 
 
 class EmbeddingCache:

@@ -1,0 +1,75 @@
+"""The few collectives that methods need. Without a process group each is the identity.
+
+What is gathered is in rank order, so that queues, banks and centres stay identical on all ranks.
+"""
+
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+
+
+def world_size() -> int:
+    """Processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """Whether this process writes the files and speaks to the user."""
+    return rank() == 0
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """All ranks' tensors, one after the other along the first axis. No gradient.
+
+    Args:
+        tensor: Of the same shape on every rank.
+    """
+    tensor = tensor.detach()
+    if world_size() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def gather_with_grad(tensor: Tensor) -> Tensor:
+    """As `gather`, with the gradient: each rank gets the sum of what all ranks' losses say of its part.
+
+    DDP averages gradients over ranks, so a loss that is the mean over the local batch ends up as the
+    mean over the global one.
+    """
+    if world_size() == 1:
+        return tensor
+    return cast(Tensor, cast(Any, _Gather).apply(tensor))
+
+
+class _Gather(Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # type: ignore[override]  # torch types it *args
+        del ctx
+        return gather(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        del ctx
+        grad = grads[0].contiguous()
+        dist.all_reduce(grad)
+        return grad.chunk(world_size())[rank()]
+
+
+def mean(tensor: Tensor) -> Tensor:
+    """The mean of all ranks' tensors. No gradient."""
+    tensor = tensor.detach()
+    if world_size() == 1:
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total / world_size()

@@ -1,0 +1,104 @@
+"""Losses and measures that methods share: pure functions of tensors, in the paper's order of symbols.
+
+All of them compute in float32 (float64 stays), whatever precision the networks ran in: at a
+temperature of 0.01 similarities become logits of ±100, where bfloat16 steps by a half.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def in_full_precision(loss: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorates a loss: half-precision tensors become float32, and autocast is off inside."""
+
+    @functools.wraps(loss)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        device = tensors[0].device.type if tensors else "cpu"
+        with torch.autocast(device, enabled=False):
+            return loss(
+                *map(_widen, args),  # type: ignore[arg-type]  # only the dtype of tensors changes
+                **{name: _widen(value) for name, value in kwargs.items()},  # type: ignore[arg-type]
+            )
+
+    return wrapped
+
+
+def _widen(value: Any) -> Any:
+    is_narrow = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if is_narrow else value
+
+
+@in_full_precision
+def soft_cross_entropy(student_logits: Tensor, teacher_probabilities: Tensor) -> Tensor:
+    """`− mean_b Σ_j p_bj log softmax(l_b)_j`.
+
+    Args:
+        student_logits: (B, C) l, already divided by the temperature.
+        teacher_probabilities: (B, C) p, rows sum to one.
+    """
+    return -(teacher_probabilities * student_logits.log_softmax(1)).sum(1).mean()
+
+
+@in_full_precision
+def entropy(probabilities: Tensor) -> Tensor:
+    """`− mean_b Σ_j p_bj log p_bj`: the floor of a cross-entropy against these targets.
+
+    Args:
+        probabilities: (B, C) p, rows sum to one.
+    """
+    return torch.special.entr(probabilities).sum(1).mean()
+
+
+@in_full_precision
+def queue_similarity(
+    student: Tensor, teacher: Tensor, queue: Tensor, *, tau_student: float, tau_teacher: float
+) -> tuple[Tensor, Tensor]:
+    """SEED's two rows of similarities, `l_S` and `l_T` (arXiv 2101.04731, eq. 2 and 3).
+
+    ```text
+    l_S = [ z_S·z_T , z_S·d_1 , … , z_S·d_K ] / τ_S
+    l_T = [ z_T·z_T , z_T·d_1 , … , z_T·d_K ] / τ_T      column 0 is the photo's own teacher embedding
+    ```
+
+    Args:
+        student: (B, D) z_S, any length; normalised here.
+        teacher: (B, D) z_T, any length; normalised here.
+        queue: (K, D) d, unit rows.
+        tau_student: τ_S.
+        tau_teacher: τ_T.
+
+    Returns:
+        l_S and l_T, both (B, K + 1).
+    """
+    student, teacher = F.normalize(student, dim=1), F.normalize(teacher, dim=1)
+    own_student = (student * teacher).sum(1, keepdim=True)
+    own_teacher = (teacher * teacher).sum(1, keepdim=True)
+    return (
+        torch.cat([own_student, student @ queue.T], dim=1) / tau_student,
+        torch.cat([own_teacher, teacher @ queue.T], dim=1) / tau_teacher,
+    )
+
+
+@in_full_precision
+def cosine_and_smooth_l1(
+    prediction: Tensor, target: Tensor, *, cosine_weight: float, smooth_l1_weight: float
+) -> Tensor:
+    """`mean_b [ α (1 − cos(p_b, t_b)) + β mean_d smoothL1(p_bd − t_bd) ]` (arXiv 2312.06709, 2603.22387).
+
+    Args:
+        prediction: (B, D) p.
+        target: (B, D) t.
+        cosine_weight: α.
+        smooth_l1_weight: β.
+    """
+    angle = (1 - F.cosine_similarity(prediction, target, dim=1)).mean()
+    return cosine_weight * angle + smooth_l1_weight * F.smooth_l1_loss(prediction, target)

@@ -1,0 +1,136 @@
+"""SEED: the student learns which of many past photos the teacher finds similar to this one.
+
+SEED: Self-supervised Distillation for Visual Representation (2021), arXiv 2101.04731.
+
+```text
+z_S = norm(h_S(f_S(x)))    z_T = norm(h_T(f_T(x)))    one view x, the same for both; the teacher is frozen
+l_S = [ z_S·z_T , z_S·d_1 , … , z_S·d_K ] / τ_S       d: queue of past teacher embeddings
+l_T = [ z_T·z_T , z_T·d_1 , … , z_T·d_K ] / τ_T
+L   = − mean_batch Σ_j softmax(l_T)_j log softmax(l_S)_j
+```
+The queue takes z_T only after the step, so that the photo's own embedding is there once, as column 0.
+As τ_T → 0 the target becomes one-hot on column 0, and the loss InfoNCE.
+
+Unlike the authors' code: similarities are float32, and τ_T is the paper's 0.01 where the code has
+1e-4 (there, in half precision, the target is one-hot in practice); the schedule moves every step,
+not every epoch; dropout in the student's trunk is off.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from edgeseed.core.errors import ConfigError
+from edgeseed.distill.heads import mlp
+from edgeseed.distill.losses import entropy, queue_similarity, soft_cross_entropy
+from edgeseed.distill.methods._method import Batch, Method, Parts, Progress, StepResult
+from edgeseed.distill.networks import FrozenTeacher
+from edgeseed.distill.queues import EmbeddingQueue, fit_queue_size
+from edgeseed.distill.recipe import Recipe
+from edgeseed.distill.views import ViewPlan, moco_crop
+
+USUAL_QUEUE_SIZE = 65_536
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedConfig:
+    """Defaults are the paper's (section 4.1).
+
+    Attributes:
+        tau_student: Temperature of the student's similarities.
+        tau_teacher: Temperature of the teacher's; less is closer to one-hot targets.
+        queue_size: K; none takes 65 536, or what a smaller set of photos can fill.
+        teacher_features: What z_T is: the projection `head` the teacher was pre-trained with, as in the
+            paper, or its `trunk`'s embedding; `auto` takes the head where the weights brought one.
+    """
+
+    tau_student: float = 0.2
+    tau_teacher: float = 0.01
+    queue_size: int | None = None
+    teacher_features: Literal["auto", "head", "trunk"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("tau_student", "tau_teacher"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+
+
+class Seed(Method[SeedConfig]):
+    """Similarity to a queue of teacher embeddings; see the module's docstring."""
+
+    Config = SeedConfig
+    RECIPE = Recipe(
+        optimizer="sgd", lr=0.03, weight_decay=1e-4, warmup_epochs=5, batch_size=256, epochs=200
+    )
+
+    def __init__(self, config: SeedConfig, parts: Parts) -> None:
+        super().__init__(config, parts)
+        assert parts.teacher is not None
+        self.teacher = parts.teacher
+        self.uses_teacher_head = _uses_teacher_head(config, parts.teacher)
+        dim = parts.teacher.head_dim("projection") if self.uses_teacher_head else parts.teacher.embedding_dim
+        self.head = mlp(parts.student.embedding_dim, parts.student.embedding_dim, dim)
+        size = fit_queue_size(
+            config.queue_size,
+            usual=USUAL_QUEUE_SIZE,
+            batch_size=parts.batch_size,
+            num_samples=parts.num_samples,
+        )
+        self.queue = EmbeddingQueue(
+            size=size, dim=dim, batch_size=parts.batch_size, generator=parts.generator
+        )
+        self._waiting: Tensor | None = None
+
+    @classmethod
+    def views(cls, config: SeedConfig, image_size: int) -> ViewPlan:
+        """One view of MoCo v2's kind."""
+        del config
+        return ViewPlan(crops=(moco_crop(image_size),))
+
+    def step(self, batch: Batch, progress: Progress) -> StepResult:
+        """Cross-entropy between the teacher's and the student's similarities to the queue."""
+        del progress
+        teacher = self.teacher(batch).embedding
+        if self.uses_teacher_head:
+            teacher = self.teacher.project(teacher, "projection")
+        student = self.head(self.student(batch.views[0]).embedding)
+        student_logits, teacher_logits = queue_similarity(
+            student,
+            teacher,
+            self.queue.entries,
+            tau_student=self.config.tau_student,
+            tau_teacher=self.config.tau_teacher,
+        )
+        target = teacher_logits.softmax(1)
+        self._waiting = teacher
+        return StepResult(
+            loss=soft_cross_entropy(student_logits, target),
+            floor=entropy(target),
+            logs={"own_share": target[:, 0].mean(), "agreement": _agreement(student_logits, target)},
+        )
+
+    def after_step(self, progress: Progress) -> None:
+        """Only now do this batch's embeddings enter the queue: while it was scored, they were column 0."""
+        del progress
+        assert self._waiting is not None
+        self.queue.enqueue(self._waiting)
+        self._waiting = None
+
+
+def _agreement(student_logits: Tensor, target: Tensor) -> Tensor:
+    """Share of photos whose most similar entry is the same for both."""
+    return (student_logits.detach().argmax(1) == target.argmax(1)).float().mean()
+
+
+def _uses_teacher_head(config: SeedConfig, teacher: FrozenTeacher) -> bool:
+    has_head = "projection" in teacher.heads
+    if config.teacher_features == "head" and not has_head:
+        raise ConfigError(
+            f"teacher_features=head: the weights of {teacher.name} brought no projection head; "
+            "use teacher_features=trunk, or a checkpoint of MoCo, SwAV or SimCLR with its head"
+        )
+    return has_head and config.teacher_features != "trunk"
+
+
+METHOD = Seed
