@@ -26,7 +26,9 @@ def extract(network: nn.Module, images: torch.Tensor) -> Features:
         network: A timm model that was built with `num_classes=0`.
         images: (B, 3, H, W) normalised images.
     """
-    timm_network: Any = network  # timm's models share these methods by convention, not by a base class
+    timm_network: Any = (
+        network  # timm's models share these methods by convention, not by a base class
+    )
     hidden = timm_network.forward_features(images)
     embedding = timm_network.forward_head(hidden, pre_logits=True)
     return Features(embedding, _feature_map(timm_network, hidden, images))

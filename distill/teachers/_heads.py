@@ -44,7 +44,11 @@ class MultiPrototypes(nn.Module):
 
 def below(weights: Weights, prefix: str) -> dict[str, torch.Tensor]:
     """The weights whose names start with `prefix`, without it."""
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
 
 
 def mlp_from_weights(weights: Weights, *, activation: type[nn.Module]) -> nn.Module:
@@ -63,7 +67,9 @@ def mlp_from_weights(weights: Weights, *, activation: type[nn.Module]) -> nn.Mod
     if "weight" in weights:
         return _linear(weights)
     if not weights or any(not name.split(".")[0].isdigit() for name in weights):
-        raise ArtifactError(f"a head with the weights {', '.join(sorted(weights))} is no MLP that edgeseed knows")
+        raise ArtifactError(
+            f"a head with the weights {', '.join(sorted(weights))} is no MLP that edgeseed knows"
+        )
     indices = sorted({int(name.split(".")[0]) for name in weights})
     layers: list[nn.Module] = [activation() for _ in range(indices[-1] + 1)]
     for index in indices:
@@ -78,14 +84,18 @@ def _layer(weights: Weights) -> nn.Module:
 def _linear(weights: Weights) -> nn.Linear:
     weight = weights["weight"]
     if weight.ndim != 2:
-        raise ArtifactError(f"a head's layer has a weight of shape {tuple(weight.shape)}; (out, in) was expected")
+        raise ArtifactError(
+            f"a head's layer has a weight of shape {tuple(weight.shape)}; (out, in) was expected"
+        )
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in weights)
     layer.load_state_dict(dict(weights))
     return layer
 
 
 def _batch_norm(weights: Weights) -> nn.BatchNorm1d:
-    layer = nn.BatchNorm1d(weights["running_mean"].shape[0], eps=_BATCH_NORM_EPS, affine="weight" in weights)
+    layer = nn.BatchNorm1d(
+        weights["running_mean"].shape[0], eps=_BATCH_NORM_EPS, affine="weight" in weights
+    )
     # Files from before PyTorch 0.4.1 do not count batches; in eval mode the count is not used.
     layer.load_state_dict({"num_batches_tracked": torch.tensor(0), **weights})
     return layer
@@ -112,5 +122,8 @@ def prototypes_from_weights(weights: Weights) -> nn.Module:
     """Rebuilds SwAV's prototypes (`weight`, or `prototypes0.weight` and on)."""
     if "weight" in weights:
         return _linear(weights)
-    names = sorted({name.split(".")[0] for name in weights}, key=lambda name: int(name.removeprefix("prototypes")))
+    names = sorted(
+        {name.split(".")[0] for name in weights},
+        key=lambda name: int(name.removeprefix("prototypes")),
+    )
     return MultiPrototypes([_linear(below(weights, f"{name}.")) for name in names])

@@ -64,7 +64,9 @@ class Teacher(nn.Module):
         self.licence = licence
         self.commercial_ok = commercial_ok
         self.classes = classes
-        self.head_kind = next((kind for kind in ("dino", "projection", "classifier") if kind in self.heads), None)
+        self.head_kind = next(
+            (kind for kind in ("dino", "projection", "classifier") if kind in self.heads), None
+        )
         self.requires_grad_(False)
         self.train(False)
         self.digest = weights_digest(self)

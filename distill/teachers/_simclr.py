@@ -19,9 +19,16 @@ _SK_MIN_DIM = 32
 _NAME = re.compile(r"simclrv2_r(50|101|152|200)_(\d)x_sk([01])")
 
 
-def _conv(in_channels: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1) -> nn.Conv2d:
+def _conv(
+    in_channels: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1
+) -> nn.Conv2d:
     return nn.Conv2d(
-        in_channels, out_channels, kernel_size, stride=stride, padding=(kernel_size - 1) // 2, bias=False
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        padding=(kernel_size - 1) // 2,
+        bias=False,
     )
 
 
@@ -35,9 +42,13 @@ class SelectiveKernel(nn.Module):
     def __init__(self, channels: int, *, stride: int) -> None:
         super().__init__()
         hidden = max(int(channels * _SK_RATIO), _SK_MIN_DIM)
-        self.main_conv = nn.Sequential(_conv(channels, 2 * channels, stride=stride), _norm(2 * channels))
+        self.main_conv = nn.Sequential(
+            _conv(channels, 2 * channels, stride=stride), _norm(2 * channels)
+        )
         self.mixing_conv = nn.Sequential(
-            _conv(channels, hidden, kernel_size=1), _norm(hidden), _conv(hidden, 2 * channels, kernel_size=1)
+            _conv(channels, hidden, kernel_size=1),
+            _norm(hidden),
+            _conv(hidden, 2 * channels, kernel_size=1),
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -51,7 +62,9 @@ class SelectiveKernel(nn.Module):
 class Shortcut(nn.Module):
     """The projection of a block whose shape changes."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int, selective: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int, selective: bool
+    ) -> None:
         super().__init__()
         self.shortcut: nn.Module = _conv(in_channels, out_channels, kernel_size=1, stride=stride)
         if selective:
@@ -71,11 +84,15 @@ class Shortcut(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 (or selective kernel), 1x1, around a shortcut."""
 
-    def __init__(self, in_channels: int, channels: int, *, stride: int, selective: bool, project: bool) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, *, stride: int, selective: bool, project: bool
+    ) -> None:
         super().__init__()
         self.projection: nn.Module = nn.Identity()
         if project:
-            self.projection = Shortcut(in_channels, 4 * channels, stride=stride, selective=selective)
+            self.projection = Shortcut(
+                in_channels, 4 * channels, stride=stride, selective=selective
+            )
         middle: list[nn.Module] = [_conv(channels, channels, stride=stride), _norm(channels)]
         if selective:
             middle = [SelectiveKernel(channels, stride=stride)]
@@ -92,7 +109,9 @@ class Bottleneck(nn.Module):
 class Stage(nn.Module):
     """Bottlenecks of one width; the first one changes the shape."""
 
-    def __init__(self, num_blocks: int, in_channels: int, channels: int, *, stride: int, selective: bool) -> None:
+    def __init__(
+        self, num_blocks: int, in_channels: int, channels: int, *, stride: int, selective: bool
+    ) -> None:
         super().__init__()
         first = Bottleneck(in_channels, channels, stride=stride, selective=selective, project=True)
         others = [
@@ -135,7 +154,13 @@ class SimclrResNet(nn.Module):
         channels = [base_channels * width * 2**stage for stage in range(len(depths))]
         inputs = [base_channels * width, *(4 * count for count in channels[:-1])]
         stages = [
-            Stage(depth, inputs[index], channels[index], stride=1 if index == 0 else 2, selective=selective)
+            Stage(
+                depth,
+                inputs[index],
+                channels[index],
+                stride=1 if index == 0 else 2,
+                selective=selective,
+            )
             for index, depth in enumerate(depths)
         ]
         self.net = nn.Sequential(_stem(base_channels * width, selective=selective), *stages)
@@ -150,16 +175,6 @@ class SimclrResNet(nn.Module):
 def is_simclr_name(name: str) -> bool:
     """Whether `name` is one of SimCLRv2's networks, such as `simclrv2_r50_1x_sk0`."""
     return _NAME.fullmatch(name) is not None
-
-
-def simclr_names() -> tuple[str, ...]:
-    """The networks that the authors published weights of."""
-    return tuple(
-        f"simclrv2_r{depth}_{width}x_sk{selective}"
-        for depth, width in [(50, 1), (50, 2), (101, 1), (101, 2), (152, 1), (152, 2), (152, 3)]
-        for selective in (0, 1)
-        if (depth, width, selective) != (152, 3, 0)
-    )
 
 
 def build_simclr(name: str) -> SimclrResNet:

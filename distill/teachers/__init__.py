@@ -1,0 +1,23 @@
+"""Teachers: pretrained networks from timm, torch.hub and the files of their authors, frozen and checked."""
+
+from typing import TYPE_CHECKING
+
+from edgeseed.core.lazy import attach
+
+if TYPE_CHECKING:
+    from edgeseed.distill.teachers._loading import load_teacher as load_teacher
+    from edgeseed.distill.teachers._network import Teacher as Teacher
+    from edgeseed.distill.teachers._network import TeacherOutput as TeacherOutput
+    from edgeseed.distill.teachers._table import TeacherInfo as TeacherInfo
+    from edgeseed.distill.teachers._table import list_teachers as list_teachers
+
+__getattr__, __all__ = attach(  # pyright: ignore[reportUnsupportedDunderAll]
+    __name__,
+    {
+        "Teacher": "._network:Teacher",
+        "TeacherInfo": "._table:TeacherInfo",
+        "TeacherOutput": "._network:TeacherOutput",
+        "list_teachers": "._table:list_teachers",
+        "load_teacher": "._loading:load_teacher",
+    },
+)
