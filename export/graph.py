@@ -1,0 +1,261 @@
+"""Student network -> the one exported program that every target starts from.
+
+The program takes photos as they are and does the rest itself, so that an app cannot get it wrong:
+
+```text
+image      (N, 3, H, W) float32, RGB, values 0..255
+embedding  (N, D) float32
+logits     (N, C) float32, where the student has a head
+```
+
+What happens to the graph on the way, and how exact it is:
+
+* `((image / 255) - mean) / std` becomes one subtraction and one multiplication.
+* Every batch norm that follows a convolution is folded into it, in float64, rounded once. timm writes
+  "batch norm, then activation" as one module, `BatchNormAct2d`, whose forward asks `self.training`; tools
+  that trace modules in training mode bake in batch statistics and are wrong by factors. Here the network
+  is traced to ATen operators in evaluation mode, where it *is* a batch norm and an activation, and a
+  batch norm that is still in training mode is an error.
+* Dropout is gone, in-place operators are replaced by their pure twins, constants nobody reads are removed.
+"""
+
+import operator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+
+from edgeseed.core.errors import UsageError, WorkError
+from edgeseed.core.network import StudentNetwork
+from edgeseed.core.preprocess import Preprocess
+
+Batch = Literal["dynamic"] | int
+
+INPUT_NAME = "image"
+# A batch of one would be specialised by torch.export: a dimension of size 1 broadcasts, others do not.
+_EXAMPLE_BATCH = 2
+
+_aten = torch.ops.aten
+
+
+class DeployableStudent(nn.Module):
+    """A student together with the arithmetic of its preprocessing.
+
+    Args:
+        network: The student; it is used in evaluation mode.
+        preprocess: Where mean and std come from.
+    """
+
+    offset: Tensor
+    factor: Tensor
+
+    def __init__(self, network: StudentNetwork, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.network = network.eval()
+        mean = torch.tensor(preprocess.mean, dtype=torch.float64).view(1, 3, 1, 1)
+        std = torch.tensor(preprocess.std, dtype=torch.float64).view(1, 3, 1, 1)
+        self.register_buffer("offset", (mean * 255).float())
+        self.register_buffer("factor", (1 / (std * 255)).float())
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(N, 3, H, W) pixels 0..255 -> (embedding,) or (embedding, logits)."""
+        embedding, logits = self.network((image - self.offset) * self.factor)
+        return (embedding,) if logits is None else (embedding, logits)
+
+
+def build_program(
+    network: StudentNetwork, preprocess: Preprocess, *, batch: Batch = "dynamic"
+) -> ExportedProgram:
+    """Exports a student, its normalisation inside and its batch norms folded.
+
+    Args:
+        network: The student, with its weights.
+        preprocess: The student's own preprocessing; its `image_size` is the program's H and W.
+        batch: `"dynamic"`, or the one batch size the program will take.
+
+    Raises:
+        UsageError: If `batch` is neither `"dynamic"` nor a positive number.
+        WorkError: If the network still normalises with the statistics of the batch.
+    """
+    example = example_input(preprocess.image_size, batch=batch)
+    was_training = network.training
+    program = trace(DeployableStudent(network, preprocess), example, batch=batch)
+    network.train(was_training)
+    return trace(float_graph(program), example, batch=batch)
+
+
+def example_input(image_size: int, *, batch: Batch) -> Tensor:
+    """An input of the right shape to trace with."""
+    if batch != "dynamic" and batch < 1:
+        raise UsageError(f"batch is {batch!r}; it must be 'dynamic' or a whole number from 1")
+    size = _EXAMPLE_BATCH if batch == "dynamic" else batch
+    return torch.zeros(size, 3, image_size, image_size)
+
+
+def trace(module: nn.Module, example: Tensor, *, batch: Batch) -> ExportedProgram:
+    """`torch.export` of a module with one input, `image`, whose batch is free or fixed."""
+    shapes = {INPUT_NAME: {0: Dim("batch", min=1)}} if batch == "dynamic" else None
+    with torch.no_grad():
+        return torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
+
+
+def output_names(program: ExportedProgram) -> tuple[str, ...]:
+    """What the program's outputs mean, in order."""
+    return ("embedding", "logits")[: len(program.graph_signature.user_outputs)]
+
+
+def float_graph(program: ExportedProgram) -> fx.GraphModule:
+    """The program as a graph module that may be edited: pure operators, batch norms folded."""
+    graph_module = program.module(check_guards=False)
+    if not _make_pure(graph_module):
+        graph_module = program.run_decompositions({}).module(check_guards=False)
+    assert isinstance(graph_module, fx.GraphModule)
+    _remove_dropout(graph_module)
+    _fold_batch_norms(graph_module)
+    return tidy(graph_module)
+
+
+def tidy(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Removes what nobody reads, and compiles the graph anew."""
+    graph_module.graph.eliminate_dead_code()
+    graph_module.delete_all_unused_submodules()
+    used = {str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"}
+    for name in [*dict(graph_module.named_parameters()), *dict(graph_module.named_buffers())]:
+        if name not in used:
+            _delete_attribute(graph_module, name)
+    graph_module.graph.lint()
+    graph_module.recompile()
+    return graph_module
+
+
+def constant(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
+    """The tensor behind a `get_attr` node."""
+    value: Any = graph_module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    assert isinstance(value, Tensor)
+    return value.detach()
+
+
+def is_constant(node: Any) -> bool:
+    """Whether a node is a stored tensor."""
+    return isinstance(node, fx.Node) and node.op == "get_attr"
+
+
+def new_constant(
+    graph_module: fx.GraphModule, value: Tensor, *, name: str, before: fx.Node
+) -> fx.Node:
+    """Stores a tensor in the graph module, as a buffer, and gives the node that reads it."""
+    unique, number = name, 1
+    while hasattr(graph_module, unique):
+        unique, number = f"{name}_{number}", number + 1
+    graph_module.register_buffer(unique, value)
+    with graph_module.graph.inserting_before(before):
+        return graph_module.graph.get_attr(unique)
+
+
+def _delete_attribute(module: nn.Module, name: str) -> None:
+    *path, last = name.split(".")
+    for part in path:
+        module = getattr(module, part)
+    delattr(module, last)
+
+
+def _make_pure(graph_module: fx.GraphModule) -> bool:
+    """Turns `relu_` into `relu`, and so on; False where that takes a real alias analysis.
+
+    torch's own functionalisation (`run_decompositions({})`) is exact too, but takes seconds; in the
+    networks we know every in-place operator is the only reader of a fresh tensor.
+    """
+    for node in graph_module.graph.nodes:
+        twin = _pure_twin(node)
+        if twin is None:
+            continue
+        source = node.args[0]
+        if len(source.users) > 1 or source.op != "call_function" or _is_view(source):
+            return False
+        node.target = twin
+    return True
+
+
+def _pure_twin(node: fx.Node) -> Any:
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    if not node.target._schema.is_mutable:
+        return None
+    packet = node.target.overloadpacket.__name__.rstrip("_")
+    return getattr(getattr(_aten, packet), node.target._overloadname)
+
+
+def _is_view(node: fx.Node) -> bool:
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and any(
+        result.alias_info is not None and not result.alias_info.is_write
+        for result in target._schema.returns
+    )
+
+
+def _remove_dropout(graph_module: fx.GraphModule) -> None:
+    for node in list(graph_module.graph.nodes):
+        if node.target in (_aten.dropout.default, _aten.alias.default, _aten.detach_.default):
+            node.replace_all_uses_with(node.args[0])
+            # It draws random numbers, so dead-code elimination would leave it.
+            graph_module.graph.erase_node(node)
+
+
+_BATCH_NORM_TRAINING_ARGUMENT = 5
+
+
+def _fold_batch_norms(graph_module: fx.GraphModule) -> None:
+    for node in list(graph_module.graph.nodes):
+        if node.target is _aten.batch_norm.default:
+            if node.args[_BATCH_NORM_TRAINING_ARGUMENT]:
+                raise WorkError(
+                    f"{node.name} normalises with the statistics of the batch (training mode); "
+                    "an exported model must use its running statistics: call .eval() on the network"
+                )
+            weight, bias, mean, var = (
+                None if item is None else constant(graph_module, item) for item in node.args[1:5]
+            )
+            _fold_one(graph_module, node, weight, bias, mean, var, float(node.args[7]))
+        elif node.target is _aten._native_batch_norm_legit_no_training.default:
+            weight, bias, mean, var = (
+                None if item is None else constant(graph_module, item) for item in node.args[1:5]
+            )
+            (result,) = [user for user in node.users if user.target is operator.getitem]
+            _fold_one(graph_module, node, weight, bias, mean, var, float(node.args[6]), result)
+
+
+def _fold_one(
+    graph_module: fx.GraphModule,
+    node: fx.Node,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    epsilon: float,
+    result: fx.Node | None = None,
+) -> None:
+    """Folds `gamma * (conv - mean) / sqrt(var + eps) + beta` into the conv in front, if there is one."""
+    conv = node.args[0]
+    assert isinstance(conv, fx.Node)
+    if mean is None or var is None:
+        return
+    if conv.target is not _aten.conv2d.default or len(conv.users) > 1:
+        return
+    if not is_constant(conv.args[1]):
+        return
+    kernel = constant(graph_module, conv.args[1]).double()
+    gain = (1.0 if weight is None else weight.double()) / torch.sqrt(var.double() + epsilon)
+    shift = (0.0 if bias is None else bias.double()) - mean.double() * gain
+    old_bias = conv.args[2] if len(conv.args) > 2 else None
+    if isinstance(old_bias, fx.Node):
+        shift = shift + constant(graph_module, old_bias).double() * gain
+    new_kernel = (kernel * gain.view(-1, 1, 1, 1)).float()
+    stem = str(conv.args[1].target).removesuffix(".weight").replace(".", "_")
+    arguments = list(conv.args)
+    arguments[1] = new_constant(graph_module, new_kernel, name=f"{stem}_weight", before=conv)
+    arguments[2:3] = [new_constant(graph_module, shift.float(), name=f"{stem}_bias", before=conv)]
+    conv.args = tuple(arguments)
+    (result or node).replace_all_uses_with(conv)

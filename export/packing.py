@@ -1,0 +1,179 @@
+"""Writes a bundle: model, golden photos, proof, labels, card, manifest, digests."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeseed.core.bundle import Bundle, GateResult, Manifest, TensorSpec, seal_bundle
+from edgeseed.core.files import sha256_file, write_text
+from edgeseed.core.network import StudentNetwork
+from edgeseed.core.student import StudentSpec
+from edgeseed.export.golden import Golden, golden_inputs, write_golden
+from edgeseed.export.graph import INPUT_NAME, Batch
+from edgeseed.export.samples import Photos, Samples
+from edgeseed.export.targets._target import Model, Target, WriteRequest, WrittenModel
+from edgeseed.export.verification.reference import reference_outputs
+from edgeseed.export.verification.run import LABELS_FILE, PHOTOS_FILE, STUDENT_FILE, gather, judge
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a bundle is made of, before any file is written."""
+
+    student: Path
+    network: StudentNetwork
+    spec: StudentSpec
+    samples: Samples
+    settings: Mapping[str, Any]
+    """The call's arguments: they go into the manifest as they are."""
+    environment: Mapping[str, Any]
+
+
+def write_bundle(
+    folder: Path,
+    origin: Origin,
+    target: Target,
+    request: WriteRequest,
+    *,
+    quantization: dict[str, Any] | None,
+) -> tuple[Bundle, list[GateResult]]:
+    """Fills an empty folder with a bundle, and judges it.
+
+    Returns:
+        The sealed bundle and its gates, whether they passed or not.
+    """
+    spec = origin.spec
+    written = target.write(request, folder)
+    _write_proof(folder, origin.student, origin.samples.proof)
+    if spec.classes is not None:
+        write_text(folder / LABELS_FILE, "\n".join(spec.classes) + "\n")
+    manifest = _manifest(origin, target, request, written, quantization=quantization)
+    _write_golden(folder, origin, target.open(folder, manifest))
+    evidence = gather(Bundle(path=folder, manifest=manifest))
+    gates = judge(evidence)
+    manifest = dataclasses.replace(manifest, gates=tuple(gates))
+    write_text(folder / "MODEL_CARD.md", model_card(manifest))
+    return Bundle(path=folder, manifest=seal_bundle(folder, manifest)), gates
+
+
+def _write_proof(folder: Path, student: Path, proof: Photos) -> None:
+    (folder / STUDENT_FILE).parent.mkdir()
+    shutil.copyfile(student, folder / STUDENT_FILE)
+    arrays: dict[str, Any] = {"pixels": proof.pixels}
+    if proof.labels is not None:
+        arrays["labels"] = proof.labels
+    np.savez_compressed(folder / PHOTOS_FILE, **arrays)
+
+
+def _write_golden(folder: Path, origin: Origin, model: Model) -> None:
+    inputs = golden_inputs(origin.samples.golden, origin.spec.preprocess)
+    golden = Golden(
+        photos=origin.samples.golden,
+        inputs=inputs,
+        float_outputs=reference_outputs(origin.network, origin.spec.preprocess, inputs),
+        model_outputs=model.infer(inputs),
+    )
+    write_golden(folder, golden)
+
+
+def tensor_specs(
+    spec: StudentSpec, *, batch: Batch, outputs: tuple[str, ...]
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs as the manifest lists them."""
+    size = spec.preprocess.image_size
+    free: int | str = "batch" if batch == "dynamic" else batch
+    widths = {"embedding": spec.embedding_dim, "logits": len(spec.classes or ())}
+    image = TensorSpec(
+        name=INPUT_NAME, shape=(free, 3, size, size), dtype="float32", semantics="RGB pixels 0..255"
+    )
+    results = tuple(
+        TensorSpec(name=name, shape=(free, widths[name]), dtype="float32", semantics=name)
+        for name in outputs
+    )
+    return (image,), results
+
+
+def _manifest(
+    origin: Origin,
+    target: Target,
+    request: WriteRequest,
+    written: WrittenModel,
+    *,
+    quantization: dict[str, Any] | None,
+) -> Manifest:
+    spec = origin.spec
+    inputs, outputs = tensor_specs(spec, batch=request.batch, outputs=request.output_names)
+    return Manifest(
+        name=spec.architecture.name,
+        target=target.name,
+        precision=request.precision,
+        model=written.model,
+        inputs=inputs,
+        outputs=outputs,
+        preprocess=spec.preprocess,
+        embedding_dim=spec.embedding_dim,
+        classes=spec.classes,
+        quantization=quantization,
+        gates=(),
+        student_sha256=sha256_file(origin.student),
+        minimum_runtime=written.minimum_runtime,
+        provenance={
+            "student": spec.provenance,
+            "student_metrics": list(spec.metrics),
+            "export": dict(origin.settings),
+            "photos": origin.samples.description,
+            "model": written.details,
+            "environment": dict(origin.environment),
+        },
+    )
+
+
+def model_card(manifest: Manifest) -> str:
+    """`MODEL_CARD.md`: what the model is, how it is called, and what was proven."""
+    preprocess = manifest.preprocess
+    outputs = "\n".join(
+        f"| `{o.name}` | {list(o.shape)} | {o.dtype} | {o.semantics} |" for o in manifest.outputs
+    )
+    gates = "\n".join(
+        f"| {g.name} | {g.value:.4g} {g.unit} | {g.limit:g} | {'yes' if g.passed else 'NO'} | {g.n} | {g.detail} |"
+        for g in manifest.gates
+    )
+    runtime = ", ".join(
+        f"{name} >= {version}" for name, version in manifest.minimum_runtime.items()
+    )
+    photos = manifest.provenance["photos"]
+    return f"""# {manifest.name}, {manifest.target} {manifest.precision}
+
+Model file: `{manifest.model}`. Runs on {runtime}.
+
+## Call it
+
+1. Resize the photo's shorter side to {preprocess.resize} pixels ({preprocess.interpolation}, antialiased).
+2. Cut out the centre square of {preprocess.image_size} pixels, upright, RGB.
+3. Give it as `{manifest.inputs[0].name}`, {list(manifest.inputs[0].shape)} {manifest.inputs[0].dtype}, values 0 to 255.
+   Mean and std are inside the model: do not normalise.
+
+| output | shape | type | what |
+|---|---|---|---|
+{outputs}
+
+`golden/` holds photos, the inputs that they must become, and the outputs that the model must give.
+
+## Proven
+
+On {photos["proof"]} photos held out from calibration (source: {photos["source"]}).
+
+| gate | value | limit | passed | n | detail |
+|---|---|---|---|---|---|
+{gates}
+
+`edgeseed verify` recomputes all of it from this folder.
+
+## Made from
+
+Student {manifest.name}, sha256 `{manifest.student_sha256[:16]}...`; edgeseed {manifest.provenance["environment"].get("edgeseed")}.
+"""

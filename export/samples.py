@@ -1,0 +1,197 @@
+"""The photos of an export: which ones calibrate, which ones judge, and which travel as golden examples.
+
+A photo that has set a scale must not vouch for the result, so the two sets are disjoint: a seeded
+shuffle, the first part held out as proof, the rest for calibration.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from edgeseed.core.console import progress
+from edgeseed.core.errors import DataError
+from edgeseed.core.photos import PhotoSet, open_photos
+from edgeseed.core.preprocess import Preprocess
+
+MAX_PROOF = 256
+MAX_CALIBRATION = 512
+# With fewer photos than this, neither the ranges nor the share of agreement mean anything.
+MIN_PHOTOS = 16
+NUM_GOLDEN = 4
+_NUM_SYNTHETIC = 32
+_MAX_GOLDEN_SIDE = 640
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Photos:
+    """Photos as the preprocessing leaves them."""
+
+    pixels: npt.NDArray[np.uint8]
+    """(N, 3, H, W) RGB; may lie in a file rather than in memory."""
+    labels: npt.NDArray[np.int64] | None = None
+    """(N,) indices into the student's classes."""
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batches(self, size: int) -> Iterator[npt.NDArray[np.uint8]]:
+        """The photos in order, `size` at a time."""
+        for start in range(0, len(self.pixels), size):
+            yield np.asarray(self.pixels[start : start + size])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Samples:
+    """The photos of one export."""
+
+    golden: tuple[Image.Image, ...]
+    """Photos before the preprocessing, at most 640 pixels on the longer side."""
+    proof: Photos
+    calibration: Photos | None
+    description: dict[str, object]
+    """For the manifest: source, fingerprint, counts, seed."""
+
+
+def draw_samples(
+    source: str | Path | None,
+    preprocess: Preprocess,
+    *,
+    classes: tuple[str, ...] | None,
+    scratch: Path,
+    calibrate: bool,
+    max_calibration: int = MAX_CALIBRATION,
+    seed: int,
+) -> Samples:
+    """Opens, splits and preprocesses the photos.
+
+    Args:
+        source: As `core.photos.open_photos` takes it; None makes coloured fields, which are enough to
+            compare two float models.
+        preprocess: The student's.
+        classes: The student's class names; labels are used when all their names are among these.
+        scratch: An existing folder for the pixels, so that memory does not grow with their number.
+        calibrate: Whether a calibration set is needed besides the proof.
+        max_calibration: Most photos to calibrate with.
+        seed: Of the shuffle.
+
+    Raises:
+        DataError: If there are too few photos, or they cannot be read.
+    """
+    if source is None:
+        fields = [
+            synthetic_photo(preprocess.image_size, seed=seed + i) for i in range(_NUM_SYNTHETIC)
+        ]
+        pixels = np.stack([preprocess.pixels(field) for field in fields])
+        return Samples(
+            golden=tuple(fields[:NUM_GOLDEN]),
+            proof=Photos(pixels=pixels),
+            calibration=None,
+            description={"source": "synthetic colour fields", "seed": seed, "proof": len(pixels)},
+        )
+    photos = open_photos(source, min_count=MIN_PHOTOS if calibrate else NUM_GOLDEN)
+    order = np.random.default_rng(seed).permutation(len(photos))
+    num_proof = min(MAX_PROOF, len(photos) // 2 if calibrate else len(photos))
+    proof = _preprocess(photos, order[:num_proof], preprocess, classes, scratch / "proof.npy")
+    calibration = None
+    if calibrate:
+        chosen = order[num_proof : num_proof + max_calibration]
+        calibration = _preprocess(photos, chosen, preprocess, classes, scratch / "calibration.npy")
+    return Samples(
+        golden=tuple(_shrink(photos.image(int(i))) for i in order[:NUM_GOLDEN]),
+        proof=proof,
+        calibration=calibration,
+        description={
+            "source": Path(photos.name).name,
+            "fingerprint": photos.fingerprint,
+            "seed": seed,
+            "available": len(photos),
+            "proof": len(proof),
+            "calibration": 0 if calibration is None else len(calibration),
+            "disjoint": True,
+        },
+    )
+
+
+def preprocess_photos(
+    photos: PhotoSet, preprocess: Preprocess, *, classes: tuple[str, ...] | None, scratch: Path
+) -> Photos:
+    """All photos of a set, in its order."""
+    return _preprocess(photos, np.arange(len(photos)), preprocess, classes, scratch / "data.npy")
+
+
+def synthetic_photo(size: int, *, seed: int) -> Image.Image:
+    """Smooth coloured fields with a little noise: the spectrum of a photo, and no one's photo."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:size, 0:size] / size
+    field = np.zeros((size, size, 3))
+    for frequency in (0.7, 1.5, 3.0, 6.0, 12.0):
+        angle, phase = random.uniform(0, 2 * np.pi, (2, 3))
+        wave = np.cos(
+            2
+            * np.pi
+            * frequency
+            * (rows[..., None] * np.cos(angle) + columns[..., None] * np.sin(angle))
+            + phase
+        )
+        field += wave / frequency
+    field += random.normal(0, 0.1, field.shape)
+    low, high = field.min(), field.max()
+    return Image.fromarray(np.rint((field - low) * (255 / (high - low))).astype(np.uint8))
+
+
+def _preprocess(
+    photos: PhotoSet,
+    indices: npt.NDArray[np.int64],
+    preprocess: Preprocess,
+    classes: tuple[str, ...] | None,
+    path: Path,
+) -> Photos:
+    size = preprocess.image_size
+    pixels = np.lib.format.open_memmap(
+        path, mode="w+", dtype=np.uint8, shape=(len(indices), 3, size, size)
+    )
+    kept: list[int] = []
+    with progress("reading photos", len(indices)) as bar:
+        for index in indices:
+            try:
+                pixels[len(kept)] = preprocess.pixels(photos.image(int(index)))
+                kept.append(int(index))
+            except DataError:
+                # The header looked whole when the set was opened; one broken body does not end an export.
+                pass
+            bar.advance()
+    if len(kept) < 0.9 * len(indices):
+        raise DataError(
+            f"{photos.name}: {len(indices) - len(kept)} of {len(indices)} photos cannot be decoded; "
+            "remove or replace them"
+        )
+    pixels.flush()
+    return Photos(pixels=pixels[: len(kept)], labels=_labels(photos, np.array(kept), classes))
+
+
+def _labels(
+    photos: PhotoSet, indices: npt.NDArray[np.int64], classes: tuple[str, ...] | None
+) -> npt.NDArray[np.int64] | None:
+    """The photos' labels as the student numbers its classes, if it knows them all."""
+    if photos.labels is None or photos.classes is None or classes is None:
+        return None
+    if not set(photos.classes) <= set(classes):
+        return None
+    number = np.array([classes.index(name) for name in photos.classes], dtype=np.int64)
+    return number[photos.labels[indices]]
+
+
+def _shrink(photo: Image.Image) -> Image.Image:
+    photo = photo.copy()
+    photo.thumbnail((_MAX_GOLDEN_SIDE, _MAX_GOLDEN_SIDE), Image.Resampling.LANCZOS)
+    return photo
+
+
+def scratch_folder() -> "tempfile.TemporaryDirectory[str]":
+    """A folder for pixels that vanishes at the end of a `with` block."""
+    return tempfile.TemporaryDirectory(prefix="edgeseed-export-")

@@ -1,0 +1,155 @@
+"""ONNX for ONNX Runtime on CPUs, Android and in browsers.
+
+Opset 18 in IR version 8: what ONNX Runtime reads since 1.14 (February 2023), on desktops, in
+`onnxruntime-android`, `onnxruntime-objc` and `onnxruntime-web` alike. Later opsets have nothing that
+these networks need: per-channel `DequantizeLinear` is of opset 13, `Clip` on bytes of opset 12.
+
+int8 is the QDQ form: `DequantizeLinear -> operator -> QuantizeLinear`. ONNX Runtime replaces each such
+group by an integer kernel when it loads the file. It follows the scheme: `x86` (uint8 activations, the
+fast path of VNNI and AMX) or `arm` (int8).
+"""
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import onnx
+import torch
+from onnx import ModelProto
+
+from edgeseed.core.bundle import Manifest
+from edgeseed.core.errors import WorkError
+from edgeseed.core.files import atomic_file
+from edgeseed.export.graph import INPUT_NAME
+from edgeseed.export.targets._target import Precision, Target, WriteRequest, WrittenModel
+from edgeseed.export.verification.onnx import OnnxModel, open_onnx
+
+MODEL_FILE = "model.onnx"
+DEFAULT_OPSET = 18
+_IR_VERSION = 8
+_FIRST_RUNTIME = {18: "1.14", 19: "1.15", 20: "1.17", 21: "1.20", 22: "1.21", 23: "1.23"}
+_IR_OF_OPSET = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
+
+
+class OnnxTarget(Target):
+    """See the module."""
+
+    name = "onnx"
+    precisions = ("fp32", "int8")
+    schemes: ClassVar[Mapping[Precision, tuple[str, ...]]] = {"int8": ("x86", "arm")}
+    options: ClassVar[Mapping[str, Any]] = {"opset": DEFAULT_OPSET}
+    parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4}
+
+    def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
+        """Writes `model.onnx`."""
+        opset = int(request.options["opset"])
+        if opset not in _IR_OF_OPSET:
+            raise WorkError(f"opset {opset} is not one of {', '.join(map(str, _IR_OF_OPSET))}")
+        model = convert_program(request.program, output_names=request.output_names, opset=opset)
+        describe(model, request)
+        onnx.checker.check_model(model, full_check=True)
+        with atomic_file(folder / MODEL_FILE) as temporary:
+            temporary.write_bytes(model.SerializeToString())
+        return WrittenModel(
+            model=MODEL_FILE,
+            minimum_runtime={"onnxruntime": _FIRST_RUNTIME[opset]},
+            details={"opset": opset, "ir_version": model.ir_version},
+        )
+
+    def open(self, folder: Path, manifest: Manifest) -> OnnxModel:
+        """Opens it in ONNX Runtime on the CPU."""
+        return open_onnx(folder, manifest)
+
+
+def convert_program(
+    program: torch.export.ExportedProgram, *, output_names: tuple[str, ...], opset: int
+) -> ModelProto:
+    """Exported program -> ONNX, without the traces of the machine it was made on."""
+    with _quiet_exporter():
+        try:
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT_NAME],
+                output_names=list(output_names),
+                verbose=False,
+            )
+        except Exception as error:  # torch.onnx raises its own errors, and those of its passes
+            raise WorkError(f"ONNX cannot express this network: {_first_line(error)}") from error
+    assert exported is not None
+    model = cast(ModelProto, exported.model_proto)
+    _strip_traces(model)
+    _name_batch(model)
+    model.ir_version = _IR_OF_OPSET[opset]
+    return model
+
+
+def describe(model: ModelProto, request: WriteRequest) -> None:
+    """Writes into the model's metadata what an app needs when it has the one file only."""
+    properties = {
+        "edgeseed.preprocess": json.dumps(request.spec.preprocess.to_dict()),
+        "edgeseed.input": "RGB pixels 0..255, normalised inside the graph",
+        "edgeseed.precision": request.precision,
+    }
+    if request.spec.classes is not None:
+        properties["edgeseed.labels"] = json.dumps(list(request.spec.classes), ensure_ascii=False)
+    onnx.helper.set_model_props(model, properties)
+    model.producer_name = "edgeseed"
+    model.producer_version = ""
+    model.graph.name = request.spec.architecture.name
+
+
+def _strip_traces(model: ModelProto) -> None:
+    """Removes stack traces and module paths: they name the author's folders and outweigh small models."""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.functions[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in [
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.value_info,
+        *model.graph.initializer,
+    ]:
+        del value.metadata_props[:]
+    # Shapes in the middle are inferred anew by every runtime; with a symbolic batch they only add bytes.
+    del model.graph.value_info[:]
+
+
+def _name_batch(model: ModelProto) -> None:
+    for value in [*model.graph.input, *model.graph.output]:
+        batch = value.type.tensor_type.shape.dim[0]
+        if batch.dim_param:
+            batch.dim_param = "batch"
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """torch.onnx prints, warns and logs about its own internals; what fails is raised anyway."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return str(cause).strip().partition("\n")[0] or type(cause).__name__
+
+
+TARGET = OnnxTarget()

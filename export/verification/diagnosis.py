@@ -1,0 +1,222 @@
+"""Why a model is not the student: the outputs are compared with what known mistakes would give.
+
+A mistake in preprocessing leaves the weights right and every layer wrong, so no layer can be blamed.
+But the student itself can be made to make the same mistake: if it then agrees with the model, the
+mistake is found. A mistake in a weight shows at the first layer that differs, and its shape there says
+what it is: off by a constant in each channel is a bias, off by a factor is a scale.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from edgeseed.core.network import StudentNetwork
+from edgeseed.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from edgeseed.export.graph import build_program, float_graph
+from edgeseed.export.targets._target import Model
+from edgeseed.export.verification.gates import Array, relative_error
+from edgeseed.export.verification.reference import (
+    Outputs,
+    layer_names,
+    layer_outputs,
+    network_outputs,
+    reference_outputs,
+)
+
+NUM_PHOTOS = 8
+# A mistake explains the outputs when the student that makes it is this many times nearer than the right one.
+_EXPLAINS = 5.0
+_LAYER_TOLERANCE = 1e-2
+_WORST_LAYERS = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class LayerError:
+    """How far one layer's output is from the float student's."""
+
+    name: str
+    error: float
+    """Root mean square of the difference over that of the float output."""
+    added: float
+    """What this layer adds to the error of the layer before it."""
+
+
+def likely_cause(
+    model: Model,
+    network: StudentNetwork,
+    preprocess: Preprocess,
+    pixels: npt.NDArray[np.uint8],
+    *,
+    tolerance: float,
+) -> str:
+    """One sentence on what is probably wrong, or an empty one.
+
+    Args:
+        model: The exported model.
+        network: The student.
+        preprocess: The student's own preprocessing.
+        pixels: (N, 3, H, W) photos; a few are enough.
+        tolerance: Relative error below which outputs count as the same.
+    """
+    pixels = np.asarray(pixels[:NUM_PHOTOS])
+    outputs = model.infer(pixels)
+    reference = reference_outputs(network, preprocess, pixels)
+    return (
+        _output_mistake(outputs, reference, tolerance)
+        or _input_mistake(outputs, reference, network, preprocess, pixels)
+        or _layer_mistake(model, network, preprocess, pixels)
+    )
+
+
+def _output_mistake(outputs: Outputs, reference: Outputs, tolerance: float) -> str:
+    if any(not np.isfinite(values).all() for values in outputs.values()):
+        return "the model's outputs are not finite: a range overflowed, or a scale is zero"
+    if "logits" not in reference:
+        return ""
+    logits, truth = outputs["logits"], reference["logits"]
+    embedding_is_right = relative_error(outputs["embedding"], reference["embedding"]) <= tolerance
+    sorted_error = relative_error(np.sort(logits, axis=1), np.sort(truth, axis=1))
+    if embedding_is_right and sorted_error <= tolerance < relative_error(logits, truth):
+        return "the logits are the student's in another order: the head or the labels were shuffled"
+    return ""
+
+
+def _distance(outputs: Outputs, reference: Outputs) -> float:
+    difference = outputs["embedding"] - reference["embedding"]
+    return float(
+        np.sqrt(np.mean(difference**2) / max(float(np.mean(reference["embedding"] ** 2)), 1e-12))
+    )
+
+
+def _input_mistake(
+    outputs: Outputs,
+    reference: Outputs,
+    network: StudentNetwork,
+    preprocess: Preprocess,
+    pixels: npt.NDArray[np.uint8],
+) -> str:
+    right = _distance(outputs, reference)
+    distances = {
+        what: _distance(outputs, make())
+        for what, make in _mistakes(network, preprocess, pixels).items()
+    }
+    what = min(distances, key=lambda name: distances[name])
+    return f"outputs match if {what}" if distances[what] * _EXPLAINS < right else ""
+
+
+def _mistakes(
+    network: StudentNetwork, preprocess: Preprocess, pixels: npt.NDArray[np.uint8]
+) -> dict[str, Callable[[], Outputs]]:
+    def normalized(
+        pixels: npt.NDArray[np.uint8], **changes: tuple[float, ...]
+    ) -> Callable[[], Outputs]:
+        changed = dataclasses.replace(preprocess, **changes)  # type: ignore[arg-type]  # three floats each
+        return lambda: reference_outputs(network, changed, pixels)
+
+    mean, std = preprocess.mean, preprocess.std
+    return {
+        "the input channels are swapped: BGR in place of RGB": normalized(pixels[:, ::-1]),
+        "pixels are taken as 0..1 (no division by 255)": normalized(
+            pixels, mean=tuple(m / 255 for m in mean), std=tuple(s / 255 for s in std)
+        ),
+        "pixels are divided by 255 twice": normalized(
+            pixels, std=tuple(s * 255 for s in std), mean=tuple(m * 255 for m in mean)
+        ),
+        "mean is not subtracted": normalized(pixels, mean=(0.0, 0.0, 0.0)),
+        "std is not divided by": normalized(pixels, std=(1.0, 1.0, 1.0)),
+        "mean and std are 0.5": normalized(pixels, mean=(0.5,) * 3, std=(0.5,) * 3),
+        "mean is 0.5": normalized(pixels, mean=(0.5,) * 3),
+        "mean and std are ImageNet's": normalized(pixels, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        "mean and std are in the order BGR": normalized(pixels, mean=mean[::-1], std=std[::-1]),
+        "height and width are swapped": normalized(np.ascontiguousarray(pixels.swapaxes(2, 3))),
+        "photos are upside down": normalized(np.ascontiguousarray(pixels[:, :, ::-1])),
+        "batch norm uses the statistics of the batch (training mode)": lambda: _training_mode(
+            network, preprocess, pixels
+        ),
+    }
+
+
+def _training_mode(
+    network: StudentNetwork, preprocess: Preprocess, pixels: npt.NDArray[np.uint8]
+) -> Outputs:
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train()
+
+    def batches() -> Iterator[torch.Tensor]:
+        yield torch.from_numpy(preprocess.normalize(pixels))
+
+    return network_outputs(network, batches())
+
+
+def layer_errors(
+    model: Model, network: StudentNetwork, preprocess: Preprocess, pixels: npt.NDArray[np.uint8]
+) -> list[LayerError]:
+    """Errors of the convolutions and linear layers that the model shows, in the order they run."""
+    program, inside = _both_insides(model, network, preprocess, pixels)
+    errors: list[LayerError] = []
+    before = 0.0
+    for name, value in inside.items():
+        truth = program[name]
+        error = float(np.sqrt(np.mean((value - truth) ** 2) / max(float(np.mean(truth**2)), 1e-20)))
+        errors.append(LayerError(name=name, error=error, added=max(error - before, 0.0)))
+        before = error
+    return errors
+
+
+def worst_layers(errors: list[LayerError]) -> str:
+    """The layers that add most, for a message."""
+    worst = sorted(errors, key=lambda layer: -layer.added)[:_WORST_LAYERS]
+    return ", ".join(f"{layer.name} (+{layer.added:.1%}, to {layer.error:.1%})" for layer in worst)
+
+
+def _both_insides(
+    model: Model, network: StudentNetwork, preprocess: Preprocess, pixels: npt.NDArray[np.uint8]
+) -> tuple[Outputs, Outputs]:
+    pixels = np.asarray(pixels[:NUM_PHOTOS])
+    graph = float_graph(build_program(network, preprocess))
+    names = layer_names(graph)
+    program = layer_outputs(graph, pixels, names)
+    found = model.layers(pixels, names)
+    inside = {
+        name: found[name]
+        for name in names
+        if name in found and found[name].shape == program[name].shape
+    }
+    return program, inside
+
+
+def _layer_mistake(
+    model: Model, network: StudentNetwork, preprocess: Preprocess, pixels: npt.NDArray[np.uint8]
+) -> str:
+    program, inside = _both_insides(model, network, preprocess, pixels)
+    previous = 0.0
+    for name, value in inside.items():
+        error = relative_error(value, program[name])
+        # Quantization noise grows slowly; a mistake is a jump.
+        if error > max(_LAYER_TOLERANCE, 5 * previous) and error > 0.1:
+            return f"the first layer that differs is {name}: {_describe(value, program[name])}"
+        previous = max(previous, error)
+    return ""
+
+
+def _describe(value: Array, truth: Array) -> str:
+    """Channel by channel: an added constant, a factor, or neither."""
+    channels = [np.moveaxis(array, 1, 0).reshape(array.shape[1], -1) for array in (value, truth)]
+    difference = channels[0] - channels[1]
+    spread = float(np.abs(difference - difference.mean(axis=1, keepdims=True)).max())
+    size = float(np.abs(difference).max())
+    if spread < 0.2 * size:
+        return "each channel is off by a constant, so a bias was dropped or changed"
+    factor = float(np.sum(channels[0] * channels[1]) / max(float(np.sum(channels[1] ** 2)), 1e-20))
+    left = float(np.abs(channels[0] - factor * channels[1]).max())
+    if left < 0.2 * size:
+        return f"it is {factor:.3g} times too large, so a scale is wrong"
+    worst = int(np.abs(difference).max(axis=1).argmax())
+    return f"its weights are not the student's (channel {worst} differs most)"

@@ -1,0 +1,77 @@
+"""The student in torch, at float precision: what every exported model is compared with."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, fx
+
+from edgeseed.core.network import StudentNetwork
+from edgeseed.core.preprocess import Preprocess
+
+Outputs = dict[str, npt.NDArray[np.float32]]
+_BATCH = 16
+_LAYER_OPERATORS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
+
+
+def reference_outputs(
+    network: StudentNetwork, preprocess: Preprocess, pixels: npt.NDArray[np.uint8]
+) -> Outputs:
+    """Runs the student on photos, normalised by the code that it was trained with.
+
+    Args:
+        network: The student, in evaluation mode.
+        preprocess: The student's own.
+        pixels: (N, 3, H, W) RGB.
+
+    Returns:
+        `embedding` (N, D) and, where there is a head, `logits` (N, C).
+    """
+    return network_outputs(network, _normalized(preprocess, pixels))
+
+
+def network_outputs(network: StudentNetwork, batches: Iterator[Tensor]) -> Outputs:
+    """Runs the student on batches that are normalised already."""
+    embeddings, logits = [], []
+    with torch.inference_mode():
+        for batch in batches:
+            output = network(batch)
+            embeddings.append(output.embedding.numpy())
+            if output.logits is not None:
+                logits.append(output.logits.numpy())
+    outputs = {"embedding": np.concatenate(embeddings)}
+    return outputs | ({"logits": np.concatenate(logits)} if logits else {})
+
+
+def _normalized(preprocess: Preprocess, pixels: npt.NDArray[np.uint8]) -> Iterator[Tensor]:
+    for start in range(0, len(pixels), _BATCH):
+        yield torch.from_numpy(preprocess.normalize(np.asarray(pixels[start : start + _BATCH])))
+
+
+def layer_names(graph_module: fx.GraphModule) -> tuple[str, ...]:
+    """Names of the convolutions and linear layers, in the order they run."""
+    return tuple(node.name for node in graph_module.graph.nodes if node.target in _LAYER_OPERATORS)
+
+
+def layer_outputs(
+    graph_module: fx.GraphModule, pixels: npt.NDArray[np.uint8], names: Sequence[str]
+) -> Outputs:
+    """Values of the named nodes of a float graph (see `export.graph.float_graph`)."""
+    recorder = _Recorder(graph_module, set(names))
+    with torch.inference_mode():
+        recorder.run(torch.from_numpy(np.asarray(pixels)).float())
+    return recorder.values
+
+
+class _Recorder(fx.Interpreter):
+    def __init__(self, graph_module: fx.GraphModule, names: set[str]) -> None:
+        super().__init__(graph_module)
+        self.names = names
+        self.values: Outputs = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if n.name in self.names and isinstance(value, Tensor):
+            self.values[n.name] = value.float().numpy().copy()
+        return value

@@ -1,0 +1,342 @@
+"""`edgeseed verify`: recomputes every gate from the bundle alone."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseed.core.bundle import Bundle, GateResult, Manifest, read_bundle
+from edgeseed.core.config import to_plain
+from edgeseed.core.console import say
+from edgeseed.core.errors import ArtifactError, GateError
+from edgeseed.core.files import sha256_file
+from edgeseed.core.network import StudentNetwork, load_student
+from edgeseed.core.photos import open_photos
+from edgeseed.core.student import StudentSpec
+from edgeseed.export.golden import Golden, golden_inputs, read_golden
+from edgeseed.export.samples import Photos, preprocess_photos, scratch_folder
+from edgeseed.export.targets import TARGETS
+from edgeseed.export.targets._target import Model, Target
+from edgeseed.export.verification import gates
+from edgeseed.export.verification.diagnosis import layer_errors, likely_cause, worst_layers
+from edgeseed.export.verification.reference import Outputs, reference_outputs
+
+STUDENT_FILE = "reference/student.safetensors"
+PHOTOS_FILE = "reference/photos.npz"
+LABELS_FILE = "labels.txt"
+
+_ADVICE = {
+    "parity": "the file does not compute what the student computes; export it again",
+    "top1_agreement": "try more or more typical calibration photos, --recover, another --precision (w8, fp16), "
+    "or accept less with --min-agreement",
+    "self_retrieval": "try more or more typical calibration photos, --recover, another --precision (w8, fp16), "
+    "or accept less with --min-agreement",
+    "embedding_cosine": "try more or more typical calibration photos, --recover, or another --precision (w8, fp16)",
+    "accuracy_drop": "try --recover, another --precision (w8, fp16), or accept more with --max-drop",
+    "batch": "export with --batch 1, or report the operator that mixes photos",
+    "golden": "the golden files, the preprocessing and the model do not belong together; export it again",
+    "student": "the manifest describes another student; export it again",
+    "recorded": "the manifest was edited; export it again",
+    "lint": "export it again; see `edgeseed explain` for what stayed in float and why",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifyResult:
+    """What `verify` found."""
+
+    bundle: str
+    target: str
+    precision: str
+    runner: str
+    """What computed the model here; a reference interpreter is not a device."""
+    gates: tuple[GateResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds."""
+        return all(gate.passed for gate in self.gates)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        plain: dict[str, Any] = to_plain(self)
+        return {**plain, "passed": self.passed}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that the gates look at."""
+
+    folder: Path
+    manifest: Manifest
+    target: Target
+    model: Model
+    network: StudentNetwork
+    spec: StudentSpec
+    proof: Photos
+    golden: Golden
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the model is judged by agreement in place of parity."""
+        return self.limits.parity is None
+
+    @property
+    def limits(self) -> gates.Limits:
+        """What was demanded when it was exported."""
+        settings = self.manifest.provenance["export"]
+        return gates.Limits(
+            parity=self.target.parity_limit.get(self.manifest.precision),  # type: ignore[call-overload]  # a precision
+            min_agreement=settings["min_agreement"],
+            max_drop_points=settings["max_drop"],
+        )
+
+
+def verify(bundle: str | Path, *, data: str | Path | None = None) -> VerifyResult:
+    """Recomputes every gate of a bundle, from what lies in it.
+
+    Args:
+        bundle: The bundle's folder.
+        data: Photos to judge agreement (and, with labels, accuracy) on, besides those in the bundle.
+
+    Returns:
+        All gates, all passed.
+
+    Raises:
+        ArtifactError: If a file is missing, added or changed, or is not what the manifest says.
+        GateError: If a gate does not hold: which, by how much, the likely cause and what helps.
+    """
+    opened = read_bundle(bundle, check=True)
+    evidence = gather(opened)
+    results = judge(evidence)
+    results.append(_recorded_gate(evidence, results))
+    if data is not None:
+        results += _judge_data(evidence, data)
+    result = VerifyResult(
+        bundle=str(bundle),
+        target=opened.manifest.target,
+        precision=opened.manifest.precision,
+        runner=evidence.model.runner,
+        gates=tuple(results),
+    )
+    require_passed(evidence, results)
+    return result
+
+
+def gather(bundle: Bundle) -> Evidence:
+    """Opens everything in a bundle."""
+    manifest = bundle.manifest
+    target: Target = TARGETS.load(manifest.target)
+    network, spec = load_student(bundle.path / STUDENT_FILE)
+    return Evidence(
+        folder=bundle.path,
+        manifest=manifest,
+        target=target,
+        model=target.open(bundle.path, manifest),
+        network=network,
+        spec=spec,
+        proof=read_proof(bundle.path),
+        golden=read_golden(bundle.path),
+    )
+
+
+def read_proof(folder: Path) -> Photos:
+    """The held-out photos of a bundle.
+
+    Raises:
+        ArtifactError: If they cannot be read.
+    """
+    try:
+        with np.load(folder / PHOTOS_FILE, allow_pickle=False) as arrays:
+            labels = arrays["labels"] if "labels" in arrays.files else None
+            return Photos(pixels=arrays["pixels"], labels=labels)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(
+            f"{folder / PHOTOS_FILE} cannot be read ({error}); export anew"
+        ) from error
+
+
+def judge(evidence: Evidence) -> list[GateResult]:
+    """All gates that rest on the bundle's own photos."""
+    pixels = evidence.proof.pixels
+    reference = reference_outputs(evidence.network, evidence.spec.preprocess, pixels)
+    outputs = evidence.model.infer(pixels)
+    return [
+        _student_gate(evidence),
+        *closeness_gates(evidence, outputs, reference, evidence.proof.labels),
+        _batch_gate(evidence),
+        _golden_gate(evidence),
+        gates.flag_gate("lint", [str(finding) for finding in evidence.model.lint()], n=1),
+    ]
+
+
+def closeness_gates(
+    evidence: Evidence, outputs: Outputs, reference: Outputs, labels: npt.NDArray[np.int64] | None
+) -> list[GateResult]:
+    """Parity for float models, agreement for quantized ones, accuracy where labels are known."""
+    limits = evidence.limits
+    results = (
+        gates.similarity_gates(outputs, reference, limits=limits)
+        if limits.parity is None
+        else [gates.parity_gate(outputs, reference, limit=limits.parity)]
+    )
+    if labels is not None and "logits" in reference:
+        results.append(
+            gates.accuracy_gate(
+                outputs["logits"],
+                reference["logits"],
+                labels,
+                max_drop_points=limits.max_drop_points,
+            )
+        )
+    return results
+
+
+def _student_gate(evidence: Evidence) -> GateResult:
+    """The manifest and the labels say of the student what the student says of itself."""
+    manifest, spec, folder = evidence.manifest, evidence.spec, evidence.folder
+    problems = []
+    if sha256_file(folder / STUDENT_FILE) != manifest.student_sha256:
+        problems.append("reference/student.safetensors is not the student that was exported")
+    own, said = spec.preprocess.to_dict(), manifest.preprocess.to_dict()
+    problems += [
+        f"preprocess.{key} is {said[key]} in the manifest, {own[key]} in the student"
+        for key in own
+        if said[key] != own[key]
+    ]
+    if manifest.classes != spec.classes:
+        problems.append(
+            "classes in the manifest are not the student's: renamed or in another order"
+        )
+    if spec.classes is not None:
+        lines = tuple((folder / LABELS_FILE).read_text(encoding="utf-8").splitlines())
+        if lines != spec.classes:
+            problems.append("labels.txt is not the student's: renamed or in another order")
+    if manifest.embedding_dim != spec.embedding_dim:
+        problems.append(
+            f"embedding_dim is {manifest.embedding_dim}, the student's {spec.embedding_dim}"
+        )
+    return gates.flag_gate("student", problems, n=1)
+
+
+def _batch_gate(evidence: Evidence) -> GateResult:
+    pixels = np.asarray(evidence.proof.pixels[: max(gates.BATCHES)])
+    alone = [evidence.model.infer(pixels[i : i + 1]) for i in range(len(pixels))]
+    singles = {name: np.concatenate([one[name] for one in alone]) for name in alone[0]}
+    together = {
+        size: evidence.model.infer(pixels[:size])
+        for size in gates.BATCHES
+        if 1 < size <= len(pixels)
+    }
+    return gates.batch_gate(singles, together, quantized=evidence.quantized)
+
+
+def _golden_gate(evidence: Evidence) -> GateResult:
+    golden, limit = evidence.golden, gates.GOLDEN_LIMIT[evidence.quantized]
+    problems = []
+    if not np.array_equal(golden_inputs(golden.photos, evidence.spec.preprocess), golden.inputs):
+        problems.append(
+            "golden/inputs.npy is not what the student's preprocessing makes of the photos: "
+            "another resize mode, crop, size or channel order"
+        )
+    floats = reference_outputs(evidence.network, evidence.spec.preprocess, golden.inputs)
+    for stored, computed, what in (
+        (golden.float_outputs, floats, "golden/float.npz is not the float student's output"),
+        (
+            golden.model_outputs,
+            evidence.model.infer(golden.inputs),
+            "golden/model.npz is not the model's output",
+        ),
+    ):
+        tolerance = limit if computed is not floats else gates.GOLDEN_LIMIT[False]
+        worst = max(gates.relative_error(stored[name], computed[name]) for name in computed)
+        if worst > tolerance:
+            problems.append(f"{what} (relative error {worst:.2g}, limit {tolerance:g})")
+    return gates.flag_gate("golden", problems, n=len(golden.inputs))
+
+
+def _recorded_gate(evidence: Evidence, results: list[GateResult]) -> GateResult:
+    """The manifest's values are those that the bundle gives now."""
+    now = {gate.name: gate for gate in results}
+    problems = []
+    for gate in evidence.manifest.gates:
+        found = now.get(gate.name)
+        if found is None:
+            continue
+        if gate.limit != found.limit:
+            problems.append(
+                f"{gate.name}: limit {gate.limit:g} recorded, {found.limit:g} is in force"
+            )
+        if abs(gate.value - found.value) > _wobble(found):
+            problems.append(f"{gate.name}: {gate.value:.4g} recorded, {found.value:.4g} found")
+    missing = [name for name in now if name not in {gate.name for gate in evidence.manifest.gates}]
+    problems += [f"{name} is not recorded" for name in missing]
+    return gates.flag_gate("recorded", problems, n=len(evidence.manifest.gates))
+
+
+def _wobble(gate: GateResult) -> float:
+    """How far a value may move from one machine to the next: kernels round differently."""
+    if gate.unit == "share of photos":
+        return 2 / gate.n + 0.005
+    if gate.unit == "points":
+        return 200 / gate.n + 0.5
+    return max(0.01, gate.limit)
+
+
+def _judge_data(evidence: Evidence, data: str | Path) -> list[GateResult]:
+    photos = open_photos(data)
+    with scratch_folder() as scratch:
+        samples = preprocess_photos(
+            photos, evidence.spec.preprocess, classes=evidence.spec.classes, scratch=Path(scratch)
+        )
+        reference = reference_outputs(evidence.network, evidence.spec.preprocess, samples.pixels)
+        outputs = evidence.model.infer(samples.pixels)
+        found = closeness_gates(evidence, outputs, reference, samples.labels)
+    return [dataclasses.replace(gate, name=f"{gate.name} on {photos.name}") for gate in found]
+
+
+def require_passed(evidence: Evidence, results: list[GateResult]) -> None:
+    """Raises for the first gate that does not hold, with the cause where one is found.
+
+    Raises:
+        GateError: If there is one.
+    """
+    failed = [gate for gate in results if not gate.passed]
+    if not failed:
+        return
+    gate = failed[0]
+    others = f" (and {', '.join(other.name for other in failed[1:])})" if failed[1:] else ""
+    explanation = gate.detail
+    if gate.unit != "problems":
+        explanation = f"{gate.value:.4g} {gate.unit}, limit {gate.limit:g}; {_explain(evidence)}"
+    raise GateError(
+        f"gate {gate.name}{others} failed: {explanation.rstrip('; ')}; "
+        f"{_ADVICE.get(gate.name.partition(' on ')[0], 'export it again')}"
+    )
+
+
+def _explain(evidence: Evidence) -> str:
+    cause = likely_cause(
+        evidence.model,
+        evidence.network,
+        evidence.spec.preprocess,
+        evidence.proof.pixels,
+        tolerance=0.02 if evidence.quantized else 1e-3,
+    )
+    if cause:
+        return f"likely cause: {cause}"
+    errors = layer_errors(
+        evidence.model, evidence.network, evidence.spec.preprocess, evidence.proof.pixels
+    )
+    return f"layers that add most error: {worst_layers(errors)}" if errors else ""
+
+
+def say_gates(results: list[GateResult]) -> None:
+    """One line a gate."""
+    for gate in results:
+        mark = "passed" if gate.passed else "FAILED"
+        say(
+            f"  {mark}  {gate.name}: {gate.value:.4g} {gate.unit} (limit {gate.limit:g}, n={gate.n}) {gate.detail}"
+        )
