@@ -1,1 +1,23 @@
-"""From a bundle and a device to a result."""
+"""A bundle and a device become a result: `profile`, `compare`, and what they are made of."""
+
+from typing import TYPE_CHECKING
+
+from edgeseed.core.lazy import attach
+
+if TYPE_CHECKING:
+    from edgeseed.runtime.comparison import Comparison as Comparison
+    from edgeseed.runtime.comparison import compare as compare
+    from edgeseed.runtime.profiling import profile as profile
+    from edgeseed.runtime.protocol import Result as Result
+    from edgeseed.runtime.protocol import read_result as read_result
+
+__getattr__, __all__ = attach(  # pyright: ignore[reportUnsupportedDunderAll]
+    __name__,
+    {
+        "Comparison": ".comparison:Comparison",
+        "Result": ".protocol:Result",
+        "compare": ".comparison:compare",
+        "profile": ".profiling:profile",
+        "read_result": ".protocol:read_result",
+    },
+)

@@ -1,1 +1,1 @@
-"""What runs on the device."""
+"""The agent: what runs on the device, and how it is packed into one file."""

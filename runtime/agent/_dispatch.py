@@ -1,0 +1,151 @@
+"""Sends a job to a device and brings back what the agent saw."""
+
+import contextlib
+import json
+import math
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseed.core.bundle import MANIFEST, Bundle
+from edgeseed.core.console import Bar, progress
+from edgeseed.core.errors import ArtifactError, EdgeseedError, GateError, WorkError
+from edgeseed.runtime.agent import _job
+from edgeseed.runtime.agent._pack import pack_agent
+from edgeseed.runtime.devices._device import Device, Ended
+
+_ERRORS: dict[str, type[EdgeseedError]] = {
+    "artifact": ArtifactError,
+    "golden": GateError,
+    "engine": WorkError,
+    "unexpected": WorkError,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observation:
+    """What came back: the agent's measurement, and the outputs of the photos if there were any."""
+
+    measurement: dict[str, Any]
+    outputs: dict[str, NDArray[np.float32]] | None
+
+
+def dispatch(
+    device: Device, bundle: Bundle, job: _job.Job, *, pixels: NDArray[np.uint8] | None
+) -> Observation:
+    """Run `job` on `device`.
+
+    Args:
+        device: where.
+        bundle: its files of role "ship" travel.
+        job: what to measure.
+        pixels: (N, 3, H, W) photos to run besides, or None.
+
+    Raises:
+        ArtifactError: If the bundle arrived changed.
+        GateError: If the model does not give its golden outputs there; nothing was timed then.
+        WorkError: If the device or the engine failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgeseed-") as folder:
+        work = Path(folder)
+        _fill(work, bundle, job, pixels)
+        with _Listener(job, device.name, num_photos=0 if pixels is None else len(pixels)) as listen:
+            ended = device.run_agent(work, on_line=listen)
+        _raise_if_failed(device, ended, listen.error)
+        return _read(work / _job.RESULT, device, wants_outputs=pixels is not None)
+
+
+def _fill(work: Path, bundle: Bundle, job: _job.Job, pixels: NDArray[np.uint8] | None) -> None:
+    pack_agent(work / _job.AGENT)
+    job.write(work / _job.JOB)
+    for name in [MANIFEST, *job.files]:
+        destination = work / _job.BUNDLE / name
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.path / name, destination)
+    if pixels is not None:
+        np.savez(work / _job.PHOTOS, pixels=pixels)
+
+
+class _Listener:
+    """Turns the agent's lines into progress, and remembers its error."""
+
+    def __init__(self, job: _job.Job, device_name: str, *, num_photos: int) -> None:
+        self.error: dict[str, str] | None = None
+        self._job = job
+        self._where = device_name
+        self._num_photos = num_photos
+        self._stage = ""
+        self._bar: Bar | None = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "_Listener":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def __call__(self, line: str) -> None:
+        event = _parse(line)
+        if event.get("event") == "error":
+            self.error = {"kind": event["kind"], "message": event["message"]}
+        elif event.get("event") == "progress":
+            self._show(event["stage"], event)
+
+    def _show(self, stage: str, event: dict[str, Any]) -> None:
+        if stage == "warm-up":
+            return  # a second or two, and how long it will take is not known
+        if stage != self._stage:
+            self._start(stage, event)
+        if self._bar is not None:
+            self._bar.advance(min(event["runs"], self._bar.total) - self._bar.done)
+
+    def _start(self, stage: str, event: dict[str, Any]) -> None:
+        self._stack.close()
+        self._stage = stage
+        if stage == "photos":
+            bar = progress(f"photos on {self._where}", self._num_photos, "photos")
+        else:
+            expected = event["runs"] / event["seconds"] * self._job.min_seconds
+            total = max(self._job.min_runs, math.ceil(expected))
+            bar = progress(f"{self._job.protocol} on {self._where}", total, "runs")
+        self._bar = self._stack.enter_context(bar)
+
+
+def _parse(line: str) -> dict[str, Any]:
+    """One event; a line that is none (a library's chatter on stdout) is passed over."""
+    try:
+        event = json.loads(line)
+    except json.JSONDecodeError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def _raise_if_failed(device: Device, ended: Ended, error: dict[str, str] | None) -> None:
+    if error is not None:
+        kind = _ERRORS.get(error["kind"], WorkError)
+        raise kind(f"{device.name}: {error['message']}")
+    if ended.exit_code != 0:
+        last = ended.stderr.strip().rpartition("\n")[2] or "it wrote nothing to stderr"
+        raise WorkError(f"{device.name}: the agent ended with code {ended.exit_code}: {last}")
+
+
+def _read(result: Path, device: Device, *, wants_outputs: bool) -> Observation:
+    try:
+        text = (result / _job.MEASUREMENT).read_text(encoding="utf-8")
+        outputs = _load_outputs(result / _job.OUTPUTS) if wants_outputs else None
+        return Observation(measurement=json.loads(text), outputs=outputs)
+    except (OSError, ValueError) as error:
+        raise WorkError(
+            f"{device.name}: the agent ended well, but its result cannot be read ({error}); "
+            "run again"
+        ) from error
+
+
+def _load_outputs(path: Path) -> dict[str, NDArray[np.float32]]:
+    with np.load(path) as archive:
+        return {name: np.asarray(archive[name], dtype=np.float32) for name in archive.files}

@@ -1,0 +1,45 @@
+"""Packs the agent into one file, `agent.pyz`, out of the very files that the host uses.
+
+The archive mirrors the package (`edgeseed/runtime/latency.py` and so on), so that one import line
+is right in both places; on the device its `edgeseed` holds these few files and nothing else.
+"""
+
+import zipfile
+from pathlib import Path
+
+RUNTIME = Path(__file__).parent.parent
+MAIN = "agent/__main__.py"
+DEVICE_FILES = (
+    "agent/_job.py",
+    "engines/_engine.py",
+    "latency.py",
+    "machine.py",
+    "power.py",
+    "thermals.py",
+)
+"""Files that every agent holds, below runtime/. With MAIN and the engines they stay Python 3.8."""
+
+_EARLIEST = (1980, 1, 1, 0, 0, 0)
+
+
+def engine_files() -> tuple[str, ...]:
+    """Every engine, below runtime/."""
+    files = (RUNTIME / "engines").glob("*.py")
+    return tuple(sorted(f"engines/{file.name}" for file in files if file.name != "__init__.py"))
+
+
+def pack_agent(destination: Path) -> None:
+    """Write the agent; the same sources give the same bytes."""
+    sources = sorted({*DEVICE_FILES, *engine_files()})
+    packages = ["", *sorted({f"{Path(name).parent.as_posix()}/" for name in sources} - {"./"})]
+    with zipfile.ZipFile(destination, "w", zipfile.ZIP_DEFLATED) as archive:
+        _add(archive, "__main__.py", (RUNTIME / MAIN).read_bytes())
+        _add(archive, "edgeseed/__init__.py", b"")
+        for package in packages:
+            _add(archive, f"edgeseed/runtime/{package}__init__.py", b"")
+        for name in sources:
+            _add(archive, f"edgeseed/runtime/{name}", (RUNTIME / name).read_bytes())
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    archive.writestr(zipfile.ZipInfo(name, date_time=_EARLIEST), content, zipfile.ZIP_DEFLATED)

@@ -1,0 +1,112 @@
+"""A device that measures nothing, for tests: it answers what it was told to answer."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseed.runtime.agent import _job
+from edgeseed.runtime.devices._device import Device, Ended
+
+MS = 1_000_000
+ENDED_WELL = Ended(exit_code=0, stderr="")
+
+
+def fake_measurement(samples_ns: Sequence[int], **changes: Any) -> dict[str, Any]:
+    """What an agent on a calm four-core board would write, with `changes` to its fields."""
+    quiet = {"seconds": 10.0, "other_cores": 0.0, "stolen_cores": 0.0, "load_average": 0.1}
+    thermals = {"temperature_c": {"cpu": 45.0}, "throttle_count": 0}
+    measurement: dict[str, Any] = {
+        "machine": {
+            "model": "Fake Board",
+            "cpu": "Fake A76",
+            "architecture": "aarch64",
+            "system": "Linux",
+            "python": "3.8.18",
+            "logical_cores": 4,
+            "usable_cores": 4,
+            "cpu_quota": None,
+            "memory_mib": 8192.0,
+            "governors": ["performance"],
+            "frequency_mhz": {"cpu0": 2400.0},
+            "container": None,
+            "virtual_machine": None,
+        },
+        "numpy": np.__version__,
+        "engine_version": "0",
+        "load_before": quiet,
+        "load_during": quiet,
+        "memory_before": {"resident_mib": 30.0, "peak_mib": 30.0},
+        "memory_library": {"resident_mib": 60.0, "peak_mib": 60.0},
+        "memory_model": {"resident_mib": 80.0, "peak_mib": 90.0},
+        "load_ns": 40 * MS,
+        "first_run_ns": 12 * MS,
+        "placement": {"requested": "cpu", "actual": "cpu", "nodes": {"cpu": 90}, "share": 1.0},
+        "settings": {},
+        "golden": {"n": 4, "relative_error": {"embedding": 1e-7}, "tolerance": 1e-3},
+        "samples_ns": list(samples_ns),
+        "elapsed_ns": sum(samples_ns),
+        "warm_up": {"runs": 100, "seconds": 1.0, "steady": True},
+        "thermals": [thermals, thermals],
+        "power": None,
+        "power_unavailable": "a fake uses no power",
+    }
+    return {**measurement, **changes}
+
+
+class FakeDevice(Device):
+    """Writes a planted measurement where the agent would, or fails as told.
+
+    Args:
+        measurement: what the agent would have measured; None for an agent that dies.
+        outputs: what the model would have answered to the photos.
+        lines: what the agent would have printed.
+        ended: how its process would have ended.
+    """
+
+    kind = "fake"
+
+    def __init__(
+        self,
+        measurement: Mapping[str, Any] | None,
+        *,
+        outputs: Mapping[str, NDArray[np.float32]] | None = None,
+        lines: Sequence[Mapping[str, Any]] = (),
+        ended: Ended = ENDED_WELL,
+    ) -> None:
+        self._measurement = measurement
+        self._outputs = outputs
+        self._lines = lines
+        self._ended = ended
+        self.jobs: list[_job.Job] = []
+
+    @classmethod
+    def from_address(cls, address: str) -> Self:
+        """A device whose agent dies at once."""
+        return cls(None)
+
+    @property
+    def name(self) -> str:
+        """Always `fake`."""
+        return self.kind
+
+    def run_agent(self, work: Path, *, on_line: Callable[[str], None]) -> Ended:
+        """Answer; the job is kept in `jobs`."""
+        self.jobs.append(_job.Job.read(work / _job.JOB))
+        for line in self._lines:
+            on_line(json.dumps(line) + "\n")
+        result = work / _job.RESULT
+        result.mkdir()
+        if self._measurement is not None:
+            text = json.dumps(self._measurement)
+            (result / _job.MEASUREMENT).write_text(text, encoding="utf-8")
+        if self._outputs is not None:
+            with (result / _job.OUTPUTS).open("wb") as file:
+                np.savez(file, allow_pickle=False, **self._outputs)
+        return self._ended
+
+
+DEVICE = FakeDevice

@@ -1,0 +1,93 @@
+"""What an engine is: it opens a model, runs it, and says where it runs. It never times itself.
+
+It runs on the device: Python 3.8 and numpy.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any, ClassVar
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Tensors = dict[str, NDArray[np.generic]]
+
+
+class EngineError(Exception):
+    """The engine is absent, has no such unit, or refuses the model; the message says the fix."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape (None where an axis is free) and numpy dtype of one input or output."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the model was asked to run, and where its nodes really are.
+
+    `nodes` counts graph nodes by unit after the engine's own fusions; None where the engine does
+    not tell, and then `actual` is what the engine says it uses, not what was seen.
+    """
+
+    requested: str
+    actual: str
+    nodes: dict[str, int] | None
+
+    @property
+    def share(self) -> float | None:
+        """Fraction of nodes on the requested unit."""
+        if not self.nodes:
+            return None
+        return self.nodes.get(self.requested, 0) / sum(self.nodes.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able copy, with the share in it."""
+        return dict(asdict(self), share=self.share)
+
+
+class Engine(abc.ABC):
+    """One model, opened in this process.
+
+    Attributes:
+        name: the plug-in's name.
+        targets: export targets whose models it reads.
+        units: compute units that can be asked for, the default first.
+    """
+
+    name: ClassVar[str]
+    targets: ClassVar[tuple[str, ...]]
+    units: ClassVar[tuple[str, ...]]
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    placement: Placement
+    settings: dict[str, Any]
+
+    @classmethod
+    @abc.abstractmethod
+    def version(cls) -> str:
+        """Version of the library behind it; importing it happens here, not in `open`."""
+
+    @classmethod
+    @abc.abstractmethod
+    def open(cls, model: Path, *, unit: str, threads: int) -> Engine:
+        """Load `model` onto `unit` with `threads` threads; nothing is substituted silently."""
+
+    @abc.abstractmethod
+    def infer(self, feeds: Tensors) -> Tensors:
+        """Run once; returns every output by name."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Free the model; the engine is of no use afterwards."""
