@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from edgeseed.core.errors import ConfigError
+
 
 class Features(NamedTuple):
     """What one forward pass of a trunk yields.
@@ -39,7 +41,7 @@ def _feature_map(network: Any, hidden: torch.Tensor, images: torch.Tensor) -> to
         return _tokens_to_map(network, hidden, images)
     if hidden.ndim != 4:
         return None
-    # Swin, MambaOut and a few others keep the channels last; num_features tells which end they are at.
+    # Swin, MambaOut and a few others keep the channels last; num_features tells at which end.
     is_channels_last = (
         getattr(network, "output_fmt", "NCHW") == "NHWC"
         or network.num_features == hidden.shape[3] != hidden.shape[1]
@@ -63,3 +65,20 @@ def _grid(network: Any, num_patches: int, images: torch.Tensor) -> tuple[int, in
             return rows, columns
     side = math.isqrt(num_patches)
     return side, side
+
+
+def check_image_size(name: str, network: nn.Module, image_size: int) -> None:
+    """Refuses a size that a transformer's patches do not fill: it would not look at the rest.
+
+    Raises:
+        ConfigError: With the nearest sizes that fit.
+    """
+    patch_size = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    if patch_size is None or image_size % patch_size[0] == 0:
+        return
+    patch = int(patch_size[0])
+    smaller, larger = image_size // patch * patch, -(-image_size // patch) * patch
+    nearest = f"{smaller} or {larger}" if smaller else str(larger)
+    raise ConfigError(
+        f"{name}: image size {image_size} is not a multiple of its patch of {patch} px; use {nearest}"
+    )

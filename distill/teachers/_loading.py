@@ -17,7 +17,7 @@ from edgeseed.core.console import say, warn
 from edgeseed.core.errors import ArtifactError, ConfigError, UsageError, WorkError
 from edgeseed.core.network import StudentNetwork, load_student, unknown_model
 from edgeseed.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocess
-from edgeseed.distill.features import Features, extract
+from edgeseed.distill.features import Features, check_image_size, extract
 from edgeseed.distill.teachers._checkpoints import Checkpoint, parse_checkpoint, read_weights
 from edgeseed.distill.teachers._hub import load_hub_trunk
 from edgeseed.distill.teachers._network import Teacher
@@ -180,21 +180,9 @@ def _build_timm(name: str, image_size: int, **kwargs: Any) -> nn.Module:
         except (OSError, URLError) as error:
             raise _cannot_fetch(name, error) from error
         else:
-            _check_size(name, network, image_size)
+            check_image_size(f"teacher {name}", network, image_size)
             return cast(nn.Module, network)
     raise AssertionError(f"timm.create_model({name!r}) took no arguments at all")
-
-
-def _check_size(name: str, network: nn.Module, image_size: int) -> None:
-    patch_size = getattr(getattr(network, "patch_embed", None), "patch_size", None)
-    if patch_size is None or image_size % patch_size[0] == 0:
-        return
-    patch = int(patch_size[0])
-    below, above = image_size // patch * patch, -(-image_size // patch) * patch
-    nearest = f"{below} or {above}" if below else str(above)
-    raise ConfigError(
-        f"teacher {name}: image size {image_size} is not a multiple of its patch of {patch} pixels; use {nearest}"
-    )
 
 
 def _source(name: str, config: Any) -> dict[str, Any]:

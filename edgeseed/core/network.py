@@ -3,6 +3,7 @@
 The only part of the core that imports torch. Every stage that needs the network imports it from here.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -82,7 +83,68 @@ def build_student(architecture: Architecture, *, num_classes: int | None = None)
         raise ConfigError(
             f"{architecture.name} cannot be built with {architecture.kwargs}: {error}"
         ) from error
+    apply_variant(backbone, architecture)
     return StudentNetwork(backbone, num_classes=num_classes)
+
+
+# timm builds these under several names, by age and by whether they save memory in training.
+_KINDS = {
+    "SiLU or hard-swish": {"SiLU", "Swish", "SwishMe", "Hardswish", "HardSwish", "HardSwishMe"},
+    "squeeze-and-excitation": {
+        "SqueezeExcite", "SqueezeExciteCl", "SEModule", "EffectiveSEModule", "EffectiveSqueezeExcite",
+    },
+}  # fmt: skip
+_VARIANTS = ("activation", "drop_se", "reduce_stride")
+
+
+def apply_variant(backbone: nn.Module, architecture: Architecture) -> None:
+    """Changes a fresh trunk as `architecture.variant` says, so that its weights fit it again.
+
+    `activation: "relu6"` puts ReLU6 where SiLU and hard-swish were, and `drop_se: true` takes
+    squeeze-and-excitation out, as in EfficientNet-Lite: both quantize badly. `reduce_stride: 2`
+    or `4` sets the first one or two layers of stride 2 to stride 1, for photos of 64 px and less.
+
+    Raises:
+        ConfigError: If a change is unknown, or the network has nothing to change.
+    """
+    for name, value in architecture.variant.items():
+        if name == "activation" and value == "relu6":
+            _replace(backbone, architecture, "SiLU or hard-swish", lambda: nn.ReLU6(inplace=True))
+        elif name == "drop_se" and value is True:
+            _replace(backbone, architecture, "squeeze-and-excitation", nn.Identity)
+        elif name == "reduce_stride" and value in (2, 4):
+            _reduce_stride(backbone, architecture, num_layers={2: 1, 4: 2}[value])
+        else:
+            raise ConfigError(
+                f"{architecture.name}: variant {name}={value!r} is unknown; known: {', '.join(_VARIANTS)}"
+            )
+
+
+def _replace(
+    backbone: nn.Module, architecture: Architecture, kind: str, make: Callable[[], nn.Module]
+) -> None:
+    names = [name for name, part in backbone.named_modules() if type(part).__name__ in _KINDS[kind]]
+    if not names:
+        raise ConfigError(
+            f"{architecture.name} has no {kind} to replace; leave that out of {architecture.variant}"
+        )
+    for name in names:
+        backbone.set_submodule(name, make())
+
+
+def _reduce_stride(backbone: nn.Module, architecture: Architecture, *, num_layers: int) -> None:
+    layers = [
+        part
+        for part in backbone.modules()
+        if isinstance(part, nn.Conv2d | nn.MaxPool2d) and part.stride in (2, (2, 2))
+    ]
+    if len(layers) < num_layers:
+        raise ConfigError(
+            f"{architecture.name} has {len(layers)} layers of stride 2; "
+            f"reduce_stride={2**num_layers} needs {num_layers}"
+        )
+    for layer in layers[:num_layers]:
+        layer.stride = 1 if isinstance(layer, nn.MaxPool2d) else (1, 1)
 
 
 def unknown_model(kind: str, name: str) -> Exception:
