@@ -56,8 +56,8 @@ class Recipe:
             raise ValueError(f"clip_norm={self.clip_norm} must be above 0, or none")
         if any(not 0 < milestone < 1 for milestone in self.milestones):
             raise ValueError(f"milestones={self.milestones} must be fractions of the run, between 0 and 1")
-        if (self.schedule == "step") != bool(self.milestones):
-            raise ValueError(f"schedule={self.schedule} and milestones={self.milestones} do not go together")
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError("schedule=step needs milestones, such as 0.6,0.8")
 
     @property
     def peak_lr(self) -> float:

@@ -157,6 +157,7 @@ class ViewSettings:
         grey: Probability of greyscale.
         blur: Probability of blur.
         mixup: Whether batches are blended.
+        teacher_size: Side of the teacher's input, in pixels; none takes the student's.
         canvas: Side that photos are kept at, in pixels; 0 chooses by the views and the photos.
         replay: After how many epochs the same views come again, so that the teacher need not look at
             them twice; 0 never repeats. Long runs overfit to a few fixed views (arXiv 2106.05237).
@@ -169,6 +170,7 @@ class ViewSettings:
     grey: float | None = None
     blur: float | None = None
     mixup: bool | None = None
+    teacher_size: int | None = None
     canvas: int = 0
     replay: int = 0
 
@@ -376,6 +378,7 @@ class Augmenter:
         seed: Of the run.
         device: Where views are made.
         channels_last: Memory layout of the views.
+        replays: Whether passes come again, so that answers to their views may be kept.
     """
 
     def __init__(
@@ -385,8 +388,10 @@ class Augmenter:
         seed: int,
         device: torch.device | str = "cpu",
         channels_last: bool = False,
+        replays: bool = False,
     ) -> None:
         self.plan = plan
+        self.replays = replays
         self.seed = seed
         self.device = torch.device(device)
         self._layout = torch.channels_last if channels_last else torch.contiguous_format

@@ -1,0 +1,179 @@
+"""The folder of a run: settings, metrics, curves, the state to go on from, and the students."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from edgeseed.core.config import read_toml, to_plain, write_toml
+from edgeseed.core.errors import ArtifactError, ConfigError, UsageError
+from edgeseed.core.files import append_jsonl, atomic_file, write_text
+from edgeseed.core.network import save_student
+from edgeseed.core.student import StudentSpec
+from edgeseed.distill.networks import Student
+
+CONFIG, METRICS, STATE, CURVES, HEADS = (
+    "config.toml", "metrics.jsonl", "state.pt", "curves.png", "heads.safetensors",
+)  # fmt: skip
+RESUMABLE = {
+    ("run", "devices"), ("run", "out"), ("training", "workers"), ("training", "cache"),
+    ("training", "log_steps"), ("training", "checkpoint_minutes"),
+}  # fmt: skip
+"""Settings that a resumed run may change: they do not touch the result."""
+
+
+class RunFolder:
+    """Reads and writes a run's folder. Only the main process has one.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._events: SummaryWriter | None = None
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """Begins a new run.
+
+        Raises:
+            UsageError: If there is something in the folder.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UsageError(
+                f"{self.path} exists and is not empty; add --resume to go on with that run, "
+                "or choose another --out"
+            )
+        write_toml(self.path / CONFIG, config)
+
+    def reopen(self, config: Mapping[str, Any]) -> bool:
+        """Prepares to go on with a run.
+
+        Returns:
+            Whether there is a state to go on from.
+
+        Raises:
+            UsageError: If there is no run in the folder.
+            ConfigError: If the run had other settings.
+        """
+        if not (self.path / CONFIG).is_file():
+            raise UsageError(f"{self.path} holds no run to resume (no {CONFIG}); leave out --resume")
+        _check_same(read_toml(self.path / CONFIG), to_plain(config), self.path)
+        return (self.path / STATE).is_file()
+
+    # ------------------------------------------------------------------ state
+
+    def save_state(self, state: Mapping[str, Any]) -> None:
+        """Writes what a resumed run needs, whole or not at all."""
+        with atomic_file(self.path / STATE) as temporary:
+            torch.save(dict(state), temporary)
+
+    def load_state(self) -> dict[str, Any]:
+        """Reads `save_state`'s file, without pickle's power to run code.
+
+        Raises:
+            ArtifactError: If it is broken.
+        """
+        path = self.path / STATE
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+            raise ArtifactError(
+                f"{path} cannot be read ({error}); remove it and resume to start again"
+            ) from error
+        return cast(dict[str, Any], state)
+
+    # ------------------------------------------------------------------ metrics
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Appends one record to metrics.jsonl and to the TensorBoard events."""
+        append_jsonl(self.path / METRICS, record)
+        if self._events is None:
+            self._events = SummaryWriter(str(self.path / "tensorboard"))
+        for name, value in record.items():
+            if isinstance(value, (int, float)) and name not in ("step", "epoch"):
+                self._events.add_scalar(f"{record['kind']}/{name}", value, int(record["step"]))
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records so far; a last line that was cut off by a crash is left out."""
+        path = self.path / METRICS
+        if not path.is_file():
+            return []
+        found = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                found.append(cast(dict[str, Any], json.loads(line)))
+            except json.JSONDecodeError:
+                continue
+        return found
+
+    def forget_after(self, step: int) -> None:
+        """Drops records that a resumed run will write again."""
+        kept = [record for record in self.records() if record["step"] <= step]
+        lines = (json.dumps(record, allow_nan=False) + "\n" for record in kept)
+        write_text(self.path / METRICS, "".join(lines))
+
+    def draw_curves(self) -> None:
+        """Draws curves.png from the records of whole epochs."""
+        from edgeseed.distill._curves import draw_curves
+
+        draw_curves(self.path / CURVES, self.records())
+
+    def close(self) -> None:
+        """Flushes the events."""
+        if self._events is not None:
+            self._events.close()
+
+    # ------------------------------------------------------------------ results
+
+    def save_networks(
+        self,
+        networks: Mapping[str, Student],
+        *,
+        provenance: Mapping[str, Any],
+        metrics: tuple[dict[str, Any], ...],
+        best: bool = False,
+    ) -> dict[str, Path]:
+        """Writes each network as a student file: `<name>.safetensors`, or `best.safetensors` for the first."""
+        paths = {}
+        for name, student in networks.items():
+            stem = ("best" if not paths else f"best-{name}") if best else name
+            paths[name] = self.path / f"{stem}.safetensors"
+            spec = StudentSpec(
+                architecture=student.architecture,
+                preprocess=student.preprocess,
+                embedding_dim=student.embedding_dim,
+                classes=student.classes,
+                provenance=dict(provenance),
+                metrics=metrics,
+            )
+            save_student(paths[name], student.network, spec)
+        return paths
+
+    def save_heads(self, heads: Mapping[str, nn.Module]) -> None:
+        """Writes the heads that student files leave out; keys start with the head's name."""
+        tensors: dict[str, Tensor] = {
+            f"{name}.{key}": value.detach().cpu().contiguous().clone()
+            for name, head in heads.items()
+            for key, value in head.state_dict().items()
+        }
+        if tensors:
+            with atomic_file(self.path / HEADS) as temporary:
+                temporary.write_bytes(save(tensors))
+
+
+def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    for section in sorted({*before, *now}):
+        old, new = before.get(section, {}), now.get(section, {})
+        for name in sorted({*old, *new}):
+            # None has no form in TOML: a field that is not there is None.
+            if (section, name) not in RESUMABLE and old.get(name) != new.get(name):
+                raise ConfigError(
+                    f"{path} was run with {section}.{name}={old.get(name)}, now it is {new.get(name)}; "
+                    "resume with the same settings, or choose another --out"
+                )

@@ -1,0 +1,153 @@
+"""From options, `--set` and a TOML file to the settings of a run, whole and checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeseed.core.config import build_config, read_toml, to_plain
+from edgeseed.core.console import say
+from edgeseed.core.errors import ConfigError
+from edgeseed.core.registry import unknown_name
+from edgeseed.distill.methods._method import Method
+from edgeseed.distill.recipe import Recipe
+from edgeseed.distill.trainer import TrainingConfig
+from edgeseed.distill.views import ViewSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSettings:
+    """What is run: the section `[run]` of config.toml.
+
+    Attributes:
+        method: Name in `METHODS`.
+        student: Network that is trained and kept: a timm name, or a student file to go on from.
+        teacher: Frozen network, as `load_teacher` reads it; None for methods without one.
+        peer: Second trainable network, for methods that have one.
+        data: Photos, as `open_photos` reads them.
+        image_size: Side of the student's input, in pixels; None chooses by student and photos.
+        seed: Of everything that is drawn.
+        devices: See `choose_device`.
+        precision: See `choose_dtypes`.
+        during: Epochs between two measurements of kNN accuracy; None never measures.
+    """
+
+    method: str
+    student: str
+    teacher: str | None = None
+    peer: str | None = None
+    data: str
+    image_size: int | None = None
+    seed: int = 0
+    devices: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    during: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.during is not None and self.during < 1:
+            raise ConfigError(f"during={self.during} must be at least 1 epoch")
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentSettings:
+    """How the student is built: `--set student.FIELD=VALUE`. See `create_student`."""
+
+    activation: Literal["keep", "relu6"] = "keep"
+    drop_se: bool = False
+    reduce_stride: Literal[1, 2, 4] = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """All settings of a run but `[run]`; one section of config.toml each."""
+
+    method: Any
+    recipe: Recipe
+    views: ViewSettings = field(default_factory=ViewSettings)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    student: StudentSettings = field(default_factory=StudentSettings)
+
+
+_SECTIONS = ("method", "recipe", "views", "training", "student")
+_PREFIXES = tuple(name for name in _SECTIONS if name != "method")
+
+
+def build_settings(
+    method: type[Method[Any]],
+    *,
+    name: str,
+    options: Mapping[str, Any],
+    overrides: Sequence[str],
+    config: Path | None,
+) -> Settings:
+    """Makes the settings: the method's own, then the file's, then options, then `--set`.
+
+    Args:
+        method: The method's class.
+        name: Its name, for messages.
+        options: Fields of the recipe that were given as options; None is not given.
+        overrides: `field=value` for the method, `recipe.field=value` and so on for the rest.
+        config: A TOML file with the sections of a run's config.toml.
+
+    Raises:
+        ConfigError: If a section, field or value does not fit.
+    """
+    values = _read_sections(config)
+    split = _split_overrides(overrides)
+    given = {key: value for key, value in options.items() if value is not None}
+    recipe = {**to_plain(method.RECIPE), **values["recipe"], **given}
+    return Settings(
+        method=build_config(
+            method.Config, values=values["method"], overrides=split["method"], what=f"method {name}"
+        ),
+        recipe=build_config(Recipe, values=recipe, overrides=split["recipe"], what="the recipe"),
+        views=build_config(
+            ViewSettings, values=values["views"], overrides=split["views"], what="the views"
+        ),
+        training=build_config(
+            TrainingConfig, values=values["training"], overrides=split["training"], what="training"
+        ),
+        student=build_config(
+            StudentSettings, values=values["student"], overrides=split["student"], what="the student"
+        ),
+    )
+
+
+def _read_sections(config: Path | None) -> dict[str, dict[str, Any]]:
+    sections: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
+    if config is None:
+        return sections
+    for name, section in read_toml(config).items():
+        if name == "run":
+            say(f"{config}: its section [run] is left aside; what is run is said by the call")
+        elif name not in sections:
+            raise ConfigError(f"{config}: {unknown_name('section', name, ('run', *_SECTIONS))}")
+        elif not isinstance(section, dict):
+            raise ConfigError(f"{config}: {name} is a value; settings stand in sections, as [{name}]")
+        else:
+            sections[name] = section
+    return sections
+
+
+def _split_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:
+    split: dict[str, list[str]] = {name: [] for name in _SECTIONS}
+    for text in overrides:
+        prefix, dot, rest = text.partition(".")
+        if not dot or "=" in prefix:
+            split["method"].append(text)
+        elif prefix in _PREFIXES:
+            split[prefix].append(rest)
+        else:
+            raise ConfigError(f"--set {text}: {unknown_name('group of settings', prefix, _PREFIXES)}")
+    return split
+
+
+def plain_sections(run: RunSettings, settings: Settings) -> dict[str, dict[str, Any]]:
+    """All settings as TOML takes them; what is None is written as "none", which is read back as None."""
+    sections = {"run": to_plain(run), **to_plain(settings)}
+    return {
+        name: {key: "none" if value is None else value for key, value in section.items()}
+        for name, section in sections.items()
+    }

@@ -1,0 +1,540 @@
+"""`distill`: one call from photos and a teacher to a student file. And `train`, which it is made of."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from edgeseed.core.config import to_plain
+from edgeseed.core.console import quiet, say
+from edgeseed.core.environment import environment
+from edgeseed.core.errors import ConfigError, DataError, UsageError
+from edgeseed.core.network import StudentNetwork, load_student
+from edgeseed.core.photos import PhotoSet, open_photos
+from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.student import Architecture
+from edgeseed.distill import _distributed
+from edgeseed.distill._device import Dtypes, Precision, choose_device, choose_dtypes, process_group
+from edgeseed.distill._run_folder import RunFolder
+from edgeseed.distill._settings import RunSettings, Settings, build_settings, plain_sections
+from edgeseed.distill.data import (
+    PhotoOrder,
+    canvas_side,
+    fit_batch_size,
+    native_side,
+    open_canvases,
+)
+from edgeseed.distill.methods import load_method
+from edgeseed.distill.methods._method import Method, Parts
+from edgeseed.distill.networks import EmbeddingCache, FrozenTeacher, Student
+from edgeseed.distill.students import create_student, describe_student
+from edgeseed.distill.teachers import Teacher, load_teacher
+from edgeseed.distill.trainer import Plan, Score, Trainer
+from edgeseed.distill.views import Augmenter, ViewPlan
+
+_RESIZE_MARGIN = 8 / 7
+"""Shorter side before the centre crop over the crop, at evaluation: 256 to 224, as is usual."""
+_SMALL_IMAGE = 96
+"""Below this, photos are used to their borders: at 32 pixels a margin would cut into the subject."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillResult:
+    """What a run gave.
+
+    Attributes:
+        out: The run's folder.
+        student: The student file, from the last epoch.
+        best: The student file of the best epoch: by kNN accuracy if it was measured, else by loss.
+        method: Name of the method.
+        epochs: Passes over the photos.
+        steps: Optimiser steps.
+        num_photos: Photos that were trained on.
+        loss: Mean of the last epoch.
+        floor: The least that loss could have been, where it is known.
+        knn: kNN accuracy after the last epoch, 0 to 1, where it was measured.
+        seconds: Of training, measuring and saving between epochs included.
+        images_per_second: Over the steps of this call; 0 if there were none left to do.
+        device: Where it ran.
+        networks: All student files by name, such as a peer's.
+    """
+
+    out: Path
+    student: Path
+    best: Path
+    method: str
+    epochs: int
+    steps: int
+    num_photos: int
+    loss: float
+    floor: float | None
+    knn: float | None
+    seconds: float
+    images_per_second: float
+    device: str
+    networks: Mapping[str, Path]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        plain = {f.name: to_plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return plain
+
+
+def distill(
+    *,
+    method: str = "regress",
+    teacher: str | None,
+    student: str,
+    data: str | Path,
+    out: str | Path,
+    peer: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    image_size: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    devices: str | int = "auto",
+    precision: Precision = "auto",
+    settings: Sequence[str] = (),
+    config: str | Path | None = None,
+    resume: bool = False,
+    during: int | None = None,
+) -> DistillResult:
+    """Distils a teacher into a student on unlabelled photos.
+
+    Args:
+        method: A name that `METHODS.names()` lists.
+        teacher: Frozen network, as `load_teacher` reads it; None for a method that has none.
+        student: A timm name, or a student file to go on from.
+        data: Photos, as `open_photos` reads them.
+        out: The run's folder, new or empty.
+        peer: A second network that is trained, for methods that have one.
+        epochs: Passes over the photos; by default the method's.
+        batch_size: Photos a step over all devices; by default the method's, less for a small set.
+        image_size: Side of the student's input, in pixels; by default the student's, less for small photos.
+        lr: Peak learning rate, for the recipe's `lr_batch_size`; by default the method's.
+        seed: Of all that is drawn: weights, order, crops, queues.
+        devices: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`, or the number of processes that torchrun started.
+        precision: `fp32`, `bf16`, or `auto`, which chooses by device and network.
+        settings: `"field=value"` for the method, `"recipe.field=value"`, `"views.…"`, `"training.…"`,
+            `"student.…"` for the rest.
+        config: A TOML file with settings, such as another run's config.toml.
+        resume: Go on with the run in `out`; nothing but devices and loading may have changed.
+        during: Measure kNN accuracy every so many epochs; the photos need labels for it.
+
+    Returns:
+        Where the student is, and how the run went.
+
+    Raises:
+        UsageError: If the call is wrong: unknown names, settings that do not fit, too few photos.
+        WorkError: If training diverges, is interrupted, or the disk is full.
+    """
+    return train(
+        RunSettings(
+            method=method,
+            student=student,
+            teacher=teacher,
+            peer=peer,
+            data=str(data),
+            image_size=image_size,
+            seed=seed,
+            devices=str(devices),
+            precision=precision,
+            during=during,
+        ),
+        out=Path(out),
+        options={"epochs": epochs, "batch_size": batch_size, "lr": lr},
+        overrides=settings,
+        config=None if config is None else Path(config),
+        resume=resume,
+    )
+
+
+def train(
+    run: RunSettings,
+    *,
+    out: Path,
+    options: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    config: Path | None = None,
+    resume: bool = False,
+) -> DistillResult:
+    """Runs any method: what `distill`, `pretrain` and their kin have in common.
+
+    Args:
+        run: What is run.
+        out: The run's folder.
+        options: Fields of the recipe that were given as options (None: not given).
+        overrides: As `--set` takes them.
+        config: A TOML file with settings.
+        resume: Go on with the run in `out`.
+
+    Raises:
+        UsageError: As `distill`.
+        WorkError: As `distill`.
+    """
+    method_class = load_method(run.method)
+    _check_needs(method_class, run)
+    settings = build_settings(
+        method_class, name=run.method, options=options, overrides=overrides, config=config
+    )
+    device = choose_device(run.devices)
+    with (
+        process_group(device),
+        quiet(not _distributed.is_main()),
+        # Weights of heads are drawn from torch's generator; it is given back as it was.
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+    ):
+        return _Run(method_class, run, settings, out=out, device=device, options=options).go(resume)
+
+
+def _check_needs(method: type[Method[Any]], run: RunSettings) -> None:
+    for name, needed in (("teacher", method.NEEDS.teacher), ("peer", method.NEEDS.peer)):
+        given = getattr(run, name)
+        if needed and given is None:
+            raise UsageError(f"method {run.method} needs a {name}: give --{name} NAME")
+        if given is not None and not needed:
+            raise UsageError(f"method {run.method} has no {name}: leave out --{name} {given}")
+
+
+class _Run:
+    """One run, from settings to student file."""
+
+    def __init__(
+        self,
+        method: type[Method[Any]],
+        run: RunSettings,
+        settings: Settings,
+        *,
+        out: Path,
+        device: torch.device,
+        options: Mapping[str, Any],
+    ) -> None:
+        self.method_class = method
+        self.device = device
+        self.out = out
+        self.photos = _open_data(method, run)
+        self.run = dataclasses.replace(run, image_size=_image_size(run, self.photos))
+        self.views = settings.views.apply(method.views(settings.method, self.image_size))
+        self.settings = dataclasses.replace(
+            settings, recipe=_fit_recipe(settings.recipe, options, len(self.photos))
+        )
+        _check_views(self.views, method)
+
+    @property
+    def image_size(self) -> int:
+        assert self.run.image_size is not None
+        return self.run.image_size
+
+    def go(self, resume: bool) -> DistillResult:
+        """Trains what is left, and writes the results."""
+        folder = RunFolder(self.out) if _distributed.is_main() else None
+        sections = plain_sections(self.run, self.settings)
+        has_state = resume and RunFolder(self.out).reopen(sections)
+        teacher = self._load_teacher()
+        dtypes = choose_dtypes(self.run.precision, device=self.device, teacher=teacher)
+        students = self._build_students(teacher)
+        if folder is not None and not resume:
+            # Only now: what could be wrong with the call was found, and nothing was written.
+            folder.start(sections)
+        plan = self._plan(dtypes)
+        method = self._build_method(plan, teacher, students, dtypes)
+        provenance = self._provenance(sections, teacher)
+
+        def save_best(current: Method[Any], record: Mapping[str, Any]) -> None:
+            assert folder is not None
+            metrics = _metrics(record, self.run)
+            folder.save_networks(
+                current.networks(), provenance=provenance, metrics=metrics, best=True
+            )
+
+        trainer = Trainer(
+            method, plan, folder=folder, save_best=save_best, score=self._score()
+        )
+        if has_state:
+            trainer.load_state_dict(RunFolder(self.out).load_state())
+            if folder is not None:
+                folder.forget_after(trainer.step)
+            say(f"going on after step {trainer.step} of {plan.total_steps}")
+        self._announce(plan, teacher, dtypes)
+        outcome = trainer.fit()
+        if folder is not None:
+            metrics = _metrics(outcome.last, self.run)
+            folder.save_networks(method.networks(), provenance=provenance, metrics=metrics)
+            folder.save_heads(method.heads())
+            folder.close()
+        return self._result(plan, method, outcome.last, outcome.seconds, outcome.images_per_second)
+
+    # ------------------------------------------------------------------ networks
+
+    def _load_teacher(self) -> Teacher | None:
+        if self.run.teacher is None:
+            return None
+        wanted = self.settings.views.teacher_size
+        try:
+            return load_teacher(self.run.teacher, image_size=wanted or self.image_size)
+        except ConfigError as error:
+            if wanted is not None:
+                raise
+            raise ConfigError(
+                f"{error}; the teacher's size is set apart from the student's by --set views.teacher_size=N"
+            ) from error
+
+    def _build_students(self, teacher: Teacher | None) -> dict[str, Student]:
+        names = {"student": self.run.student, "peer": self.run.peer}
+        return {
+            role: self._build_student(name, teacher, seed=self.run.seed + number)
+            for number, (role, name) in enumerate(names.items())
+            if name is not None
+        }
+
+    def _build_student(self, name: str, teacher: Teacher | None, *, seed: int) -> Student:
+        network, architecture, preprocess = self._network(name, seed=seed)
+        classes = None
+        if self.method_class.NEEDS.classifier:
+            classes = self._classes(teacher)
+            torch.manual_seed(seed)
+            network.head = torch.nn.Linear(network.embedding_dim, len(classes))
+        return Student(network, architecture=architecture, preprocess=preprocess, classes=classes)
+
+    def _network(self, name: str, *, seed: int) -> tuple[StudentNetwork, Architecture, Preprocess]:
+        preprocess = _preprocess(self.image_size)
+        if name.endswith(".safetensors"):
+            network, spec = load_student(name)
+            network.head = None
+            mean, std = spec.preprocess.mean, spec.preprocess.std
+            return network, spec.architecture, dataclasses.replace(preprocess, mean=mean, std=std)
+        network, architecture = create_student(
+            name,
+            seed=seed,
+            image_size=self.image_size,
+            any_size=any(crop.size != self.image_size for crop in self.views.crops),
+            activation=self.settings.student.activation,
+            drop_se=self.settings.student.drop_se,
+            reduce_stride=self.settings.student.reduce_stride,
+        )
+        return network, architecture, preprocess
+
+    def _classes(self, teacher: Teacher | None) -> tuple[str, ...]:
+        if teacher is not None and teacher.classes is not None:
+            return teacher.classes
+        if self.photos.classes is not None:
+            return self.photos.classes
+        raise DataError(
+            f"method {self.run.method} trains a classifier, and neither the teacher nor {self.run.data} "
+            "says which classes there are; use a teacher that was fine-tuned, or class folders"
+        )
+
+    # ------------------------------------------------------------------ plan
+
+    def _plan(self, dtypes: Dtypes) -> Plan:
+        settings, seed = self.settings, self.run.seed
+        source = open_canvases(
+            self.photos,
+            side=settings.views.canvas or canvas_side(self.photos, self.views),
+            cache=settings.training.cache,
+            device=self.device,
+            workers=settings.training.workers,
+        )
+        self.photos = source.photos
+        order = PhotoOrder(
+            len(source.photos),
+            batch_size=settings.recipe.batch_size,
+            seed=seed,
+            replay=settings.views.replay,
+        )
+        augmenter = Augmenter(
+            self.views,
+            seed=seed,
+            device=self.device,
+            channels_last=self._channels_last(),
+            replays=settings.views.replay > 0,
+        )
+        return Plan(
+            recipe=settings.recipe,
+            training=settings.training,
+            source=source,
+            order=order,
+            augmenter=augmenter,
+            labels=self._labels(),
+            seed=seed,
+            device=self.device,
+            dtype=dtypes.student,
+            score_every=self.run.during,
+        )
+
+    def _labels(self) -> Tensor | None:
+        if self.method_class.NEEDS.labels == "unused" or self.photos.labels is None:
+            return None
+        return torch.from_numpy(self.photos.labels.copy())
+
+    def _channels_last(self) -> bool:
+        wanted = self.settings.training.channels_last
+        # Measured on a CPU: 0.95 times as fast at 32 pixels, 1.3 to 1.8 times at 64.
+        return self.image_size >= 48 if wanted is None else wanted
+
+    def _build_method(
+        self,
+        plan: Plan,
+        teacher: Teacher | None,
+        students: Mapping[str, Student],
+        dtypes: Dtypes,
+    ) -> Method[Any]:
+        torch.manual_seed(self.run.seed)
+        parts = Parts(
+            student=students["student"],
+            teacher=self._freeze(teacher, dtypes),
+            peer=students.get("peer"),
+            num_samples=len(self.photos),
+            labels=plan.labels,
+            num_classes=len(students["student"].classes or self.photos.classes or ()),
+            batch_size=plan.recipe.batch_size,
+            total_steps=plan.total_steps,
+            steps_per_epoch=plan.order.steps_per_epoch,
+            generator=torch.Generator().manual_seed(self.run.seed),
+        )
+        method = self.method_class(self.settings.method, parts).to(self.device)
+        if self._channels_last():
+            # Only four-dimensional weights have the layout; queues and heads stay as they are.
+            method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        return method
+
+    def _freeze(self, teacher: Teacher | None, dtypes: Dtypes) -> FrozenTeacher | None:
+        if teacher is None:
+            return None
+        replay = self.settings.views.replay
+        cache = EmbeddingCache(len(self.photos), periods=replay) if replay else None
+        return FrozenTeacher(teacher, device=self.device, dtype=dtypes.teacher, cache=cache)
+
+    def _score(self) -> Score | None:
+        if self.run.during is None:
+            return None
+        from edgeseed.distill._knn_score import KnnScore
+
+        return KnnScore(self.photos)
+
+    # ------------------------------------------------------------------ words
+
+    def _announce(self, plan: Plan, teacher: Teacher | None, dtypes: Dtypes) -> None:
+        recipe = plan.recipe
+        taught = "" if teacher is None else f" from {teacher.name} ({_short(dtypes.teacher)})"
+        say(
+            f"{self.run.method}: {self.run.student}{taught}, {len(self.photos)} photos at {self.image_size} px, "
+            f"{recipe.epochs} epochs of {plan.order.steps_per_epoch} steps of {recipe.batch_size} photos, "
+            f"{recipe.optimizer} with peak learning rate {recipe.peak_lr:.3g}, "
+            f"{_short(plan.dtype)} on {self.device}"
+        )
+
+    def _provenance(
+        self, sections: Mapping[str, Any], teacher: Teacher | None
+    ) -> dict[str, Any]:
+        provenance: dict[str, Any] = {
+            "method": self.run.method,
+            "config": dict(sections),
+            "data": {
+                "name": self.photos.name,
+                "fingerprint": self.photos.fingerprint,
+                "num_photos": len(self.photos),
+            },
+            "environment": environment(),
+        }
+        if teacher is not None:
+            provenance["teacher"] = {
+                "name": teacher.name,
+                "weights_sha256": teacher.digest,
+                "licence": teacher.licence,
+                "commercial_ok": teacher.commercial_ok,
+            }
+        return provenance
+
+    def _result(
+        self,
+        plan: Plan,
+        method: Method[Any],
+        last: Mapping[str, Any],
+        seconds: float,
+        images_per_second: float,
+    ) -> DistillResult:
+        networks = {name: self.out / f"{name}.safetensors" for name in method.networks()}
+        return DistillResult(
+            out=self.out,
+            student=next(iter(networks.values())),
+            best=self.out / "best.safetensors",
+            method=self.run.method,
+            epochs=plan.recipe.epochs,
+            steps=plan.total_steps,
+            num_photos=len(self.photos),
+            loss=last["loss"],
+            floor=last.get("floor"),
+            knn=last.get("knn"),
+            seconds=round(seconds, 2),
+            images_per_second=round(images_per_second, 1),
+            device=str(self.device),
+            networks=networks,
+        )
+
+
+def _open_data(method: type[Method[Any]], run: RunSettings) -> PhotoSet:
+    required = method.NEEDS.labels == "required"
+    photos = open_photos(run.data, labels=True if required else None)
+    if run.during is not None and photos.labels is None:
+        raise DataError(
+            f"--during measures kNN accuracy, and {run.data} has no labels; leave it out, or sort "
+            "the photos into class folders"
+        )
+    return photos
+
+
+def _image_size(run: RunSettings, photos: PhotoSet) -> int:
+    if run.image_size is not None:
+        if run.image_size < 8:
+            raise ConfigError(f"--image-size {run.image_size}: use at least 8 pixels")
+        return run.image_size
+    usual = _usual_size(run.student)
+    native = native_side(photos)
+    size = min(usual, max(32, -(-native // 32) * 32))
+    if size < usual:
+        say(f"image size {size} instead of the student's {usual}: the photos are {native} pixels")
+    return size
+
+
+def _usual_size(student: str) -> int:
+    if student.endswith(".safetensors"):
+        return load_student(student)[1].preprocess.image_size
+    return describe_student(student).image_size
+
+
+def _preprocess(image_size: int) -> Preprocess:
+    margin = _RESIZE_MARGIN if image_size >= _SMALL_IMAGE else 1.0
+    return Preprocess(image_size=image_size, resize=round(image_size * margin))
+
+
+def _fit_recipe(recipe: Any, options: Mapping[str, Any], num_photos: int) -> Any:
+    size = fit_batch_size(
+        options.get("batch_size"),
+        usual=recipe.batch_size,
+        num_samples=num_photos,
+        num_devices=int(os.environ.get("WORLD_SIZE", "1")),
+    )
+    return dataclasses.replace(recipe, batch_size=size)
+
+
+def _check_views(views: ViewPlan, method: type[Method[Any]]) -> None:
+    if views.mixup and method.NEEDS.labels != "unused":
+        raise ConfigError("views.mixup=true blends photos, and this method's labels do not: use false")
+
+
+def _metrics(record: Mapping[str, Any], run: RunSettings) -> tuple[dict[str, Any], ...]:
+    if "knn" not in record:
+        return ()
+    names = ("knn", "knn_k", "knn_temperature", "knn_train_photos", "knn_test_photos", "epoch")
+    return ({"protocol": "knn during training", **{n: record[n] for n in names}, "data": run.data},)
+
+
+def _short(dtype: torch.dtype) -> Literal["fp32", "bf16"]:
+    return "bf16" if dtype == torch.bfloat16 else "fp32"
