@@ -71,6 +71,7 @@ class Settings:
 
 
 _SECTIONS = ("method", "recipe", "views", "training", "student")
+_WARMUP_SHARE = 0.1
 _PREFIXES = tuple(name for name in _SECTIONS if name != "method")
 
 
@@ -98,6 +99,11 @@ def build_settings(
     split = _split_overrides(overrides)
     given = {key: value for key, value in options.items() if value is not None}
     recipe = {**to_plain(method.RECIPE), **values["recipe"], **given}
+    if "warmup_epochs" not in values["recipe"]:
+        # The paper's warm-up is meant for the paper's length: a run of five epochs is not all warm-up.
+        recipe["warmup_epochs"] = min(
+            recipe["warmup_epochs"], _WARMUP_SHARE * float(recipe["epochs"])
+        )
     return Settings(
         method=build_config(
             method.Config, values=values["method"], overrides=split["method"], what=f"method {name}"
@@ -110,7 +116,10 @@ def build_settings(
             TrainingConfig, values=values["training"], overrides=split["training"], what="training"
         ),
         student=build_config(
-            StudentSettings, values=values["student"], overrides=split["student"], what="the student"
+            StudentSettings,
+            values=values["student"],
+            overrides=split["student"],
+            what="the student",
         ),
     )
 
@@ -125,7 +134,9 @@ def _read_sections(config: Path | None) -> dict[str, dict[str, Any]]:
         elif name not in sections:
             raise ConfigError(f"{config}: {unknown_name('section', name, ('run', *_SECTIONS))}")
         elif not isinstance(section, dict):
-            raise ConfigError(f"{config}: {name} is a value; settings stand in sections, as [{name}]")
+            raise ConfigError(
+                f"{config}: {name} is a value; settings stand in sections, as [{name}]"
+            )
         else:
             sections[name] = section
     return sections
@@ -140,7 +151,9 @@ def _split_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:
         elif prefix in _PREFIXES:
             split[prefix].append(rest)
         else:
-            raise ConfigError(f"--set {text}: {unknown_name('group of settings', prefix, _PREFIXES)}")
+            raise ConfigError(
+                f"--set {text}: {unknown_name('group of settings', prefix, _PREFIXES)}"
+            )
     return split
 
 
