@@ -1,9 +1,8 @@
-"""How good a network's frozen features are, by protocols that are pinned and written into the result."""
+"""How good a network's frozen features are, by pinned protocols that the result states."""
 
 import dataclasses
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -14,26 +13,24 @@ from torch import nn
 
 from edgeseed.core.config import to_plain
 from edgeseed.core.console import progress, say
-from edgeseed.core.environment import environment
-from edgeseed.core.errors import ConfigError, UsageError
-from edgeseed.core.network import StudentNetwork, load_student, save_student
+from edgeseed.core.environment import environment, usable_cores
+from edgeseed.core.errors import DataError, UsageError
+from edgeseed.core.network import load_student, save_student
 from edgeseed.core.photos import PhotoSet
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.registry import unknown_name
-from edgeseed.distill._protocols.knn import (
-    KnnSettings,
-    knn_accuracy,
-    knn_scores,
-    top_accuracy,
-)
+from edgeseed.distill._device import choose_device
+from edgeseed.distill._protocols.knn import KnnSettings, knn_accuracy, knn_scores, top_accuracy
 from edgeseed.distill._protocols.linear import LinearResult, LinearSettings, probe_linearly
 from edgeseed.distill.labels import Split, draw_share, labels_of, split_labelled
-from edgeseed.distill.teachers import load_teacher
+from edgeseed.distill.teachers import load_network
 
 __all__ = ["EvaluationResult", "Metric", "embed", "evaluate", "knn_accuracy"]
 
-PROTOCOLS = ("knn", "linear", "finetune")
+PROTOCOLS = ("knn", "linear")
 _TOP = 5
+# Decoding threads run ahead of the network by this many batches.
+_AHEAD = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,7 +136,7 @@ def evaluate(
     *,
     data: str | Path,
     test_data: str | Path | None = None,
-    protocol: Sequence[str] = ("knn", "linear"),
+    protocol: str | Sequence[str] = ("knn", "linear"),
     seed: int = 0,
     batch_size: int = 256,
     image_size: int | None = None,
@@ -156,13 +153,12 @@ def evaluate(
         data: Labelled photos to learn from: class folders or a named set.
         test_data: Labelled photos to test on. Without it, the named set's own test split, else a
             fifth of `data`, drawn per class; the result says which.
-        protocol: Any of "knn" (weighted nearest neighbours), "linear" (a linear probe whose
-            learning rate is chosen on held-out training photos) and "finetune" (the whole network
-            is trained on 1 %, 10 % and 100 % of the labels).
+        protocol: "knn" (weighted nearest neighbours), "linear" (a linear probe whose learning rate
+            is chosen on held-out training photos), or both; also as "knn,linear".
         seed: Of every random choice.
         batch_size: Photos at once; changes no result.
-        image_size: In pixels; only for a network that is no student file, which has its own.
-        device: "auto", "cpu", "cuda", "cuda:1", ...
+        image_size: In pixels; a student file has its own.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         knn: Settings of "knn".
         linear: Settings of "linear".
         save_classifier: Where to write a student whose head is the linear probe.
@@ -170,46 +166,295 @@ def evaluate(
 
     Raises:
         UnknownNameError: If a protocol or the network is unknown.
-        UsageError: If the student file does not exist, or the options do not go together.
+        UsageError: If a file does not exist, or the options do not go together.
         DataError: If the photos have no labels, or too few.
         ArtifactError: If the student file is broken.
     """
-    _check_call(student, protocol, save_classifier, save_metrics, image_size)
+    protocols = _protocols(protocol)
+    _check_saving(str(student), protocols, save_classifier, save_metrics)
     split = split_labelled(data, test_data=test_data, seed=seed)
-    loaded = _load(student, image_size=image_size)
-    chosen_device = choose_device(device)
+    network = load_network(str(student), image_size=image_size)
+    features = embed_split(
+        network,
+        split,
+        preprocess=network.preprocess,
+        batch_size=batch_size,
+        device=choose_device(device),
+    )
     metrics: list[Metric] = []
-    probe: LinearResult | None = None
-    if "knn" in protocol or "linear" in protocol:
-        features = _embed_split(loaded, split, batch_size=batch_size, device=chosen_device)
-        if "knn" in protocol:
-            metrics += measure_knn(features, settings=knn or KnnSettings())
-        if "linear" in protocol:
-            probe, metric = measure_linear(features, settings=linear or LinearSettings(), seed=seed)
-            metrics.append(metric)
+    if "knn" in protocols:
+        metrics += measure_knn(features, settings=knn or KnnSettings())
+    if "linear" in protocols:
+        metric, probe = measure_linear(features, settings=linear or LinearSettings(), seed=seed)
+        metrics.append(metric)
+        if save_classifier is not None:
+            _write_classifier(Path(student), Path(save_classifier), probe, split, metric)
     result = EvaluationResult(
         network=str(student),
-        weights_digest=loaded.digest,
+        weights_digest=network.digest,
         data=str(data),
         train_fingerprint=split.train.fingerprint,
         test_fingerprint=split.test.fingerprint,
         split=split.description,
         seed=seed,
-        preprocess=loaded.preprocess,
+        preprocess=network.preprocess,
         metrics=tuple(metrics),
         environment=environment(),
         classifier=None if save_classifier is None else str(save_classifier),
     )
+    if save_metrics:
+        _append_metrics(Path(student), result)
     return result
 
 
-@dataclasses.dataclass(frozen=True)
-class _Loaded:
-    network: nn.Module
-    preprocess: Preprocess
-    digest: str
+def _protocols(protocol: str | Sequence[str]) -> tuple[str, ...]:
+    names = protocol.split(",") if isinstance(protocol, str) else protocol
+    chosen = tuple(name.strip() for name in names)
+    for name in chosen:
+        if name not in PROTOCOLS:
+            raise unknown_name("protocol", name, PROTOCOLS)
+    if not chosen:
+        raise UsageError(f"no protocol was given; choose from: {', '.join(PROTOCOLS)}")
+    return chosen
 
 
-def _load(student: str | Path, *, image_size: int | None) -> _Loaded:
-    teacher = load_teacher(str(student), image_size=image_size)
-    return _Loaded(teacher, teacher.preprocess, teacher.digest)
+def _check_saving(
+    student: str,
+    protocols: tuple[str, ...],
+    save_classifier: str | Path | None,
+    save_metrics: bool,
+) -> None:
+    is_file = student.endswith(".safetensors") and "=" not in student
+    if save_classifier is not None and "linear" not in protocols:
+        raise UsageError(
+            "saving a classifier needs the protocol linear: its probe becomes the head"
+        )
+    if (save_classifier is not None or save_metrics) and not is_file:
+        raise UsageError(
+            f"{student} is no student file (.safetensors): nothing can be saved into it"
+        )
+
+
+# --------------------------------------------------------------------------- features
+
+
+def embed(
+    network: nn.Module,
+    photos: PhotoSet,
+    *,
+    preprocess: Preprocess,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Frozen features of photos, in their order.
+
+    Args:
+        network: A student or a teacher: it maps normalised images to an output with `.embedding`.
+            It is in eval mode while this runs, and afterwards in the mode it was in.
+        photos: What to embed.
+        preprocess: The network's input.
+        batch_size: Photos at once.
+        device: Where the network runs; it is moved there.
+
+    Returns:
+        (N, D) float32, on the CPU.
+    """
+    was_training = network.training
+    network.to(device).eval()
+    mean = torch.tensor(preprocess.mean, device=device).view(3, 1, 1)
+    std = torch.tensor(preprocess.std, device=device).view(3, 1, 1)
+    embeddings = []
+    try:
+        with torch.inference_mode(), progress(f"embedding {photos.name}", len(photos)) as bar:
+            for pixels in _pixel_batches(photos, preprocess, batch_size):
+                images = (pixels.to(device).float() / 255 - mean) / std
+                embeddings.append(network(images).embedding.float().cpu())
+                bar.advance(len(pixels))
+    finally:
+        network.train(was_training)
+    return torch.cat(embeddings).clone()
+
+
+def _pixel_batches(
+    photos: PhotoSet, preprocess: Preprocess, batch_size: int
+) -> Iterator[torch.Tensor]:
+    """Batches of (B, 3, H, W) uint8, decoded by threads (Pillow lets go of the interpreter lock)."""
+    if len(photos) == 0:
+        raise DataError(f"{photos.name} holds no photo to embed")
+
+    def pixels(index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        return preprocess.pixels(photos.image(index))
+
+    starts = range(0, len(photos), batch_size)
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        batches = [range(start, min(start + batch_size, len(photos))) for start in starts]
+        waiting = [[pool.submit(pixels, index) for index in batch] for batch in batches[:_AHEAD]]
+        for number in range(len(batches)):
+            ready = waiting.pop(0)
+            yield torch.from_numpy(np.stack([future.result() for future in ready]))
+            if number + _AHEAD < len(batches):
+                waiting.append([pool.submit(pixels, index) for index in batches[number + _AHEAD]])
+
+
+def embed_split(
+    network: nn.Module,
+    split: Split,
+    *,
+    preprocess: Preprocess,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+) -> Features:
+    """Frozen features of both sides of a split, with their labels."""
+    train, test = (
+        embed(network, photos, preprocess=preprocess, batch_size=batch_size, device=device)
+        for photos in (split.train, split.test)
+    )
+    return Features(
+        train=train.to(device),
+        train_labels=torch.from_numpy(labels_of(split.train)).to(device),
+        test=test.to(device),
+        test_labels=torch.from_numpy(labels_of(split.test)).to(device),
+        num_classes=len(split.classes),
+    )
+
+
+# --------------------------------------------------------------------------- protocols
+
+
+def measure_knn(features: Features, *, settings: KnnSettings) -> list[Metric]:
+    """Accuracy of weighted nearest neighbours, one metric for each k."""
+    num_train = len(features.train)
+    scores = knn_scores(
+        features.train,
+        features.train_labels,
+        features.test,
+        num_classes=features.num_classes,
+        k=settings.k,
+        temperature=settings.temperature,
+    )
+    metrics = []
+    for k, votes in zip(settings.k, scores, strict=True):
+        if k > num_train:
+            say(f"knn: k={k} is more than the {num_train} training photos; all of them vote")
+        used = {"k": min(k, num_train), "asked_k": k, "temperature": settings.temperature}
+        metrics.append(
+            make_metric(
+                f"knn-{k}",
+                votes,
+                features.test_labels,
+                num_train=num_train,
+                protocol="weighted-knn-cosine-1",
+                settings={**used, "weights": "exp(cosine / temperature)"},
+            )
+        )
+    return metrics
+
+
+def measure_linear(
+    features: Features, *, settings: LinearSettings, seed: int
+) -> tuple[Metric, LinearResult]:
+    """Accuracy of the linear probe whose learning rate did best on held-out training photos."""
+    labels = features.train_labels.cpu().numpy()
+    held_out, _ = draw_share(labels, share=settings.validation_share, seed=seed)
+    if len(held_out) == 0:
+        raise DataError(
+            "linear: no class has two training photos, so none can be held out to choose the "
+            "learning rate; give more labelled photos, or use the protocol knn"
+        )
+    validation = torch.zeros(len(labels), dtype=torch.bool, device=features.train.device)
+    validation[torch.from_numpy(held_out)] = True
+    result = probe_linearly(
+        features.train,
+        features.train_labels,
+        features.test,
+        features.test_labels,
+        validation=validation,
+        num_classes=features.num_classes,
+        settings=settings,
+        seed=seed,
+    )
+    best_on_test = max(result.rates, key=lambda rate: rate.test_top1)
+    metric = make_metric(
+        "linear",
+        result.test_logits,
+        features.test_labels,
+        num_train=len(labels),
+        protocol="linear-standardised-sgd-1",
+        settings={
+            **dataclasses.asdict(settings),
+            "epochs": result.num_epochs,
+            "lr": result.rates[result.chosen].lr,
+            "lr_chosen_by": f"top-1 on {len(held_out)} held-out training photos",
+            "features": "standardised by the training photos, folded into the weights",
+        },
+        detail={
+            "rates": [dataclasses.asdict(rate) for rate in result.rates],
+            "best_on_test_top1_percent": 100 * best_on_test.test_top1,
+            "best_on_test_lr": best_on_test.lr,
+        },
+    )
+    return metric, result
+
+
+def make_metric(
+    name: str,
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    num_train: int,
+    protocol: str,
+    settings: dict[str, Any],
+    detail: dict[str, Any] | None = None,
+) -> Metric:
+    """Accuracies of (Q, C) scores against (Q,) labels, with the protocol that gave them."""
+    num_photos, num_classes = scores.shape
+    top1 = top_accuracy(scores, labels, top=1)
+    return Metric(
+        name=name,
+        top1_percent=100 * top1,
+        top5_percent=100 * top_accuracy(scores, labels, top=_TOP) if num_classes > _TOP else None,
+        standard_error_percent=100 * math.sqrt(top1 * (1 - top1) / num_photos),
+        n=num_photos,
+        num_train=num_train,
+        num_classes=num_classes,
+        protocol=protocol,
+        settings=cast("dict[str, Any]", to_plain(settings)),
+        detail=cast("dict[str, Any]", to_plain(detail or {})),
+    )
+
+
+# --------------------------------------------------------------------------- student files
+
+
+def _write_classifier(
+    source: Path, path: Path, probe: LinearResult, split: Split, metric: Metric
+) -> None:
+    network, spec = load_student(source)
+    if network.head is not None:
+        say(f"{source} has a head for {len(spec.classes or ())} classes; {path} gets the new one")
+    network.head = nn.Linear(network.embedding_dim, len(split.classes))
+    network.head.load_state_dict({"weight": probe.weight.cpu(), "bias": probe.bias.cpu()})
+    trained_on = {"data": split.train.name, "fingerprint": split.train.fingerprint}
+    classifier = {"protocol": metric.protocol, "settings": metric.settings, **trained_on}
+    save_student(
+        path,
+        network,
+        dataclasses.replace(
+            spec,
+            classes=split.classes,
+            provenance={**spec.provenance, "classifier": classifier},
+            metrics=(*spec.metrics, {**metric.to_dict(), "test_data": split.description}),
+        ),
+    )
+
+
+def _append_metrics(path: Path, result: EvaluationResult) -> None:
+    network, spec = load_student(path)
+    context = {
+        "data": result.data,
+        "test_data": result.split,
+        "seed": result.seed,
+        "environment": result.environment,
+    }
+    added = tuple({**metric.to_dict(), **context} for metric in result.metrics)
+    save_student(path, network, dataclasses.replace(spec, metrics=(*spec.metrics, *added)))

@@ -1,11 +1,10 @@
-"""Which photos are for learning, which for choosing and which for testing; and lists of a few labels.
+"""Which photos are for learning and which for testing; and lists of a few labels.
 
 Everything here is drawn per class and by a seed, so that the same call gives the same photos on
 every machine.
 """
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgeseed.core.errors import ConfigError, DataError, UsageError
-from edgeseed.core.files import write_text
+from edgeseed.core.errors import DataError
 from edgeseed.core.photos import PhotoSet, open_photos
-from edgeseed.core.registry import unknown_name
 
 Indices = npt.NDArray[np.int64]
 _TEST_SHARE = 0.2
@@ -40,7 +37,9 @@ class Split:
     description: str
 
 
-def split_labelled(data: str | Path, *, test_data: str | Path | None = None, seed: int = 0) -> Split:
+def split_labelled(
+    data: str | Path, *, test_data: str | Path | None = None, seed: int = 0
+) -> Split:
     """Opens labelled photos and their test photos.
 
     Args:
@@ -59,7 +58,9 @@ def split_labelled(data: str | Path, *, test_data: str | Path | None = None, see
         return Split(train=photos, test=test, classes=classes, description=f"test data {test_data}")
     own = photos.test()
     if own is not None:
-        return Split(train=photos, test=own, classes=classes, description=f"its own test split {own.name}")
+        return Split(
+            train=photos, test=own, classes=classes, description=f"its own test split {own.name}"
+        )
     test_indices, train_indices = draw_share(labels_of(photos), share=_TEST_SHARE, seed=seed)
     if len(test_indices) == 0:
         raise DataError(
@@ -83,7 +84,9 @@ def _classes_of(photos: PhotoSet) -> tuple[str, ...]:
     labels = labels_of(photos)
     classes = photos.classes or tuple(str(index) for index in range(int(labels.max()) + 1))
     if len(np.unique(labels)) < 2:
-        raise DataError(f"{photos.name} has photos of one class only; two classes are needed to tell apart")
+        raise DataError(
+            f"{photos.name} has photos of one class only; two classes are needed to tell apart"
+        )
     return classes
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from edgeseed.core.lazy import attach
 
 if TYPE_CHECKING:
+    from edgeseed.distill.teachers._loading import load_network as load_network
     from edgeseed.distill.teachers._loading import load_teacher as load_teacher
     from edgeseed.distill.teachers._network import Teacher as Teacher
     from edgeseed.distill.teachers._network import TeacherOutput as TeacherOutput
@@ -18,6 +19,7 @@ __getattr__, __all__ = attach(  # pyright: ignore[reportUnsupportedDunderAll]
         "TeacherInfo": "._table:TeacherInfo",
         "TeacherOutput": "._network:TeacherOutput",
         "list_teachers": "._table:list_teachers",
+        "load_network": "._loading:load_network",
         "load_teacher": "._loading:load_teacher",
     },
 )

@@ -81,23 +81,27 @@ def load_teacher(spec: str, *, image_size: int | None = None) -> Teacher:
         ArtifactError: If the file's weights do not fit, with what is missing and what is unexpected.
         WorkError: If weights had to be fetched and could not be.
     """
+    teacher = load_network(spec, image_size=image_size)
+    _say_licence(teacher)
+    return teacher
+
+
+def load_network(spec: str, *, image_size: int | None = None) -> Teacher:
+    """Loads a frozen network as `load_teacher` does, for looking at it rather than learning from it."""
     if image_size is not None and image_size < 1:
         raise ConfigError(f"image_size={image_size} must be at least 1 pixel")
     if spec.startswith("hub:"):
-        teacher = _from_hub(spec, image_size)
-    elif "=" in spec:
+        return _from_hub(spec, image_size)
+    if "=" in spec:
         name, _, path = spec.partition("=")
-        teacher = _from_checkpoint(spec, name, Path(path).expanduser(), image_size)
-    elif spec.endswith(".safetensors"):
-        teacher = _from_student(spec, image_size)
-    elif spec.endswith((".pth", ".pt", ".pth.tar", ".bin")):
+        return _from_checkpoint(spec, name, Path(path).expanduser(), image_size)
+    if spec.endswith(".safetensors"):
+        return _from_student(spec, image_size)
+    if spec.endswith((".pth", ".pt", ".pth.tar", ".bin")):
         raise UsageError(
             f"teacher {spec} is a checkpoint that does not say its architecture; write NAME={spec}"
         )
-    else:
-        teacher = _from_timm(spec, image_size)
-    _say_licence(teacher)
-    return teacher
+    return _from_timm(spec, image_size)
 
 
 def _say_licence(teacher: Teacher) -> None:

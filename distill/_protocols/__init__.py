@@ -1,0 +1,1 @@
+"""How good frozen features are: nearest neighbours and a linear probe, as functions of arrays."""
