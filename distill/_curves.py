@@ -43,6 +43,8 @@ def _draw_loss(axes: Any, epochs: Sequence[dict[str, Any]]) -> None:
 
 
 def _draw_knn(axes: Any, epochs: Sequence[dict[str, Any]]) -> None:
-    axes.plot([r["epoch"] for r in epochs], [100 * r["knn"] for r in epochs], marker=".", color="C2")
+    axes.plot(
+        [r["epoch"] for r in epochs], [100 * r["knn"] for r in epochs], marker=".", color="C2"
+    )
     axes.set_xlabel("epoch")
     axes.set_ylabel("kNN accuracy [%]")

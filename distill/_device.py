@@ -44,8 +44,8 @@ def choose_device(devices: str | int) -> torch.device:
     """The device of this process.
 
     Args:
-        devices: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`, or how many processes
-            torchrun was asked for.
+        devices: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`, or how many
+            processes torchrun was asked for.
 
     Raises:
         UsageError: If there is no such device, or a count that torchrun did not start.
@@ -97,9 +97,9 @@ def choose_dtypes(
 ) -> Dtypes:
     """Which precision the networks run in.
 
-    `auto` is bfloat16 on GPUs that have it. On CPUs it is float32 for the student, whose small convolutions
-    gain nothing (measured: 0.8 to 1.2 times as fast), and bfloat16 for a big teacher where the CPU
-    multiplies it in hardware (measured: 6 times as fast).
+    `auto` is bfloat16 on GPUs that have it. On CPUs it is float32 for the student, whose small
+    convolutions gain nothing (measured: 0.8 to 1.2 times as fast), and bfloat16 for a big teacher
+    where the CPU multiplies it in hardware (measured: 6 times as fast).
 
     Raises:
         UsageError: If the precision is not known.

@@ -41,10 +41,10 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def gather_with_grad(tensor: Tensor) -> Tensor:
-    """As `gather`, with the gradient: each rank gets the sum of what all ranks' losses say of its part.
+    """As `gather`, with the gradient: a rank gets the sum of what all losses say of its part.
 
-    DDP averages gradients over ranks, so a loss that is the mean over the local batch ends up as the
-    mean over the global one.
+    DDP averages gradients over ranks, so a loss that is the mean over the local batch ends up as
+    the mean over the global one.
     """
     if world_size() == 1:
         return tensor
@@ -53,7 +53,7 @@ def gather_with_grad(tensor: Tensor) -> Tensor:
 
 class _Gather(Function):
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # type: ignore[override]  # torch types it *args
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
         del ctx
         return gather(tensor)
 

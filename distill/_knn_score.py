@@ -1,7 +1,7 @@
 """kNN accuracy while a run goes on, so that "is it learning?" has an answer.
 
-A monitor on a few thousand photos, not the protocol of `evaluate`: without a test split of its own the
-set lends photos for queries that the student has seen (never their labels).
+A monitor on a few thousand photos, not the protocol of `evaluate`: without a test split of its own
+the set lends photos for queries that the student has seen (never their labels).
 """
 
 from typing import Any
@@ -79,7 +79,10 @@ def _pixels(photos: PhotoSet, student: Student) -> Tensor:
 def _embed(student: Student, pixels: Tensor) -> Tensor:
     device = student.input.mean.device
     return torch.cat(
-        [student(part.to(device).float() / 255).embedding.cpu() for part in pixels.split(_BATCH)]
+        [
+            student(part.to(device).float() / 255).embedding.cpu()
+            for part in torch.split(pixels, _BATCH)
+        ]
     )
 
 

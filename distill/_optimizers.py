@@ -52,13 +52,16 @@ def set_rates(optimizer: Optimizer, *, lr: float, weight_decay: float) -> None:
 
 
 class LARS(Optimizer):
-    """Layer-wise adaptive rates: Large Batch Training of Convolutional Networks, 2017, arXiv 1708.03888.
+    """LARS: Large Batch Training of Convolutional Networks, 2017, arXiv 1708.03888.
 
     ```text
-    g = ∇w + λ w;   r = η |w| / |g|  (1 where either is 0, or λ spares w);   v = μ v + r lr g;   w = w − v
+    g = ∇w + λ w
+    r = η |w| / |g|         1 where either is 0, or where λ spares w
+    v = μ v + r lr g
+    w = w − v
     ```
-    As SimCLR's code has it: the rate is inside the momentum, and groups that weight decay spares get
-    plain momentum.
+    As SimCLR's code has it: the rate is inside the momentum, and groups that weight decay spares
+    get plain momentum.
 
     Args:
         params: Parameters, or groups of them; `decays=False` in a group spares it.
@@ -78,8 +81,12 @@ class LARS(Optimizer):
         trust: float = 0.001,
     ) -> None:
         defaults = {
-            "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "decays": True,
-        }  # fmt: skip
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust": trust,
+            "decays": True,
+        }
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -97,7 +104,9 @@ class LARS(Optimizer):
             gradient = gradient.add(parameter, alpha=group["weight_decay"])
             size, steepness = parameter.norm(), gradient.norm()
             ratio = torch.where(
-                (size > 0) & (steepness > 0), group["trust"] * size / steepness, torch.ones_like(size)
+                (size > 0) & (steepness > 0),
+                group["trust"] * size / steepness,
+                torch.ones_like(size),
             )
             rate = ratio * group["lr"]
         state = self.state[parameter]

@@ -62,7 +62,9 @@ class RunFolder:
             ConfigError: If the run had other settings.
         """
         if not (self.path / CONFIG).is_file():
-            raise UsageError(f"{self.path} holds no run to resume (no {CONFIG}); leave out --resume")
+            raise UsageError(
+                f"{self.path} holds no run to resume (no {CONFIG}); leave out --resume"
+            )
         _check_same(read_toml(self.path / CONFIG), to_plain(config), self.path)
         return (self.path / STATE).is_file()
 
@@ -139,8 +141,8 @@ class RunFolder:
         metrics: tuple[dict[str, Any], ...],
         best: bool = False,
     ) -> dict[str, Path]:
-        """Writes each network as a student file: `<name>.safetensors`, or `best.safetensors` for the first."""
-        paths = {}
+        """Writes each as `<name>.safetensors`; with `best`, the first as `best.safetensors`."""
+        paths: dict[str, Path] = {}
         for name, student in networks.items():
             stem = ("best" if not paths else f"best-{name}") if best else name
             paths[name] = self.path / f"{stem}.safetensors"
@@ -174,6 +176,7 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -
             # None has no form in TOML: a field that is not there is None.
             if (section, name) not in RESUMABLE and old.get(name) != new.get(name):
                 raise ConfigError(
-                    f"{path} was run with {section}.{name}={old.get(name)}, now it is {new.get(name)}; "
+                    f"{path} was run with {section}.{name}={old.get(name)}, now it is "
+                    f"{new.get(name)}; "
                     "resume with the same settings, or choose another --out"
                 )

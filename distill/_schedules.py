@@ -18,8 +18,8 @@ def linear(fraction: float, *, start: float, end: float) -> float:
 def learning_rate(recipe: Recipe, *, step: int, total_steps: int, steps_per_epoch: int) -> float:
     """The learning rate of one step.
 
-    The warm-up rises to the peak at its last step, and the cosine has the steps that are left: SEED's
-    code lets the cosine run under the warm-up, so that its peak is never reached.
+    The warm-up rises to the peak at its last step, and the cosine has the steps that are left:
+    SEED's code lets the cosine run under the warm-up, so that its peak is never reached.
 
     Args:
         recipe: Peak, schedule and warm-up.

@@ -100,7 +100,8 @@ def build_settings(
     given = {key: value for key, value in options.items() if value is not None}
     recipe = {**to_plain(method.RECIPE), **values["recipe"], **given}
     if "warmup_epochs" not in values["recipe"]:
-        # The paper's warm-up is meant for the paper's length: a run of five epochs is not all warm-up.
+        # The paper's warm-up is meant for the paper's length: a run of five epochs is not all
+        # warm-up.
         recipe["warmup_epochs"] = min(
             recipe["warmup_epochs"], _WARMUP_SHARE * float(recipe["epochs"])
         )
@@ -158,7 +159,7 @@ def _split_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:
 
 
 def plain_sections(run: RunSettings, settings: Settings) -> dict[str, dict[str, Any]]:
-    """All settings as TOML takes them; what is None is written as "none", which is read back as None."""
+    """All settings as TOML takes them; None is written as "none", which is read as None."""
     sections = {"run": to_plain(run), **to_plain(settings)}
     return {
         name: {key: "none" if value is None else value for key, value in section.items()}

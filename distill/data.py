@@ -3,8 +3,8 @@
 What travels is a canvas (see `views`): nothing random happens before the views are made, so neither
 the number of workers nor where photos are kept changes a result.
 
-Batches are whole: the last photos of a pass that do not fill a batch are left out. Which ones these are
-is drawn anew each pass, so none is left out for good.
+Batches are whole: the last photos of a pass that do not fill a batch are left out. Which ones these
+are is drawn anew each pass, so none is left out for good.
 """
 
 import os
@@ -53,7 +53,7 @@ class CanvasBatch:
 
 
 class PhotoOrder:
-    """Which photos each step sees; a function of the seed and the step alone, so it resumes anywhere.
+    """Which photos each step sees: a function of the seed and the step, so it resumes anywhere.
 
     Args:
         num_samples: Photos of the set.
@@ -115,8 +115,8 @@ def fit_batch_size(wanted: int | None, *, usual: int, num_samples: int, num_devi
     smallest = 2 * num_devices
     if size < smallest:
         raise DataError(
-            f"{num_samples} photos and a batch of {size} are too few to train on: at least {smallest} are "
-            "needed, a few hundred make sense; give more photos"
+            f"{num_samples} photos and a batch of {size} are too few to train on: at least "
+            f"{smallest} are needed, a few hundred make sense; give more photos"
         )
     if size % num_devices:
         raise DataError(
@@ -263,7 +263,9 @@ class MemoryCanvases:
 
 
 def _judge_broken(photos: PhotoSet, reasons: list[str]) -> None:
-    listing = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+    listing = "; ".join(reasons[:3]) + (
+        f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    )
     if len(reasons) > MAX_BROKEN_SHARE * len(photos):
         raise DataError(
             f"{photos.name}: {len(reasons)} of {len(photos)} photos cannot be read, more than "
@@ -283,8 +285,8 @@ def _near(canvases: Tensor, device: torch.device) -> Tensor:
 class StreamedCanvases:
     """Canvases made by worker processes, in the order of the steps.
 
-    A photo that turns out to be broken gives its place to the next one that can be read; how many is said
-    at the end of the run.
+    A photo that turns out to be broken gives its place to the next one that can be read; how many
+    is said at the end of the run.
 
     Args:
         photos: The photos.
@@ -299,9 +301,7 @@ class StreamedCanvases:
         self.photos = photos
         self._side = side
         self._device = device
-        self._workers = (
-            max(1, usable_cores() // _local_ranks()) if workers is None else workers
-        )
+        self._workers = max(1, usable_cores() // _local_ranks()) if workers is None else workers
 
     def batches(self, order: PhotoOrder, *, start: int, stop: int) -> Iterator[CanvasBatch]:
         """This rank's batches of steps `start` to `stop`."""

@@ -1,5 +1,6 @@
 """Small networks on top of an embedding that training needs and the shipped student leaves out."""
 
+import itertools
 from typing import Literal
 
 from torch import nn
@@ -29,7 +30,7 @@ def mlp(
     if hidden_bias is None:
         hidden_bias = norm == "none"
     layers: list[nn.Module] = []
-    for width_in, width_out in zip(dims[:-2], dims[1:-1], strict=True):
+    for width_in, width_out in itertools.pairwise(dims[:-1]):
         layers += [nn.Linear(width_in, width_out, bias=hidden_bias), *_norm(norm, width_out)]
         layers.append(nn.ReLU() if activation == "relu" else nn.GELU())
     layers.append(nn.Linear(dims[-2], dims[-1], bias=output_bias))

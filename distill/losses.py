@@ -1,4 +1,4 @@
-"""Losses and measures that methods share: pure functions of tensors, in the paper's order of symbols.
+"""Losses that methods share: pure functions of tensors, in the paper's order of symbols.
 
 All of them compute in float32 (float64 stays), whatever precision the networks ran in: at a
 temperature of 0.01 similarities become logits of ±100, where bfloat16 steps by a half.
@@ -6,7 +6,7 @@ temperature of 0.01 similarities become logits of ±100, where bfloat16 steps by
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -25,8 +25,8 @@ def in_full_precision(loss: Callable[_P, _R]) -> Callable[_P, _R]:
         device = tensors[0].device.type if tensors else "cpu"
         with torch.autocast(device, enabled=False):
             return loss(
-                *map(_widen, args),  # type: ignore[arg-type]  # only the dtype of tensors changes
-                **{name: _widen(value) for name, value in kwargs.items()},  # type: ignore[arg-type]
+                *map(_widen, args),
+                **{name: _widen(value) for name, value in kwargs.items()},
             )
 
     return wrapped
@@ -55,7 +55,7 @@ def entropy(probabilities: Tensor) -> Tensor:
     Args:
         probabilities: (B, C) p, rows sum to one.
     """
-    return torch.special.entr(probabilities).sum(1).mean()
+    return cast(Tensor, torch.special.entr(probabilities)).sum(1).mean()
 
 
 @in_full_precision
@@ -66,8 +66,9 @@ def queue_similarity(
 
     ```text
     l_S = [ z_S·z_T , z_S·d_1 , … , z_S·d_K ] / τ_S
-    l_T = [ z_T·z_T , z_T·d_1 , … , z_T·d_K ] / τ_T      column 0 is the photo's own teacher embedding
+    l_T = [ z_T·z_T , z_T·d_1 , … , z_T·d_K ] / τ_T
     ```
+    Column 0 is the photo's own teacher embedding.
 
     Args:
         student: (B, D) z_S, any length; normalised here.
@@ -92,7 +93,7 @@ def queue_similarity(
 def cosine_and_smooth_l1(
     prediction: Tensor, target: Tensor, *, cosine_weight: float, smooth_l1_weight: float
 ) -> Tensor:
-    """`mean_b [ α (1 − cos(p_b, t_b)) + β mean_d smoothL1(p_bd − t_bd) ]` (arXiv 2312.06709, 2603.22387).
+    """`mean_b [ α (1 − cos(p_b, t_b)) + β mean_d smoothL1(p_bd − t_bd) ]` (arXiv 2603.22387).
 
     Args:
         prediction: (B, D) p.

@@ -10,7 +10,6 @@ from edgeseed.core.errors import ConfigError
 from edgeseed.core.network import StudentNetwork, StudentOutput
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture
-
 from edgeseed.distill.features import extract
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PixelInput(nn.Module):
-    """Turns pixels in 0..1 into a network's normalised input, and to its size if it has a fixed one.
+    """Turns pixels in 0..1 into a network's normalised input, at its size if that is fixed.
 
     Args:
         preprocess: The network's input; its mean and std are used.
@@ -86,7 +85,7 @@ class Student(nn.Module):
         embedding, features = extract(self.network.backbone, self.input(pixels))
         if features is None:
             raise ConfigError(
-                f"{self.architecture.name} has no feature map; choose a method or setting that uses none"
+                f"{self.architecture.name} has no feature map; choose a setting that uses none"
             )
         return embedding, features
 
@@ -123,9 +122,9 @@ class FrozenTeacher:
         self.embedding_dim = network.embedding_dim
         self.name = network.name
         self.heads = network.heads
-        self._input = PixelInput(
-            network.preprocess, image_size=network.preprocess.image_size
-        ).to(device)
+        self._input = PixelInput(network.preprocess, image_size=network.preprocess.image_size).to(
+            device
+        )
         self._cache = cache
 
     def __call__(self, batch: "Batch", view: int = 0) -> "TeacherOutput":
@@ -151,9 +150,11 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def answer(self, pixels: Tensor) -> "TeacherOutput":
-        """What the teacher says of any (B, 3, H, W) pixels in 0..1; as `__call__`, never from the cache."""
+        """What the teacher says of any (B, 3, H, W) pixels in 0..1; never from the cache."""
         reduced = self.dtype != torch.float32
-        with torch.autocast(self.device.type, dtype=self.dtype if reduced else None, enabled=reduced):
+        with torch.autocast(
+            self.device.type, dtype=self.dtype if reduced else None, enabled=reduced
+        ):
             output = cast("TeacherOutput", self.network(self._input(pixels)))
         features = None if output.features is None else output.features.float()
         return type(output)(output.embedding.float(), features)
@@ -189,8 +190,8 @@ class FrozenTeacher:
 class EmbeddingCache:
     """A teacher's answers to views that come back exactly (`--set views.replay=K`).
 
-    Exact, because a view that is replayed has the same pixels as before: same crop, same colours, same
-    partner in mixup. Nothing else is ever answered from here.
+    Exact, because a view that is replayed has the same pixels as before: same crop, same colours,
+    same partner in mixup. Nothing else is ever answered from here.
 
     Args:
         num_samples: Photos of the set.
@@ -198,7 +199,9 @@ class EmbeddingCache:
         device: Where the answers are kept.
     """
 
-    def __init__(self, num_samples: int, *, periods: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, num_samples: int, *, periods: int, device: torch.device | str = "cpu"
+    ) -> None:
         self._num_samples = num_samples
         self._periods = periods
         self._device = device

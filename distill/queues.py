@@ -31,7 +31,7 @@ class EmbeddingQueue(nn.Module):
         super().__init__()
         if size < batch_size or size % batch_size:
             raise ConfigError(
-                f"queue_size={size} is not a multiple of the batch of {batch_size} over all devices; "
+                f"queue_size={size} is not a multiple of the batch of {batch_size} photos; "
                 f"use {max(size // batch_size, 1) * batch_size}, or change --batch-size"
             )
         entries = F.normalize(torch.randn(size, dim, generator=generator), dim=1)

@@ -1,5 +1,6 @@
-"""How a method is trained: optimiser, learning rate, schedule, batch and length, as its paper states them."""
+"""How a method is trained: optimiser, rates, schedule, batch and length, as its paper has them."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,8 @@ class Recipe:
         schedule: Of the learning rate after the warm-up.
         warmup_epochs: Linear warm-up from zero; it is part of `epochs`, the cosine has the rest.
         final_lr: Where the cosine ends; absolute, not scaled by the batch.
-        milestones: For `step`: fractions of the run after which the rate is multiplied by `step_factor`.
+        milestones: For `step`: fractions of the run after which the rate is multiplied by
+            `step_factor`.
         step_factor: See `milestones`.
         clip_norm: Largest norm of the gradient of all parameters together; None does not clip.
         batch_size: Photos a step, over all devices together.
@@ -55,7 +57,9 @@ class Recipe:
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm={self.clip_norm} must be above 0, or none")
         if any(not 0 < milestone < 1 for milestone in self.milestones):
-            raise ValueError(f"milestones={self.milestones} must be fractions of the run, between 0 and 1")
+            raise ValueError(
+                f"milestones={self.milestones} must be fractions of the run, between 0 and 1"
+            )
         if self.schedule == "step" and not self.milestones:
             raise ValueError("schedule=step needs milestones, such as 0.6,0.8")
 
@@ -63,4 +67,5 @@ class Recipe:
     def peak_lr(self) -> float:
         """The learning rate after the warm-up, for this recipe's batch."""
         ratio = self.batch_size / self.lr_batch_size
-        return self.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[self.lr_scaling]
+        factors = {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}
+        return self.lr * factors[self.lr_scaling]

@@ -1,4 +1,4 @@
-"""`distill`: one call from photos and a teacher to a student file. And `train`, which it is made of."""
+"""`distill`: one call from photos and a teacher to a student file, by way of `train`."""
 
 import dataclasses
 import os
@@ -40,7 +40,7 @@ from edgeseed.distill.views import Augmenter, ViewPlan
 _RESIZE_MARGIN = 8 / 7
 """Shorter side before the centre crop over the crop, at evaluation: 256 to 224, as is usual."""
 _SMALL_IMAGE = 96
-"""Below this, photos are used to their borders: at 32 pixels a margin would cut into the subject."""
+"""Below this, photos are used to their borders: at 32 pixels a margin cuts into the subject."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,8 +81,7 @@ class DistillResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        plain = {f.name: to_plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        return plain
+        return {f.name: to_plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
 
 def distill(
@@ -116,13 +115,15 @@ def distill(
         peer: A second network that is trained, for methods that have one.
         epochs: Passes over the photos; by default the method's.
         batch_size: Photos a step over all devices; by default the method's, less for a small set.
-        image_size: Side of the student's input, in pixels; by default the student's, less for small photos.
+        image_size: Side of the student's input, in pixels; by default the student's, less for small
+            photos.
         lr: Peak learning rate, for the recipe's `lr_batch_size`; by default the method's.
         seed: Of all that is drawn: weights, order, crops, queues.
-        devices: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`, or the number of processes that torchrun started.
+        devices: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`, or the number of processes that torchrun
+            started.
         precision: `fp32`, `bf16`, or `auto`, which chooses by device and network.
-        settings: `"field=value"` for the method, `"recipe.field=value"`, `"views.…"`, `"training.…"`,
-            `"student.…"` for the rest.
+        settings: `"field=value"` for the method, `"recipe.field=value"`, `"views.…"`,
+            `"training.…"`, `"student.…"` for the rest.
         config: A TOML file with settings, such as another run's config.toml.
         resume: Go on with the run in `out`; nothing but devices and loading may have changed.
         during: Measure kNN accuracy every so many epochs; the photos need labels for it.
@@ -253,9 +254,7 @@ class _Run:
                 current.networks(), provenance=provenance, metrics=metrics, best=True
             )
 
-        trainer = Trainer(
-            method, plan, folder=folder, save_best=save_best, score=self._score()
-        )
+        trainer = Trainer(method, plan, folder=folder, save_best=save_best, score=self._score())
         if has_state:
             trainer.load_state_dict(RunFolder(self.out).load_state())
             if folder is not None:
@@ -282,7 +281,7 @@ class _Run:
             if wanted is not None:
                 raise
             raise ConfigError(
-                f"{error}; the teacher's size is set apart from the student's by --set views.teacher_size=N"
+                f"{error}; --set views.teacher_size=N gives the teacher a size of its own"
             ) from error
 
     def _build_students(self, teacher: Teacher | None) -> dict[str, Student]:
@@ -326,8 +325,9 @@ class _Run:
         if self.photos.classes is not None:
             return self.photos.classes
         raise DataError(
-            f"method {self.run.method} trains a classifier, and neither the teacher nor {self.run.data} "
-            "says which classes there are; use a teacher that was fine-tuned, or class folders"
+            f"method {self.run.method} trains a classifier, and neither the teacher nor "
+            f"{self.run.data} says which classes there are; use a teacher that was fine-tuned, "
+            "or class folders"
         )
 
     # ------------------------------------------------------------------ plan
@@ -401,7 +401,7 @@ class _Run:
         method = self.method_class(self.settings.method, parts).to(self.device)
         if self._channels_last():
             # Only four-dimensional weights have the layout; queues and heads stay as they are.
-            method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+            method.to(memory_format=torch.channels_last)
         return method
 
     def _freeze(self, teacher: Teacher | None, dtypes: Dtypes) -> FrozenTeacher | None:
@@ -424,15 +424,14 @@ class _Run:
         recipe = plan.recipe
         taught = "" if teacher is None else f" from {teacher.name} ({_short(dtypes.teacher)})"
         say(
-            f"{self.run.method}: {self.run.student}{taught}, {len(self.photos)} photos at {self.image_size} px, "
-            f"{recipe.epochs} epochs of {plan.order.steps_per_epoch} steps of {recipe.batch_size} photos, "
+            f"{self.run.method}: {self.run.student}{taught}, "
+            f"{len(self.photos)} photos at {self.image_size} px, {recipe.epochs} epochs of "
+            f"{plan.order.steps_per_epoch} steps of {recipe.batch_size} photos, "
             f"{recipe.optimizer} with peak learning rate {recipe.peak_lr:.3g}, "
             f"{_short(plan.dtype)} on {self.device}"
         )
 
-    def _provenance(
-        self, sections: Mapping[str, Any], teacher: Teacher | None
-    ) -> dict[str, Any]:
+    def _provenance(self, sections: Mapping[str, Any], teacher: Teacher | None) -> dict[str, Any]:
         provenance: dict[str, Any] = {
             "method": self.run.method,
             "config": dict(sections),
@@ -526,7 +525,9 @@ def _fit_recipe(recipe: Any, options: Mapping[str, Any], num_photos: int) -> Any
 
 def _check_views(views: ViewPlan, method: type[Method[Any]]) -> None:
     if views.mixup and method.NEEDS.labels != "unused":
-        raise ConfigError("views.mixup=true blends photos, and this method's labels do not: use false")
+        raise ConfigError(
+            "views.mixup=true blends photos, and this method's labels do not: use false"
+        )
 
 
 def _metrics(record: Mapping[str, Any], run: RunSettings) -> tuple[dict[str, Any], ...]:

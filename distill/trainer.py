@@ -34,7 +34,8 @@ class TrainingConfig:
     """How the loop runs; none of it is part of a method. `--set training.FIELD=VALUE` changes one.
 
     Attributes:
-        cache: Whether all photos are kept decoded in memory; `auto` does if they take less than a quarter.
+        cache: Whether all photos are kept decoded in memory; `auto` does if they take less than a
+            quarter.
         workers: Processes that decode where photos are not kept; none takes the cores there are.
         channels_last: Memory layout of the student; none chooses by device and size.
         compile: Whether torch.compile runs over the trained networks. Pays on a GPU in long runs.
@@ -165,7 +166,8 @@ class Trainer:
         if _distributed.world_size() == 1:
             return self.method
         ids = [self.plan.device] if self.plan.device.type == "cuda" else None
-        # Buffers need no broadcast: queues are gathered and equal, BatchNorm's are rank 0's when saved.
+        # Buffers need no broadcast: queues are gathered and equal, BatchNorm's are rank 0's when
+        # saved.
         return DistributedDataParallel(self.method, device_ids=ids, broadcast_buffers=False)
 
     def _batches(self, start: int) -> Iterator[Batch]:
@@ -205,7 +207,8 @@ class Trainer:
         )
         decay = weight_decay(plan.recipe, step=self.step, total_steps=plan.total_steps)
         set_rates(self.optimizer, lr=lr, weight_decay=decay)
-        # Dropout and the like draw from torch's generator: seeded by the step, a resumed run draws the same.
+        # Dropout and the like draw from torch's generator: seeded by the step, a resumed run draws
+        # the same.
         torch.manual_seed(int(batch.generator.initial_seed()))
         reduced = plan.dtype != torch.float32
         with torch.autocast(
@@ -230,7 +233,11 @@ class Trainer:
         )
 
     def _count(self, result: StepResult, norm: Tensor) -> None:
-        values: dict[str, Tensor | float] = {"loss": result.loss, "gradient_norm": norm, **result.logs}
+        values: dict[str, Tensor | float] = {
+            "loss": result.loss,
+            "gradient_norm": norm,
+            **result.logs,
+        }
         if result.floor is not None:
             values["floor"] = result.floor
             values["gap"] = result.loss.detach() - result.floor
@@ -264,9 +271,9 @@ class Trainer:
         if broken:
             lr = self.optimizer.param_groups[0]["lr"]
             raise WorkError(
-                f"training diverged: {' and '.join(broken)} became {means[broken[0]]} before step {self.step} "
-                f"(learning rate {lr:.3g}); lower --lr, raise the temperatures or use --precision fp32. "
-                "The last good state is in the run folder"
+                f"training diverged: {' and '.join(broken)} became {means[broken[0]]} before step "
+                f"{self.step} (learning rate {lr:.3g}); lower --lr, raise the temperatures or use "
+                "--precision fp32. The last good state is in the run folder"
             )
 
     def _place(self) -> dict[str, Any]:
@@ -303,7 +310,7 @@ class Trainer:
         return scores
 
     def _keep_best(self, record: Mapping[str, Any]) -> None:
-        """Best is the highest kNN accuracy where it is measured, else the smallest gap to the floor."""
+        """Best is the highest kNN accuracy if it is measured, else the least gap to the floor."""
         if self._score is not None and "knn" not in record:
             return
         value = record["knn"] if self._score is not None else -record.get("gap", record["loss"])
@@ -319,13 +326,14 @@ class Trainer:
     def _stop(self) -> None:
         self._save_state()
         raise WorkError(
-            f"interrupted after step {self.step} of {self.plan.total_steps}; the same call with --resume goes on"
+            f"interrupted after step {self.step} of {self.plan.total_steps}; "
+            "the same call with --resume goes on"
         )
 
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs. Nothing random is in it: draws are functions of the step."""
+        """All that a resumed run needs. No generator is in it: draws are functions of the step."""
         return {
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -8,9 +8,9 @@ beside it, so that a batch is one tensor and crops still have true proportions. 
 * Brightness, contrast, saturation, hue and greyscale are, up to clipping, one 3x3 matrix and an
   offset a photo. (Hue turns the chroma plane of YIQ, as NVIDIA DALI does, not the hexagon of HSV.
   The order is fixed; torchvision shuffles it.)
-* Every random number is a hash of (seed, photo, pass, view, which draw). It depends on nothing else:
-  not on the batch it fell into, the number of workers or ranks, or what was drawn before. So a
-  resumed run draws the same, and a replayed pass gives the same pixels.
+* Every random number is a hash of (seed, photo, pass, view, which draw). It depends on nothing
+  else: not on the batch it fell into, the number of workers or ranks, or what was drawn before. So
+  a resumed run draws the same, and a replayed pass gives the same pixels.
 """
 
 import dataclasses
@@ -47,7 +47,8 @@ class Crop:
         hue: Turn of the colour circle, up to ± this; 0.5 is half a turn.
         grey: Probability of greyscale.
         blur: Probability of a Gaussian blur.
-        blur_sigma: Least and most width of the blur in pixels of a 224-pixel view; scales with `size`.
+        blur_sigma: Least and most width of the blur in pixels of a 224-pixel view; scales with
+            `size`.
         solarize: Probability that values of 0.5 and above are inverted.
         interpolation: Of the resize.
     """
@@ -72,7 +73,9 @@ class Crop:
         if self.size < 8:
             raise ValueError(f"size={self.size} must be at least 8 pixels")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale={self.scale} must be two shares, above 0 and up to 1, in order")
+            raise ValueError(
+                f"scale={self.scale} must be two shares, above 0 and up to 1, in order"
+            )
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio={self.ratio} must be two positive numbers in order")
         for name in ("flip", "jitter", "grey", "blur", "solarize"):
@@ -81,7 +84,7 @@ class Crop:
 
 
 def moco_crop(size: int, *, min_scale: float = 0.2) -> Crop:
-    """MoCo v2's view (arXiv 2003.04297), which SEED uses too: jitter .4/.4/.4/.1, grey .2, blur .5."""
+    """MoCo v2's view (arXiv 2003.04297), and SEED's: jitter .4/.4/.4/.1, grey .2, blur .5."""
     return Crop(
         size=size, scale=(min_scale, 1.0), jitter=0.8, brightness=0.4, contrast=0.4,
         saturation=0.4, hue=0.1, grey=0.2, blur=_blur_for(size, 0.5),
@@ -89,7 +92,7 @@ def moco_crop(size: int, *, min_scale: float = 0.2) -> Crop:
 
 
 def simclr_crop(size: int, *, min_scale: float = 0.08) -> Crop:
-    """SimCLR's view (arXiv 2002.05709): strength 1 at full size; half of it, without blur, below 64 pixels (B.9)."""
+    """SimCLR's view (arXiv 2002.05709); below 64 pixels, half the strength and no blur (B.9)."""
     strength = 1.0 if size >= _SMALL else 0.5
     return Crop(
         size=size, scale=(min_scale, 1.0), jitter=0.8, brightness=0.8 * strength,
@@ -99,7 +102,7 @@ def simclr_crop(size: int, *, min_scale: float = 0.08) -> Crop:
 
 
 def regression_crop(size: int) -> Crop:
-    """LightlyTrain's view for distillation: crops from .14, mild colours of SimCLR at half strength."""
+    """LightlyTrain's view for distillation: crops from .14, SimCLR's colours at half strength."""
     return Crop(
         size=size, scale=(0.14, 1.0), jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2,
         hue=0.1, grey=0.2,
@@ -147,7 +150,9 @@ class ViewPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewSettings:
-    """What a user may change of a method's views: `--set views.FIELD=VALUE`; none keeps the method's.
+    """What a user may change of a method's views: `--set views.FIELD=VALUE`.
+
+    None keeps what the method has.
 
     Attributes:
         preset: Another style for every view; sizes stay as the method has them.
@@ -159,8 +164,9 @@ class ViewSettings:
         mixup: Whether batches are blended.
         teacher_size: Side of the teacher's input, in pixels; none takes the student's.
         canvas: Side that photos are kept at, in pixels; 0 chooses by the views and the photos.
-        replay: After how many epochs the same views come again, so that the teacher need not look at
-            them twice; 0 never repeats. Long runs overfit to a few fixed views (arXiv 2106.05237).
+        replay: After how many epochs the same views come again, so that the teacher need not look
+            at them twice; 0 never repeats. Long runs overfit to a few fixed views (arXiv
+            2106.05237).
     """
 
     preset: Literal["moco", "simclr", "regression", "weak", "center"] | None = None
@@ -306,7 +312,7 @@ def _crop_shares(crop: Crop, numbers: Floats, shapes: Floats) -> tuple[Floats, F
 def _resize_matrix(
     start: Floats, share: Floats, *, canvas: int, size: int, cubic: bool, device: torch.device
 ) -> Tensor:
-    """(B, size, canvas): each row makes one pixel out of the canvas, with Pillow's antialiased kernels."""
+    """(B, size, canvas): a row makes one pixel of the view, with Pillow's antialiased kernels."""
     begin = torch.from_numpy(start * canvas).to(device, torch.float32)[:, None, None]
     step = torch.from_numpy(share * canvas / size).to(device, torch.float32)[:, None, None]
     centers = begin + (torch.arange(size, device=device)[:, None] + 0.5) * step
@@ -347,7 +353,7 @@ def _colour_matrix(draws: _Draws) -> Tensor:
     rotation[:, 1, 1] = rotation[:, 2, 2] = angle.cos()
     rotation[:, 1, 2] = -angle.sin()
     rotation[:, 2, 1] = angle.sin()
-    matrix = _YIQ_TO_RGB @ rotation @ _RGB_TO_YIQ @ saturated
+    matrix: Tensor = _YIQ_TO_RGB @ rotation @ _RGB_TO_YIQ @ saturated
     matrix[torch.from_numpy(draws.grey)] = grey
     return matrix
 

@@ -1,4 +1,4 @@
-"""One published method a file. A file that does not start with `_` is a method; its `METHOD` is the class."""
+"""One published method a file; `METHOD` in it is the class. Files that start with `_` are none."""
 
 from typing import TYPE_CHECKING, Any, cast
 

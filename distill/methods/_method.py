@@ -1,9 +1,9 @@
-"""What every method is: it owns its config, heads and state, asks for views, and turns a batch into a loss.
+"""What a method is: it owns its config, heads and state, asks for views, and makes the loss.
 
 The trainer knows no method by name. It does this, and a method fills in what it needs:
 
 ```text
-parts = Parts(student, teacher, peer, num_samples, ...)      # what NEEDS asked for, ready on the device
+parts = Parts(student, teacher, peer, ...)               # what NEEDS asked for
 method = Seed(config, parts)
 for each step:
     result = method(batch, progress)     # step(): views -> StepResult(loss, floor, logs)
@@ -11,7 +11,8 @@ for each step:
     method.after_backward(progress)      # hook: e.g. freeze a last layer for an epoch
     optimizer.step()
     method.after_step(progress)          # hook: e.g. enqueue, move an average
-save method.networks() (each a student file), method.heads() (one file), method.state_dict() (to resume)
+save method.networks() (a student file each), method.heads() (one file),
+     method.state_dict() (to resume)
 ```
 """
 
@@ -86,10 +87,12 @@ class Batch:
         views: One tensor a view of the plan, (B, 3, H, W), pixels in 0..1, not normalised:
             each network normalises for itself, so the same tensor goes to teacher and student.
         indices: Which photos these are, (B,) int64, below `Parts.num_samples`.
-        labels: Class of each photo, (B,) int64, -1 where it has none; None if the method asks for none.
+        labels: Class of each photo, (B,) int64, -1 where it has none; None if the method asks for
+            none.
         generator: For random draws of this step (negatives, masks). On the CPU, seeded by the run's
             seed, the step and the rank, so that a resumed run draws the same.
-        period: Number of this pass in the replay (see `ViewSettings.replay`); -1 if views are always fresh.
+        period: Number of this pass in the replay (see `ViewSettings.replay`); -1 if views are
+            always fresh.
     """
 
     views: tuple[Tensor, ...]
@@ -130,8 +133,9 @@ class StepResult:
 
     Attributes:
         loss: What is minimised: a scalar in float32, with its graph.
-        floor: The least value that `loss` can take on this batch, such as the teacher's entropy in a
-            cross-entropy; 0.0 if zero can be reached, None if nobody knows. Logged next to the loss.
+        floor: The least value that `loss` can take on this batch, such as the teacher's entropy in
+            a cross-entropy; 0.0 if zero can be reached, None if nobody knows. Logged next to the
+            loss.
         logs: Further scalars to average over an epoch, detached.
     """
 
@@ -143,9 +147,9 @@ class StepResult:
 class Method(nn.Module, Generic[ConfigT]):
     """Base of all methods.
 
-    A subclass sets `Config`, `RECIPE` and (unless the defaults fit) `NEEDS`, and writes `views` and `step`.
-    Whatever must survive a resume is a parameter or a buffer. The teacher is no submodule on purpose:
-    so it is in no checkpoint and no DDP bucket, and `train()` cannot reach it.
+    A subclass sets `Config`, `RECIPE` and (unless the defaults fit) `NEEDS`, and writes `views` and
+    `step`. Whatever must survive a resume is a parameter or a buffer. The teacher is no submodule
+    on purpose: so it is in no checkpoint and no DDP bucket, and `train()` cannot reach it.
     """
 
     Config: ClassVar[type[Any]]
@@ -169,7 +173,10 @@ class Method(nn.Module, Generic[ConfigT]):
 
     @abstractmethod
     def step(self, batch: Batch, progress: Progress) -> StepResult:
-        """The loss of one batch. Runs under autocast if the run has a reduced precision: losses guard themselves."""
+        """The loss of one batch.
+
+        Runs under autocast if the run has a reduced precision: see `losses.in_full_precision`.
+        """
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         """`step`; called through DDP, which hooks `forward`."""
@@ -182,11 +189,11 @@ class Method(nn.Module, Generic[ConfigT]):
         """Called after the optimiser's step: the place to enqueue and to move averages."""
 
     def networks(self) -> dict[str, Student]:
-        """What is kept: name -> network, each written as `<name>.safetensors`. The first is evaluated."""
+        """What is kept, each written as `<name>.safetensors`. The first is evaluated."""
         return {"student": self.student}
 
     def heads(self) -> dict[str, nn.Module]:
-        """Modules that the student file leaves out, kept in `heads.safetensors` for a later stage."""
+        """Modules that student files leave out, kept in `heads.safetensors` for a later stage."""
         kept = set(map(id, self.networks().values()))
         return {
             name: module

@@ -1,12 +1,12 @@
 """Regress: the student's features, through a small MLP, become the teacher's. The default.
 
-After SimReg (2021, arXiv 2201.05131) and EUPE (2026, arXiv 2603.22387), with the patience and the mixup of
-"a good teacher is patient and consistent" (2021, arXiv 2106.05237).
+After SimReg (2021, arXiv 2201.05131) and EUPE (2026, arXiv 2603.22387), with the patience and the
+mixup of "a good teacher is patient and consistent" (2021, arXiv 2106.05237).
 
 ```text
 t̂ = (f_T(x) − μ) / σ          per dimension; μ, σ over the first photos of the run, then fixed
 L = (1 − cos(g(f_S(x)), t̂)) + β smoothL1(g(f_S(x)), t̂)                      β = 0.1
-  + w · mean over places [ 0.9 (1 − cos) + 0.1 smoothL1 ]                    w = 0: patches are optional
+  + w · mean over places [ 0.9 (1 − cos) + 0.1 smoothL1 ]                    w = 0 by default
 x: one view, blended within the batch (mixup), the same pixels for both networks
 g: Linear(d, 2d) – norm – GELU – Linear(2d, D_T)
 ```
@@ -38,7 +38,8 @@ class RegressConfig:
 
     Attributes:
         smooth_l1_weight: β, beside a cosine term of weight one.
-        patch_weight: w of the term on feature maps; 0 leaves it out. Needs a map from both networks.
+        patch_weight: w of the term on feature maps; 0 leaves it out. Needs a map from both
+            networks.
         head_norm: In the MLP; `layer` for batches of a few photos.
         mixup: Whether photos of a batch are blended, for teacher and student alike.
         standardize_steps: Steps over which μ and σ are gathered before they are fixed (EUPE: 500),
@@ -60,7 +61,7 @@ class RegressConfig:
 
 
 class Standardizer(nn.Module):
-    """Gives each dimension mean 0 and variance 1, by statistics that are gathered first and then fixed.
+    """Gives each dimension mean 0 and variance 1 by statistics that are gathered, then fixed.
 
     The statistics are the exact mean and variance of all rows seen so far, over all ranks (Chan,
     Golub, LeVeque 1979). Dimensions that hardly vary are not blown up: a ten-thousandth of the mean
@@ -125,7 +126,11 @@ class Regress(Method[RegressConfig]):
         if config.patch_weight > 0:
             map_dim = parts.teacher.map_dim()
             self.patch_head = mlp(
-                parts.student.map_dim, 2 * parts.student.map_dim, map_dim, activation="gelu", norm="layer"
+                parts.student.map_dim,
+                2 * parts.student.map_dim,
+                map_dim,
+                activation="gelu",
+                norm="layer",
             )
             self.standardize_patches = Standardizer(map_dim, steps=steps)
 
@@ -165,7 +170,8 @@ class Regress(Method[RegressConfig]):
         )
 
     def _patch_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        # Teachers of 16 x 16 patches against students of 7 x 7 features: meet on the student's grid.
+        # Teachers of 16 x 16 patches against students of 7 x 7 features: meet on the student's
+        # grid.
         teacher = F.interpolate(teacher, student.shape[2:], mode="bilinear", antialias=True)
         rows = teacher.flatten(2).transpose(1, 2).flatten(0, 1)
         self.standardize_patches.update(rows)

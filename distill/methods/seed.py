@@ -3,13 +3,13 @@
 SEED: Self-supervised Distillation for Visual Representation (2021), arXiv 2101.04731.
 
 ```text
-z_S = norm(h_S(f_S(x)))    z_T = norm(h_T(f_T(x)))    one view x, the same for both; the teacher is frozen
+z_S = norm(h_S(f_S(x)))    z_T = norm(h_T(f_T(x)))    one view x for both, the teacher frozen
 l_S = [ z_S·z_T , z_S·d_1 , … , z_S·d_K ] / τ_S       d: queue of past teacher embeddings
 l_T = [ z_T·z_T , z_T·d_1 , … , z_T·d_K ] / τ_T
 L   = − mean_batch Σ_j softmax(l_T)_j log softmax(l_S)_j
 ```
-The queue takes z_T only after the step, so that the photo's own embedding is there once, as column 0.
-As τ_T → 0 the target becomes one-hot on column 0, and the loss InfoNCE.
+The queue takes z_T only after the step, so that the photo's own embedding is there once, as column
+0. As τ_T → 0 the target becomes one-hot on column 0, and the loss InfoNCE.
 
 Unlike the authors' code: similarities are float32, and τ_T is the paper's 0.01 where the code has
 1e-4 (there, in half precision, the target is one-hot in practice); the schedule moves every step,
@@ -41,8 +41,9 @@ class SeedConfig:
         tau_student: Temperature of the student's similarities.
         tau_teacher: Temperature of the teacher's; less is closer to one-hot targets.
         queue_size: K; none takes 65 536, or what a smaller set of photos can fill.
-        teacher_features: What z_T is: the projection `head` the teacher was pre-trained with, as in the
-            paper, or its `trunk`'s embedding; `auto` takes the head where the weights brought one.
+        teacher_features: What z_T is: the projection `head` the teacher was pre-trained with, as in
+            the paper, or its `trunk`'s embedding; `auto` takes the head where the weights brought
+            one.
     """
 
     tau_student: float = 0.2
@@ -69,7 +70,11 @@ class Seed(Method[SeedConfig]):
         assert parts.teacher is not None
         self.teacher = parts.teacher
         self.uses_teacher_head = _uses_teacher_head(config, parts.teacher)
-        dim = parts.teacher.head_dim("projection") if self.uses_teacher_head else parts.teacher.embedding_dim
+        dim = (
+            parts.teacher.head_dim("projection")
+            if self.uses_teacher_head
+            else parts.teacher.embedding_dim
+        )
         self.head = mlp(parts.student.embedding_dim, parts.student.embedding_dim, dim)
         size = fit_queue_size(
             config.queue_size,
@@ -107,11 +112,14 @@ class Seed(Method[SeedConfig]):
         return StepResult(
             loss=soft_cross_entropy(student_logits, target),
             floor=entropy(target),
-            logs={"own_share": target[:, 0].mean(), "agreement": _agreement(student_logits, target)},
+            logs={
+                "own_share": target[:, 0].mean(),
+                "agreement": _agreement(student_logits, target),
+            },
         )
 
     def after_step(self, progress: Progress) -> None:
-        """Only now do this batch's embeddings enter the queue: while it was scored, they were column 0."""
+        """Enqueues only now: while this batch was scored, its embeddings were column 0."""
         del progress
         assert self._waiting is not None
         self.queue.enqueue(self._waiting)
