@@ -241,7 +241,8 @@ def _mean_cosine(outputs: Outputs, reference: Outputs) -> float:
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    norms = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return np.asarray(rows / norms, dtype=np.float32)
 
 
 def _note(*, has_head: bool, has_labels: bool, reference: Outputs | None) -> str:

@@ -58,7 +58,7 @@ class Summary:
         return asdict(self)
 
     @classmethod
-    def from_samples(cls, samples_ns: Sequence[int]) -> Summary:
+    def from_samples(cls, samples_ns: Sequence[float]) -> Summary:
         """Summarize raw durations in ns; at least one is needed."""
         samples = np.asarray(samples_ns, dtype=np.float64) / NS_PER_MS
         if samples.size == 0:

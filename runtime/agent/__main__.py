@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    import numpy as np
     from numpy.typing import NDArray
 
-    Tensors = dict[str, NDArray[np.generic]]
+    from edgeseed.runtime.engines._engine import Tensors
 
 MIN_PYTHON = (3, 8)
 CHUNK_BYTES = 1 << 20

@@ -62,7 +62,8 @@ class FakeDevice(Device):
 
     Args:
         measurement: what the agent would have measured; None for an agent that dies.
-        outputs: what the model would have answered to the photos.
+        outputs: what the model would have answered to the photos; by default the mean of each
+            channel as the embedding.
         lines: what the agent would have printed.
         ended: how its process would have ended.
     """
@@ -103,9 +104,10 @@ class FakeDevice(Device):
         if self._measurement is not None:
             text = json.dumps(self._measurement)
             (result / _job.MEASUREMENT).write_text(text, encoding="utf-8")
-        if self._outputs is not None:
-            with (result / _job.OUTPUTS).open("wb") as file:
-                np.savez(file, allow_pickle=False, **self._outputs)
+        if (work / _job.PHOTOS).exists():
+            with np.load(work / _job.PHOTOS) as archive:
+                means = archive["pixels"].mean(axis=(2, 3), dtype=np.float32)
+            np.savez(result / _job.OUTPUTS, **(self._outputs or {"embedding": means}))
         return self._ended
 
 

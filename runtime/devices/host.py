@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from edgeseed.core.errors import ConfigError
 from edgeseed.runtime.agent import _job
@@ -41,7 +41,7 @@ class HostDevice(Device):
         return Ended(exit_code=exit_code, stderr=log.read_text("utf-8")[-_STDERR_CHARACTERS:])
 
 
-def _run(command: list[str], stderr: object, on_line: Callable[[str], None]) -> int:
+def _run(command: list[str], stderr: IO[str], on_line: Callable[[str], None]) -> int:
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=stderr, text=True, encoding="utf-8"
     ) as process:

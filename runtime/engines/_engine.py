@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, ClassVar
 
-    import numpy as np
     from numpy.typing import NDArray
 
-    Tensors = dict[str, NDArray[np.generic]]
+    Tensors = dict[str, NDArray[Any]]
 
 
 class EngineError(Exception):

@@ -1,1 +1,1 @@
-"""The report's page, charts and tables."""
+"""Pages that need nothing but a browser: the shell, the drawing, the plots, and each page."""

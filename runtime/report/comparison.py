@@ -1,0 +1,518 @@
+"""The page of `edgeseed compare --html`."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from edgeseed.runtime.accuracy import Accuracy, Share
+from edgeseed.runtime.comparison import Comparison, Group, Row
+from edgeseed.runtime.protocol import Result
+from edgeseed.runtime.report import charts, page
+from edgeseed.runtime.report.charts import Series, TimeUnit
+from edgeseed.runtime.report.page import Cell, Section
+from edgeseed.runtime.report.svg import number
+from edgeseed.runtime.summary import NS_PER_MS, Estimate, Summary
+from edgeseed.runtime.validity import MAX_DRIFT
+
+MIB = 2**20
+NONE = "–"
+
+Colours = dict[str, int]
+
+
+def write_comparison(comparison: Comparison, path: str | Path) -> None:
+    """Write the page: one file that loads nothing."""
+    page.write_page(path, render_comparison(comparison))
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """The page as HTML."""
+    rows = [row for group in comparison.groups for row in group.rows]
+    colours = {row.label: number for number, row in enumerate(rows)}
+    newest = max(row.result.measured_at for row in rows)
+    environment = rows[0].result.environment
+    return page.render_page(
+        title=f"Latency of {rows[0].label}" if len(rows) == 1 else f"{len(rows)} results compared",
+        lead=_lead(comparison),
+        sections=[section(comparison, colours) for section in SECTIONS],
+        foot=f"edgeseed {environment['edgeseed']}, commit {environment['commit'] or 'unknown'}; "
+        f"newest measurement {newest}. Every figure is of the machine, the engine and the "
+        "versions above, and of no other.",
+    )
+
+
+# --------------------------------------------------------------------------- the answer
+
+
+def _lead(comparison: Comparison) -> str:
+    group = comparison.groups[0]
+    best = group.rows[0]
+    if not best.result.valid:
+        return f"No result here is valid. {best.label}: {best.result.reasons[0].message}."
+    unit = TimeUnit.fitting(best.result.latency.p90.value)
+    sentences = [
+        f"With {best.label}, nine of ten images take at most {_time(best, unit)} on "
+        f"{_machine_name(best.result)}{_against_first(best, group)}."
+    ]
+    sentences += _quality_sentence(best)
+    if invalid := sum(not row.result.valid for group in comparison.groups for row in group.rows):
+        sentences.append(f"{invalid} of the results {'is' if invalid == 1 else 'are'} not valid.")
+    if len(comparison.groups) > 1:
+        sentences.append(
+            f"The results are of {len(comparison.groups)} machines or protocols; only those "
+            "measured alike are ranked with each other."
+        )
+    return " ".join(sentences)
+
+
+def _time(row: Row, unit: TimeUnit) -> str:
+    p90 = row.result.latency.p90
+    return f"{unit.estimate(p90).replace('(', '(95 % interval ')}"
+
+
+def _against_first(best: Row, group: Group) -> str:
+    first = next(row for row in group.rows if row.result is group.first)
+    if best is first:
+        others = [row for row in group.rows if row is not first and row.result.valid]
+        if not others:
+            return ""
+        if others[0].verdict == "indistinguishable":
+            return f", which cannot be told apart from {others[0].label}"
+        return f", the fastest of {1 + len(others)}; next is {others[0].label}"
+    if best.verdict == "indistinguishable":
+        return f", which cannot be told apart from {first.label}"
+    times = 1 / best.ratio.value
+    return f", {number(times, digits=2)} times as fast as {first.label}"
+
+
+def _quality_sentence(best: Row) -> Iterator[str]:
+    accuracy = best.result.accuracy
+    if accuracy is None:
+        return
+    if accuracy.agreement is not None:
+        yield (
+            f"It gives the float student's answer on {_percent(accuracy.agreement)} of "
+            f"{accuracy.n} photos."
+        )
+    if accuracy.top1 is not None and accuracy.float_top1 is not None:
+        yield (
+            f"It is right on {_percent(accuracy.top1)}, the float student on "
+            f"{_percent(accuracy.float_top1)}."
+        )
+
+
+def _machine_name(result: Result) -> str:
+    machine = result.device.machine
+    return machine.model or machine.cpu
+
+
+# --------------------------------------------------------------------------- sections
+
+
+def _per_group(comparison: Comparison, render: Callable[[Group], str]) -> str:
+    """One group's markup, or every group's under its own heading."""
+    if len(comparison.groups) == 1:
+        return render(comparison.groups[0])
+    return "".join(
+        page.heading(f"Protocol {group.title}") + render(group) for group in comparison.groups
+    )
+
+
+def _results(comparison: Comparison, colours: Colours) -> Section:
+    def render(group: Group) -> str:
+        head = ("", "p50", "p90", "p99", "against the first", "top-1", "agreement", "runs")
+        rows = [_result_cells(row, group, colours) for row in group.rows]
+        return page.table(head, rows, caption=group.title) + page.notes(_remarks(group))
+
+    lead = "" if len(comparison.groups) > 1 else f"Protocol {comparison.groups[0].title}. "
+    return Section(
+        title="Results",
+        lead=f"{lead}Small print below a figure is its 95 % interval.",
+        markup=_per_group(comparison, render),
+    )
+
+
+def _result_cells(row: Row, group: Group, colours: Colours) -> list[Cell | str]:
+    latency, accuracy = row.result.latency, row.result.accuracy
+    unit = TimeUnit.fitting(group.rows[-1].result.latency.p90.value)
+    engine = row.result.engine
+    what = f"{row.result.bundle.precision}, {engine.threads} thread{'s'[: engine.threads > 1]}"
+    return [
+        Cell(text=row.label, detail=what, css=f"s{colours[row.label] % charts.COLOURS}"),
+        _estimate_cell(latency.p50, unit),
+        _estimate_cell(latency.p90, unit),
+        _estimate_cell(latency.p99, unit),
+        _verdict_cell(row),
+        _share_cell(None if accuracy is None else accuracy.top1),
+        _share_cell(None if accuracy is None else accuracy.agreement),
+        Cell(text=f"{latency.n:,}", detail=f"in {row.result.elapsed_s:.0f} s"),
+    ]
+
+
+def _estimate_cell(estimate: Estimate, unit: TimeUnit) -> Cell:
+    value, _, interval = unit.estimate(estimate).partition(" (")
+    return Cell(text=value, detail=interval.rstrip(")"))
+
+
+def _verdict_cell(row: Row) -> Cell:
+    if not row.result.valid:
+        return Cell(text="not valid", detail="not ranked", css="bad")
+    ratio = f"× {row.ratio.value:.2f}"
+    if row.verdict == "first":
+        return Cell(text="first", detail="what the others refer to")
+    css = {"faster": "good", "slower": "bad"}.get(row.verdict, "")
+    return Cell(text=ratio, detail=row.verdict, css=css)
+
+
+def _share_cell(share: Share | None) -> Cell:
+    if share is None:
+        return Cell(text=NONE)
+    return Cell(text=_percent(share), detail=f"{100 * share.low:.1f} … {100 * share.high:.1f}")
+
+
+def _percent(share: Share) -> str:
+    return f"{100 * share.value:.1f} %"
+
+
+def _remarks(group: Group) -> list[Cell]:
+    return [
+        Cell(
+            text=f"{row.label}: {'not valid, ' if reason.invalidates else ''}{reason.code}.",
+            detail=f"{reason.message[0].upper()}{reason.message[1:]}.",
+            css="bad" if reason.invalidates else "flag",
+        )
+        for row in group.rows
+        for reason in row.result.reasons
+    ]
+
+
+def _distributions(comparison: Comparison, colours: Colours) -> Section:
+    def render(group: Group) -> str:
+        unit, series = _series(group, colours)
+        caption = "Hill: how often each latency occurred. Upright line: p50. Dot: p90, "
+        caption += "with a bar for its 95 % interval. Short tick: p99."
+        if out := charts.beyond(series):
+            slowest = max(item.summary.max for item in series)
+            total = sum(item.samples.size for item in series)
+            caption += f" {out:,} of {total:,} runs were slower than the picture shows, up to "
+            caption += f"{number(slowest)} {unit.name}."
+        return page.figure(charts.ridgeline(series, unit=unit), caption=caption)
+
+    return Section(
+        title="How long one image takes",
+        lead="A narrow hill is a model that an app can count on; a second hill or a long foot is "
+        "something that interrupts it.",
+        markup=_per_group(comparison, render),
+    )
+
+
+def _tails(comparison: Comparison, colours: Colours) -> Section:
+    def render(group: Group) -> str:
+        unit, series = _series(group, colours)
+        caption = "Read at “1 in 100”: one run in a hundred took longer than the line's height. "
+        caption += "Each line ends where fewer than five runs are left to judge by."
+        return page.figure(charts.tail(series, unit=unit), caption=caption)
+
+    return Section(
+        title="The slow runs",
+        lead="A mean hides them, a user does not miss them: what one frame in ten, in a hundred, "
+        "in a thousand costs.",
+        markup=_per_group(comparison, render),
+    )
+
+
+def _timelines(comparison: Comparison, colours: Colours) -> Section:
+    def render(group: Group) -> str:
+        unit, series = _series(group, colours)
+        caption = f"Line: median of each stretch of the run, in {unit.name}. Band: p10 to p90. "
+        caption += f"Dashed: {MAX_DRIFT} times the start; a run that ends above it does not count, "
+        caption += "unless the protocol is sustained, which is there to show it."
+        draw = charts.timeline(series, unit=unit, max_drift=MAX_DRIFT)
+        return page.figure(draw, caption=caption)
+
+    return Section(
+        title="In the course of the run",
+        lead="A line that climbs is a device that heats up, or a neighbour that woke.",
+        markup=_per_group(comparison, render),
+    )
+
+
+def _tradeoffs(comparison: Comparison, colours: Colours) -> Section:
+    def render(group: Group) -> str:
+        quality, points = _points(group, colours)
+        if not points:
+            return "<p>No result here has an accuracy: profile with --data to run photos.</p>"
+        unit = TimeUnit.fitting(group.rows[-1].result.latency.p90.value)
+        caption = "A disc's area is the model's size on disk, its cross the 95 % intervals. "
+        caption += "Dotted: what no other model here beats in both."
+        return page.figure(charts.tradeoff(points, unit=unit, quality=quality), caption=caption)
+
+    return Section(
+        title="Quality, latency and size",
+        lead="Up is better, left is faster, small is easier to ship.",
+        markup=_per_group(comparison, render),
+    )
+
+
+def _points(group: Group, colours: Colours) -> tuple[str, list[charts.Point]]:
+    """Top-1 where every result has it, else agreement with the float student."""
+    for quality in ("top-1", "agreement"):
+        rows = [row for row in group.rows if _quality(row.result.accuracy, quality)]
+        if rows and (len(rows) == len(group.rows) or quality == "agreement"):
+            name = "top-1" if quality == "top-1" else "agreement with the float student"
+            return name, [_point(row, quality, group, colours) for row in rows]
+    return "", []
+
+
+def _quality(accuracy: Accuracy | None, quality: str) -> Share | None:
+    if accuracy is None:
+        return None
+    return accuracy.top1 if quality == "top-1" else accuracy.agreement
+
+
+def _point(row: Row, quality: str, group: Group, colours: Colours) -> charts.Point:
+    share = _quality(row.result.accuracy, quality)
+    assert share is not None
+    unit = TimeUnit.fitting(group.rows[-1].result.latency.p90.value)
+    return charts.Point(
+        label=row.label,
+        colour=colours[row.label],
+        latency=_in_unit(row.result.latency.p90, unit),
+        quality=Estimate(value=share.value, low=share.low, high=share.high),
+        size_mib=row.result.bundle.size_bytes / MIB,
+        valid=row.result.valid,
+    )
+
+
+def _in_unit(estimate: Estimate, unit: TimeUnit) -> Estimate:
+    low, high = (
+        None if end is None else end * unit.per_ms for end in (estimate.low, estimate.high)
+    )
+    return Estimate(value=estimate.value * unit.per_ms, low=low, high=high)
+
+
+def _costs(comparison: Comparison, colours: Colours) -> Section:
+    rows = [row for group in comparison.groups for row in group.rows]
+    head = ("", "size", "load", "first run", "engine's memory", "power")
+    return Section(
+        title="What it costs besides",
+        lead="Load and first run are one measurement each, in a process of their own with the "
+        "model's file in the system's cache.",
+        markup=page.table(
+            head, [_cost_cells(row, colours) for row in rows], caption="Size, start-up and memory"
+        ),
+    )
+
+
+def _cost_cells(row: Row, colours: Colours) -> list[Cell | str]:
+    result = row.result
+    power = result.power
+    energy = NONE if power is None else f"{number(power.mean_w)} W"
+    return [
+        Cell(text=row.label, css=f"s{colours[row.label] % charts.COLOURS}"),
+        f"{number(result.bundle.size_bytes / MIB)} MiB",
+        f"{number(result.load_ms)} ms",
+        f"{number(result.first_run_ms)} ms",
+        _memory_cell(result),
+        Cell(text=energy, detail="not measurable here" if power is None else power.source),
+    ]
+
+
+def _memory_cell(result: Result) -> Cell:
+    memory = result.memory
+    if memory.peak_mib is None or memory.python_mib is None:
+        return Cell(text=NONE)
+    return Cell(
+        text=f"{number(memory.peak_mib - memory.python_mib)} MiB",
+        detail=f"peak {number(memory.peak_mib)}, Python {number(memory.python_mib)}",
+    )
+
+
+def _places(comparison: Comparison, colours: Colours) -> Section:
+    rows = [row for group in comparison.groups for row in group.rows]
+    facts = [(row, dict(_facts(row.result))) for row in rows]
+    names = list(facts[0][1])
+    body = [[Cell(text=name), *(Cell(text=values[name]) for _, values in facts)] for name in names]
+    shared = [line for line in body if len({_text(cell) for cell in line[1:]}) == 1]
+    differing = [line for line in body if len({_text(cell) for cell in line[1:]}) > 1]
+    markup = page.table(
+        ("", "every result" if len(rows) > 1 else rows[0].label),
+        [line[:2] for line in shared],
+        caption="What was the same for all results",
+        css="prose",
+    )
+    if differing:
+        markup += page.heading("Where they differ") + page.table(
+            ("", *(row.label for row in rows)),
+            differing,
+            caption="What differed between the results",
+            css="prose",
+        )
+    return Section(
+        title="Where and how",
+        lead="A latency is a fact about a machine on a day; this is the machine and the day.",
+        markup=markup,
+    )
+
+
+def _text(cell: Cell | str) -> str:
+    return cell.text if isinstance(cell, Cell) else cell
+
+
+def _facts(result: Result) -> Iterator[tuple[str, str]]:
+    machine, protocol = result.device.machine, result.protocol
+    yield "device", f"{result.device.device} ({result.device.title})"
+    yield "board or computer", machine.model or "not told"
+    yield "processor", f"{machine.cpu}, {machine.architecture}"
+    yield "cores", _cores(result)
+    yield "clock", _clock(result)
+    yield "memory", NONE if machine.memory_mib is None else f"{machine.memory_mib / 1024:.1f} GiB"
+    yield "isolation", _isolation(result)
+    yield (
+        "other work before",
+        _load(result.load_before.other_cores, result.load_before.load_average),
+    )
+    yield (
+        "other work during",
+        _load(result.load_during.other_cores, result.load_during.load_average),
+    )
+    yield "temperature", _temperature(result)
+    yield "power", result.power_unavailable or "measured, see above"
+    yield "system", machine.system
+    yield "engine", f"{result.engine.name} {result.engine.version}, Python {machine.python}"
+    yield "engine settings", _settings(result)
+    yield "compute unit", _unit(result)
+    yield (
+        "protocol",
+        f"{protocol.name}: at least {protocol.min_runs:,} runs and {protocol.min_seconds:g} s, "
+        "one image after another",
+    )
+    warm = result.warm_up
+    yield "warm-up", f"{warm.seconds:.1f} s, " + ("steady" if warm.steady else "not steady")
+    yield "self-check", _golden(result)
+    yield "photos", _photos(result.accuracy)
+    yield "measured at", result.measured_at
+
+
+def _cores(result: Result) -> str:
+    machine = result.device.machine
+    quota = "" if machine.cpu_quota is None else f", quota {machine.cpu_quota:g}"
+    return f"{machine.usable_cores} of {machine.logical_cores} usable{quota}"
+
+
+def _clock(result: Result) -> str:
+    machine = result.device.machine
+    if not machine.frequency_mhz:
+        return "not told by this system"
+    frequencies = sorted(machine.frequency_mhz.values())
+    governors = ", ".join(machine.governors) or "unknown"
+    return f"{frequencies[0]:.0f} to {frequencies[-1]:.0f} MHz, governor {governors}"
+
+
+def _isolation(result: Result) -> str:
+    machine = result.device.machine
+    kinds = [machine.container] if machine.container else []
+    if machine.virtual_machine:
+        kinds.append("virtual machine")
+    return " in a ".join(kinds) or "none seen"
+
+
+def _load(cores: float | None, average: float | None) -> str:
+    if cores is None:
+        return "not told" if average is None else f"load average {average:.2f}"
+    return f"{cores:.2f} cores"
+
+
+def _temperature(result: Result) -> str:
+    if result.thermals is None or not result.thermals.after.temperature_c:
+        return "not told by this system"
+    before = max(result.thermals.before.temperature_c.values(), default=float("nan"))
+    after = max(result.thermals.after.temperature_c.values())
+    return f"hottest sensor {before:.0f} °C before, {after:.0f} °C after"
+
+
+def _settings(result: Result) -> str:
+    return ", ".join(f"{name} {value}" for name, value in result.engine.settings.items()) or NONE
+
+
+def _unit(result: Result) -> str:
+    placement = result.placement
+    share = "" if placement.share is None else f", {placement.share:.0%} of its nodes"
+    return f"asked for {placement.requested}, ran on {placement.actual}{share}"
+
+
+def _golden(result: Result) -> str:
+    golden = result.golden
+    worst = max(golden.relative_error.values())
+    return (
+        f"{golden.n} golden photos, off by at most {worst:.1e} of the largest "
+        f"value (limit {golden.tolerance:g})"
+    )
+
+
+def _photos(accuracy: Accuracy | None) -> str:
+    if accuracy is None:
+        return "none"
+    return f"{accuracy.n}: {accuracy.source}" + (f" ({accuracy.note})" if accuracy.note else "")
+
+
+MEANINGS = (
+    ("p50, p90, p99", "Half, nine tenths and 99 hundredths of the runs took at most this long. "
+     "p90 is the headline, as in MLPerf Mobile: a mean hides the slow runs."),
+    ("95 % interval", "How sure this run is of its own figure, from order statistics and widened "
+     "for runs that are not independent of each other. Another day or another unit of the same "
+     "device may differ by more: measure again before trusting a small difference."),
+    ("against the first", "p90 divided by the first result's p90; below 1 is faster. Results whose "
+     "intervals overlap are called indistinguishable. Only results of one protocol on one machine "
+     "are ranked."),
+    ("top-1", "Share of labelled photos whose highest class is the label, run on the device; the "
+     "interval is Wilson's."),
+    ("agreement", "Share of photos on which the model on the device and the float student give the "
+     "same top class; without classes, whose nearest float embedding is that of the same photo. It "
+     "needs no label."),
+    ("load, first run", "Opening the model in a fresh process, and the first image after that: "
+     "what a user waits for when an app starts."),
+    ("engine's memory", "The most memory that was resident, without Python and numpy, which an app "
+     "does not have."),
+    ("drift", "Median of the last tenth of the runs over that of the first. Above "
+     f"{MAX_DRIFT} the device throttles or is shared."),
+    ("not valid", "Too few runs, the wrong compute unit, or throttling: the figure is shown, and "
+     "ranked nowhere. A flag without “not valid” is something to know, and the figure counts."),
+)  # fmt: skip
+
+
+def _meanings(comparison: Comparison, colours: Colours) -> Section:
+    return Section(title="What the numbers mean", markup=page.definitions(MEANINGS))
+
+
+SECTIONS = (
+    _results,
+    _distributions,
+    _tails,
+    _timelines,
+    _tradeoffs,
+    _costs,
+    _places,
+    _meanings,
+)
+
+
+# --------------------------------------------------------------------------- series
+
+
+def _series(group: Group, colours: Colours) -> tuple[TimeUnit, list[Series]]:
+    unit = TimeUnit.fitting(max(row.result.latency.p90.value for row in group.rows))
+    return unit, [_one_series(row, colours[row.label], unit) for row in group.rows]
+
+
+def _one_series(row: Row, colour: int, unit: TimeUnit) -> Series:
+    samples = np.asarray(row.result.samples_ns, dtype=np.float64)
+    return Series(
+        label=row.label,
+        colour=colour,
+        samples=samples / NS_PER_MS * unit.per_ms,
+        # Percentiles scale with their unit, so the same code gives them in either.
+        summary=Summary.from_samples((samples * unit.per_ms).tolist()),
+        valid=row.result.valid,
+    )
