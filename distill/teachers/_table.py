@@ -136,7 +136,7 @@ def _eupe() -> list[TeacherInfo]:
     }
     return [
         *_rows(vits, pooling="cls", image_size=256, **facts),
-        *_rows(convnext, pooling="avg", image_size=224, **facts),
+        *_rows(convnext, pooling="avg", image_size=256, **facts),
     ]
 
 
