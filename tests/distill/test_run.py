@@ -1,0 +1,392 @@
+"""`distill` from call to folder: what it writes, that it resumes exactly, and how it fails."""
+
+import errno
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from edgeseed.core.config import read_toml
+from edgeseed.core.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    UnknownNameError,
+    UsageError,
+    WorkError,
+)
+from edgeseed.core.network import load_student
+from edgeseed.core.student import read_spec
+from edgeseed.distill import DistillResult, distill
+from edgeseed.distill.methods._method import Method
+from edgeseed.distill.methods.seed import Seed
+from edgeseed.distill.trainer import Trainer
+
+MakePhotos = Callable[..., Path]
+Call = Callable[..., DistillResult]
+
+
+@pytest.fixture
+def call(make_photos: MakePhotos, teacher_file: str, tmp_path: Path) -> Call:
+    """`distill` on 24 photos of two classes for two epochs of three steps, unless said otherwise."""
+    photos = make_photos(24, classes=2)
+
+    def run(**changes: Any) -> DistillResult:
+        arguments: dict[str, Any] = {
+            "method": "seed", "teacher": teacher_file, "student": "test_efficientnet",
+            "data": photos, "out": tmp_path / "run", "epochs": 2, "batch_size": 8,
+            "image_size": 32, "devices": "cpu",
+        }  # fmt: skip
+        return distill(**{**arguments, **changes})
+
+    return run
+
+
+def records(out: Path, kind: str = "epoch") -> list[dict[str, Any]]:
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+# --------------------------------------------------------------------------- what it writes
+
+
+@pytest.mark.parametrize("method", ["seed", "regress"])
+def test_run_folder_is_whole(call: Call, method: str) -> None:
+    result = call(method=method)
+    names = {path.name for path in result.out.iterdir()}
+    assert names == {
+        "best.safetensors", "config.toml", "curves.png", "heads.safetensors", "metrics.jsonl",
+        "state.pt", "student.safetensors", "tensorboard",
+    }  # fmt: skip
+    assert list((result.out / "tensorboard").glob("events.out.tfevents.*"))
+    assert result.student == result.out / "student.safetensors"
+    assert (result.epochs, result.steps, result.num_photos) == (2, 6, 24)
+    assert json.loads(json.dumps(result.to_dict()))["method"] == method
+
+
+def test_student_file_holds_the_trunk_and_no_head(call: Call) -> None:
+    # methods.md G: heads are thrown away; the file must load into the bare architecture.
+    result = call()
+    network, spec = load_student(result.student)
+    assert network.head is None
+    assert all(key.startswith("backbone.") for key in load_file(result.student))
+    assert spec.embedding_dim == network(torch.zeros(1, 3, 32, 32)).embedding.shape[1]
+    assert spec.preprocess.image_size == 32
+    heads = load_file(result.out / "heads.safetensors")
+    assert {key.split(".")[0] for key in heads} == {"head"}
+
+
+def test_student_file_says_where_it_comes_from(call: Call, teacher_file: str) -> None:
+    provenance = read_spec(call(settings=["tau_student=0.1"]).student).provenance
+    assert provenance["method"] == "seed"
+    assert provenance["config"]["method"]["tau_student"] == 0.1
+    assert provenance["config"]["run"]["seed"] == 0
+    assert provenance["teacher"]["name"] == teacher_file
+    assert len(provenance["teacher"]["weights_sha256"]) == 64
+    assert len(provenance["data"]["fingerprint"]) >= 32
+    assert provenance["data"]["num_photos"] == 24
+    assert "torch" in provenance["environment"]["libraries"]
+
+
+def test_teacher_is_not_in_the_saved_state(call: Call) -> None:
+    # SEED's code saves the frozen teacher into every epoch's checkpoint.
+    result = call()
+    state = torch.load(result.out / "state.pt", weights_only=True)
+    assert {key.split(".")[0] for key in state["method"]} == {"student", "head", "queue"}
+
+
+def test_metrics_have_the_loss_beside_its_floor_and_the_speed(call: Call) -> None:
+    result = call()
+    for record in records(result.out):
+        assert record["loss"] >= record["floor"]
+        assert record["gap"] == pytest.approx(record["loss"] - record["floor"], abs=1e-4)
+        assert record["images_per_second"] > 0
+        assert 0 <= record["data_wait_percent"] <= 100
+    assert result.loss == records(result.out)[-1]["loss"]
+
+
+def test_records_within_an_epoch_come_every_few_steps(call: Call) -> None:
+    result = call(settings=["training.log_steps=2"])
+    assert [record["step"] for record in records(result.out, "steps")] == [2, 4]
+
+
+def test_config_is_whole_and_makes_the_same_run_again(call: Call, tmp_path: Path) -> None:
+    first = call(settings=["tau_student=0.1", "recipe.clip_norm=2.0", "views.flip=0"])
+    config = read_toml(first.out / "config.toml")
+    assert set(config) == {"run", "method", "recipe", "views", "training", "student"}
+    assert config["method"]["tau_student"] == 0.1
+    assert (config["recipe"]["clip_norm"], config["recipe"]["batch_size"]) == (2.0, 8)
+    again = call(
+        out=tmp_path / "again", config=first.out / "config.toml", epochs=None, batch_size=None
+    )
+    assert again.loss == first.loss
+
+
+def test_knn_accuracy_is_measured_while_it_runs_and_picks_the_best(call: Call) -> None:
+    result = call(during=1, epochs=3)
+    scores = [record["knn"] for record in records(result.out)]
+    assert len(scores) == 3
+    assert result.knn == scores[-1]
+    best = read_spec(result.best).metrics[0]
+    assert best["knn"] == max(scores)
+    assert best["knn_test_photos"] == 4
+
+
+def test_same_seed_gives_the_same_student_and_another_another(call: Call, tmp_path: Path) -> None:
+    first = load_file(call().student)
+    same = load_file(call(out=tmp_path / "same").student)
+    other = load_file(call(out=tmp_path / "other", seed=1).student)
+    assert all(torch.equal(first[key], same[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_calling_it_leaves_torchs_generator_as_it_was(call: Call) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    call(epochs=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_student_may_go_on_from_a_student_file(call: Call, tmp_path: Path) -> None:
+    first = call()
+    second = call(student=str(first.student), out=tmp_path / "second", epochs=1, lr=1e-12)
+    before, after = load_file(first.student), load_file(second.student)
+    weights = [key for key in before if key.endswith("conv.weight")]
+    assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in weights)
+
+
+def test_student_variants_reach_the_file(call: Call) -> None:
+    result = call(settings=["student.activation=relu6", "student.drop_se=true"], epochs=1)
+    assert read_spec(result.student).architecture.variant == {
+        "activation": "relu6", "drop_se": True,
+    }  # fmt: skip
+
+
+def test_replayed_views_give_what_looking_again_gives(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["views.replay=1"]
+    cached = call(method="regress", settings=settings, epochs=3)
+    monkeypatch.setattr("edgeseed.distill.networks.EmbeddingCache.get", lambda *_: None)
+    looked = call(method="regress", settings=settings, epochs=3, out=tmp_path / "looked")
+    assert cached.loss == looked.loss
+
+
+@pytest.mark.parametrize("cache", ["memory", "off"])
+def test_result_does_not_depend_on_where_photos_are_kept(
+    call: Call, tmp_path: Path, cache: str
+) -> None:
+    expected = call().loss
+    settings = [f"training.cache={cache}", "training.workers=0"]
+    assert call(out=tmp_path / "other", settings=settings).loss == expected
+
+
+def test_half_precision_trains(call: Call) -> None:
+    result = call(precision="bf16")
+    assert result.loss > 0
+    assert all(value.dtype != torch.bfloat16 for value in load_file(result.student).values())
+
+
+def test_compiled_networks_are_saved_under_their_own_names(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    result = call(settings=["training.compile=true"], epochs=1)
+    assert len(compiled) == 1
+    load_student(result.student)
+
+
+# --------------------------------------------------------------------------- resume
+
+
+class Killed(Exception):
+    """Stands for a machine that went away."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    after_step = Trainer._after_step
+
+    def counted(self: Trainer, bar: Any) -> None:
+        after_step(self, bar)
+        if self.step == step:
+            raise Killed
+
+    monkeypatch.setattr(Trainer, "_after_step", counted)
+
+
+@pytest.mark.parametrize("method", ["seed", "regress"])
+@pytest.mark.parametrize("step", [3, 5])
+def test_resumed_run_is_bit_identical(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, step: int
+) -> None:
+    # Step 3 ends an epoch; step 5 is in the middle of one, and only saved since every step is.
+    settings = ["training.checkpoint_minutes=1e-9", "training.log_steps=2"]
+    whole = call(method=method, out=tmp_path / "whole", settings=settings)
+    with monkeypatch.context() as patch:
+        kill_at(patch, step)
+        with pytest.raises(Killed):
+            call(method=method, settings=settings)
+    resumed = call(method=method, settings=settings, resume=True)
+    for name in ("student", "heads", "best"):
+        expected = load_file(whole.out / f"{name}.safetensors")
+        got = load_file(resumed.out / f"{name}.safetensors")
+        assert all(torch.equal(got[key], expected[key]) for key in expected), name
+    timed = ("seconds", "images_per_second", "data_wait_percent")
+    for got_record, expected_record in zip(
+        records(resumed.out), records(whole.out), strict=True
+    ):
+        for key in expected_record.keys() - set(timed):
+            assert got_record[key] == expected_record[key]
+    assert len(records(resumed.out, "steps")) == len(records(whole.out, "steps"))
+
+
+def test_finished_run_resumes_to_nothing_left(call: Call) -> None:
+    first = call()
+    again = call(resume=True)
+    assert again.loss == first.loss
+    assert again.images_per_second == 0
+
+
+def test_resume_may_change_how_photos_are_loaded_but_not_the_method(call: Call) -> None:
+    call()
+    call(resume=True, settings=["training.cache=off", "training.workers=0"])
+    with pytest.raises(ConfigError, match=r"method\.tau_student=0\.2, now it is 0\.3"):
+        call(resume=True, settings=["tau_student=0.3"])
+
+
+def test_resume_without_a_run_is_an_error(call: Call) -> None:
+    with pytest.raises(UsageError, match="holds no run to resume"):
+        call(resume=True)
+
+
+def test_run_does_not_overwrite_another(call: Call) -> None:
+    call(epochs=1)
+    with pytest.raises(UsageError, match="add --resume to go on"):
+        call(epochs=1)
+
+
+def test_broken_state_is_an_error_that_names_the_file(call: Call) -> None:
+    result = call(epochs=1)
+    (result.out / "state.pt").write_bytes(b"not a state")
+    with pytest.raises(ArtifactError, match=r"state\.pt cannot be read"):
+        call(epochs=1, resume=True)
+
+
+def test_interrupt_saves_and_says_how_to_go_on(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_step = Seed.after_step
+
+    def interrupted(self: Seed, progress: Any) -> None:
+        after_step(self, progress)
+        if progress.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Seed, "after_step", interrupted)
+        with pytest.raises(WorkError, match="interrupted after step 4 of 6.*--resume"):
+            call()
+    resumed = load_file(call(resume=True).student)
+    whole = load_file(call(out=tmp_path / "whole").student)
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+# --------------------------------------------------------------------------- errors
+
+
+def assert_nothing_written(tmp_path: Path) -> None:
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"method": "sead"}, UnknownNameError, "unknown method 'sead'; did you mean 'seed'"),
+        ({"student": "mobilnetv3_large_100"}, UnknownNameError, "mobilenetv3_large_100"),
+        ({"teacher": "resnet5O"}, UnknownNameError, "unknown teacher"),
+        ({"teacher": None}, UsageError, "method seed needs a teacher: give --teacher"),
+        ({"peer": "resnet18"}, UsageError, "method seed has no peer"),
+        ({"data": "nowhere/"}, DataError, "does not exist"),
+        ({"batch_size": 64}, DataError, "needs at least 64 photos, and there are 24"),
+        ({"settings": ["tau=1"]}, ConfigError, "unknown setting of method seed 'tau'"),
+        ({"settings": ["tau_student=warm"]}, ConfigError, "is not a number"),
+        ({"settings": ["tau_student=0"]}, ConfigError, "must be above 0"),
+        ({"settings": ["recipe.momentun=1"]}, ConfigError, "did you mean 'momentum'"),
+        ({"settings": ["recipies.lr=1"]}, ConfigError, "unknown group of settings"),
+        ({"settings": ["queue_size=12"]}, ConfigError, "not a multiple of the batch of 8"),
+        ({"devices": "tpu"}, UsageError, "give auto, cpu, cuda"),
+        ({"devices": 4}, UsageError, "torchrun --nproc-per-node 4"),
+        ({"precision": "fp8"}, UsageError, "auto, fp32 or bf16"),
+        ({"image_size": 4}, ConfigError, "at least 8 pixels"),
+        ({"during": 0}, ConfigError, "at least 1 epoch"),
+        ({"epochs": 0}, ConfigError, "epochs=0 must be above 0"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
+)
+def test_wrong_call_is_one_line_and_writes_nothing(
+    call: Call, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        call(**changes)
+    assert "\n" not in str(caught.value)
+    assert_nothing_written(tmp_path)
+
+
+def test_empty_folder_is_an_error(call: Call, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match="no image"):
+        call(data=empty)
+    assert_nothing_written(tmp_path)
+
+
+def test_during_needs_labels(call: Call, make_photos: MakePhotos, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--during measures kNN accuracy"):
+        call(data=make_photos(10, name="flat"), during=1)
+    assert_nothing_written(tmp_path)
+
+
+def test_config_file_with_an_unknown_section_is_an_error(call: Call, tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text("[recipie]\nlr = 1.0\n")
+    with pytest.raises(ConfigError, match="unknown section 'recipie'; did you mean 'recipe'"):
+        call(config=config)
+
+
+def test_full_disk_leaves_no_half_written_file(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("edgeseed.distill._run_folder.torch.save", full)
+    with pytest.raises(WorkError, match="disk full while writing"):
+        call()
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not {name for name in left if name.endswith(".tmp") or name == "state.pt"}
+
+
+def test_divergence_is_an_error_before_the_state_is_spoilt(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Method.forward
+
+    def diverge(self: Method[Any], batch: Any, progress: Any) -> Any:
+        result = forward(self, batch, progress)
+        if progress.step == 4:
+            result.loss.data.fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr(Method, "forward", diverge)
+    with pytest.raises(WorkError, match="training diverged: loss became nan.*lower --lr"):
+        call()
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert state["step"] == 3
+    assert all(bool(torch.isfinite(value).all()) for value in state["method"].values())
