@@ -1,8 +1,87 @@
-"""The command group: subcommands are imported when they are used, so that `edgeseed --help` is instant."""
+"""The command group: a subcommand is one file here, found by its name and imported when it is used."""
 
 import importlib
+import json
 import pkgutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
+
+from edgeseed.core.errors import EdgeseedError
+from edgeseed.core.registry import unknown_name
+
+# In the order in which a user meets them; what is not named here follows in alphabetical order.
+_ORDER = (
+    "quickstart", "pretrain", "distill", "finetune", "evaluate",
+    "export", "verify", "explain", "profile", "compare",
+    "methods", "teachers", "students", "targets", "devices", "doctor",
+)  # fmt: skip
+
+
+class _LazyGroup(click.Group):
+    """Imports a subcommand's file when the subcommand is called or its help is shown."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        found = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])}
+        names = {name for name in found if not name.startswith("_")}
+        known = [name for name in _ORDER if name in names]
+        return known + sorted(names - set(known))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module = importlib.import_module(f"edgeseed.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        names = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in names:
+            ctx.fail(str(unknown_name("command", args[0], names)))
+        return super().resolve_command(ctx, args)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from edgeseed.core.environment import edgeseed_version
+
+        click.echo(f"edgeseed {edgeseed_version()}")
+        ctx.exit()
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with: edgeseed quickstart",
+)
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version,
+    help="Print the version.",
+)  # fmt: skip
+def cli() -> None:
+    r"""From unlabelled photos and a big self-supervised teacher to a small model on your device.
+
+    \b
+    photos + teacher -> distill -> student.safetensors -> export -> bundle/ -> profile -> result.json
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command; an error of ours becomes one line on stderr and its exit code."""
+    try:
+        cli.main(args=arguments, prog_name="edgeseed", standalone_mode=True)
+    except EdgeseedError as error:
+        _report(error)
+        sys.exit(error.exit_code)
+
+
+def _report(error: EdgeseedError) -> None:
+    message = " ".join(str(error).split())
+    if "--json" in sys.argv:
+        described: dict[str, Any] = {"type": type(error).__name__, "message": message}
+        click.echo(json.dumps({"error": described}))
+    click.echo(f"edgeseed: error: {message}", err=True)

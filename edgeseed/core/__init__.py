@@ -1,1 +1,1 @@
-"""What every stage shares: errors, files, photos, and the formats that stages hand to one another."""
+"""What every stage shares: errors, files, photos, and the formats between stages."""

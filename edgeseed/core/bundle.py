@@ -7,7 +7,8 @@ bundle/
   labels.txt      one class a line, if the model has classes
   golden/         photos as the model sees them, their input tensors, float and model outputs
   MODEL_CARD.md
-  reference/      role "proof": the float student and held-out photos, so that `edgeseed verify` needs nothing else
+  reference/      role "proof": the float student and held-out photos, so that `edgeseed verify`
+  needs nothing else
 ```
 """
 

@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses, filled from TOML and from `--set field=value`, checked with names."""
+"""Settings: frozen dataclasses, filled from TOML and from `--set field=value`."""
 
 import dataclasses
 import json
@@ -187,7 +187,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def write_toml(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes nested settings as TOML, whole or not at all. None has no TOML form: such a field is left out."""
+    """Writes nested settings as TOML, whole or not at all. None, having no form, is left out."""
     write_text(path, "\n".join(_toml_lines(to_plain(values), ())).strip() + "\n")
 
 

@@ -17,7 +17,7 @@ _quiet = False
 @contextlib.contextmanager
 def quiet(enabled: bool = True) -> Iterator[None]:
     """Silences `say` and `progress` inside the block (warnings are still shown)."""
-    global _quiet  # noqa: PLW0603 - the one switch of the process's terminal, which is global itself
+    global _quiet
     before, _quiet = _quiet, enabled or _quiet
     try:
         yield
@@ -45,7 +45,7 @@ def warn(text: str) -> None:
 
 
 class Bar:
-    """Progress of one piece of work: an animated line on a terminal, a plain line now and then elsewhere."""
+    """Progress of one piece of work: live on a terminal, a plain line now and then elsewhere."""
 
     def __init__(self, description: str, total: int, unit: str, live: "Progress | None") -> None:
         self.description = description
@@ -113,7 +113,9 @@ def progress(description: str, total: int, unit: str = "images") -> Iterator[Bar
     )
 
     columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
         TextColumn("{task.fields[speed]}", markup=False), TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a number depends on besides the code: machine, versions, commit. Imports no heavy library."""
+"""What a number depends on besides the code: machine, versions, commit."""
 
 import functools
 import importlib.metadata
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "onnx", "onnxruntime", "onnxscript",
-    "coremltools", "tensorrt",
+    "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "onnx", "onnxruntime",
+    "onnxscript", "coremltools", "tensorrt",
 )  # fmt: skip
 
 
 def library_versions() -> dict[str, str]:
-    """Installed versions of the libraries that results depend on; those that are absent are left out."""
+    """Installed versions of the libraries that results depend on; absent ones are left out."""
     versions = {}
     for name in LIBRARIES:
         try:
@@ -32,7 +32,7 @@ def edgeseed_version() -> str:
 
 @functools.cache
 def commit() -> str | None:
-    """The git commit of a source checkout, with `+changes` if the tree is dirty; None for an installed package."""
+    """The git commit of a checkout, `+changes` if the tree is dirty; None if installed."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

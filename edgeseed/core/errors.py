@@ -6,7 +6,8 @@ EdgeseedError                 exit code 1
 │   ├── UnknownNameError      a name that no table holds; the nearest is suggested
 │   ├── ConfigError           a field, option or file of settings that does not fit
 │   └── DataError             photos or labels that are missing, empty or broken
-├── MissingDependencyError    an optional package is absent; the message is the command that installs it
+├── MissingDependencyError    an optional package is absent; the message is the command that
+installs it
 ├── ArtifactError             a student file, bundle or result is not what it claims to be
 │   └── SchemaVersionError    ... because a newer edgeseed wrote it
 ├── WorkError                 the work itself failed: diverged, disk full, device lost
@@ -34,7 +35,7 @@ class UnknownNameError(UsageError):
 
 
 class ConfigError(UsageError):
-    """A setting that does not exist or does not fit; the message names the field and what is allowed."""
+    """A setting that does not exist or fit; the message names the field and what is allowed."""
 
 
 class DataError(UsageError):

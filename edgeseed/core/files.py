@@ -23,7 +23,8 @@ def _disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise WorkError(
-                f"disk full while writing {path}: nothing was written there; free some space and run again"
+                f"disk full while writing {path}: nothing was written there; free some space and "
+                "run again"
             ) from error
         if isinstance(error, PermissionError):
             raise WorkError(f"no permission to write {path}; choose another --out") from error
@@ -105,7 +106,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, whole or not at all. NaN and infinity are refused: they are not JSON."""
+    """Writes indented JSON, whole or not at all. NaN and infinity, not being JSON, are refused."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -134,7 +135,7 @@ def read_json(path: Path, *, what: str) -> Any:
 
 
 def append_jsonl(path: Path, value: Any) -> None:
-    """Appends one JSON value as a line, flushed, so that a log read while it grows has whole lines."""
+    """Appends one JSON value as a line, so that a log read while it grows has whole lines."""
     with _disk_errors(path), Path(path).open("a", encoding="utf-8") as file:
         file.write(json.dumps(value, allow_nan=False, ensure_ascii=False) + "\n")
 

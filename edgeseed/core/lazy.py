@@ -1,4 +1,4 @@
-"""Public names that are imported when they are first used, so that `import edgeseed.x` stays light."""
+"""Public names that are imported when first used, so that `import edgeseed.x` stays light."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ def attach(package: str, names: Mapping[str, str]) -> tuple[Callable[[str], Any]
         `(__getattr__, __all__)`, to be assigned in the package's `__init__.py`.
     """
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> Any:  # noqa: N807 - the hook of PEP 562
         if name not in names:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module, attribute = names[name].split(":")

@@ -1,6 +1,7 @@
 """A student as a torch module: a timm trunk and, where there are classes, one linear head.
 
-The only part of the core that imports torch. Every stage that needs the network imports it from here.
+The only part of the core that imports torch. Every stage that needs the network imports it from
+here.
 """
 
 from collections.abc import Callable
@@ -47,7 +48,7 @@ class StudentNetwork(nn.Module):
         return StudentOutput(embedding, None if self.head is None else self.head(embedding))
 
     def features(self, images: Tensor) -> Tensor:
-        """The trunk's last features before pooling, as the architecture gives them: (B, D', h, w) or (B, N, D')."""
+        """The trunk's last features before pooling: (B, D', h, w), or (B, N, D') for tokens."""
         return cast(Tensor, cast(Any, self.backbone).forward_features(images))
 
     def embed_features(self, features: Tensor) -> Tensor:
@@ -56,7 +57,8 @@ class StudentNetwork(nn.Module):
 
 
 def _embedding_dim(backbone: nn.Module) -> int:
-    # MobileNetV3 and its kin have a head conv after the pool: what leaves the trunk is head_hidden_size.
+    # MobileNetV3 and its kin have a head conv after the pool: what leaves the trunk is
+    # head_hidden_size.
     return int(
         cast(Any, getattr(backbone, "head_hidden_size", None) or cast(Any, backbone).num_features)
     )
@@ -83,26 +85,56 @@ def build_student(architecture: Architecture, *, num_classes: int | None = None)
         raise ConfigError(
             f"{architecture.name} cannot be built with {architecture.kwargs}: {error}"
         ) from error
-    apply_variant(backbone, architecture)
-    return StudentNetwork(backbone, num_classes=num_classes)
+    return StudentNetwork(apply_variant(backbone, architecture), num_classes=num_classes)
+
+
+class ProjectedTrunk(nn.Module):
+    """A trunk whose embedding is `relu(projection(pooled features))`.
+
+    The first layer of a SimCLRv2 projection head (arXiv 2006.10029, section 3.1) that was kept as
+    part of the network. Everything else of the trunk is reached through it.
+    """
+
+    def __init__(self, trunk: nn.Module, dim: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.projection: nn.Module = nn.Linear(_embedding_dim(trunk), dim)
+        self.head_hidden_size = dim
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("trunk"), name)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps (B, 3, H, W) normalised images to (B, dim) embeddings."""
+        return self.projection(self.trunk(images)).relu()
+
+    def forward_head(self, features: Tensor, *, pre_logits: bool) -> Tensor:
+        """Pools the trunk's features to the (B, dim) embedding that `forward` gives."""
+        pooled = cast(Any, self.trunk).forward_head(features, pre_logits=pre_logits)
+        return self.projection(pooled).relu()
 
 
 # timm builds these under several names, by age and by whether they save memory in training.
 _KINDS = {
     "SiLU or hard-swish": {"SiLU", "Swish", "SwishMe", "Hardswish", "HardSwish", "HardSwishMe"},
     "squeeze-and-excitation": {
-        "SqueezeExcite", "SqueezeExciteCl", "SEModule", "EffectiveSEModule", "EffectiveSqueezeExcite",
+        "SqueezeExcite", "SqueezeExciteCl", "SEModule", "EffectiveSEModule",
+        "EffectiveSqueezeExcite",
     },
 }  # fmt: skip
-_VARIANTS = ("activation", "drop_se", "reduce_stride")
+_VARIANTS = ("activation", "drop_se", "reduce_stride", "projection")
 
 
-def apply_variant(backbone: nn.Module, architecture: Architecture) -> None:
+def apply_variant(backbone: nn.Module, architecture: Architecture) -> nn.Module:
     """Changes a fresh trunk as `architecture.variant` says, so that its weights fit it again.
 
     `activation: "relu6"` puts ReLU6 where SiLU and hard-swish were, and `drop_se: true` takes
     squeeze-and-excitation out, as in EfficientNet-Lite: both quantize badly. `reduce_stride: 2`
     or `4` sets the first one or two layers of stride 2 to stride 1, for photos of 64 px and less.
+    `projection: N` puts a layer of N units behind the pool (see `ProjectedTrunk`).
 
     Raises:
         ConfigError: If a change is unknown, or the network has nothing to change.
@@ -114,10 +146,14 @@ def apply_variant(backbone: nn.Module, architecture: Architecture) -> None:
             _replace(backbone, architecture, "squeeze-and-excitation", nn.Identity)
         elif name == "reduce_stride" and value in (2, 4):
             _reduce_stride(backbone, architecture, num_layers={2: 1, 4: 2}[value])
+        elif name == "projection" and isinstance(value, int) and value > 0:
+            backbone = ProjectedTrunk(backbone, value)
         else:
             raise ConfigError(
-                f"{architecture.name}: variant {name}={value!r} is unknown; known: {', '.join(_VARIANTS)}"
+                f"{architecture.name}: variant {name}={value!r} is unknown; known: "
+                f"{', '.join(_VARIANTS)}"
             )
+    return backbone
 
 
 def _replace(
@@ -126,7 +162,8 @@ def _replace(
     names = [name for name, part in backbone.named_modules() if type(part).__name__ in _KINDS[kind]]
     if not names:
         raise ConfigError(
-            f"{architecture.name} has no {kind} to replace; leave that out of {architecture.variant}"
+            f"{architecture.name} has no {kind} to replace; leave that out of "
+            f"{architecture.variant}"
         )
     for name in names:
         backbone.set_submodule(name, make())
@@ -148,10 +185,11 @@ def _reduce_stride(backbone: nn.Module, architecture: Architecture, *, num_layer
 
 
 def unknown_model(kind: str, name: str) -> Exception:
-    """The error for a name that timm does not know: the nearest, and how to list all (there are over a thousand)."""
+    """The error for a name that timm does not know: the nearest, and how to list the usual."""
     message = str(unknown_name(kind, name, timm.list_models()))
     return type(unknown_name(kind, name, ()))(
-        f"{message.partition(' known:')[0].rstrip(';')}; `edgeseed {kind}s` lists the usual ones, any timm model works"
+        f"{message.partition(' known:')[0].rstrip(';')}; `edgeseed {kind}s` lists the usual "
+        "ones, any timm model works"
     )
 
 

@@ -23,5 +23,6 @@ def require(module: str, *, extra: str, why: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
             raise
         raise MissingDependencyError(
-            f"{why} needs {module}, which is not installed; install it: pip install 'edgeseed[{extra}]'"
+            f"{why} needs {module}, which is not installed; install it: pip install "
+            f"'edgeseed[{extra}]'"
         ) from error

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgeseed.core.console import progress, warn
 from edgeseed.core.errors import DataError
@@ -28,7 +28,26 @@ MAX_BROKEN_SHARE = 0.10
 _LISTED = 5
 # Files that lie beside photos by custom; they are passed over without being counted as broken.
 _SIDECARS = frozenset(
-    ".csv .db .html .ini .json .jsonl .lock .log .md .parquet .py .toml .tsv .txt .xml .xmp .yaml .yml".split()
+    [
+        ".csv",
+        ".db",
+        ".html",
+        ".ini",
+        ".json",
+        ".jsonl",
+        ".lock",
+        ".log",
+        ".md",
+        ".parquet",
+        ".py",
+        ".toml",
+        ".tsv",
+        ".txt",
+        ".xml",
+        ".xmp",
+        ".yaml",
+        ".yml",
+    ]
 )
 _SIGNATURES = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*",
@@ -53,7 +72,7 @@ class _Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class PhotoSet:
-    """Photos by index, with labels where there are any. Picklable, so loader workers can have it."""
+    """Photos by index, with labels where there are any. Picklable, for loader workers."""
 
     name: str
     source: _Source
@@ -143,7 +162,7 @@ def _high_range_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image in a format that Pillow knows"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -154,7 +173,7 @@ def _reason(error: BaseException) -> str:
 
 
 class _Files:
-    """Files under one folder. The names are one bytes object: a million of them are not copied by each worker."""
+    """Files under one folder; the names are one object, which loader workers share."""
 
     def __init__(self, root: Path, names: Iterable[str]) -> None:
         encoded = [os.fsencode(name) for name in names]
@@ -174,7 +193,7 @@ class _Files:
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Relative paths of all visible files below `root`, sorted; links are followed, loops are not."""
+    """Relative paths of all visible files below `root`, sorted; follows links, but no loops."""
     seen: set[tuple[int, int]] = set()
     found: list[str] = []
     for folder, folders, files in os.walk(root, followlinks=True):
@@ -194,7 +213,7 @@ def _walk(root: Path) -> Iterator[str]:
 
 
 def _check_file(path: Path) -> str | None:
-    """Why a file is no usable photo, or None. Reads a few bytes; decodes only what looks suspicious."""
+    """Why a file is no usable photo, or None. Decodes only what looks suspicious."""
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -283,7 +302,8 @@ def _class_folders(
                 else f"one class folder, {classes[0]}"
             )
             raise DataError(
-                f"{root}: labels were asked for, but it holds {found}; lay it out as {root}/CLASS/photo.jpg"
+                f"{root}: labels were asked for, but it holds {found}; lay it out as "
+                f"{root}/CLASS/photo.jpg"
             )
         return None, None
     number = {name: index for index, name in enumerate(classes)}
@@ -365,7 +385,8 @@ def _open_digits(split: str, folder: str | None) -> PhotoSet:
 
 
 _FASHION_CLASSES = (
-    "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+    "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
+    "ankle boot",
 )  # fmt: skip
 _FASHION_FOLDER = "/usr/share/datasets/fashion-mnist"
 
@@ -378,7 +399,8 @@ def _open_fashion_mnist(split: str, folder: str | None) -> PhotoSet:
     labels = _read_idx(root, f"{stem}-labels-idx1-ubyte").astype(np.int64)
     if pixels.ndim != 3 or labels.shape != pixels.shape[:1]:
         raise DataError(
-            f"{root}: images of shape {pixels.shape} and labels of shape {labels.shape} do not belong together"
+            f"{root}: images of shape {pixels.shape} and labels of shape {labels.shape} do not "
+            "belong together"
         )
     origin = "" if folder is None else f"={folder}"
     return photos_from_arrays(
@@ -391,13 +413,14 @@ def _open_fashion_mnist(split: str, folder: str | None) -> PhotoSet:
 
 
 def _read_idx(root: Path, name: str) -> npt.NDArray[np.uint8]:
-    """Reads an IDX file of bytes: magic 0x0008, number of dimensions, sizes, data (LeCun's MNIST page)."""
+    """Reads an IDX file of bytes: magic, sizes, data (LeCun's MNIST page)."""
     for path in (root / name, root / f"{name}.gz"):
         if path.is_file():
             break
     else:
         raise DataError(
-            f"fashion-mnist: {root / name}[.gz] does not exist; on Debian `apt install dataset-fashion-mnist` "
+            f"fashion-mnist: {root / name}[.gz] does not exist; on Debian `apt install "
+            "dataset-fashion-mnist` "
             "puts it there, elsewhere give its folder: fashion-mnist=FOLDER"
         )
     try:

@@ -1,4 +1,4 @@
-"""From a photo to a model's input: one specification that training, export, device and app all read."""
+"""From a photo to a model's input: one specification for training, export, device and app."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,7 +25,8 @@ class Preprocess:
     """How a photo becomes a model's input; the colour order is always RGB.
 
     The shorter side is resized to `resize` (antialiased), the centre square of `image_size` is cut
-    out, and each channel becomes `(pixel / 255 - mean) / std`. An exported model holds the last step
+    out, and each channel becomes `(pixel / 255 - mean) / std`. An exported model holds the last
+    step
     inside its graph, so an app does only the first two.
     """
 
@@ -42,7 +43,8 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.image_size < 1 or self.resize < self.image_size:
             raise ValueError(
-                f"image_size={self.image_size} and resize={self.resize}: need 1 <= image_size <= resize"
+                f"image_size={self.image_size} and resize={self.resize}: need 1 <= image_size <= "
+                "resize"
             )
         if self.interpolation not in _RESAMPLING:
             raise ValueError(
@@ -63,17 +65,17 @@ class Preprocess:
             (3, image_size, image_size) uint8, RGB.
         """
         width, height = photo.size
-        # Round half up, as an app in Swift or Kotlin would; Python's round() goes to the even side.
-        shorter = min(width, height)
-        new_size = tuple(
-            max(self.image_size, int(side * self.resize / shorter + 0.5))
-            for side in (width, height)
-        )
+        scale = self.resize / min(width, height)
+        new_size = (self._scaled(width, scale), self._scaled(height, scale))
         if new_size != photo.size:
             photo = photo.resize(new_size, _RESAMPLING[self.interpolation])
         left, top = ((side - self.image_size) // 2 for side in new_size)
         photo = photo.crop((left, top, left + self.image_size, top + self.image_size))
         return np.ascontiguousarray(np.asarray(photo, dtype=np.uint8).transpose(2, 0, 1))
+
+    def _scaled(self, side: int, scale: float) -> int:
+        # Half up, as an app in Swift or Kotlin would; Python's round() goes to the even side.
+        return max(self.image_size, int(side * scale + 0.5))
 
     def normalize(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Normalises (N, 3, H, W) or (3, H, W) pixels to float32 as the network was trained on."""

@@ -1,4 +1,4 @@
-"""Plug-ins that are found by file name: one file in the right folder is a new method, target or device."""
+"""Plug-ins found by file name: one file in the right folder is a new method or target."""
 
 import ast
 import difflib

@@ -25,7 +25,7 @@ _METADATA_KEY = "edgeseed"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
-    """What builds the network: a timm name, the arguments it was made with, and our changes to it."""
+    """What builds the network: a timm name, its arguments, and our changes to it."""
 
     name: str
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -116,11 +116,13 @@ def read_spec(path: str | Path) -> StudentSpec:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ArtifactError(
-            f"{path} is not a whole safetensors file ({error}); it may be truncated: copy or train it again"
+            f"{path} is not a whole safetensors file ({error}); it may be truncated: copy or "
+            "train it again"
         ) from error
     if _METADATA_KEY not in metadata:
         raise ArtifactError(
-            f"{path} is a safetensors file, but not an edgeseed student: it has no {_METADATA_KEY!r} metadata; "
+            f"{path} is a safetensors file, but not an edgeseed student: it has no "
+            f"{_METADATA_KEY!r} metadata; "
             f"give weights of another origin with their architecture, as NAME={path}"
         )
     try:

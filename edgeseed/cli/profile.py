@@ -1,0 +1,61 @@
+"""`edgeseed profile`."""
+
+from typing import Any
+
+import click
+
+from edgeseed.cli._options import emit, json_option, silence
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  edgeseed profile bundles/onnx-int8 --device host --out results/int8.json
+  edgeseed profile bundles/onnx-int8 --device host --protocol normal --threads 1 \\
+      --data labelled/test --out results/int8-normal.json
+"""
+)
+@click.argument("bundle", type=click.Path())
+@click.option(
+    "--device",
+    default="host",
+    show_default=True,
+    metavar="KIND[:ADDRESS]",
+    help="See `edgeseed devices`.",
+)
+@click.option("--profile", metavar="NAME", help="Facts about the device; see `edgeseed devices`.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["rapid", "quick", "normal", "sustained"]),
+    default="quick",
+    show_default=True,
+    help="At least 64 runs and 6 s, 128 and 10 s, 1024 and 60 s, or 10 minutes.",
+)
+@click.option(
+    "--data",
+    metavar="D",
+    help="Photos to measure agreement (and with labels, accuracy) on, on the device.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Of the engine.  [default: the profile's]"
+)
+@click.option("--unit", metavar="U", help="Compute unit to ask for.  [default: the profile's]")
+@click.option(
+    "--out", required=True, type=click.Path(), metavar="R.json", help="Where to write the result."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the photos that are drawn.",
+)
+@json_option
+def command(as_json: bool, **options: Any) -> None:
+    """Measure a bundle on a device: latency, its spread and drift, memory, accuracy."""
+    from edgeseed.runtime import compare, profile
+
+    with silence(as_json):
+        result = profile(**options)
+        text = compare([result]).table()
+    emit(result, as_json=as_json, text=f"{text}\n\nwritten to {options['out']}")

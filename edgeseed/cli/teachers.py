@@ -1,0 +1,30 @@
+"""`edgeseed teachers`."""
+
+import click
+
+from edgeseed.cli._options import emit, json_option, table
+
+_COMMERCIAL = {True: "yes", False: "NO", None: "read it"}
+
+
+@click.command()
+@click.option("--commercial", is_flag=True, help="Only those whose licence allows commercial use.")
+@json_option
+def command(commercial: bool, as_json: bool) -> None:
+    """List the usual teachers with their licences; any timm model works as well."""
+    from edgeseed.distill.teachers import list_teachers
+
+    teachers = [info for info in list_teachers() if info.commercial_ok or not commercial]
+    rows = [
+        (
+            info.name,
+            str(info.embedding_dim),
+            str(info.image_size),
+            info.head,
+            info.licence,
+            _COMMERCIAL[info.commercial_ok],
+        )
+        for info in teachers
+    ]
+    text = table(rows, header=("teacher", "dim", "px", "head", "licence", "commercial use"))
+    emit([info.to_dict() for info in teachers], as_json=as_json, text=text)
