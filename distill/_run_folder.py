@@ -1,6 +1,8 @@
 """The folder of a run: settings, metrics, curves, the state to go on from, and the students."""
 
 import json
+import pickle
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +22,7 @@ from edgeseed.distill.networks import Student
 CONFIG, METRICS, STATE, CURVES, HEADS = (
     "config.toml", "metrics.jsonl", "state.pt", "curves.png", "heads.safetensors",
 )  # fmt: skip
+_UNREADABLE = (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
 RESUMABLE = {
     ("run", "devices"), ("run", "out"), ("training", "workers"), ("training", "cache"),
     ("training", "log_steps"), ("training", "checkpoint_minutes"),
@@ -37,9 +40,10 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._events: SummaryWriter | None = None
+        self._drawn_at = time.monotonic()
 
-    def start(self, config: Mapping[str, Any]) -> None:
-        """Begins a new run.
+    def check_free(self) -> None:
+        """Makes sure that a new run may begin here.
 
         Raises:
             UsageError: If there is something in the folder.
@@ -49,6 +53,9 @@ class RunFolder:
                 f"{self.path} exists and is not empty; add --resume to go on with that run, "
                 "or choose another --out"
             )
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """Begins a new run."""
         write_toml(self.path / CONFIG, config)
 
     def reopen(self, config: Mapping[str, Any]) -> bool:
@@ -84,9 +91,9 @@ class RunFolder:
         path = self.path / STATE
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        except _UNREADABLE as error:
             raise ArtifactError(
-                f"{path} cannot be read ({error}); remove it and resume to start again"
+                f"{path} cannot be read; it is broken: remove it and resume to start the run again"
             ) from error
         return cast(dict[str, Any], state)
 
@@ -120,11 +127,13 @@ class RunFolder:
         lines = (json.dumps(record, allow_nan=False) + "\n" for record in kept)
         write_text(self.path / METRICS, "".join(lines))
 
-    def draw_curves(self) -> None:
-        """Draws curves.png from the records of whole epochs."""
+    def draw_curves(self, *, at_most_every_s: float = 0.0) -> None:
+        """Draws curves.png from the records of whole epochs, unless it was drawn just now."""
         from edgeseed.distill._curves import draw_curves
 
-        draw_curves(self.path / CURVES, self.records())
+        if time.monotonic() - self._drawn_at >= at_most_every_s:
+            draw_curves(self.path / CURVES, self.records())
+            self._drawn_at = time.monotonic()
 
     def close(self) -> None:
         """Flushes the events."""

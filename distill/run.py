@@ -237,14 +237,16 @@ class _Run:
         folder = RunFolder(self.out) if _distributed.is_main() else None
         sections = plain_sections(self.run, self.settings)
         has_state = resume and RunFolder(self.out).reopen(sections)
+        if folder is not None and not resume:
+            folder.check_free()
         teacher = self._load_teacher()
         dtypes = choose_dtypes(self.run.precision, device=self.device, teacher=teacher)
         students = self._build_students(teacher)
+        plan = self._plan(dtypes)
+        method = self._build_method(plan, teacher, students, dtypes)
         if folder is not None and not resume:
             # Only now: what could be wrong with the call was found, and nothing was written.
             folder.start(sections)
-        plan = self._plan(dtypes)
-        method = self._build_method(plan, teacher, students, dtypes)
         provenance = self._provenance(sections, teacher)
 
         def save_best(current: Method[Any], record: Mapping[str, Any]) -> None:
@@ -266,6 +268,7 @@ class _Run:
             metrics = _metrics(outcome.last, self.run)
             folder.save_networks(method.networks(), provenance=provenance, metrics=metrics)
             folder.save_heads(method.heads())
+            folder.draw_curves()
             folder.close()
         return self._result(plan, method, outcome.last, outcome.seconds, outcome.images_per_second)
 

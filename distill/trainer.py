@@ -25,6 +25,8 @@ from edgeseed.distill.methods._method import Batch, Method, Progress, StepResult
 from edgeseed.distill.recipe import Recipe
 from edgeseed.distill.views import Augmenter, uniforms
 
+_CURVES_EVERY_S = 30.0
+"""Drawing takes half a second: nothing beside an hour, a third of an epoch on a small set."""
 Score = Callable[[Method[Any]], Mapping[str, float]]
 """Measures a method's first network, such as its kNN accuracy: names -> values."""
 
@@ -295,7 +297,7 @@ class Trainer:
         self._keep_best(record)
         self._save_state()
         if self._folder is not None:
-            self._folder.draw_curves()
+            self._folder.draw_curves(at_most_every_s=_CURVES_EVERY_S)
         self._watch.reset()
 
     def _scores(self) -> dict[str, float]:
