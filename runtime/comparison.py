@@ -1,6 +1,6 @@
 """Results side by side: `edgeseed compare`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -202,18 +202,29 @@ def _title(result: Result) -> str:
 
 
 def _labels(results: Sequence[Result]) -> list[str]:
-    """The shortest text that tells the results apart: folder, then engine, threads and time."""
-    candidates = (
-        lambda result: result.bundle.folder,
-        lambda result: f"{result.bundle.folder} · {result.bundle.precision}",
-        lambda result: f"{result.bundle.folder} · {_count(result.engine.threads, 'thread')}",
-        lambda result: f"{result.bundle.folder} · {result.device.device} · {result.protocol.name}",
-    )
-    for name in candidates:
-        labels = [name(result) for result in results]
-        if len(set(labels)) == len(results):
-            return labels
-    return [f"{result.bundle.folder} #{number}" for number, result in enumerate(results, 1)]
+    """The bundle's folder, and for those that share one what tells them apart."""
+    folders = [result.bundle.folder for result in results]
+    return [
+        folder if folders.count(folder) == 1 else _told_apart(index, results)
+        for index, folder in enumerate(folders)
+    ]
+
+
+_PARTS: tuple[Callable[[Result], str], ...] = (
+    lambda result: result.bundle.precision,
+    lambda result: _count(result.engine.threads, "thread"),
+    lambda result: result.protocol.name,
+    lambda result: result.device.machine.model or result.device.machine.cpu,
+)
+
+
+def _told_apart(index: int, results: Sequence[Result]) -> str:
+    one = results[index]
+    twins = [result for result in results if result.bundle.folder == one.bundle.folder]
+    for part in _PARTS:
+        if len({part(twin) for twin in twins}) == len(twins):
+            return f"{one.bundle.folder} · {part(one)}"
+    return f"{one.bundle.folder} · result {index + 1}"
 
 
 def _count(number: int, noun: str) -> str:

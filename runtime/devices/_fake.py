@@ -107,7 +107,8 @@ class FakeDevice(Device):
         if (work / _job.PHOTOS).exists():
             with np.load(work / _job.PHOTOS) as archive:
                 means = archive["pixels"].mean(axis=(2, 3), dtype=np.float32)
-            np.savez(result / _job.OUTPUTS, **(self._outputs or {"embedding": means}))
+            outputs: dict[str, Any] = {**(self._outputs or {"embedding": means})}
+            np.savez(result / _job.OUTPUTS, **outputs)
         return self._ended
 
 

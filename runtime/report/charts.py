@@ -246,7 +246,7 @@ def tail(series: Sequence[Series], *, unit: TimeUnit) -> Draw:
         if roomy:
             _name_lines(svg, series, [points[-1] for points in lines], x=across.end + 12)
         else:
-            _key(svg, series)
+            _key(svg, [(item.label, item.css) for item in series])
         return svg
 
     return draw
@@ -269,13 +269,12 @@ def _name_lines(
 _KEY_LINE = 19
 
 
-def _key(svg: Svg, series: Sequence[Series]) -> None:
-    """Colours and names in lines of their own, where there is no room beside the lines."""
-    for line, item in enumerate(series):
+def _key(svg: Svg, items: Sequence[tuple[str, str]]) -> None:
+    """Colours and names in lines of their own, where there is no room in the picture."""
+    for line, (name, css) in enumerate(items):
         y = 12 + _KEY_LINE * line
-        svg.line(_PAD, y - 4, _PAD + 16, y - 4, css=f"whisker {item.css}", stroke_width=3)
-        label = shorten(item.label, width=svg.width - 40, size=_NAME)
-        svg.text(_PAD + 23, y, label, css="value")
+        svg.add("circle", cx=_PAD + 6, cy=y - 4, r=5, css=f"dot {css}")
+        svg.text(_PAD + 18, y, shorten(name, width=svg.width - 34, size=_NAME), css="value")
 
 
 def _quantile(item: Series, share: float) -> float:
@@ -414,7 +413,10 @@ def tradeoff(points: Sequence[Point], *, unit: TimeUnit, quality: str) -> Draw:
     """Quality against p90; the disc's area is the model's size. Up and to the left is better."""
 
     def draw(width: int) -> Svg:
-        left, top, bottom, height = 56, 24, 46, 340
+        roomy = width >= _ROOMY
+        left, bottom = 56, 46
+        top = 24 if roomy else 34 + _KEY_LINE * len(points)
+        height = top + 316
         svg = Svg(
             width,
             height,
@@ -428,20 +430,17 @@ def tradeoff(points: Sequence[Point], *, unit: TimeUnit, quality: str) -> Draw:
         across = _latency_scale(points, left, width - _PAD)
         up = _quality_scale(points, height - bottom, top)
         _x_axis(svg, across, top=top, bottom=height - bottom, name=f"p90, {unit.name} per image")
-        _quality_axis(svg, up, across, name=quality)
+        _quality_axis(svg, up, across)
+        svg.text(_PAD, top - 11, quality)
         svg.path(_front(points, across, up), css="front")
         largest = max(point.size_mib for point in points)
-        labels = _Labels(svg, across, up)
-        placed = [(point, across(point.latency.value), up(point.quality.value)) for point in points]
         radii = [max(4.0, _LARGEST_DISC * math.sqrt(p.size_mib / largest)) for p in points]
-        for radius, (point, x, y) in zip(radii, placed, strict=True):
+        for point, radius in zip(points, radii, strict=True):
             _disc(svg, point, across, up, radius=radius)
-            labels.avoid(
-                x - 4, up.clamp(_high(point.quality)), x + 4, up.clamp(_low(point.quality))
-            )
-            labels.avoid(x - radius, y - 0.7 * radius, x + radius, y + 0.7 * radius)
-        for radius, (point, x, y) in zip(radii, placed, strict=True):
-            labels.place(f"{point.label} · {number(point.size_mib)} MiB", x, y, gap=radius + 7)
+        if roomy:
+            _name_discs(svg, points, radii, across, up)
+        else:
+            _key(svg, [(_with_size(point), point.css) for point in points])
         return svg
 
     return draw
@@ -470,13 +469,12 @@ def _quality_scale(points: Sequence[Point], start: float, end: float) -> Scale:
     return Scale(max(0.0, min(lows) - margin), min(1.0, max(highs) + margin), start, end)
 
 
-def _quality_axis(svg: Svg, up: Scale, across: Scale, *, name: str) -> None:
+def _quality_axis(svg: Svg, up: Scale, across: Scale) -> None:
     ticks = up.ticks(6)
     labels = tick_labels([100 * tick for tick in ticks])
     for tick, label in zip(ticks, labels, strict=True):
         svg.line(across.start, up(tick), across.end, up(tick), css="grid")
         svg.text(across.start - 7, up(tick) + 4, f"{label} %", anchor="end")
-    svg.text(_PAD, 13, name)
 
 
 def _front(points: Sequence[Point], across: Scale, up: Scale) -> list[tuple[float, float]]:
@@ -505,6 +503,22 @@ def _disc(svg: Svg, point: Point, across: Scale, up: Scale, *, radius: float) ->
     svg.add("circle", cx=x, cy=y, r=3, css=f"dot {point.css}")
 
 
+def _with_size(point: Point) -> str:
+    return f"{point.label} · {number(point.size_mib)} MiB"
+
+
+def _name_discs(
+    svg: Svg, points: Sequence[Point], radii: Sequence[float], across: Scale, up: Scale
+) -> None:
+    labels = _Labels(svg, across, up)
+    centres = [(across(point.latency.value), up(point.quality.value)) for point in points]
+    for point, radius, (x, y) in zip(points, radii, centres, strict=True):
+        labels.avoid(x - 4, up.clamp(_high(point.quality)), x + 4, up.clamp(_low(point.quality)))
+        labels.avoid(x - radius, y - 0.7 * radius, x + radius, y + 0.7 * radius)
+    for point, radius, (x, y) in zip(points, radii, centres, strict=True):
+        labels.place(_with_size(point), x, y, gap=radius + 7)
+
+
 class _Labels:
     """Puts each label where it covers neither a point nor another label."""
 
@@ -521,7 +535,7 @@ class _Labels:
         """Write a label beside (x, y), with a line to it when it had to move away."""
         text = shorten(text, width=0.62 * self._svg.width, size=_NAME)
         width = text_width(text, size=_NAME)
-        spots = [(rise, left) for rise in _RISES for left in (x + gap, x - gap - width)]
+        spots = [(float(rise), left) for rise in _RISES for left in (x + gap, x - gap - width)]
         spots += [(rise, x - width / 2) for rise in (-gap - 8, gap + 8)]
         free = [spot for spot in spots if self._is_free(self._box(spot, y, width))]
         rise, left = free[0] if free else spots[0]

@@ -57,13 +57,17 @@ def _lead(comparison: Comparison) -> str:
     ]
     sentences += _quality_sentence(best)
     if invalid := sum(not row.result.valid for group in comparison.groups for row in group.rows):
-        sentences.append(f"{invalid} of the results {'is' if invalid == 1 else 'are'} not valid.")
+        sentences.append(f"Not valid, and not ranked: {invalid} of {_count(comparison)} results.")
     if len(comparison.groups) > 1:
         sentences.append(
             f"The results are of {len(comparison.groups)} machines or protocols; only those "
             "measured alike are ranked with each other."
         )
     return " ".join(sentences)
+
+
+def _count(comparison: Comparison) -> int:
+    return sum(len(group.rows) for group in comparison.groups)
 
 
 def _time(row: Row, unit: TimeUnit) -> str:
@@ -121,7 +125,7 @@ def _per_group(comparison: Comparison, render: Callable[[Group], str]) -> str:
 
 def _results(comparison: Comparison, colours: Colours) -> Section:
     def render(group: Group) -> str:
-        head = ("", "p50", "p90", "p99", "against the first", "top-1", "agreement", "runs")
+        head = ("", "p50", "p90", "p99", "× the first", "top-1", "agreement")
         rows = [_result_cells(row, group, colours) for row in group.rows]
         return page.table(head, rows, caption=group.title) + page.notes(_remarks(group))
 
@@ -137,7 +141,8 @@ def _result_cells(row: Row, group: Group, colours: Colours) -> list[Cell | str]:
     latency, accuracy = row.result.latency, row.result.accuracy
     unit = TimeUnit.fitting(group.rows[-1].result.latency.p90.value)
     engine = row.result.engine
-    what = f"{row.result.bundle.precision}, {engine.threads} thread{'s'[: engine.threads > 1]}"
+    threads = f"{engine.threads} thread{'s'[: engine.threads > 1]}"
+    what = f"{row.result.bundle.precision}, {threads}, {latency.n:,} runs"
     return [
         Cell(text=row.label, detail=what, css=f"s{colours[row.label] % charts.COLOURS}"),
         _estimate_cell(latency.p50, unit),
@@ -146,7 +151,6 @@ def _result_cells(row: Row, group: Group, colours: Colours) -> list[Cell | str]:
         _verdict_cell(row),
         _share_cell(None if accuracy is None else accuracy.top1),
         _share_cell(None if accuracy is None else accuracy.agreement),
-        Cell(text=f"{latency.n:,}", detail=f"in {row.result.elapsed_s:.0f} s"),
     ]
 
 
@@ -158,11 +162,10 @@ def _estimate_cell(estimate: Estimate, unit: TimeUnit) -> Cell:
 def _verdict_cell(row: Row) -> Cell:
     if not row.result.valid:
         return Cell(text="not valid", detail="not ranked", css="bad")
-    ratio = f"× {row.ratio.value:.2f}"
     if row.verdict == "first":
-        return Cell(text="first", detail="what the others refer to")
+        return Cell(text="1", detail="first")
     css = {"faster": "good", "slower": "bad"}.get(row.verdict, "")
-    return Cell(text=ratio, detail=row.verdict, css=css)
+    return Cell(text=f"{row.ratio.value:.2f}", detail=row.verdict, css=css)
 
 
 def _share_cell(share: Share | None) -> Cell:
@@ -463,7 +466,7 @@ MEANINGS = (
     ("95 % interval", "How sure this run is of its own figure, from order statistics and widened "
      "for runs that are not independent of each other. Another day or another unit of the same "
      "device may differ by more: measure again before trusting a small difference."),
-    ("against the first", "p90 divided by the first result's p90; below 1 is faster. Results whose "
+    ("× the first", "p90 divided by the first result's p90; below 1 is faster. Results whose "
      "intervals overlap are called indistinguishable. Only results of one protocol on one machine "
      "are ranked."),
     ("top-1", "Share of labelled photos whose highest class is the label, run on the device; the "

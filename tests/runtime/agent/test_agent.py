@@ -1,0 +1,230 @@
+"""The agent as it runs on a device: one file, a process of its own, nothing of edgeseed there."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeseed.core.bundle import Bundle
+from edgeseed.runtime.agent import _job
+from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.agent._pack import pack_agent
+
+# Runs the agent as `python3 agent.pyz WORK` would, where nothing but numpy and the engine can be
+# imported, and where each module called edgeseed must come out of the archive.
+CLEAN = """
+import runpy, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "timm", "PIL", "onnx", "click", "rich", "sklearn"}:
+            raise ImportError(name + " is not on the device")
+
+agent, work = sys.argv[1:]
+sys.meta_path.insert(0, Absent())
+sys.argv = [agent, work]
+try:
+    runpy.run_path(agent, run_name="__main__")
+except SystemExit as end:
+    ours = [module for name, module in sys.modules.items() if name.startswith("edgeseed")]
+    assert len(ours) > 5
+    assert all(module.__file__.startswith(agent) for module in ours), ours
+    sys.exit(end.code)
+"""
+
+
+def fake_work(folder: Path, **changes: Any) -> Path:
+    """A work folder whose model the fake engine reads; needs no library but numpy."""
+    golden = folder / _job.BUNDLE / "golden"
+    golden.mkdir(parents=True)
+    model = {"weights": [[1.0, 2.0, 3.0]], "delay_ms": 1, **changes.pop("model", {})}
+    (folder / _job.BUNDLE / "model.json").write_text(json.dumps(model))
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8)).astype(np.uint8)
+    np.save(golden / "inputs.npy", images)
+    means = images.astype(np.float32).mean(axis=(2, 3))
+    expected = changes.pop("expected", means @ np.array([[1.0], [2.0], [3.0]], np.float32))
+    np.savez(golden / "model.npz", embedding=expected)
+    files = {
+        str(path.relative_to(folder / _job.BUNDLE)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((folder / _job.BUNDLE).rglob("*"))
+        if path.is_file()
+    }
+    job = Job(
+        engine="_fake",
+        model="model.json",
+        unit="cpu",
+        threads=1,
+        protocol="instant",
+        min_runs=8,
+        min_seconds=0.02,
+        max_seconds=5,
+        golden_tolerance=1e-3,
+        files=files,
+    )
+    dataclasses.replace(job, **changes).write(folder / _job.JOB)
+    pack_agent(folder / _job.AGENT)
+    return folder
+
+
+def run(work: Path, python: str = sys.executable) -> tuple[int, list[dict[str, Any]], str]:
+    """Exit code, events, stderr of the agent."""
+    command = [python, "-I", "-c", CLEAN, str(work / _job.AGENT), str(work)]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+def measurement(work: Path) -> dict[str, Any]:
+    text = (work / _job.RESULT / _job.MEASUREMENT).read_text()
+    values: dict[str, Any] = json.loads(text)
+    return values
+
+
+def error(work: Path) -> dict[str, Any]:
+    code, events, _ = run(work)
+    assert code == 1
+    assert not (work / _job.RESULT / _job.MEASUREMENT).exists()
+    return events[-1]
+
+
+def test_it_measures_where_neither_edgeseed_nor_torch_can_be_imported(tmp_path: Path) -> None:
+    work = fake_work(tmp_path)
+
+    code, events, stderr = run(work)
+
+    assert (code, stderr) == (0, "")
+    stages = [event["name"] for event in events if event["event"] == "stage"]
+    assert stages == ["check", "load", "golden", "warm-up"]
+    assert events[-1] == {"event": "done"}
+    found = measurement(work)
+    assert len(found["samples_ns"]) >= 8
+    assert min(found["samples_ns"]) >= 1_000_000
+    assert found["load_ns"] > 0
+    assert found["first_run_ns"] >= 1_000_000
+    assert found["golden"]["relative_error"]["embedding"] < 1e-6
+    assert found["memory_model"]["peak_mib"] > 1
+
+
+def onnx_work(work: Path, bundle: Bundle) -> Path:
+    """A work folder with a real bundle."""
+    work.mkdir()
+    (work / _job.BUNDLE).symlink_to(bundle.path)
+    ship = {n: e.sha256 for n, e in bundle.manifest.files.items() if e.role == "ship"}
+    fields = ("onnxruntime", "model.onnx", "cpu", 1, "instant", 8, 0.02, 5.0, 1e-3, ship)
+    Job(*fields).write(work / _job.JOB)
+    pack_agent(work / _job.AGENT)
+    return work
+
+
+def test_it_measures_a_real_bundle_with_onnxruntime(bundle: Bundle, tmp_path: Path) -> None:
+    work = onnx_work(tmp_path / "work", bundle)
+
+    code, _, stderr = run(work)
+
+    assert (code, stderr) == (0, "")
+    assert measurement(work)["placement"]["actual"] == "cpu"
+
+
+def test_photos_are_run_and_their_outputs_kept(tmp_path: Path) -> None:
+    work = fake_work(tmp_path)
+    pixels = np.random.default_rng(1).integers(0, 256, (70, 3, 8, 8), dtype=np.uint8)
+    np.savez(work / _job.PHOTOS, pixels=pixels)
+
+    code, events, _ = run(work)
+
+    assert code == 0
+    assert [e["runs"] for e in events if e.get("stage") == "photos"] == [32, 64]
+    embedding = np.load(work / _job.RESULT / _job.OUTPUTS)["embedding"]
+    means = pixels.astype(np.float64).mean(axis=(2, 3))
+    np.testing.assert_allclose(embedding[:, 0], means @ [1, 2, 3], rtol=1e-4)
+
+
+def test_a_wrong_model_is_never_timed(tmp_path: Path) -> None:
+    # The weights with red and blue swapped: it runs, and answers something else.
+    found = error(fake_work(tmp_path, model={"weights": [[3.0, 2.0, 1.0]]}))
+
+    assert found["kind"] == "golden"
+    assert "does not give its golden outputs" in found["message"]
+    assert "embedding is off by" in found["message"]
+
+
+def test_outputs_that_are_no_numbers_are_never_timed(tmp_path: Path) -> None:
+    found = error(fake_work(tmp_path, model={"weights": [[float("nan"), 0, 0]]}))
+
+    assert found["kind"] == "golden"
+
+
+def test_a_file_that_changed_on_the_way_is_named(tmp_path: Path) -> None:
+    work = fake_work(tmp_path)
+    path = work / _job.BUNDLE / "model.json"
+    path.write_text(path.read_text().replace("2.0", "2.1"))
+
+    found = error(work)
+
+    assert found["kind"] == "artifact"
+    assert found["message"].startswith("model.json differs on the device")
+
+
+def test_a_file_that_did_not_arrive_is_named(tmp_path: Path) -> None:
+    work = fake_work(tmp_path)
+    (work / _job.BUNDLE / "golden" / "model.npz").unlink()
+
+    assert error(work)["message"].startswith("golden/model.npz did not arrive")
+
+
+def test_a_unit_that_the_device_lacks_is_refused(tmp_path: Path) -> None:
+    found = error(fake_work(tmp_path, unit="gpu"))
+
+    assert found == {
+        "event": "error",
+        "kind": "engine",
+        "message": "fake has no unit 'gpu'; it has: cpu, npu",
+    }
+
+
+def test_an_unexpected_error_comes_back_in_one_line_with_its_trace_on_stderr(
+    tmp_path: Path,
+) -> None:
+    code, events, stderr = run(fake_work(tmp_path, engine="no_such_engine"))
+
+    assert code == 1
+    assert events[-1]["kind"] == "unexpected"
+    assert "no_such_engine" in events[-1]["message"]
+    assert "Traceback" in stderr
+
+
+def test_a_job_of_another_version_is_refused(tmp_path: Path) -> None:
+    found = error(fake_work(tmp_path, schema_version=99))
+
+    assert "schema 99, this agent reads 1" in found["message"]
+
+
+def test_a_job_survives_the_way_to_the_device(tmp_path: Path) -> None:
+    job = Job("e", "m", "cpu", 2, "quick", 1, 2.0, 3.0, 0.1, {"a": "b"})
+    job.write(tmp_path / "job.json")
+
+    assert Job.read(tmp_path / "job.json") == job
+
+
+@pytest.mark.skipif(
+    "EDGESEED_PYTHON38" not in os.environ,
+    reason="EDGESEED_PYTHON38 names no Python 3.8 with numpy and onnxruntime",
+)
+@pytest.mark.slow
+def test_it_measures_on_python_3_8(bundle: Bundle, tmp_path: Path) -> None:
+    work = onnx_work(tmp_path / "work", bundle)
+
+    code, _, stderr = run(work, os.environ["EDGESEED_PYTHON38"])
+
+    assert (code, stderr) == (0, "")
+    assert measurement(work)["machine"]["python"].startswith("3.8.")
+    assert measurement(work)["golden"]["relative_error"]["logits"] < 1e-5

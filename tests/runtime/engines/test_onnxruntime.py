@@ -1,0 +1,105 @@
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeseed.core.bundle import Bundle
+from edgeseed.runtime.engines import onnxruntime as plugin
+from edgeseed.runtime.engines._engine import EngineError, TensorSpec
+from edgeseed.runtime.engines.onnxruntime import OnnxRuntimeEngine
+
+
+def test_it_gives_the_bundles_golden_outputs(bundle: Bundle) -> None:
+    engine = OnnxRuntimeEngine.open(bundle.model_path, unit="cpu", threads=1)
+    images = np.load(bundle.path / "golden" / "inputs.npy")
+    golden = np.load(bundle.path / "golden" / "model.npz")
+
+    outputs = engine.infer({"image": images})
+
+    assert set(outputs) == {"embedding", "logits"}
+    np.testing.assert_allclose(outputs["logits"], golden["logits"], rtol=1e-5)
+    engine.close()
+
+
+def test_inputs_and_outputs_are_described(bundle: Bundle) -> None:
+    engine = OnnxRuntimeEngine.open(bundle.model_path, unit="cpu", threads=1)
+
+    assert engine.inputs == (TensorSpec("image", (None, 3, 16, 16), "float32"),)
+    assert engine.outputs[0] == TensorSpec("embedding", (None, 8), "float32")
+
+
+def test_the_placement_counts_nodes_that_were_seen_on_the_unit(bundle: Bundle) -> None:
+    engine = OnnxRuntimeEngine.open(bundle.model_path, unit="cpu", threads=1)
+
+    assert engine.placement.actual == "cpu"
+    assert engine.placement.share == 1
+    assert engine.placement.nodes is not None
+    assert engine.placement.nodes["cpu"] > 0
+
+
+def test_nodes_that_fell_back_to_the_cpu_are_seen() -> None:
+    class Part:
+        def __init__(self, ep_name: str, count: int) -> None:
+            self.ep_name, self._count = ep_name, count
+
+        def get_nodes(self) -> list[int]:
+            return [0] * self._count
+
+    class Session:
+        def get_provider_graph_assignment_info(self) -> list[Part]:
+            return [Part("CPUExecutionProvider", 30), Part("QNNExecutionProvider", 10)]
+
+    placement = plugin._placement(Session(), "qnn")
+
+    assert (placement.actual, placement.share) == ("cpu", 0.25)
+
+
+def test_an_older_onnxruntime_tells_its_first_provider_and_no_share() -> None:
+    class Session:
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+    placement = plugin._placement(Session(), "cuda")
+
+    assert (placement.requested, placement.actual, placement.share) == ("cuda", "cpu", None)
+
+
+def test_threads_are_set_and_recorded(bundle: Bundle) -> None:
+    engine = OnnxRuntimeEngine.open(bundle.model_path, unit="cpu", threads=2)
+
+    assert engine.settings["intra_op_threads"] == 2
+    assert engine.settings["inter_op_threads"] == 1
+    assert engine.settings["deterministic_compute"] is True
+
+
+def test_a_unit_that_the_build_lacks_is_refused_and_not_substituted(bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match=r"has no unit 'coreml'; it has: .*cpu"):
+        OnnxRuntimeEngine.open(bundle.model_path, unit="coreml", threads=1)
+
+
+def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
+    broken = tmp_path / "model.onnx"
+    broken.write_bytes(b"not a model")
+
+    with pytest.raises(EngineError, match=r"cannot open model\.onnx on cpu"):
+        OnnxRuntimeEngine.open(broken, unit="cpu", threads=1)
+
+
+def test_a_device_without_onnxruntime_is_told_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+    with pytest.raises(EngineError, match="python3 -m pip install onnxruntime"):
+        OnnxRuntimeEngine.version()
+
+
+def test_two_runs_give_the_same_bits(bundle: Bundle) -> None:
+    engine = OnnxRuntimeEngine.open(bundle.model_path, unit="cpu", threads=2)
+    feed: dict[str, Any] = {"image": np.load(bundle.path / "golden" / "inputs.npy")}
+
+    first, second = engine.infer(feed), engine.infer(feed)
+
+    assert first["embedding"].tobytes() == second["embedding"].tobytes()

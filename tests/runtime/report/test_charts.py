@@ -1,0 +1,137 @@
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from edgeseed.runtime.report import charts
+from edgeseed.runtime.report.charts import Bar, Draw, Point, Series, TimeUnit
+from edgeseed.runtime.report.page import NARROW, WIDE
+from edgeseed.runtime.summary import Estimate, Summary
+
+MS = TimeUnit("ms", 1.0)
+
+
+def series(
+    label: str = "a", median: float = 5.0, *, n: int = 500, spread: float = 0.03, **changes: Any
+) -> Series:
+    samples = np.random.default_rng(0).lognormal(np.log(median), spread, n)
+    summary = Summary.from_samples((samples * 1e6).tolist())
+    return Series(label=label, colour=0, samples=samples, summary=summary, **changes)
+
+
+def estimate(value: float, reach: float = 0.1) -> Estimate:
+    return Estimate(value=value, low=value - reach, high=value + reach)
+
+
+def point(label: str, latency: float, quality: float, size: float = 4.0) -> Point:
+    return Point(
+        label=label,
+        colour=1,
+        latency=estimate(latency),
+        quality=estimate(quality, 0.01),
+        size_mib=size,
+    )
+
+
+CASES: dict[str, Callable[[], Draw]] = {
+    "ridgeline": lambda: charts.ridgeline([series(), series("b", 7)], unit=MS),
+    "ridgeline of far models": lambda: charts.ridgeline([series(), series("b", 700)], unit=MS),
+    "ridgeline of one constant": lambda: charts.ridgeline([series(spread=0.0)], unit=MS),
+    "ridgeline of few runs": lambda: charts.ridgeline([series(n=2)], unit=MS),
+    "tail": lambda: charts.tail([series(), series("b", 7, n=64)], unit=MS),
+    "tail of one constant": lambda: charts.tail([series(spread=0.0)], unit=MS),
+    "tail of few runs": lambda: charts.tail([series(n=3)], unit=MS),
+    "timeline": lambda: charts.timeline([series(), series("b", 7)], unit=MS, max_drift=1.15),
+    "timeline of few runs": lambda: charts.timeline([series(n=3)], unit=MS, max_drift=1.15),
+    "tradeoff": lambda: charts.tradeoff([point("a", 5, 0.9), point("b", 8, 0.95, 16)], unit=MS,
+                                        quality="top-1"),
+    "tradeoff of twins": lambda: charts.tradeoff([point(f"twin {i}", 5, 0.9) for i in range(6)],
+                                                 unit=MS, quality="top-1"),
+    "tradeoff of far models": lambda: charts.tradeoff([point("a", 1, 0.9), point("b", 90, 1.0)],
+                                                      unit=MS, quality="top-1"),
+    "bars": lambda: charts.bars([Bar(label="a", colour=0, value=0.5, text="50 %", low=0.4,
+                                     high=0.6),
+                                 Bar(label="b", colour=1, value=0.0, text="0 %")], title="Share"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize("name", CASES)
+def test_a_plot_is_xml_and_stays_within_its_frame(name: str, width: int) -> None:
+    svg = CASES[name]()(width)
+
+    root = ElementTree.fromstring(svg.render())
+
+    assert "nan" not in svg.render()
+    for node in root.iter():
+        for attribute, limit in (
+            ("x", width),
+            ("cx", width),
+            ("y", svg.height),
+            ("cy", svg.height),
+        ):
+            if node.get(attribute) is not None:
+                assert -0.5 <= float(str(node.get(attribute))) <= limit + 0.5, node.attrib
+        for step in node.get("d", "").replace("M", "").replace(" Z", "").split(" L"):
+            if step:
+                x, y = map(float, step.split())
+                assert -0.5 <= x <= width + 0.5
+                assert -0.5 <= y <= svg.height + 0.5
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_plot_says_its_numbers_to_those_who_do_not_see_it(name: str) -> None:
+    root = ElementTree.fromstring(CASES[name]()(WIDE).render())
+
+    assert any(character.isdigit() for character in str(root.get("aria-label")))
+
+
+def test_labels_of_models_at_one_place_do_not_cover_each_other() -> None:
+    root = ElementTree.fromstring(CASES["tradeoff of twins"]()(WIDE).render())
+
+    rows = [float(str(t.get("y"))) for t in root.iter("text") if str(t.text).startswith("twin")]
+    sides = [float(str(t.get("x"))) for t in root.iter("text") if str(t.text).startswith("twin")]
+    places = list(zip(sides, rows, strict=True))
+    assert len(places) == 6
+    assert all(
+        abs(a[0] - b[0]) > 80 or abs(a[1] - b[1]) >= 17
+        for i, a in enumerate(places)
+        for b in places[:i]
+    )
+
+
+def test_a_discs_area_is_the_models_size() -> None:
+    draw = charts.tradeoff([point("a", 5, 0.9, 4), point("b", 8, 0.95, 16)], unit=MS, quality="q")
+    root = ElementTree.fromstring(draw(WIDE).render())
+
+    radii = [float(str(c.get("r"))) for c in root.iter("circle") if "bubble" in str(c.get("class"))]
+    assert max(radii) / min(radii) == pytest.approx(2, rel=0.01)
+
+
+def test_runs_that_a_picture_leaves_out_are_counted() -> None:
+    calm = series()
+    spiked = Series(
+        label="s",
+        colour=0,
+        samples=np.r_[calm.samples, 50.0, 60.0],
+        summary=Summary.from_samples((np.r_[calm.samples, 50.0, 60.0] * 1e6).tolist()),
+    )
+
+    assert charts.beyond([spiked]) >= 2
+
+
+def test_a_calm_run_looks_calm() -> None:
+    scale = charts._time_scale([series(spread=0.001)], 0, 100)
+
+    assert scale.high - scale.low > 0.2 * 5
+
+
+def test_times_below_half_a_millisecond_are_in_microseconds() -> None:
+    assert TimeUnit.fitting(0.2).format(0.0079) == "7.90 µs"
+    assert TimeUnit.fitting(7.0).format(7.0) == "7.00 ms"
+
+
+def test_an_unknown_end_of_an_interval_is_a_question_mark() -> None:
+    assert MS.estimate(Estimate(value=5, low=4.5, high=None)) == "5.00 ms (4.50 … ?)"

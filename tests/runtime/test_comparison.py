@@ -1,0 +1,198 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeseed.core.errors import ConfigError, GateError, UsageError
+from edgeseed.runtime import Comparison, compare
+from edgeseed.runtime.validity import Reason
+
+INVALID = (Reason(code="too-short", message="12 runs", invalidates=True),)
+
+
+def labels(comparison: Comparison) -> list[list[str]]:
+    return [[row.label for row in group.rows] for group in comparison.groups]
+
+
+def verdicts(comparison: Comparison) -> dict[str, str]:
+    return {row.label: row.verdict for group in comparison.groups for row in group.rows}
+
+
+def test_rows_are_sorted_and_refer_to_the_first_that_was_given(make_result: Any) -> None:
+    comparison = compare(
+        [
+            make_result(folder="fp32", median_ms=10),
+            make_result(folder="int8", median_ms=4, seed=1),
+            make_result(folder="slow", median_ms=20, seed=2),
+        ]
+    )
+
+    assert labels(comparison) == [["int8", "fp32", "slow"]]
+    assert verdicts(comparison) == {"fp32": "first", "int8": "faster", "slow": "slower"}
+    ratios = [row.ratio.value for row in comparison.groups[0].rows]
+    assert ratios == pytest.approx([0.4, 1.0, 2.0], rel=0.02)
+
+
+def test_a_ratios_interval_holds_it(make_result: Any) -> None:
+    comparison = compare([make_result(folder="a"), make_result(folder="b", median_ms=4, seed=1)])
+
+    ratio = comparison.groups[0].rows[0].ratio
+    assert ratio.low is not None
+    assert ratio.high is not None
+    assert ratio.low < ratio.value < ratio.high < 1
+
+
+def test_overlapping_intervals_are_indistinguishable(make_result: Any) -> None:
+    comparison = compare(
+        [make_result(folder="a"), make_result(folder="b", median_ms=5.001, seed=1)]
+    )
+
+    assert sorted(verdicts(comparison).values()) == ["first", "indistinguishable"]
+
+
+def test_other_machines_are_never_ranked_together(make_result: Any) -> None:
+    comparison = compare(
+        [
+            make_result(folder="a"),
+            make_result(folder="b", seed=1, machine={"cpu": "Other"}),
+            make_result(folder="c", seed=2),
+        ]
+    )
+
+    assert labels(comparison)[0] in (["a", "c"], ["c", "a"])
+    assert labels(comparison)[1] == ["b"]
+    assert verdicts(comparison)["b"] == "first"
+
+
+def test_other_protocols_are_never_ranked_together(make_result: Any) -> None:
+    import dataclasses
+
+    from edgeseed.runtime.latency import PROTOCOLS
+
+    quick = make_result(folder="a")
+    normal = dataclasses.replace(make_result(folder="b", seed=1), protocol=PROTOCOLS["normal"])
+
+    assert labels(compare([quick, normal])) == [["a"], ["b"]]
+
+
+def test_a_result_that_is_not_valid_is_marked_last_and_not_ranked(make_result: Any) -> None:
+    comparison = compare(
+        [
+            make_result(folder="good"),
+            make_result(folder="bad", median_ms=1, seed=1, reasons=INVALID),
+        ]
+    )
+
+    assert labels(comparison) == [["good", "bad"]]
+    assert verdicts(comparison)["bad"] == "not ranked"
+    assert "bad (not valid)" in comparison.table()
+    assert "bad: not valid: 12 runs" in comparison.table()
+
+
+def test_the_first_valid_result_is_what_the_others_refer_to(make_result: Any) -> None:
+    comparison = compare(
+        [make_result(folder="bad", reasons=INVALID), make_result(folder="good", seed=1)]
+    )
+
+    assert verdicts(comparison) == {"good": "first", "bad": "not ranked"}
+
+
+def test_bundles_of_one_name_are_told_apart(make_result: Any) -> None:
+    same = [make_result(), make_result(seed=1, precision="int8")]
+    twins = [make_result(), make_result(seed=1)]
+
+    assert sorted(labels(compare(same))[0]) == ["tiny-fp32 · fp32", "tiny-fp32 · int8"]
+    assert sorted(labels(compare(twins))[0]) == ["tiny-fp32 · result 1", "tiny-fp32 · result 2"]
+
+
+def test_files_can_be_compared(make_result: Any, tmp_path: Path) -> None:
+    make_result(folder="a").write(tmp_path / "a.json")
+
+    assert labels(compare([tmp_path / "a.json"])) == [["a"]]
+
+
+def test_nothing_to_compare_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="edgeseed profile"):
+        compare([])
+
+
+def test_the_table_has_every_figure(make_result: Any) -> None:
+    table = compare([make_result(folder="a"), make_result(folder="b", median_ms=9, seed=1)]).table()
+
+    first, header, a, b = table.splitlines()
+    assert first == "quick on Fake Board (Fake A76, 4 cores)"
+    assert header.split()[:4] == ["p50", "ms", "p90", "ms"]
+    assert a.startswith("a ")
+    assert " first " in a
+    assert "90.0%" in b
+    assert len({len(line.rstrip()) for line in (header, a, b)}) == 1
+
+
+def test_the_summary_is_json_and_leaves_the_samples_out(make_result: Any) -> None:
+    text = json.dumps(compare([make_result()]).to_dict())
+
+    assert "samples_ns" not in text
+    assert '"verdict": "first"' in text
+
+
+def test_a_limit_that_holds_passes(make_result: Any) -> None:
+    results = [make_result(folder="a"), make_result(folder="b", median_ms=5.1, seed=1)]
+
+    comparison = compare(results, fail_if=["p90>+5%", "p90>8ms", "top1<80%"])
+
+    outcomes = comparison.check("p90>+5%")
+    assert [(item.label, item.passed) for item in outcomes] == [("b", True)]
+    assert len(comparison.check("p90>8ms")) == 2
+
+
+def test_a_limit_that_breaks_is_an_error_with_the_numbers(make_result: Any) -> None:
+    results = [make_result(folder="old"), make_result(folder="new", median_ms=5.5, seed=1)]
+
+    with pytest.raises(GateError, match=r"^new: p90 is 5\.\d+ ms, limit 5\.\d+ ms \(p90>\+5%\)$"):
+        compare(results, fail_if="p90>+5%")
+
+
+def test_a_break_within_the_noise_says_so_and_still_breaks(make_result: Any) -> None:
+    results = [make_result(folder="a", n=128), make_result(folder="b", n=128, seed=3)]
+
+    with pytest.raises(GateError, match="overlap, so a longer protocol would tell") as caught:
+        compare(results, fail_if="p90<+50%")
+
+    assert caught.value.exit_code == 1
+
+
+def test_a_result_that_is_not_valid_passes_no_limit(make_result: Any) -> None:
+    with pytest.raises(GateError, match=r"tiny-fp32: not valid \(12 runs\)"):
+        compare([make_result(reasons=INVALID)], fail_if="p90>1000ms")
+
+
+def test_all_that_break_are_named(make_result: Any) -> None:
+    results = [make_result(folder="a"), make_result(folder="b", seed=1)]
+
+    with pytest.raises(GateError, match=r"a: p90 .*; b: p90|b: p90 .*; a: p90"):
+        compare(results, fail_if="p90>1ms")
+
+
+def test_a_change_needs_two_results_that_can_be_compared(make_result: Any) -> None:
+    with pytest.raises(ConfigError, match="no two results are of the same protocol"):
+        compare([make_result()], fail_if="p90>+5%")
+
+
+def test_a_limit_on_what_was_not_measured_says_how_to_measure_it(make_result: Any) -> None:
+    with pytest.raises(ConfigError, match="has no top-1; profile it with --data"):
+        compare([make_result(top1=None)], fail_if="top1<90%")
+
+
+def test_a_mistyped_limit_costs_no_page(make_result: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        compare([make_result()], html=tmp_path / "page.html", fail_if="p90>")
+
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_the_page_is_there_when_a_limit_breaks(make_result: Any, tmp_path: Path) -> None:
+    with pytest.raises(GateError):
+        compare([make_result()], html=tmp_path / "page.html", fail_if="p90>1ms")
+
+    assert (tmp_path / "page.html").exists()

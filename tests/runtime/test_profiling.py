@@ -1,0 +1,208 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeseed.core.bundle import Bundle
+from edgeseed.core.errors import (
+    ArtifactError,
+    ConfigError,
+    GateError,
+    UnknownNameError,
+    UsageError,
+    WorkError,
+)
+from edgeseed.runtime import profile, read_result
+from edgeseed.runtime.agent import _job
+from edgeseed.runtime.devices._device import Ended
+from edgeseed.runtime.devices._fake import FakeDevice, fake_measurement
+
+STEADY = [5_000_000] * 2000
+
+
+def test_a_bundle_is_profiled_on_this_machine(bundle: Bundle, instant: str, tmp_path: Path) -> None:
+    result = profile(bundle.path, protocol=instant, out=tmp_path / "result.json")
+
+    assert read_result(tmp_path / "result.json") == result
+    assert result.device.device == "host"
+    assert result.engine.name == "onnxruntime"
+    assert result.placement.actual == "cpu"
+    assert result.latency.n >= 8
+    assert max(result.golden.relative_error.values()) < 1e-4
+    assert result.accuracy is not None
+    assert (result.accuracy.n, result.accuracy.agreement) == (12, None)
+    assert result.accuracy.top1 is not None
+    assert result.bundle.size_bytes == bundle.model_path.stat().st_size
+    assert result.bundle.folder == "tiny-fp32"
+
+
+def test_only_files_that_ship_travel_to_the_device(bundle: Bundle, tmp_path: Path) -> None:
+    device = FakeDevice(fake_measurement(STEADY))
+
+    profile(bundle.path, device=device, out=tmp_path / "result.json")
+
+    assert set(device.jobs[0].files) == {
+        "model.onnx",
+        "golden/inputs.npy",
+        "golden/model.npz",
+    }
+
+
+def test_the_profile_chooses_engine_unit_and_threads(bundle: Bundle, tmp_path: Path) -> None:
+    device = FakeDevice(fake_measurement(STEADY))
+
+    profile(bundle.path, device=device, profile="raspberry-pi-5", out=tmp_path / "r.json")
+    profile(bundle.path, device=device, threads=2, unit="xnnpack", out=tmp_path / "r.json")
+
+    found = [(job.engine, job.unit, job.threads) for job in device.jobs]
+    assert found == [("onnxruntime", "cpu", 4), ("onnxruntime", "xnnpack", 2)]
+
+
+def test_a_quantized_model_may_differ_more_from_its_golden_outputs(
+    make_bundle: Any, tmp_path: Path
+) -> None:
+    device = FakeDevice(fake_measurement(STEADY))
+
+    profile(make_bundle("a").path, device=device, out=tmp_path / "r.json")
+    profile(make_bundle("b", quantization={}).path, device=device, out=tmp_path / "r.json")
+
+    assert [job.golden_tolerance for job in device.jobs] == [1e-3, 5e-2]
+
+
+def test_a_throttled_run_is_written_and_does_not_count(bundle: Bundle, tmp_path: Path) -> None:
+    ramp = np.linspace(5e6, 7e6, 2000).astype(int).tolist()
+
+    result = profile(
+        bundle.path, device=FakeDevice(fake_measurement(ramp)), out=tmp_path / "result.json"
+    )
+
+    assert not result.valid
+    assert "throttled" in {reason.code for reason in result.reasons}
+    assert not read_result(tmp_path / "result.json").valid
+
+
+def test_a_run_on_the_wrong_unit_does_not_count(bundle: Bundle, tmp_path: Path) -> None:
+    placement = {"requested": "xnnpack", "actual": "cpu", "nodes": None, "share": None}
+    device = FakeDevice(fake_measurement(STEADY, placement=placement))
+
+    result = profile(bundle.path, device=device, unit="xnnpack", out=tmp_path / "r.json")
+
+    assert [reason.code for reason in result.reasons] == ["wrong-unit"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("artifact", ArtifactError), ("golden", GateError), ("engine", WorkError)],
+)
+def test_what_the_agent_refuses_is_raised_and_nothing_is_written(
+    bundle: Bundle, tmp_path: Path, kind: str, error: type[Exception]
+) -> None:
+    line = {"event": "error", "kind": kind, "message": "it says why"}
+    device = FakeDevice(None, lines=[line], ended=Ended(exit_code=1, stderr=""))
+
+    with pytest.raises(error, match="fake: it says why"):
+        profile(bundle.path, device=device, out=tmp_path / "result.json")
+
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_an_agent_that_was_killed_is_told_by_its_last_line(bundle: Bundle, tmp_path: Path) -> None:
+    device = FakeDevice(None, ended=Ended(exit_code=-9, stderr="warning\nout of memory\n"))
+
+    with pytest.raises(WorkError, match="ended with code -9: out of memory"):
+        profile(bundle.path, device=device, out=tmp_path / "result.json")
+
+
+def test_an_agent_that_leaves_no_result_is_an_error(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(WorkError, match="its result cannot be read"):
+        profile(bundle.path, device=FakeDevice(None), out=tmp_path / "result.json")
+
+
+def test_chatter_of_a_library_on_stdout_is_passed_over(bundle: Bundle, tmp_path: Path) -> None:
+    class Chatty(FakeDevice):
+        def run_agent(self, work: Path, *, on_line: Any) -> Ended:
+            on_line("Loading plugins ...\n")
+            on_line("[1, 2]\n")
+            on_line('{"event": "progress", "stage": "measure", "runs": 64, "seconds": 1.0}\n')
+            on_line('{"event": "progress", "stage": "measure", "runs": 9999, "seconds": 2.0}\n')
+            return super().run_agent(work, on_line=on_line)
+
+    result = profile(bundle.path, device=Chatty(fake_measurement(STEADY)), out=tmp_path / "r.json")
+
+    assert result.valid
+
+
+def test_a_bundle_with_one_byte_changed_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    content = bytearray(bundle.model_path.read_bytes())
+    content[len(content) // 2] ^= 1
+    bundle.model_path.write_bytes(bytes(content))
+
+    with pytest.raises(ArtifactError, match=r"model\.onnx was changed after the export"):
+        profile(bundle.path, out=tmp_path / "result.json")
+
+
+def test_a_bundle_that_changes_on_the_way_is_refused_by_the_device(
+    bundle: Bundle, instant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeseed.runtime.devices.host import HostDevice
+
+    arrive = HostDevice.run_agent
+
+    def damaged(self: HostDevice, work: Path, *, on_line: Any) -> Ended:
+        model = work / _job.BUNDLE / "model.onnx"
+        model.write_bytes(model.read_bytes()[:-1])
+        return arrive(self, work, on_line=on_line)
+
+    monkeypatch.setattr(HostDevice, "run_agent", damaged)
+
+    with pytest.raises(ArtifactError, match=r"host: model\.onnx differs on the device"):
+        profile(bundle.path, protocol=instant, out=tmp_path / "result.json")
+
+
+def test_a_model_that_is_not_the_bundles_is_never_benchmarked(
+    make_bundle: Any, instant: str, tmp_path: Path
+) -> None:
+    # A bundle that was sealed again after its model was swapped: only its golden outputs tell.
+    from edgeseed.core.bundle import seal_bundle
+
+    right, wrong = make_bundle("right"), make_bundle("wrong", seed=1)
+    right.model_path.write_bytes(wrong.model_path.read_bytes())
+    seal_bundle(right.path, dataclasses.replace(right.manifest, files={}))
+
+    with pytest.raises(GateError, match="does not give its golden outputs"):
+        profile(right.path, protocol=instant, out=tmp_path / "result.json")
+
+
+def test_unknown_names_suggest_the_nearest(bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+
+    with pytest.raises(UnknownNameError, match="did you mean 'quick'"):
+        profile(bundle.path, protocol="quik", out=out)
+    with pytest.raises(UnknownNameError, match="did you mean 'host'"):
+        profile(bundle.path, device="hosst", out=out)
+    with pytest.raises(UnknownNameError, match="did you mean 'raspberry-pi-5'"):
+        profile(bundle.path, profile="raspberry-pi", out=out)
+
+
+def test_a_profile_without_an_engine_for_the_bundle_says_what_to_export(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"runs no onnx bundle; export .*: coreml"):
+        profile(bundle.path, profile="iphone-15-pro", out=tmp_path / "result.json")
+
+
+def test_no_thread_is_too_few(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="threads=0"):
+        profile(bundle.path, threads=0, out=tmp_path / "result.json")
+
+
+def test_a_folder_that_is_no_bundle_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="edgeseed export"):
+        profile(tmp_path, out=tmp_path / "result.json")
+
+
+def test_a_unit_that_this_machine_lacks_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(WorkError, match="has no unit 'qnn'; it has"):
+        profile(bundle.path, unit="qnn", out=tmp_path / "result.json")
