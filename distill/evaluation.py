@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +28,7 @@ from edgeseed.distill.teachers import load_network
 
 __all__ = ["EvaluationResult", "Metric", "embed", "evaluate", "knn_accuracy"]
 
-PROTOCOLS = ("knn", "linear")
+PROTOCOLS = ("knn", "linear", "finetune")
 _TOP = 5
 # Decoding threads run ahead of the network by this many batches.
 _AHEAD = 2
@@ -143,6 +144,7 @@ def evaluate(
     device: str = "auto",
     knn: KnnSettings | None = None,
     linear: LinearSettings | None = None,
+    labels: Sequence[str] = ("1%", "10%", "100%"),
     save_classifier: str | Path | None = None,
     save_metrics: bool = False,
 ) -> EvaluationResult:
@@ -153,14 +155,16 @@ def evaluate(
         data: Labelled photos to learn from: class folders or a named set.
         test_data: Labelled photos to test on. Without it, the named set's own test split, else a
             fifth of `data`, drawn per class; the result says which.
-        protocol: "knn" (weighted nearest neighbours), "linear" (a linear probe whose learning rate
-            is chosen on held-out training photos), or both; also as "knn,linear".
+        protocol: Any of "knn" (weighted nearest neighbours), "linear" (a linear probe whose
+            learning rate is chosen on held-out training photos) and "finetune" (the whole network
+            learns from a share of the labels); also as one string, "knn,linear".
         seed: Of every random choice.
         batch_size: Photos at once; changes no result.
         image_size: In pixels; a student file has its own.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         knn: Settings of "knn".
         linear: Settings of "linear".
+        labels: What "finetune" may use, one result each: as `finetune` takes it.
         save_classifier: Where to write a student whose head is the linear probe.
         save_metrics: Whether to append the metrics to the student file.
 
@@ -174,14 +178,15 @@ def evaluate(
     _check_saving(str(student), protocols, save_classifier, save_metrics)
     split = split_labelled(data, test_data=test_data, seed=seed)
     network = load_network(str(student), image_size=image_size)
-    features = embed_split(
-        network,
-        split,
-        preprocess=network.preprocess,
-        batch_size=batch_size,
-        device=choose_device(device),
-    )
     metrics: list[Metric] = []
+    if "knn" in protocols or "linear" in protocols:
+        features = embed_split(
+            network,
+            split,
+            preprocess=network.preprocess,
+            batch_size=batch_size,
+            device=choose_device(device),
+        )
     if "knn" in protocols:
         metrics += measure_knn(features, settings=knn or KnnSettings())
     if "linear" in protocols:
@@ -189,6 +194,11 @@ def evaluate(
         metrics.append(metric)
         if save_classifier is not None:
             _write_classifier(Path(student), Path(save_classifier), probe, split, metric)
+    if "finetune" in protocols:
+        metrics += [
+            _measure_finetuning(student, data, test_data, labels=share, seed=seed, device=device)
+            for share in labels
+        ]
     result = EvaluationResult(
         network=str(student),
         weights_digest=network.digest,
@@ -229,6 +239,8 @@ def _check_saving(
         raise UsageError(
             "saving a classifier needs the protocol linear: its probe becomes the head"
         )
+    if "finetune" in protocols and not is_file:
+        raise UsageError(f"{student} is no student file (.safetensors); finetune needs one")
     if (save_classifier is not None or save_metrics) and not is_file:
         raise UsageError(
             f"{student} is no student file (.safetensors): nothing can be saved into it"
@@ -259,20 +271,58 @@ def embed(
     Returns:
         (N, D) float32, on the CPU.
     """
+    return _run(
+        network,
+        photos,
+        lambda output: output.embedding,
+        preprocess=preprocess,
+        batch_size=batch_size,
+        device=device,
+    )
+
+
+def predict(
+    network: nn.Module,
+    photos: PhotoSet,
+    *,
+    preprocess: Preprocess,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """As `embed`, but the (N, C) logits of a student that has a head."""
+    return _run(
+        network,
+        photos,
+        lambda output: output.logits,
+        preprocess=preprocess,
+        batch_size=batch_size,
+        device=device,
+    )
+
+
+def _run(
+    network: nn.Module,
+    photos: PhotoSet,
+    read: Callable[[Any], torch.Tensor],
+    *,
+    preprocess: Preprocess,
+    batch_size: int,
+    device: torch.device | str,
+) -> torch.Tensor:
     was_training = network.training
     network.to(device).eval()
     mean = torch.tensor(preprocess.mean, device=device).view(3, 1, 1)
     std = torch.tensor(preprocess.std, device=device).view(3, 1, 1)
-    embeddings = []
+    results = []
     try:
-        with torch.inference_mode(), progress(f"embedding {photos.name}", len(photos)) as bar:
+        with torch.no_grad(), progress(f"looking at {photos.name}", len(photos)) as bar:
             for pixels in _pixel_batches(photos, preprocess, batch_size):
                 images = (pixels.to(device).float() / 255 - mean) / std
-                embeddings.append(network(images).embedding.float().cpu())
+                results.append(read(network(images)).float().cpu())
                 bar.advance(len(pixels))
     finally:
         network.train(was_training)
-    return torch.cat(embeddings).clone()
+    return torch.cat(results)
 
 
 def _pixel_batches(
@@ -394,6 +444,30 @@ def measure_linear(
         },
     )
     return metric, result
+
+
+def _measure_finetuning(
+    student: str | Path,
+    data: str | Path,
+    test_data: str | Path | None,
+    *,
+    labels: str,
+    seed: int,
+    device: str,
+) -> Metric:
+    from edgeseed.distill.finetuning import finetune
+
+    with tempfile.TemporaryDirectory(prefix="edgeseed-finetune-") as folder:
+        result = finetune(
+            student,
+            data=data,
+            test_data=test_data,
+            labels=labels,
+            out=Path(folder) / "run",
+            seed=seed,
+            devices=device,
+        )
+    return dataclasses.replace(result.metric, name=f"finetune-{labels}")
 
 
 def make_metric(

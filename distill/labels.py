@@ -5,6 +5,8 @@ every machine.
 """
 
 import dataclasses
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgeseed.core.errors import DataError
+from edgeseed.core.errors import DataError, UsageError
+from edgeseed.core.files import write_text
 from edgeseed.core.photos import PhotoSet, open_photos
 
 Indices = npt.NDArray[np.int64]
@@ -61,17 +64,24 @@ def split_labelled(
         return Split(
             train=photos, test=own, classes=classes, description=f"its own test split {own.name}"
         )
+    _check_two_each(photos)
     test_indices, train_indices = draw_share(labels_of(photos), share=_TEST_SHARE, seed=seed)
-    if len(test_indices) == 0:
-        raise DataError(
-            f"{data} has too few photos a class to hold a fifth out for testing; give test data"
-        )
     return Split(
         train=photos.subset(train_indices),
         test=photos.subset(test_indices),
         classes=classes,
         description=f"a random fifth of {data}, per class, seed {seed}",
     )
+
+
+def _check_two_each(photos: PhotoSet) -> None:
+    labels, counts = np.unique(labels_of(photos), return_counts=True)
+    lonely = [_class_name(photos, int(label)) for label in labels[counts < 2]]
+    if lonely:
+        raise DataError(
+            f"{photos.name}: class {_some(lonely)} has one photo, and two are needed, to learn and "
+            "to test; add photos, remove the class, or give test data"
+        )
 
 
 def labels_of(photos: PhotoSet) -> Indices:
@@ -126,3 +136,140 @@ def draw_share(labels: Indices, *, share: float, seed: int) -> tuple[Indices, In
         drawn.append(members[:count])
     chosen = np.sort(np.concatenate(drawn)).astype(np.int64)
     return chosen, np.setdiff1d(np.arange(len(labels), dtype=np.int64), chosen)
+
+
+# --------------------------------------------------------------------------- a few labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelList:
+    """Which photos may be used with their labels.
+
+    Attributes:
+        indices: Into the photos they were chosen from, sorted.
+        description: How they were chosen.
+    """
+
+    indices: Indices
+    description: str
+
+
+def choose_labels(photos: PhotoSet, labels: str, *, seed: int) -> LabelList:
+    """Chooses photos whose labels may be used.
+
+    Args:
+        photos: Labelled photos.
+        labels: A share per class ("1%", "10%", "100%"), a number per class ("5pc"), or a file
+            that `save_labels` wrote: one photo a line, as SimCLR's lists.
+        seed: Of the draw; a file needs none.
+
+    Raises:
+        UsageError: If `labels` is none of these.
+        DataError: If a class has too few photos, or the file names photos that are not there.
+    """
+    share = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", labels)
+    if share:
+        return _choose_share(photos, float(share[1]) / 100, text=labels, seed=seed)
+    number = re.fullmatch(r"(\d+)pc", labels)
+    if number:
+        return _choose_number(photos, int(number[1]), seed=seed)
+    path = Path(labels)
+    if not path.is_file():
+        raise UsageError(
+            f"labels {labels!r} is neither a share (1%), nor a number per class (5pc), nor a file"
+        )
+    return _read_labels(photos, path)
+
+
+def _choose_share(photos: PhotoSet, share: float, *, text: str, seed: int) -> LabelList:
+    if not 0 < share <= 1:
+        raise UsageError(f"labels {text} must be more than 0% and at most 100%")
+    targets = labels_of(photos)
+    counts = {int(label): int((targets == label).sum()) for label in np.unique(targets)}
+    smallest = min(counts, key=lambda label: counts[label])
+    if round(share * counts[smallest]) < 1:
+        raise DataError(
+            f"labels {text} of {photos.name}: class {_class_name(photos, smallest)} has "
+            f"{counts[smallest]} photos, less than one would be left; use a larger share, or 5pc "
+            "for five photos of each class"
+        )
+    chosen = {label: round(share * count) for label, count in counts.items()}
+    return LabelList(
+        indices=_draw(targets, chosen, seed=seed), description=f"{text} of each class, seed {seed}"
+    )
+
+
+def _choose_number(photos: PhotoSet, number: int, *, seed: int) -> LabelList:
+    if number < 1:
+        raise UsageError("labels 0pc must be at least 1pc: one photo of each class")
+    targets = labels_of(photos)
+    for label in np.unique(targets):
+        count = int((targets == label).sum())
+        if count < number:
+            raise DataError(
+                f"labels {number}pc of {photos.name}: class {_class_name(photos, int(label))} has "
+                f"{count} photos; use at most {count}pc"
+            )
+    chosen = {int(label): number for label in np.unique(targets)}
+    return LabelList(
+        indices=_draw(targets, chosen, seed=seed),
+        description=f"{number} of each class, seed {seed}",
+    )
+
+
+def _draw(targets: Indices, numbers: dict[int, int], *, seed: int) -> Indices:
+    generator = np.random.default_rng(seed)
+    drawn = [
+        generator.permutation(np.flatnonzero(targets == label))[:number]
+        for label, number in numbers.items()
+    ]
+    return np.sort(np.concatenate(drawn)).astype(np.int64)
+
+
+def _class_name(photos: PhotoSet, label: int) -> str:
+    return str(label) if photos.classes is None else photos.classes[label]
+
+
+def photo_names(photos: PhotoSet) -> list[str]:
+    """What each photo is called in a label list: its path below the folder, or its number."""
+    name = getattr(photos.source, "name", None)
+    if name is None:
+        return [str(index) for index in photos.indices]
+    return [Path(name(int(index))).as_posix() for index in photos.indices]
+
+
+def save_labels(path: Path, photos: PhotoSet, chosen: LabelList) -> None:
+    """Writes a label list: a comment that says how it was chosen, then one photo a line."""
+    names = photo_names(photos)
+    lines = [f"# {photos.name}: {chosen.description}", *(names[index] for index in chosen.indices)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _read_labels(photos: PhotoSet, path: Path) -> LabelList:
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    if not wanted:
+        raise DataError(f"{path} names no photo; it should hold one a line")
+    numbers = _numbers_by_name(photo_names(photos))
+    missing = [name for name in wanted if name not in numbers]
+    if missing:
+        raise DataError(
+            f"{path} names {len(missing)} photos that {photos.name} has not: {_some(missing)}; "
+            "give the list of these photos, with paths as they are below that folder"
+        )
+    chosen = np.unique(np.array([numbers[name] for name in wanted], dtype=np.int64))
+    present = np.unique(labels_of(photos)[chosen])
+    if len(present) < 2:
+        raise DataError(f"{path} names photos of one class only; two classes are needed")
+    return LabelList(indices=chosen, description=f"the list {path}")
+
+
+def _numbers_by_name(names: list[str]) -> dict[str, int]:
+    """Index by path, and by bare file name where that is unique: SimCLR's lists have no folders."""
+    numbers = {name: index for index, name in enumerate(names)}
+    bare = [name.rpartition("/")[2] for name in names]
+    counts = Counter(bare)
+    for index, name in enumerate(bare):
+        if counts[name] == 1:
+            numbers.setdefault(name, index)
+    return numbers
