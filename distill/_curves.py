@@ -21,9 +21,12 @@ def draw_curves(path: Path, records: Sequence[dict[str, Any]]) -> None:
     if not epochs:
         return
     scored = [record for record in epochs if "knn" in record]
-    figure = Figure(figsize=(5 * (1 + bool(scored)), 3.4), layout="constrained")
+    count = 1 + bool(scored)
+    figure = Figure(figsize=(5 * count, 3.4))
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 1 + bool(scored), squeeze=False)[0]
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    # Fixed margins: matplotlib's own layout takes as long as the drawing.
+    figure.subplots_adjust(left=0.16 / count, right=0.98, bottom=0.15, top=0.95, wspace=0.3)
     _draw_loss(axes[0], epochs)
     if scored:
         _draw_knn(axes[1], scored)

@@ -49,9 +49,7 @@ def tiny_student(
     )
 
 
-def tiny_teacher(
-    name: str = "test_resnet", *, seed: int = 1, heads: Sequence[str] = ()
-) -> Teacher:
+def tiny_teacher(name: str = "test_resnet", *, seed: int = 1, heads: Sequence[str] = ()) -> Teacher:
     """A teacher of some hundred thousand weights.
 
     Args:

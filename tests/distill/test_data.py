@@ -22,7 +22,6 @@ from edgeseed.distill.data import (
 )
 from edgeseed.distill.views import ViewPlan, weak_crop
 
-
 MakePhotos = Callable[..., Path]
 CPU = torch.device("cpu")
 
@@ -73,7 +72,7 @@ def test_a_single_photo_is_too_few(count: int) -> None:
 
 
 def test_batch_that_does_not_divide_over_the_devices_is_an_error() -> None:
-    with pytest.raises(DataError, match="does not divide over 3 devices.*--batch-size 63"):
+    with pytest.raises(DataError, match=r"does not divide over 3 devices.*--batch-size 63"):
         fit_batch_size(64, usual=256, num_samples=1000, num_devices=3)
 
 

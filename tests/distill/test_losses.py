@@ -45,7 +45,9 @@ def literal_seed_loss(
     return total / len(student)
 
 
-def seed_loss(student: Tensor, teacher: Tensor, queue: Tensor, tau_s: float, tau_t: float) -> Tensor:
+def seed_loss(
+    student: Tensor, teacher: Tensor, queue: Tensor, tau_s: float, tau_t: float
+) -> Tensor:
     student_logits, teacher_logits = queue_similarity(
         student, teacher, queue, tau_student=tau_s, tau_teacher=tau_t
     )
@@ -137,7 +139,10 @@ def test_seed_loss_passes_gradcheck() -> None:
 def test_regression_loss_has_the_value_computed_by_hand() -> None:
     # Perpendicular unit vectors: 1 - cos = 1; each of two differences is 1, smooth L1 of it 0.5.
     loss = cosine_and_smooth_l1(
-        torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), cosine_weight=1, smooth_l1_weight=0.1
+        torch.tensor([[1.0, 0.0]]),
+        torch.tensor([[0.0, 1.0]]),
+        cosine_weight=1,
+        smooth_l1_weight=0.1,
     )
     assert float(loss) == pytest.approx(1 + 0.1 * 0.5)
 
@@ -190,16 +195,18 @@ def test_regression_loss_passes_gradcheck() -> None:
 
 def test_losses_compute_in_float32_whatever_the_networks_ran_in() -> None:
     # At a temperature of 0.01 a bfloat16 logit near 100 is off by up to 0.25: softmax by a quarter.
-    student, teacher, queue = units(4, 16).float(), units(4, 16, seed=1).float(), units(32, 16).float()
+    student, teacher, queue = (
+        units(4, 16).float(),
+        units(4, 16, seed=1).float(),
+        units(32, 16).float(),
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = queue_similarity(student, teacher, queue, tau_student=0.2, tau_teacher=0.01)
     outside = queue_similarity(student, teacher, queue, tau_student=0.2, tau_teacher=0.01)
     for got, expected in zip(inside, outside, strict=True):
         assert got.dtype == torch.float32
         assert torch.equal(got, expected)
-    narrow = queue_similarity(
-        student.bfloat16(), teacher, queue, tau_student=0.2, tau_teacher=0.01
-    )
+    narrow = queue_similarity(student.bfloat16(), teacher, queue, tau_student=0.2, tau_teacher=0.01)
     assert narrow[0].dtype == torch.float32
 
 

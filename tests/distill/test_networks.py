@@ -30,9 +30,7 @@ def test_teacher_and_student_get_the_same_pixels_each_in_its_own_normalisation()
         [0.229, 0.224, 0.225]
     ).view(3, 1, 1)
     student.eval()
-    torch.testing.assert_close(
-        student(pixels).embedding, student.network(expected).embedding
-    )
+    torch.testing.assert_close(student(pixels).embedding, student.network(expected).embedding)
     frozen = FrozenTeacher(teacher)
     torch.testing.assert_close(
         frozen.answer(pixels).embedding, teacher((pixels - 0.5) / 0.5).embedding
@@ -104,7 +102,7 @@ def test_replayed_views_are_answered_once_and_exactly(monkeypatch: pytest.Monkey
 
 
 def test_fresh_views_are_never_answered_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Of a mirrored photo, a cached embedding has a cosine of .87 with the true one (methods.md E.3).
+    # A mirrored photo's embedding has a cosine of only .87 with the cached one (methods.md E.3).
     teacher = FrozenTeacher(tiny_teacher(), cache=EmbeddingCache(4, periods=2))
     calls = count_calls(teacher, monkeypatch)
     one, other = teacher(batch()).embedding, teacher(batch(seed=1)).embedding

@@ -63,7 +63,7 @@ def test_lars_is_its_formula_for_three_steps() -> None:
 
 
 def test_lars_moves_a_weight_of_zeros_by_the_plain_rate() -> None:
-    # A zero-initialised classifier has no norm: its trust ratio is 1, not 0, or it would never move.
+    # A zero-initialised classifier has no norm: with a ratio of 0 it would never move.
     weight = nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.ones(2, 2)
     LARS([weight], lr=0.5).step()

@@ -32,9 +32,16 @@ Call = Callable[..., DistillResult]
 
 
 @pytest.fixture
-def call(make_photos: MakePhotos, teacher_file: str, tmp_path: Path) -> Call:
-    """`distill` on 24 photos of two classes for two epochs of three steps, unless said otherwise."""
+def call(
+    make_photos: MakePhotos,
+    teacher_file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Call:
+    """`distill` on 24 photos of two classes, two epochs of three steps, unless said otherwise."""
     photos = make_photos(24, classes=2)
+    # A picture takes longer than such a run; test_curves.py draws.
+    monkeypatch.setattr("edgeseed.distill._curves.draw_curves", lambda path, _: path.touch())
 
     def run(**changes: Any) -> DistillResult:
         arguments: dict[str, Any] = {
@@ -206,7 +213,7 @@ def test_compiled_networks_are_saved_under_their_own_names(
 # --------------------------------------------------------------------------- resume
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a machine that went away."""
 
 
@@ -216,7 +223,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     def counted(self: Trainer, bar: Any) -> None:
         after_step(self, bar)
         if self.step == step:
-            raise Killed
+            raise KilledError
 
     monkeypatch.setattr(Trainer, "_after_step", counted)
 
@@ -231,7 +238,7 @@ def test_resumed_run_is_bit_identical(
     whole = call(method=method, out=tmp_path / "whole", settings=settings)
     with monkeypatch.context() as patch:
         kill_at(patch, step)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             call(method=method, settings=settings)
     resumed = call(method=method, settings=settings, resume=True)
     for name in ("student", "heads", "best"):
@@ -239,9 +246,7 @@ def test_resumed_run_is_bit_identical(
         got = load_file(resumed.out / f"{name}.safetensors")
         assert all(torch.equal(got[key], expected[key]) for key in expected), name
     timed = ("seconds", "images_per_second", "data_wait_percent")
-    for got_record, expected_record in zip(
-        records(resumed.out), records(whole.out), strict=True
-    ):
+    for got_record, expected_record in zip(records(resumed.out), records(whole.out), strict=True):
         for key in expected_record.keys() - set(timed):
             assert got_record[key] == expected_record[key]
     assert len(records(resumed.out, "steps")) == len(records(whole.out, "steps"))
@@ -291,7 +296,7 @@ def test_interrupt_saves_and_says_how_to_go_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(Seed, "after_step", interrupted)
-        with pytest.raises(WorkError, match="interrupted after step 4 of 6.*--resume"):
+        with pytest.raises(WorkError, match=r"interrupted after step 4 of 6.*--resume"):
             call()
     resumed = load_file(call(resume=True).student)
     whole = load_file(call(out=tmp_path / "whole").student)
@@ -385,7 +390,7 @@ def test_divergence_is_an_error_before_the_state_is_spoilt(
         return result
 
     monkeypatch.setattr(Method, "forward", diverge)
-    with pytest.raises(WorkError, match="training diverged: loss became nan.*lower --lr"):
+    with pytest.raises(WorkError, match=r"training diverged: loss became nan.*lower --lr"):
         call()
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert state["step"] == 3

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as tv
 
+from edgeseed.distill.views import _NUM_DRAWS as NUM_DRAWS
 from edgeseed.distill.views import (
     PRESETS,
     Augmenter,
@@ -22,7 +23,6 @@ from edgeseed.distill.views import (
     weak_crop,
 )
 from edgeseed.distill.views import _draw as draw
-from edgeseed.distill.views import _NUM_DRAWS as NUM_DRAWS
 
 SQUARE = np.array([[40, 40]])
 

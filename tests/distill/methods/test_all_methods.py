@@ -1,4 +1,4 @@
-"""What every method must keep to, whatever it computes. A new file in methods/ is tested here unasked."""
+"""What every method must keep to. A new file in methods/ is tested here unasked."""
 
 import ast
 import dataclasses
@@ -22,9 +22,7 @@ def make(name: str) -> tuple[Method[Any], Any]:
     config = method_class.Config()
     torch.manual_seed(0)
     method = method_class(config, tiny_parts(method_class))
-    batch = tiny_batch(
-        method_class.views(config, 32), labels=method_class.NEEDS.labels != "unused"
-    )
+    batch = tiny_batch(method_class.views(config, 32), labels=method_class.NEEDS.labels != "unused")
     return method, batch
 
 

@@ -99,7 +99,7 @@ def test_missing_teacher_head_names_the_way_out() -> None:
 
 
 def test_queue_that_is_no_multiple_of_the_batch_names_one_that_is() -> None:
-    with pytest.raises(ConfigError, match="queue_size=20 is not a multiple of the batch of 8.*16"):
+    with pytest.raises(ConfigError, match=r"queue_size=20 is not a multiple of the batch of 8.*16"):
         Seed(SeedConfig(queue_size=20), tiny_parts(Seed))
 
 
