@@ -6,6 +6,7 @@ from edgeseed.core.lazy import attach
 
 if TYPE_CHECKING:
     from edgeseed.distill.evaluation import evaluate as evaluate
+    from edgeseed.distill.pretraining import pretrain as pretrain
     from edgeseed.distill.run import DistillResult as DistillResult
     from edgeseed.distill.run import distill as distill
 
@@ -15,5 +16,6 @@ __getattr__, __all__ = attach(  # pyright: ignore[reportUnsupportedDunderAll]
         "DistillResult": ".run:DistillResult",
         "distill": ".run:distill",
         "evaluate": ".evaluation:evaluate",
+        "pretrain": ".pretraining:pretrain",
     },
 )

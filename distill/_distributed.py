@@ -7,8 +7,10 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
+
+from edgeseed.core.console import say
 
 
 def world_size() -> int:
@@ -73,3 +75,20 @@ def mean(tensor: Tensor) -> Tensor:
     total = tensor.clone()
     dist.all_reduce(total)
     return total / world_size()
+
+
+def synchronize_batch_norm(network: nn.Module) -> None:
+    """Makes the BatchNorm layers inside see the batch of all ranks; names of weights stay.
+
+    For contrastive losses whose negatives come from other ranks: with statistics of its own, each
+    rank leaves a mark on its photos by which they are found without looking at them.
+    """
+    if world_size() == 1:
+        return
+    if dist.get_backend() != "nccl":
+        say("BatchNorm stays within each process: PyTorch synchronises it on GPUs only")
+        return
+    from timm.layers import convert_sync_batchnorm
+
+    for name, child in network.named_children():
+        setattr(network, name, convert_sync_batchnorm(child))

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgeseed.distill import _distributed
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -103,3 +105,37 @@ def cosine_and_smooth_l1(
     """
     angle = (1 - F.cosine_similarity(prediction, target, dim=1)).mean()
     return cosine_weight * angle + smooth_l1_weight * F.smooth_l1_loss(prediction, target)
+
+
+@in_full_precision
+def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
+    """NT-Xent (arXiv 2002.05709, eq. 1) of two views, both directions added up (arXiv 2006.10029).
+
+    ```text
+    l(a, b) = − mean_i log [ exp(a_i·b_i / τ) / (Σ_j exp(a_i·b_j / τ) + Σ_{j≠i} exp(a_i·a_j / τ)) ]
+    L = l(z, z') + l(z', z)
+    ```
+    i runs over this rank's photos, j over those of all ranks, with the gradient through both.
+    SimCLR's first paper halves L.
+
+    Args:
+        first: (B, D) z of this rank, any length; normalised here.
+        second: (B, D) z' of the same photos.
+        temperature: τ.
+    """
+    first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
+    all_first = _distributed.gather_with_grad(first)
+    all_second = _distributed.gather_with_grad(second)
+    own = torch.arange(len(first), device=first.device) + _distributed.rank() * len(first)
+    return _find(own, first, all_second, all_first, temperature) + _find(
+        own, second, all_first, all_second, temperature
+    )
+
+
+def _find(own: Tensor, views: Tensor, others: Tensor, same: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of finding the other view of each photo; its own view is no candidate."""
+    # B photos of this rank, N of all
+    itself = F.one_hot(own, len(same)).bool()  # (B, N)
+    rivals = (views @ same.T).masked_fill(itself, -torch.inf)
+    logits = torch.cat([views @ others.T, rivals], dim=1) / temperature  # (B, 2 N)
+    return F.cross_entropy(logits, own)
