@@ -18,7 +18,7 @@ from edgeseed.core.errors import ConfigError
 from edgeseed.core.registry import unknown_name
 from edgeseed.runtime.protocol import Result
 
-MIB = 2**20
+MB = 1e6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +66,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             title="throughput", unit="/s", read=lambda result: result.latency.throughput_per_s
         ),
         "size": Metric(
-            title="model size", unit="MiB", read=lambda result: result.bundle.size_bytes / MIB
+            title="model size", unit="MB", read=lambda result: result.bundle.size_bytes / MB
         ),
         "memory": Metric(
             title="peak memory", unit="MiB", read=lambda result: result.memory.peak_mib, decimals=4
@@ -79,7 +79,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 
 _RULE = re.compile(
     r"(?P<metric>[a-z0-9-]+)\s*(?P<sign>[<>])\s*"
-    r"(?P<direction>[+-]?)(?P<number>\d+(\.\d+)?|\.\d+)\s*(?P<suffix>%|pt|ms|MiB|/s|)"
+    r"(?P<direction>[+-]?)(?P<number>\d+(\.\d+)?|\.\d+)\s*(?P<suffix>%|pt|ms|MB|MiB|/s|)"
 )
 _FORMS = '"p90>8ms", "p90>+5%", "top1<90%" or "top1<-1pt"'
 

@@ -167,6 +167,8 @@ class _Settled:
         return self.steady or seconds >= self._rule.max_seconds
 
     def _medians_agree(self, samples: Samples) -> bool:
+        if len(samples) < 2:
+            return False
         quarter = max(1, len(samples) // 4)
         newest = float(np.median(samples[-quarter:]))
         before = float(np.median(samples[-2 * quarter : -quarter]))

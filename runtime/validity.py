@@ -127,13 +127,24 @@ def _warm_up(evidence: Evidence) -> Iterator[Reason]:
 
 
 def _neighbours(evidence: Evidence) -> Iterator[Reason]:
-    for when, load in (("before", evidence.load_before), ("during", evidence.load_during)):
-        other, stolen = load.other_cores or 0.0, load.stolen_cores or 0.0
-        if other <= MAX_OTHER_CORES and stolen <= MAX_STOLEN_CORES:
-            continue
+    loads = {"before": evidence.load_before, "during": evidence.load_during}
+    others = {
+        when: load.other_cores
+        for when, load in loads.items()
+        if load.other_cores is not None and load.other_cores > MAX_OTHER_CORES
+    }
+    if others:
+        used = " and ".join(f"{cores:.2f} cores {when}" for when, cores in others.items())
         yield Reason(
             code="busy",
-            message=f"{when} the run, other processes used {other:.2f} cores and other guests "
-            f"{stolen:.2f}: stop what else runs there",
+            message=f"other processes used {used} the run: stop what else runs there",
+            invalidates=False,
+        )
+    stolen = max(load.stolen_cores or 0.0 for load in loads.values())
+    if stolen > MAX_STOLEN_CORES:
+        yield Reason(
+            code="busy",
+            message=f"the hypervisor gave {stolen:.2f} cores to other guests: measure on a machine "
+            "of one's own",
             invalidates=False,
         )

@@ -400,7 +400,7 @@ class Point:
     latency: Estimate
     quality: Estimate
     """A share, 0 to 1."""
-    size_mib: float
+    size_mb: float
     valid: bool = True
 
     @property
@@ -423,7 +423,7 @@ def tradeoff(points: Sequence[Point], *, unit: TimeUnit, quality: str) -> Draw:
             title=f"{quality}, latency and size",
             description="; ".join(
                 f"{point.label}: {point.quality.value:.1%}, "
-                f"p90 {number(point.latency.value)} {unit.name}, {number(point.size_mib)} MiB"
+                f"p90 {number(point.latency.value)} {unit.name}, {number(point.size_mb)} MB"
                 for point in points
             ),
         )
@@ -433,8 +433,8 @@ def tradeoff(points: Sequence[Point], *, unit: TimeUnit, quality: str) -> Draw:
         _quality_axis(svg, up, across)
         svg.text(_PAD, top - 11, quality)
         svg.path(_front(points, across, up), css="front")
-        largest = max(point.size_mib for point in points)
-        radii = [max(4.0, _LARGEST_DISC * math.sqrt(p.size_mib / largest)) for p in points]
+        largest = max(point.size_mb for point in points)
+        radii = [max(4.0, _LARGEST_DISC * math.sqrt(p.size_mb / largest)) for p in points]
         for point, radius in zip(points, radii, strict=True):
             _disc(svg, point, across, up, radius=radius)
         if roomy:
@@ -498,13 +498,13 @@ def _disc(svg: Svg, point: Point, across: Scale, up: Scale, *, radius: float) ->
     svg.line(left, y, right, y, css=f"whisker {point.css}")
     bottom, top = up.clamp(_low(point.quality)), up.clamp(_high(point.quality))
     svg.line(x, bottom, x, top, css=f"whisker {point.css}")
-    tooltip = f"{point.label}: {number(point.size_mib)} MiB"
+    tooltip = f"{point.label}: {number(point.size_mb)} MB"
     svg.add("circle", cx=x, cy=y, r=radius, css=f"bubble {point.css}", tooltip=tooltip)
     svg.add("circle", cx=x, cy=y, r=3, css=f"dot {point.css}")
 
 
 def _with_size(point: Point) -> str:
-    return f"{point.label} · {number(point.size_mib)} MiB"
+    return f"{point.label} · {number(point.size_mb)} MB"
 
 
 def _name_discs(

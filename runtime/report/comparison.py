@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeseed.runtime.accuracy import Accuracy, Share
-from edgeseed.runtime.comparison import Comparison, Group, Row
+from edgeseed.runtime.comparison import MIN_DIFFERENCE, Comparison, Group, Row
 from edgeseed.runtime.protocol import Result
 from edgeseed.runtime.report import charts, page
 from edgeseed.runtime.report.charts import Series, TimeUnit
@@ -15,7 +15,7 @@ from edgeseed.runtime.report.svg import number
 from edgeseed.runtime.summary import NS_PER_MS, Estimate, Summary
 from edgeseed.runtime.validity import MAX_DRIFT
 
-MIB = 2**20
+MB = 1e6
 NONE = "–"
 
 Colours = dict[str, int]
@@ -283,7 +283,7 @@ def _point(row: Row, quality: str, group: Group, colours: Colours) -> charts.Poi
         colour=colours[row.label],
         latency=_in_unit(row.result.latency.p90, unit),
         quality=Estimate(value=share.value, low=share.low, high=share.high),
-        size_mib=row.result.bundle.size_bytes / MIB,
+        size_mb=row.result.bundle.size_bytes / MB,
         valid=row.result.valid,
     )
 
@@ -314,7 +314,7 @@ def _cost_cells(row: Row, colours: Colours) -> list[Cell | str]:
     energy = NONE if power is None else f"{number(power.mean_w)} W"
     return [
         Cell(text=row.label, css=f"s{colours[row.label] % charts.COLOURS}"),
-        f"{number(result.bundle.size_bytes / MIB)} MiB",
+        f"{number(result.bundle.size_bytes / MB)} MB",
         f"{number(result.load_ms)} ms",
         f"{number(result.first_run_ms)} ms",
         _memory_cell(result),
@@ -466,9 +466,10 @@ MEANINGS = (
     ("95 % interval", "How sure this run is of its own figure, from order statistics and widened "
      "for runs that are not independent of each other. Another day or another unit of the same "
      "device may differ by more: measure again before trusting a small difference."),
-    ("× the first", "p90 divided by the first result's p90; below 1 is faster. Results whose "
-     "intervals overlap are called indistinguishable. Only results of one protocol on one machine "
-     "are ranked."),
+    ("× the first", "p90 divided by the first result's p90; below 1 is faster. Results are called "
+     "indistinguishable when their intervals overlap, when they are less than "
+     f"{MIN_DIFFERENCE:.0%} apart, or when the machine was disturbed and their medians do not say "
+     "the same. Only results of one protocol on one machine are ranked."),
     ("top-1", "Share of labelled photos whose highest class is the label, run on the device; the "
      "interval is Wilson's."),
     ("agreement", "Share of photos on which the model on the device and the float student give the "

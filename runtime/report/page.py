@@ -146,6 +146,11 @@ def notes(items: Sequence[Cell]) -> str:
     return f'<ul class="notes">{inner}</ul>'
 
 
+def code(text: str) -> str:
+    """Commands or other text that is shown as it was typed."""
+    return f"<pre>{escape(text)}</pre>"
+
+
 def folded(summary: str, markup: str) -> str:
     """Something that only some readers want to see."""
     return f"<details><summary>{escape(summary)}</summary>{markup}</details>"

@@ -51,6 +51,34 @@ def test_overlapping_intervals_are_indistinguishable(make_result: Any) -> None:
     assert sorted(verdicts(comparison).values()) == ["first", "indistinguishable"]
 
 
+def test_less_than_two_processes_differ_by_is_indistinguishable(make_result: Any) -> None:
+    # Intervals of 20,000 calm runs are far narrower than what one process differs from the next.
+    calm = {"n": 20_000, "spread": 0.01}
+    comparison = compare(
+        [make_result(folder="a", **calm), make_result(folder="b", median_ms=5.1, seed=1, **calm)]
+    )
+
+    assert (
+        not comparison.groups[0]
+        .rows[0]
+        .result.latency.p90.overlaps(comparison.groups[0].rows[1].result.latency.p90)
+    )
+    assert verdicts(comparison)["b"] == "indistinguishable"
+
+
+def test_on_a_disturbed_machine_the_medians_must_say_the_same(make_result: Any) -> None:
+    # The same model twice; a neighbour slowed every fourth run of the second by half.
+    calm = make_result(folder="calm").samples_ns
+    tail = [ns + (ns // 2 if i % 4 == 0 else 0) for i, ns in enumerate(calm)]
+
+    comparison = compare([make_result(folder="calm"), make_result(folder="b", samples_ns=tail)])
+
+    row = comparison.groups[0].rows[-1]
+    assert "noisy" in {reason.code for reason in row.result.reasons}
+    assert row.ratio.value > 1.3
+    assert row.verdict == "indistinguishable"
+
+
 def test_other_machines_are_never_ranked_together(make_result: Any) -> None:
     comparison = compare(
         [

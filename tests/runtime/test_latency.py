@@ -87,6 +87,16 @@ def test_a_machine_that_never_settles_is_measured_and_said_not_to_be_steady() ->
     assert timings.warm_up_ns == pytest.approx(3e9, rel=0.01)
 
 
+def test_a_single_run_says_nothing_about_being_steady() -> None:
+    # It used to compare with the median of no runs at all, and numpy warned.
+    clock = Clockwork(lambda n: 10)
+    rule = WarmUp(min_runs=1, min_seconds=0.0, max_seconds=0.0)
+
+    timings = measure(clock.run, PROTOCOLS["rapid"], clock=clock, warm_up=rule)
+
+    assert (timings.warm_up_runs, timings.steady) == (1, False)
+
+
 def test_warm_up_runs_are_not_among_the_samples() -> None:
     clock = Clockwork(lambda n: 50 if n < 5 else 10)
 

@@ -101,7 +101,16 @@ def test_a_busy_machine_is_flagged(when: str) -> None:
     found = evidence(**{f"load_{when}": Load(1.0, 1.3, 0.0, 2.0)})
 
     assert codes(found) == [("busy", False)]
-    assert judge(found)[0].message.startswith(f"{when} the run, other processes used 1.30 cores")
+    assert judge(found)[0].message.startswith(f"other processes used 1.30 cores {when} the run")
+
+
+def test_a_machine_that_is_busy_all_the_time_is_flagged_once() -> None:
+    busy = Load(1.0, 1.3, 0.0, 2.0)
+
+    found = judge(evidence(load_before=busy, load_during=busy))
+
+    assert len(found) == 1
+    assert "1.30 cores before and 1.30 cores during the run" in found[0].message
 
 
 def test_stolen_time_is_flagged() -> None:

@@ -31,7 +31,7 @@ def point(label: str, latency: float, quality: float, size: float = 4.0) -> Poin
         colour=1,
         latency=estimate(latency),
         quality=estimate(quality, 0.01),
-        size_mib=size,
+        size_mb=size,
     )
 
 
