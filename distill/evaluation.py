@@ -328,7 +328,7 @@ def _run(
 def _pixel_batches(
     photos: PhotoSet, preprocess: Preprocess, batch_size: int
 ) -> Iterator[torch.Tensor]:
-    """Batches of (B, 3, H, W) uint8, decoded by threads (Pillow lets go of the interpreter lock)."""
+    """Batches of (B, 3, H, W) uint8, decoded by threads: Pillow lets go of the lock."""
     if len(photos) == 0:
         raise DataError(f"{photos.name} holds no photo to embed")
 

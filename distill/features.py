@@ -46,7 +46,8 @@ def _feature_map(network: Any, hidden: torch.Tensor, images: torch.Tensor) -> to
         getattr(network, "output_fmt", "NCHW") == "NHWC"
         or network.num_features == hidden.shape[3] != hidden.shape[1]
     )
-    return hidden.permute(0, 3, 1, 2) if is_channels_last else hidden
+    channels_first: torch.Tensor = hidden.permute(0, 3, 1, 2) if is_channels_last else hidden
+    return channels_first
 
 
 def _tokens_to_map(network: Any, tokens: torch.Tensor, images: torch.Tensor) -> torch.Tensor | None:
@@ -54,7 +55,7 @@ def _tokens_to_map(network: Any, tokens: torch.Tensor, images: torch.Tensor) -> 
     height, width = _grid(network, patches.shape[1], images)
     if height * width != patches.shape[1]:
         return None
-    return patches.transpose(1, 2).unflatten(2, (height, width))
+    return patches.transpose(1, 2).reshape(len(patches), -1, height, width)
 
 
 def _grid(network: Any, num_patches: int, images: torch.Tensor) -> tuple[int, int]:
@@ -80,5 +81,6 @@ def check_image_size(name: str, network: nn.Module, image_size: int) -> None:
     smaller, larger = image_size // patch * patch, -(-image_size // patch) * patch
     nearest = f"{smaller} or {larger}" if smaller else str(larger)
     raise ConfigError(
-        f"{name}: image size {image_size} is not a multiple of its patch of {patch} px; use {nearest}"
+        f"{name}: image size {image_size} is not a multiple of its patch of {patch} px; use "
+        f"{nearest}"
     )

@@ -314,7 +314,8 @@ def _from_file(path: Path, *, image_size: int | None, projection: bool) -> _Star
     network, spec = load_student(path)
     if image_size is not None and image_size != spec.preprocess.image_size:
         raise ConfigError(
-            f"{path} was trained at {spec.preprocess.image_size} px; leave out image size {image_size}"
+            f"{path} was trained at {spec.preprocess.image_size} px; leave out image size "
+            f"{image_size}"
         )
     architecture = spec.architecture
     provenance = {"student": str(path), "weights_sha256": weights_digest(network)}
@@ -322,18 +323,22 @@ def _from_file(path: Path, *, image_size: int | None, projection: bool) -> _Star
         if "projection" in architecture.variant:
             raise UsageError(f"{path} has the first layer of its projection head already")
         first = read_first_projection(path.with_name(HEADS), embedding_dim=network.embedding_dim)
-        dim = first[0].out_features
-        trunk = ProjectedTrunk(network.backbone, int(dim))
+        trunk = ProjectedTrunk(network.backbone, _width(first))
         trunk.projection = first
         network = StudentNetwork(trunk)
-        architecture = dataclasses.replace(
-            architecture, variant={**architecture.variant, "projection": int(dim)}
-        )
+        variant = {**architecture.variant, "projection": _width(first)}
+        architecture = dataclasses.replace(architecture, variant=variant)
     return _Start(network, architecture, spec.preprocess, {**provenance, "before": spec.provenance})
 
 
+def _width(projection: nn.Sequential) -> int:
+    linear = projection[0]
+    assert isinstance(linear, nn.Linear)
+    return linear.out_features
+
+
 def read_first_projection(path: Path, *, embedding_dim: int) -> nn.Sequential:
-    """The first layer of a saved projection head: a Linear, and the BatchNorm behind it if it has one.
+    """The first layer of a saved projection head: a Linear, and its BatchNorm if it has one.
 
     Args:
         path: `heads.safetensors` of the run that pretrained the student.

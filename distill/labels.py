@@ -52,7 +52,8 @@ def split_labelled(
         seed: Of that draw.
 
     Raises:
-        DataError: If there are no labels, fewer than two classes, or test classes that `data` lacks.
+        DataError: If there are no labels, fewer than two classes, or test classes that `data`
+        lacks.
     """
     photos = open_photos(data, labels=True)
     classes = _classes_of(photos)
@@ -106,7 +107,8 @@ def _count_classes_as(classes: Sequence[str], test: PhotoSet, data: str | Path) 
     unknown = [name for name in names if name not in classes]
     if unknown:
         raise DataError(
-            f"{test.name} has the classes {_some(unknown)}, which {data} has not; use the same class folders in both"
+            f"{test.name} has the classes {_some(unknown)}, which {data} has not; use the same "
+            "class folders in both"
         )
     number = np.array([classes.index(name) for name in names], dtype=np.int64)
     return relabelled(test, labels=number[labels_of(test)], classes=tuple(classes))

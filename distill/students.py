@@ -36,7 +36,7 @@ _LISTED: dict[str, float | None] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class StudentInfo:
-    """One row of `edgeseed students`; counted on the network itself, except for the published accuracy.
+    """One row of `edgeseed students`, counted on the network itself but for the accuracy.
 
     Attributes:
         name: As timm calls it.
@@ -47,7 +47,8 @@ class StudentInfo:
         image_size: The input that it was designed for, in pixels.
         activations: Their kinds; SiLU and Hardswish quantize worse than ReLU and ReLU6.
         squeeze_excite: Whether it has squeeze-and-excitation, which quantizes badly.
-        supervised_top1_percent: Published top-1 on ImageNet-1k of this network with labels, or None.
+        supervised_top1_percent: Published top-1 on ImageNet-1k of this network with labels, or
+        None.
     """
 
     name: str
@@ -130,7 +131,8 @@ def create_student(
         drop_se: Takes squeeze-and-excitation out. With `activation="relu6"` this is what
             EfficientNet-Lite does; the student is trained anyway, so it costs little accuracy.
         reduce_stride: Divides the network's total stride by this, for photos of 64 px and less,
-            which the usual stride of 32 shrinks to one or two pixels. Costs 4 or 16 times the compute.
+            which the usual stride of 32 shrinks to one or two pixels. Costs 4 or 16 times the
+            compute.
         any_size: Whether it must also take crops of other sizes than `image_size` (multi-crop
             training); only transformers, whose size is fixed otherwise, are built differently.
 
@@ -174,7 +176,8 @@ def _for_any_size(architecture: Architecture) -> Architecture:
             continue
         return wished
     raise ConfigError(
-        f"student {architecture.name} takes one image size only; choose a method without small crops, "
+        f"student {architecture.name} takes one image size only; choose a method without small "
+        "crops, "
         "or a network that takes any size"
     )
 

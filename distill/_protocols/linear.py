@@ -70,7 +70,8 @@ class LinearProbes:
         """Maps (N, D) raw features to (L, N, C) logits."""
         num_lrs, num_classes, _ = self.weight.shape
         flat = F.linear(features, self.weight.flatten(0, 1), self.bias.flatten())
-        return flat.unflatten(1, (num_lrs, num_classes)).transpose(0, 1)
+        logits: torch.Tensor = flat.reshape(len(features), num_lrs, num_classes).transpose(0, 1)
+        return logits
 
 
 def train_linear_probes(
@@ -95,7 +96,8 @@ def train_linear_probes(
     """
     features = features.float()
     mean = features.mean(dim=0)
-    # A feature that never changes says nothing; dividing by its (rounding) deviation would shout it.
+    # A feature that never changes says nothing; dividing by its (rounding) deviation would shout
+    # it.
     deviation = features.std(dim=0, correction=0)
     scale = torch.where(deviation > _CONSTANT * features.abs().amax(dim=0), 1 / deviation, 0.0)
     scale = scale.nan_to_num(posinf=0.0)

@@ -1,4 +1,4 @@
-"""Teachers: pretrained networks from timm, torch.hub and the files of their authors, frozen and checked."""
+"""Teachers: networks from timm, torch.hub and their authors' files, frozen and checked."""
 
 from typing import TYPE_CHECKING
 

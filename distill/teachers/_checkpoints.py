@@ -1,4 +1,4 @@
-"""Reads the files that the authors of self-supervised methods publish, and says what each weight in them is.
+"""Reads the files that the authors of self-supervised methods publish, and sorts their weights.
 
 Every weight ends in one of three places: the trunk, a head, or `set_aside` with the reason. What is
 in the trunk must then fit the network exactly (`_loading.py`).
@@ -30,7 +30,7 @@ from edgeseed.distill.teachers._heads import (
 )
 
 Layout = Literal["dino", "dinov2", "esvit", "moco", "mocov3", "swav", "simclrv2", "plain"]
-"""Whose training code wrote a file; "plain" is a bare state dict, as timm and torchvision write it."""
+"""Whose code wrote a file; "plain" is a bare state dict, as timm and torchvision write it."""
 
 # Where training scripts keep the weights, the best first: a teacher is the average of its students.
 _CONTAINERS = ("teacher", "state_dict_ema", "model_ema", "state_dict", "model", "student")
@@ -72,7 +72,8 @@ def read_weights(path: Path) -> Any:
     """
     if not path.is_file():
         raise UsageError(
-            f"{path} does not exist or is not a file; a checkpoint (.pth, .pt, .safetensors) was expected"
+            f"{path} does not exist or is not a file; a checkpoint (.pth, .pt, .safetensors) was "
+            "expected"
         )
     try:
         if path.suffix == ".safetensors":
@@ -83,7 +84,8 @@ def read_weights(path: Path) -> Any:
         raise ArtifactError(_refusal(path, str(error))) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ArtifactError(
-            f"{path} is not a whole checkpoint ({_one_line(error)}); it may be truncated: fetch it again"
+            f"{path} is not a whole checkpoint ({_one_line(error)}); it may be truncated: fetch "
+            "it again"
         ) from error
 
 
@@ -92,8 +94,10 @@ def _refusal(path: Path, message: str) -> str:
     if found is None:
         return f"{path} is not a PyTorch checkpoint; .pth, .pt and .safetensors files are read"
     return (
-        f"{path} holds more than weights: it wants to load {found[1]}, which can run code on this machine, "
-        "so it was not opened; where you trust its origin, save its state_dict alone (better: as .safetensors)"
+        f"{path} holds more than weights: it wants to load {found[1]}, which can run code on this "
+        "machine, "
+        "so it was not opened; where you trust its origin, save its state_dict alone (better: as "
+        ".safetensors)"
     )
 
 
@@ -172,9 +176,11 @@ def _two_encoders(
     weights: Weights, prefix: str, *, layout: Layout, classifiers: Iterable[str]
 ) -> Checkpoint:
     reasons = {
-        "encoder_k.": "MoCo's momentum encoder; the query encoder is used, as its authors evaluate it",
+        "encoder_k.": "MoCo's momentum encoder; the query encoder is used, as its authors "
+        "evaluate it",
         "queue": "MoCo's queue of negatives",
-        "momentum_encoder.": "MoCo-v3's momentum encoder; the base encoder is used, as its authors evaluate it",
+        "momentum_encoder.": "MoCo-v3's momentum encoder; the base encoder is used, as its "
+        "authors evaluate it",
         "predictor.": "MoCo-v3's predictor, which sits on one branch of its loss only",
     }
     used = below(weights, prefix)
@@ -209,7 +215,10 @@ _HEAD_PREFIXES = (
 )
 _ASIDE = (
     (re.compile(r"ibot_head\.|head\.(?:mlp2|last_layer2)\."), "iBOT's head for masked patches"),
-    (re.compile(r"(?:.*\.)?(?:relative_position_index|attn_mask)"), "computed from the window size, not learnt"),
+    (
+        re.compile(r"(?:.*\.)?(?:relative_position_index|attn_mask)"),
+        "computed from the window size, not learnt",
+    ),
     (re.compile(r"masked_embed"), "iBOT's mask token, used in its training only"),
 )  # fmt: skip
 _USUAL_CLASSIFIERS = ("fc", "head", "head.fc", "classifier")
@@ -264,7 +273,7 @@ def _layout_of(trunk: Weights, heads: Mapping[str, Any]) -> Layout:
 
 
 def _unchunk(trunk: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """DINOv2 trains with its blocks in chunks for FSDP: `blocks.CHUNK.BLOCK.`; BLOCK counts through."""
+    """DINOv2 trains its blocks in chunks, `blocks.CHUNK.BLOCK.`; BLOCK counts through."""
     return {
         re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name): value
         for name, value in trunk.items()

@@ -13,9 +13,10 @@ _BATCH_NORM_EPS = 1e-5
 
 
 class DinoHead(nn.Module):
-    """The head of DINO, iBOT and EsViT: MLP, L2 norm, and a linear layer with unit-norm rows times a gain.
+    """The head of DINO, iBOT and EsViT: MLP, L2 norm, linear layer of unit-norm rows times a gain.
 
-    Emerging Properties in Self-Supervised Vision Transformers, 2021, arXiv 2104.14294. The weight norm
+    Emerging Properties in Self-Supervised Vision Transformers, 2021, arXiv 2104.14294. The weight
+    norm
     is multiplied out: a frozen head needs no parametrisation.
     """
 
@@ -58,7 +59,8 @@ def mlp_from_weights(weights: Weights, *, activation: type[nn.Module]) -> nn.Mod
     has no weights is an activation.
 
     Args:
-        weights: Such as `{"0.weight", "0.bias", "1.running_mean", ..., "3.weight"}`, or one layer's own.
+        weights: Such as `{"0.weight", "0.bias", "1.running_mean", ..., "3.weight"}`, or one
+        layer's own.
         activation: What stands at the indices without weights.
 
     Raises:
@@ -112,7 +114,8 @@ def dino_head_from_weights(weights: Weights) -> DinoHead:
         weight = last["weight"]
     else:
         raise ArtifactError(
-            f"a DINO head's last_layer holds {', '.join(sorted(last)) or 'nothing'}; weight_g and weight_v were expected"
+            f"a DINO head's last_layer holds {', '.join(sorted(last)) or 'nothing'}; weight_g and "
+            "weight_v were expected"
         )
     mlp = mlp_from_weights(below(weights, "mlp."), activation=nn.GELU)
     return DinoHead(mlp, _linear({"weight": weight}))

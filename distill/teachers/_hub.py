@@ -14,7 +14,7 @@ from edgeseed.distill.features import Features
 
 
 class HubTrunk(nn.Module):
-    """A network whose `forward` returns (B, D) embeddings; its map is taken where its family keeps one."""
+    """A network that gives (B, D) embeddings, and a map where its family keeps one."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -93,6 +93,7 @@ def _no_such_entry(repo: str, entry: str, source: str) -> UsageError:
 
 def _unreachable(spec: str, error: BaseException) -> WorkError:
     return WorkError(
-        f"teacher {spec} cannot be fetched ({error}); without a network, give a local clone with its weights "
+        f"teacher {spec} cannot be fetched ({error}); without a network, give a local clone with "
+        "its weights "
         "(hub:FOLDER:ENTRY), or the weights alone with their architecture (NAME=PATH)"
     )

@@ -28,10 +28,12 @@ class Teacher(nn.Module):
     Attributes:
         name: The spec that it was loaded by.
         embedding_dim: D, the length of an embedding.
-        preprocess: The input that it was trained on; its images are normalised by *this* mean and std.
+        preprocess: The input that it was trained on; its images are normalised by *this* mean and
+        std.
         pooling: How the embedding is made of the map: "cls", "avg", ...
         licence: Of the weights.
-        commercial_ok: Whether the licence allows commercial use; None where that must be read in it.
+        commercial_ok: Whether the licence allows commercial use; None where that must be read in
+        it.
         heads: The heads that came with the weights, each a module on top of the embedding:
             "projection" (MoCo, MoCo-v3, SwAV, SimCLRv2: embedding -> un-normalised projection),
             "prototypes" (SwAV: normalised projection -> scores), "dino" (embedding -> scores),

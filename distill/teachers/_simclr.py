@@ -1,7 +1,9 @@
-"""The ResNets of SimCLRv2, named as the PyTorch conversions of its TensorFlow checkpoints name them.
+"""The ResNets of SimCLRv2, with the names that conversions of its checkpoints to PyTorch use.
 
-Big Self-Supervised Models are Strong Semi-Supervised Learners, 2020, arXiv 2006.10029. Width multipliers,
-and selective kernels (SK, arXiv 1903.06586) with the "D" stem and average-pooled shortcuts. timm has no such
+Big Self-Supervised Models are Strong Semi-Supervised Learners, 2020, arXiv 2006.10029. Width
+multipliers,
+and selective kernels (SK, arXiv 1903.06586) with the "D" stem and average-pooled shortcuts. timm
+has no such
 network, and its converted weights exist only in this layout.
 """
 
@@ -133,7 +135,8 @@ def _stem(channels: int, *, selective: bool) -> nn.Sequential:
         return nn.Sequential(_conv(3, channels, kernel_size=7, stride=2), _norm(channels), pool)
     half = channels // 2
     return nn.Sequential(
-        _conv(3, half, stride=2), _norm(half), _conv(half, half), _norm(half), _conv(half, channels), _norm(channels), pool
+        _conv(3, half, stride=2), _norm(half), _conv(half, half), _norm(half),
+        _conv(half, channels), _norm(channels), pool,
     )  # fmt: skip
 
 

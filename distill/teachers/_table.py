@@ -13,7 +13,8 @@ class TeacherInfo:
     Attributes:
         name: What to give as `--teacher` (for `file`: with `=PATH` behind it).
         family: Who trained it, and how.
-        source: Where the weights come from: timm's hub, `torch.hub`, or a file that one fetches oneself.
+        source: Where the weights come from: timm's hub, `torch.hub`, or a file that one fetches
+        oneself.
         embedding_dim: Length of an embedding.
         image_size: The input that edgeseed uses unless told otherwise, in pixels.
         native_size: The input that it was trained on, in pixels.
@@ -176,7 +177,8 @@ def _image_text() -> list[TeacherInfo]:
         "head": "none", **_MIT,
     }  # fmt: skip
     siglip: dict[str, Any] = {
-        "family": "SigLIP 2 (image-text)", "source": "timm", "normalization": "0.5", "pooling": "map",
+        "family": "SigLIP 2 (image-text)", "source": "timm", "normalization": "0.5",
+        "pooling": "map",
         "head": "none", **_APACHE,
     }  # fmt: skip
     return [
@@ -199,7 +201,8 @@ def _clusters_and_contrasts() -> list[TeacherInfo]:
     }
     moco = {"head": "projection", **files, **_NON_COMMERCIAL}
     seer: dict[str, Any] = {
-        "family": "SEER (SwAV)", "source": "timm", "pooling": "avg", "head": "none", "image_size": 224,
+        "family": "SEER (SwAV)", "source": "timm", "pooling": "avg", "head": "none",
+        "image_size": 224,
         "licence": "SEER licence (non-commercial)", "commercial_ok": False, **_IMAGENET,
     }  # fmt: skip
     return [
@@ -254,13 +257,14 @@ def _simclr() -> list[TeacherInfo]:
     names = {
         f"simclrv2_r{depth}_{width}x_sk{selective}": 2048 * width
         for depth, width, selective in [
-            (50, 1, 0), (50, 1, 1), (50, 2, 0), (50, 2, 1), (101, 1, 0), (101, 1, 1), (101, 2, 0), (101, 2, 1),
+            (50, 1, 0), (50, 1, 1), (50, 2, 0), (50, 2, 1),
+            (101, 1, 0), (101, 1, 1), (101, 2, 0), (101, 2, 1),
             (152, 1, 0), (152, 1, 1), (152, 2, 0), (152, 2, 1), (152, 3, 1),
         ]
     }  # fmt: skip
     return _rows(
-        names, family="SimCLRv2 (converted)", source="file", image_size=224, normalization="none, [0, 1]",
-        pooling="avg", head="projection and classifier", **_APACHE,
+        names, family="SimCLRv2 (converted)", source="file", image_size=224,
+        normalization="none, [0, 1]", pooling="avg", head="projection and classifier", **_APACHE,
     )  # fmt: skip
 
 
@@ -272,13 +276,14 @@ def list_teachers() -> tuple[TeacherInfo, ...]:
     Any other timm name, checkpoint or hub entry works as well.
     """
     families = (
-        _dinov2, _dino, _dinov3, _eupe, _esvit_and_ibot, _clusters_and_contrasts, _simclr, _masked, _image_text,
+        _dinov2, _dino, _dinov3, _eupe, _esvit_and_ibot, _clusters_and_contrasts, _simclr,
+        _masked, _image_text,
     )  # fmt: skip
     return tuple(row for family in families for row in family())
 
 
 def find_teacher(name: str) -> TeacherInfo | None:
-    """The row of a name that timm or torch.hub serves, or None. (Names of files are shared by several families.)"""
+    """The row of a name that timm or torch.hub serves, or None; families share names of files."""
     return next((row for row in list_teachers() if row.name == name and row.source != "file"), None)
 
 

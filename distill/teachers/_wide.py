@@ -1,4 +1,4 @@
-"""ResNet-50s that are wider everywhere, stem included, as SwAV's w2, w4 and w5 (arXiv 2006.09882)."""
+"""ResNet-50s that are wider everywhere, as SwAV's w2, w4 and w5 (arXiv 2006.09882)."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ def is_wide_name(name: str) -> bool:
 
 
 def build_wide_resnet(weights: Mapping[str, torch.Tensor], *, path: Path) -> nn.Module:
-    """Builds the network whose widths the weights show; timm's ResNet, except for the stem, which it fixes at 64.
+    """Builds the network whose widths the weights show: timm's ResNet, with a stem that it lacks.
 
     Raises:
         ArtifactError: If the weights are no ResNet with bottlenecks.

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import timm
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from edgeseed.core.errors import ArtifactError, ConfigError
 from edgeseed.core.registry import unknown_name
@@ -109,12 +110,12 @@ class ProjectedTrunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps (B, 3, H, W) normalised images to (B, dim) embeddings."""
-        return self.projection(self.trunk(images)).relu()
+        return F.relu(self.projection(self.trunk(images)))
 
     def forward_head(self, features: Tensor, *, pre_logits: bool) -> Tensor:
         """Pools the trunk's features to the (B, dim) embedding that `forward` gives."""
         pooled = cast(Any, self.trunk).forward_head(features, pre_logits=pre_logits)
-        return self.projection(pooled).relu()
+        return F.relu(self.projection(pooled))
 
 
 # timm builds these under several names, by age and by whether they save memory in training.

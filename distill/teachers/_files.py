@@ -1,0 +1,199 @@
+"""Teachers from files: every weight is accounted for, or the error says which one is not."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from torch import nn
+
+from edgeseed.core.console import say
+from edgeseed.core.errors import ArtifactError
+from edgeseed.core.preprocess import Preprocess
+from edgeseed.distill.teachers._checkpoints import Checkpoint, parse_checkpoint, read_weights
+from edgeseed.distill.teachers._licences import licence_of_file
+from edgeseed.distill.teachers._network import Teacher
+from edgeseed.distill.teachers._simclr import build_simclr, is_simclr_name
+from edgeseed.distill.teachers._table import LAYOUT_FAMILIES, find_teacher
+from edgeseed.distill.teachers._timm import (
+    build_timm,
+    check_name,
+    input_size,
+    make_teacher,
+    pooling_arguments,
+    preprocess_of_timm,
+)
+from edgeseed.distill.teachers._wide import build_wide_resnet, is_wide_name
+
+_LISTED = 6
+_USUAL_SIZE = 224
+_RESIZE_SHARE = 224 / 256
+_CLASS_TOKEN_LAYOUTS = ("dino", "dinov2", "mocov3")
+
+
+def load_file_teacher(name: str, path: Path, *, image_size: int | None) -> Teacher:
+    """Loads a checkpoint into the architecture that the user named.
+
+    Raises:
+        UnknownNameError: If there is no such architecture.
+        UsageError: If there is no such file.
+        ArtifactError: If the file is broken or does not fit.
+    """
+    if is_simclr_name(name):
+        return _load_simclr(name, path, image_size)
+    if is_wide_name(name):
+        return _load_wide(name, path, image_size)
+    check_name(name)
+    config = timm.get_pretrained_cfg(name)
+    checkpoint = parse_checkpoint(read_weights(path), path=path, classifiers=_classifiers(config))
+    native = (_USUAL_SIZE,) if config is None else config.input_size
+    info = find_teacher(name)
+    size = input_size(image_size, info, native)
+    pooling = pooling_arguments(info)
+    if checkpoint.layout in _CLASS_TOKEN_LAYOUTS and name.startswith("vit_"):
+        pooling = {"global_pool": "token"}
+    network = _load_timm(name, checkpoint, path=path, image_size=size, pooling=pooling)
+    if checkpoint.layout == "plain":
+        preprocess = preprocess_of_timm(network, image_size=size, info=info)
+        _say_normalisation(name, path, network)
+    else:
+        preprocess = _official_preprocess(size)
+    return make_teacher(
+        network,
+        name=f"{name}={path}",
+        preprocess=preprocess,
+        licence=licence_of_file(LAYOUT_FAMILIES.get(checkpoint.layout), info),
+        heads=checkpoint.heads,
+    )
+
+
+def _classifiers(config: Any) -> tuple[str, ...]:
+    classifier = getattr(config, "classifier", None) or ()
+    return (classifier,) if isinstance(classifier, str) else tuple(classifier)
+
+
+def _say_normalisation(name: str, path: Path, network: nn.Module) -> None:
+    config = cast(Any, network).pretrained_cfg
+    full_name = f"{config['architecture']}.{config.get('tag', '')}".rstrip(".")
+    say(
+        f"teacher {name}={path}: normalised as timm's {full_name} (mean {config['mean']}, std "
+        f"{config['std']}); another tag in the name chooses another normalisation"
+    )
+
+
+def _official_preprocess(size: int) -> Preprocess:
+    """All the official training codes normalise with ImageNet's mean and deviation."""
+    return Preprocess(image_size=size, resize=round(size / _RESIZE_SHARE), interpolation="bicubic")
+
+
+def _load_timm(
+    name: str, checkpoint: Checkpoint, *, path: Path, image_size: int, pooling: Mapping[str, Any]
+) -> nn.Module:
+    weights = dict(checkpoint.trunk)
+    if checkpoint.layout == "dinov2":
+        # timm tells a DINOv2 file by its mask token; some exports leave that out.
+        weights.setdefault("mask_token", torch.zeros(1))
+    # timm's own loader knows how each architecture's old names map to new ones; with num_classes
+    # equal on both sides it is strict.
+    overlay = {"state_dict": weights, "num_classes": 0, "custom_load": False}
+    try:
+        network = build_timm(
+            name,
+            image_size,
+            pretrained=True,
+            num_classes=0,
+            pretrained_cfg_overlay=overlay,
+            **pooling,
+        )
+    except RuntimeError as error:
+        raise _misfit(error, path=path, name=name) from error
+    cast(Any, network).pretrained_cfg.pop("state_dict", None)
+    _check_all_used(network, checkpoint, path=path, name=name)
+    return network
+
+
+def _check_all_used(network: nn.Module, checkpoint: Checkpoint, *, path: Path, name: str) -> None:
+    """Renaming may drop weights in silence: a trunk with more than its network takes lost some."""
+    expected = network.state_dict()
+    given = checkpoint.trunk.keys() - {"mask_token"}
+    if len(given) > len(expected):
+        raise ArtifactError(
+            f"{path} does not fit {name}: it has {len(given)} weights, the network takes "
+            f"{len(expected)}; not used: {_some(sorted(given - expected.keys()))}; "
+            "is it another architecture?"
+        )
+
+
+def _load_strictly(
+    network: nn.Module, weights: Mapping[str, torch.Tensor], *, path: Path, name: str
+) -> None:
+    try:
+        network.load_state_dict(dict(weights), strict=True)
+    except RuntimeError as error:
+        raise _misfit(error, path=path, name=name) from error
+
+
+def _misfit(error: RuntimeError, *, path: Path, name: str) -> ArtifactError:
+    """What torch says of a strict load, as one line: missing, unexpected, of another shape."""
+    text = str(error)
+    parts = []
+    for heading in ("Missing", "Unexpected"):
+        match = re.search(rf"{heading} key\(s\) in state_dict: ([^\n]*)", text)
+        if match:
+            keys = re.findall(r'"([^"]+)"', match[1])
+            parts.append(f"{len(keys)} {heading.lower()}: {_some(keys)}")
+    shapes = re.findall(
+        r"size mismatch for ([^:]+): .*?torch.Size\((\[[^]]*\]).*?torch.Size\((\[[^]]*\])", text
+    )
+    if shapes:
+        described = [f"{key} {found} instead of {wanted}" for key, found, wanted in shapes]
+        parts.append(f"{len(shapes)} of another shape: {_some(described)}")
+    found = "; ".join(parts) or " ".join(text.split())[:300]
+    return ArtifactError(
+        f"{path} does not fit {name}: {found}; is it another architecture, or a format that "
+        "edgeseed does not know?"
+    )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def _load_wide(name: str, path: Path, image_size: int | None) -> Teacher:
+    checkpoint = parse_checkpoint(read_weights(path), path=path)
+    network = build_wide_resnet(checkpoint.trunk, path=path)
+    _load_strictly(network, checkpoint.trunk, path=path, name=name)
+    return make_teacher(
+        network,
+        name=f"{name}={path}",
+        preprocess=_official_preprocess(image_size or _USUAL_SIZE),
+        licence=licence_of_file(LAYOUT_FAMILIES.get(checkpoint.layout), None),
+        heads=checkpoint.heads,
+    )
+
+
+def _load_simclr(name: str, path: Path, image_size: int | None) -> Teacher:
+    checkpoint = parse_checkpoint(read_weights(path), path=path)
+    network = build_simclr(name)
+    _load_strictly(network, checkpoint.trunk, path=path, name=name)
+    licence = licence_of_file(LAYOUT_FAMILIES["simclrv2"], None)
+    size = image_size or _USUAL_SIZE
+    return Teacher(
+        network,
+        name=f"{name}={path}",
+        embedding_dim=network.num_features,
+        preprocess=Preprocess(
+            image_size=size,
+            resize=round(size / _RESIZE_SHARE),
+            interpolation="bicubic",
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+        ),
+        pooling="avg",
+        licence=licence.text,
+        commercial_ok=licence.commercial_ok,
+        heads=checkpoint.heads,
+    )
