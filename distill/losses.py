@@ -139,3 +139,28 @@ def _find(own: Tensor, views: Tensor, others: Tensor, same: Tensor, temperature:
     rivals = (views @ same.T).masked_fill(itself, -torch.inf)
     logits = torch.cat([views @ others.T, rivals], dim=1) / temperature  # (B, 2 N)
     return F.cross_entropy(logits, own)
+
+
+@in_full_precision
+def info_nce(
+    query: Tensor, key: Tensor, queue: Tensor, *, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """InfoNCE with a queue of negatives (MoCo, arXiv 1911.05722, eq. 1).
+
+    ```text
+    l_i = [ q_i·k_i , q_i·d_1 , … , q_i·d_K ] / τ        L = − mean_i log softmax(l_i)_0
+    ```
+
+    Args:
+        query: (B, D) q, any length; normalised here.
+        key: (B, D) k, any length; normalised here.
+        queue: (K, D) d, unit rows.
+        temperature: τ.
+
+    Returns:
+        L, and the logits l, (B, K + 1).
+    """
+    query, key = F.normalize(query, dim=1), F.normalize(key, dim=1)
+    own = (query * key).sum(1, keepdim=True)
+    logits = torch.cat([own, query @ queue.T], dim=1) / temperature
+    return -logits.log_softmax(1)[:, 0].mean(), logits
