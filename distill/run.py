@@ -297,9 +297,8 @@ class _Run:
 
     def _build_student(self, name: str, teacher: Teacher | None, *, seed: int) -> Student:
         network, architecture, preprocess = self._network(name, seed=seed)
-        classes = None
-        if self.method_class.NEEDS.classifier:
-            classes = self._classes(teacher)
+        classes = self._head_classes(teacher)
+        if classes is not None:
             torch.manual_seed(seed)
             network.head = torch.nn.Linear(network.embedding_dim, len(classes))
         return Student(network, architecture=architecture, preprocess=preprocess, classes=classes)
@@ -321,6 +320,12 @@ class _Run:
             reduce_stride=self.settings.student.reduce_stride,
         )
         return network, architecture, preprocess
+
+    def _head_classes(self, teacher: Teacher | None) -> tuple[str, ...] | None:
+        wanted = self.method_class.NEEDS.classifier
+        if wanted == "labels":
+            return self.photos.classes if self.photos.labels is not None else None
+        return self._classes(teacher) if wanted else None
 
     def _classes(self, teacher: Teacher | None) -> tuple[str, ...]:
         if teacher is not None and teacher.classes is not None:

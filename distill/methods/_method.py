@@ -39,14 +39,15 @@ class Needs:
         teacher: A frozen teacher (`--teacher`).
         peer: A second trainable network (`--peer`).
         labels: Whether `Batch.labels` is filled: never, where the photos have labels, or always.
-        classifier: Whether the student carries a linear head over the classes, which ships with it.
+        classifier: Whether the student carries a linear head over the classes, which ships with it:
+            never, always, or where the photos have labels (over their classes).
         student_features: Whether `Student.embed_with_map` is used.
     """
 
     teacher: bool = True
     peer: bool = False
     labels: Literal["unused", "optional", "required"] = "unused"
-    classifier: bool = False
+    classifier: bool | Literal["labels"] = False
     student_features: bool = False
 
 
