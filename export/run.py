@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseed.core.bundle import Bundle, GateResult
-from edgeseed.core.config import to_plain
+from edgeseed.core.config import build_config, to_plain
 from edgeseed.core.console import say
 from edgeseed.core.environment import environment
 from edgeseed.core.errors import UsageError
@@ -16,6 +16,8 @@ from edgeseed.core.network import load_student
 from edgeseed.core.registry import unknown_name
 from edgeseed.export.graph import Batch, build_program, output_names
 from edgeseed.export.packing import Origin, write_bundle
+from edgeseed.export.quantize.run import QuantizeConfig, quantize
+from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import draw_samples, scratch_folder
 from edgeseed.export.targets import TARGETS
 from edgeseed.export.targets._target import Precision, Target, WriteRequest
@@ -53,9 +55,11 @@ def export(
     min_agreement: float | None = None,
     max_drop: float | None = None,
     batch: Batch = "dynamic",
+    scheme: str | None = None,
     verify: bool = True,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
+    quantization: Mapping[str, Any] | None = None,
 ) -> ExportResult:
     """Exports a student as a bundle, and proves it.
 
@@ -70,9 +74,11 @@ def export(
             (default 0.98).
         max_drop: Most accuracy it may lose, in points, where labels are known (default 1.0).
         batch: `"dynamic"`, or the one batch size that the model takes.
-        verify: Whether a gate that does not hold is an error. The gates are computed and recorded anyway.
+        scheme: The integers of int8, where the target has several: `x86` or `arm` for ONNX.
+        verify: Whether a gate that does not hold is an error. They are computed and recorded anyway.
         seed: Of the split of the photos.
         options: The target's own options, such as `{"opset": 18}`.
+        quantization: Settings of `quantize.run.QuantizeConfig`, such as `{"calibrator": "mse"}`.
 
     Returns:
         Where the bundle is, and its gates.
@@ -84,11 +90,14 @@ def export(
     """
     start = time.monotonic()
     chosen, level = _choose(target, precision, calibration)
+    chosen_scheme = _choose_scheme(chosen, level, scheme)
+    config = build_config(QuantizeConfig, values=quantization, what="quantization")
     settings = {
         "target": target, "precision": precision, "batch": batch, "seed": seed,
         "min_agreement": MIN_AGREEMENT if min_agreement is None else min_agreement,
         "max_drop": MAX_DROP_POINTS if max_drop is None else max_drop,
-        "options": target_options(chosen, options or {}),
+        "options": target_options(chosen, options or {}), "scheme": chosen_scheme,
+        "quantization": to_plain(config),
     }  # fmt: skip
     network, spec = load_student(student)
     with atomic_directory(Path(out)) as folder, scratch_folder() as scratch:
@@ -104,7 +113,15 @@ def export(
             student=Path(student), network=network, spec=spec, samples=samples,
             settings=settings, environment=environment(),
         )  # fmt: skip
-        bundle, gates = _make(folder, origin, chosen, level, batch)
+        bundle, gates = _make(
+            folder,
+            origin,
+            chosen,
+            level,
+            batch=batch,
+            scheme=chosen_scheme,
+            config=config,
+        )
         if verify:
             require_passed(gather(bundle), gates)
     result = ExportResult(
@@ -136,6 +153,13 @@ def _choose(
     return chosen, precision  # type: ignore[return-value]  # it is one of the target's
 
 
+def _choose_scheme(target: Target, precision: Precision, scheme: str | None) -> str | None:
+    known = target.schemes.get(precision, ())
+    if scheme is not None and scheme not in known:
+        raise unknown_name(f"scheme of {target.name} {precision}", scheme, known)
+    return scheme or next(iter(known), None)
+
+
 def target_options(target: Target, options: Mapping[str, Any]) -> dict[str, Any]:
     """The target's options: its defaults, then the caller's.
 
@@ -149,15 +173,30 @@ def target_options(target: Target, options: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _make(
-    folder: Path, origin: Origin, target: Target, precision: Precision, batch: Batch
+    folder: Path,
+    origin: Origin,
+    target: Target,
+    precision: Precision,
+    *,
+    batch: Batch,
+    scheme: str | None,
+    config: QuantizeConfig,
 ) -> tuple[Bundle, list[GateResult]]:
     program = build_program(origin.network, origin.spec.preprocess, batch=batch)
+    names = output_names(program)
+    quantization = None
+    if scheme is not None:
+        assert origin.samples.calibration is not None
+        quantized = quantize(
+            program, SCHEMES.load(scheme), origin.samples.calibration, batch=batch, config=config
+        )
+        program, quantization = quantized.program, quantized.record
     request = WriteRequest(
         program=program,
-        output_names=output_names(program),
+        output_names=names,
         spec=origin.spec,
         precision=precision,
         batch=batch,
         options=origin.settings["options"],
     )
-    return write_bundle(folder, origin, target, request, quantization=None)
+    return write_bundle(folder, origin, target, request, quantization=quantization)

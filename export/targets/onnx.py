@@ -86,6 +86,7 @@ def convert_program(
     model = cast(ModelProto, exported.model_proto)
     _strip_traces(model)
     _name_batch(model)
+    _use_global_pooling(model)
     model.ir_version = _IR_OF_OPSET[opset]
     return model
 
@@ -122,6 +123,20 @@ def _strip_traces(model: ModelProto) -> None:
         del value.metadata_props[:]
     # Shapes in the middle are inferred anew by every runtime; with a symbolic batch they only add bytes.
     del model.graph.value_info[:]
+
+
+def _use_global_pooling(model: ModelProto) -> None:
+    """`ReduceMean` over height and width -> `GlobalAveragePool`, which has an integer kernel."""
+    constants = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) < 2:
+            continue
+        axes = constants.get(node.input[1])
+        kept = all(item.i for item in node.attribute if item.name == "keepdims")
+        if axes is not None and kept and sorted(int(axis) % 4 for axis in axes) == [2, 3]:
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:]
+            del node.attribute[:]
 
 
 def _name_batch(model: ModelProto) -> None:

@@ -1,0 +1,66 @@
+"""Runs the float graph over the calibration photos and watches the tensors that will be integers."""
+
+from collections.abc import Collection, Iterator, Mapping
+
+import torch
+from torch import Tensor, fx
+
+from edgeseed.core.console import progress
+from edgeseed.export.quantize.insertion import Numbers, quantizer_of_kind
+from edgeseed.export.quantize.layout import Kind, Layout, observed_points
+from edgeseed.export.quantize.observers import Method, Statistics, choose_quantizer
+from edgeseed.export.quantize.schemes._scheme import Scheme
+from edgeseed.export.samples import Photos
+
+# Pixels of a batch: activations are some fifty times larger, so that this keeps them below a gigabyte
+# at any resolution.
+_BATCH_PIXELS = 16 * 224 * 224
+
+
+def photo_batches(photos: Photos) -> Iterator[Tensor]:
+    """The photos as the graph takes them: (N, 3, H, W) float32, 0..255."""
+    height, width = photos.pixels.shape[2:]
+    size = max(1, min(64, _BATCH_PIXELS // (height * width)))
+    for batch in photos.batches(size):
+        yield torch.from_numpy(batch).float()
+
+
+def calibrate(
+    graph_module: fx.GraphModule, layout: Layout, photos: Photos
+) -> dict[str, Statistics]:
+    """Statistics of every point whose range is not known beforehand. One pass, constant memory."""
+    watcher = Watcher(graph_module, observed_points(layout))
+    with torch.inference_mode(), progress("calibrating", len(photos)) as bar:
+        for batch in photo_batches(photos):
+            watcher.run(batch)
+            bar.advance(len(batch))
+    return watcher.statistics
+
+
+def numbers_by_method(
+    statistics: Mapping[str, Statistics], layout: Layout, scheme: Scheme, method: Method
+) -> Numbers:
+    """The quantizer of every point, by one way of choosing ranges."""
+    quantizers = {}
+    for name, kind in layout.points.items():
+        if name in statistics:
+            quantizers[name] = choose_quantizer(statistics[name], method, kind, scheme.activation)
+        elif kind is not Kind.SHARED:
+            quantizers[name] = quantizer_of_kind(kind, 0.0, 0.0, scheme.activation)
+    return Numbers(quantizers=quantizers)
+
+
+class Watcher(fx.Interpreter):
+    """Runs a graph and keeps statistics of some of its values."""
+
+    def __init__(self, graph_module: fx.GraphModule, names: Collection[str]) -> None:
+        super().__init__(graph_module)
+        self.statistics = {name: Statistics() for name in names}
+
+    def run_node(self, n: fx.Node) -> object:
+        """Runs one node."""
+        value = super().run_node(n)
+        if n.name in self.statistics:
+            assert isinstance(value, Tensor)
+            self.statistics[n.name].add(value)
+        return value

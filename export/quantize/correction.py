@@ -1,0 +1,91 @@
+"""Bias correction: every layer's output keeps its mean.
+
+Rounding the weights moves the mean of each output channel by a constant, and the layers behind add up
+their shifts: the main loss of small depthwise networks. Nagel et al. (2019, "Data-free quantization
+through weight equalization and bias correction", arXiv 1906.04721), in the empirical form of their
+section 4.2: the layers are corrected one after the other, each on inputs that are quantized and already
+corrected, so that the shift of the activations is repaired as well. (Fast bias correction, each layer
+alone on float inputs, was measured by NNCF on mobilenetv3_small_050: 42 % against 57 % for the full one.)
+"""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, fx
+
+from edgeseed.export.quantize.calibration import photo_batches
+from edgeseed.export.quantize.insertion import HARDSIGMOID_SHIFT
+from edgeseed.export.quantize.layout import Kind, Layout
+from edgeseed.export.samples import Photos
+
+_HAS_WEIGHTS = ("conv", "linear")
+
+
+def bias_corrections(
+    float_graph: fx.GraphModule, simulated: fx.GraphModule, layout: Layout, photos: Photos
+) -> dict[str, Tensor]:
+    """What to add to the bias of each integer layer, (O,) by layer name.
+
+    Args:
+        float_graph: The float graph.
+        simulated: The same graph quantized, as `simulate` makes it.
+        layout: Which layers are integer.
+        photos: A few dozen; all of them go through the quantized graph at once, as every correction
+            changes what the next layer sees.
+    """
+    layers = [name for name, operator in layout.operators.items() if operator in _HAS_WEIGHTS]
+    recorder = _MeanRecorder(float_graph, layers)
+    with torch.inference_mode():
+        count = 0
+        for batch in photo_batches(photos):
+            recorder.run(batch)
+            count += len(batch)
+        shifted = {name for name in layers if layout.points.get(name) is Kind.HARDSIGMOID}
+        wanted = {
+            name: total / count + (HARDSIGMOID_SHIFT if name in shifted else 0.0)
+            for name, total in recorder.totals.items()
+        }
+        corrector = _Corrector(simulated, wanted)
+        corrector.run(torch.cat(list(photo_batches(photos))))
+    return corrector.corrections
+
+
+def _channel_means(value: Tensor) -> Tensor:
+    """(C,) means over photos and places of an (N, C) or (N, C, H, W) tensor; features come last in (N, L, C)."""
+    if value.dim() == 4:
+        return value.mean(dim=(0, 2, 3))
+    return value.flatten(0, -2).mean(dim=0)
+
+
+class _MeanRecorder(fx.Interpreter):
+    def __init__(self, graph_module: fx.GraphModule, names: Collection[str]) -> None:
+        super().__init__(graph_module)
+        self.names = set(names)
+        self.totals: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if n.name in self.names:
+            assert isinstance(value, Tensor)
+            total = _channel_means(value) * len(value)
+            self.totals[n.name] = self.totals.get(n.name, 0.0) + total
+        return value
+
+
+class _Corrector(fx.Interpreter):
+    """Corrects each layer's output on the way, so that the next one sees the corrected input."""
+
+    def __init__(self, graph_module: fx.GraphModule, wanted: Mapping[str, Tensor]) -> None:
+        super().__init__(graph_module)
+        self.wanted = wanted
+        self.corrections: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if n.name not in self.wanted:
+            return value
+        assert isinstance(value, Tensor)
+        correction = self.wanted[n.name] - _channel_means(value)
+        self.corrections[n.name] = correction.clone()
+        shape = (1, -1, 1, 1) if value.dim() == 4 else (-1,)
+        return value + correction.view(shape)

@@ -1,0 +1,193 @@
+"""From the values a tensor takes to the range its integers span.
+
+```text
+minmax           everything that was seen
+moving-average   the extremes of the batches, averaged; one odd photo in a batch counts little
+percentile       all but one value in ten thousand at either end
+entropy          least Kullback-Leibler divergence from the values to their quantized selves
+                 (Migacz, "8-bit inference with TensorRT", GTC 2017)
+mse              least squared error
+```
+
+No one of them is best: YOLOv7 loses 5 points of mAP to entropy against MSE, another detector falls to
+zero with entropy where min-max is fine. `export.quantize.run` takes the one that agrees most with the
+float model on photos that were not calibrated with.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from edgeseed.export.quantize.insertion import quantizer_of_kind
+from edgeseed.export.quantize.layout import Kind
+from edgeseed.export.quantize.numbers import Quantizer
+from edgeseed.export.quantize.schemes._scheme import IntegerFormat
+
+Method = Literal["minmax", "moving-average", "percentile", "entropy", "mse"]
+METHODS: tuple[Method, ...] = ("minmax", "moving-average", "percentile", "entropy", "mse")
+
+_BINS_PER_SIDE = 4096
+_MOMENTUM = 0.9
+_TAIL = 1e-4
+# Values of one tensor and batch that go into the histogram; the extremes are taken of all.
+_MAX_VALUES = 1 << 16
+_SHRINKS = np.linspace(1.0, 0.25, 40)
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass
+class Statistics:
+    """What has been seen of one tensor, in constant memory.
+
+    The histogram is centred on zero. When a value falls outside, the bins double in width and merge in
+    pairs, so that one pass over the photos is enough and nothing is counted twice.
+    """
+
+    low: float = np.inf
+    high: float = -np.inf
+    average_low: float = np.nan
+    average_high: float = np.nan
+    width: float = 0.0
+    counts: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(2 * _BINS_PER_SIDE))
+
+    def add(self, values: Tensor) -> None:
+        """Counts one batch."""
+        low, high = (float(extreme) for extreme in torch.aminmax(values))
+        first = self.low > self.high
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.average_low = low if first else _MOMENTUM * self.average_low + (1 - _MOMENTUM) * low
+        self.average_high = (
+            high if first else _MOMENTUM * self.average_high + (1 - _MOMENTUM) * high
+        )
+        self._widen(max(abs(low), abs(high)))
+        flat = values.detach().flatten()
+        # An odd stride, so that it does not walk down one column of every picture.
+        flat = flat[:: 1 + 2 * (flat.numel() // (2 * _MAX_VALUES))]
+        limit = self.width * _BINS_PER_SIDE
+        self.counts += torch.histc(flat, bins=2 * _BINS_PER_SIDE, min=-limit, max=limit)
+
+    def _widen(self, magnitude: float) -> None:
+        if self.width == 0.0:
+            self.width = max(magnitude, 1e-12) / _BINS_PER_SIDE
+        while magnitude > self.width * _BINS_PER_SIDE:
+            merged = self.counts.view(-1, 2).sum(dim=1)
+            self.counts.zero_()
+            half = _BINS_PER_SIDE // 2
+            self.counts[half : half + _BINS_PER_SIDE] = merged
+            self.width *= 2
+
+    def distribution(self) -> tuple[Doubles, Doubles]:
+        """Centres of the bins that hold something, and their shares."""
+        counts = self.counts.double().numpy()
+        centres = (np.arange(2 * _BINS_PER_SIDE) - _BINS_PER_SIDE + 0.5) * self.width
+        filled = counts > 0
+        return centres[filled], counts[filled] / counts.sum()
+
+
+def choose_quantizer(
+    statistics: Statistics, method: Method, kind: Kind, number_format: IntegerFormat
+) -> Quantizer:
+    """The quantizer of a point by one method."""
+    low, high = _RANGES[method](statistics, kind, number_format)
+    return quantizer_of_kind(kind, low, high, number_format)
+
+
+def _minmax(
+    statistics: Statistics, kind: Kind, number_format: IntegerFormat
+) -> tuple[float, float]:
+    return statistics.low, statistics.high
+
+
+def _moving_average(
+    statistics: Statistics, kind: Kind, number_format: IntegerFormat
+) -> tuple[float, float]:
+    return statistics.average_low, statistics.average_high
+
+
+def _percentile(
+    statistics: Statistics, kind: Kind, number_format: IntegerFormat
+) -> tuple[float, float]:
+    centres, shares = statistics.distribution()
+    below = np.cumsum(shares)
+    low = centres[np.searchsorted(below, _TAIL)]
+    high = centres[min(np.searchsorted(below, 1 - _TAIL), len(centres) - 1)]
+    return float(low), float(high)
+
+
+def _search(cost: Callable[[Quantizer, Doubles, Doubles], float]) -> "_RangeOf":
+    """The range of least cost: first both ends together, then each on its own."""
+
+    def find(
+        statistics: Statistics, kind: Kind, number_format: IntegerFormat
+    ) -> tuple[float, float]:
+        centres, shares = statistics.distribution()
+        centres = _where_it_matters(centres, kind)
+
+        def cost_of(low: float, high: float) -> float:
+            return cost(quantizer_of_kind(kind, low, high, number_format), centres, shares)
+
+        low, high = statistics.low, statistics.high
+        share = min(_SHRINKS, key=lambda share: cost_of(low * share, high * share))
+        low, high = low * share, high * share
+        if kind is Kind.FREE and not number_format.symmetric and low < 0 < high:
+            low = min((low * share for share in _SHRINKS), key=lambda low: cost_of(low, high))
+            high = min((high * share for share in _SHRINKS), key=lambda high: cost_of(low, high))
+        return float(low), float(high)
+
+    return find
+
+
+def _where_it_matters(centres: Doubles, kind: Kind) -> Doubles:
+    """Values that the activation behind makes equal are equal here too."""
+    if kind is Kind.RELU:
+        return np.maximum(centres, 0)
+    if kind is Kind.RELU6:
+        return np.clip(centres, 0, 6)
+    return np.maximum(centres, -3) if kind is Kind.HARDSWISH else centres
+
+
+def _integers(quantizer: Quantizer, values: Doubles) -> Doubles:
+    rounded = np.rint(values / quantizer.scale) + quantizer.zero_point
+    return np.clip(rounded, quantizer.low, quantizer.high)
+
+
+def _squared_error(quantizer: Quantizer, centres: Doubles, shares: Doubles) -> float:
+    simulated = (_integers(quantizer, centres) - quantizer.zero_point) * quantizer.scale
+    return float(shares @ (simulated - centres) ** 2)
+
+
+def _divergence(quantizer: Quantizer, centres: Doubles, shares: Doubles) -> float:
+    """KL divergence from the clipped values to what is left of them at the integers' resolution."""
+    integers = _integers(quantizer, centres).astype(np.int64) - quantizer.low
+    low, high = quantizer.range
+    inside = (centres >= low) & (centres <= high)
+    if not inside.any():
+        return float("inf")
+    # What is cut off piles up in the outermost bins of the reference, but not in the candidate's.
+    reference = np.where(inside, shares, 0.0)
+    first, last = np.flatnonzero(inside)[[0, -1]]
+    reference[first] += shares[:first].sum()
+    reference[last] += shares[last + 1 :].sum()
+    levels = quantizer.levels + 1
+    mass = np.bincount(integers[inside], weights=shares[inside], minlength=levels)
+    bins = np.bincount(integers[inside], minlength=levels)
+    candidate = mass[integers[inside]] / bins[integers[inside]]
+    candidate = candidate / candidate.sum()
+    inner = reference[inside]
+    return float(np.sum(inner * np.log(inner / candidate)))
+
+
+_RangeOf = Callable[[Statistics, Kind, IntegerFormat], tuple[float, float]]
+_RANGES: dict[Method, _RangeOf] = {
+    "minmax": _minmax,
+    "moving-average": _moving_average,
+    "percentile": _percentile,
+    "entropy": _search(_divergence),
+    "mse": _search(_squared_error),
+}

@@ -1,0 +1,224 @@
+"""Float program -> integer program: calibrate, choose, correct, and search only where that is not enough."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from edgeseed.core.console import say
+from edgeseed.core.registry import unknown_name
+from edgeseed.export.graph import Batch, example_input, float_graph, trace
+from edgeseed.export.quantize.calibration import calibrate, numbers_by_method, photo_batches
+from edgeseed.export.quantize.correction import bias_corrections
+from edgeseed.export.quantize.insertion import HARDSIGMOID_SHIFT, Numbers, insert_quantization
+from edgeseed.export.quantize.layout import Kind, Layout, plan_layout
+from edgeseed.export.quantize.observers import METHODS, Method, Statistics
+from edgeseed.export.quantize.schemes._scheme import Scheme
+from edgeseed.export.quantize.sensitivity import search_floats
+from edgeseed.export.quantize.simulation import simulate
+from edgeseed.export.quantize.widening import widen_channels
+from edgeseed.export.samples import Photos
+from edgeseed.export.verification.gates import quality
+from edgeseed.export.verification.reference import Outputs
+
+_MAX_SELECTION = 64
+_MAX_CORRECTION = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizeConfig:
+    """Settings of post-training quantization."""
+
+    calibrator: str = "auto"
+    """`auto`, or one of `minmax`, `moving-average`, `percentile`, `entropy`, `mse`."""
+    bias_correction: bool = True
+    min_quality: float = 0.98
+    """Below this share of agreement (less the noise, see `gates.quality`) sensitive layers are sought."""
+    max_float_layers: int = 8
+    """Most layers that the search may leave in float."""
+
+    def __post_init__(self) -> None:
+        if self.calibrator not in ("auto", *METHODS):
+            raise unknown_name("calibrator", self.calibrator, ("auto", *METHODS))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """A quantized program and how it came about."""
+
+    program: ExportedProgram
+    record: dict[str, Any]
+    """For the manifest: scheme, calibrator, what was tried, what stayed in float and why."""
+
+
+def quantize(
+    program: ExportedProgram,
+    scheme: Scheme,
+    photos: Photos,
+    *,
+    batch: Batch,
+    config: QuantizeConfig | None = None,
+    keep_float: Mapping[str, str] | None = None,
+) -> Quantized:
+    """Quantizes a program for one kind of runtime. Needs no labels.
+
+    Args:
+        program: The float program, from `export.graph.build_program`.
+        scheme: What the runtime computes in.
+        photos: Calibration photos. The last eighth chooses between the ways of calibrating and is not
+            calibrated with.
+        batch: As the program was built for.
+        config: Settings.
+        keep_float: Layers by node name that stay in float in any case, and why.
+    """
+    worker = _Worker(float_graph(program), scheme, photos, config or QuantizeConfig())
+    numbers, layout = worker.work(dict(keep_float or {}))
+    quantized = insert_quantization(worker.graph, layout, numbers, scheme)
+    size = int(photos.pixels.shape[-1])
+    return Quantized(
+        program=trace(quantized, example_input(size, batch=batch), batch=batch),
+        record=worker.record(layout, numbers),
+    )
+
+
+class _Worker:
+    """One quantization: the graph, the photos by their use, and what was found on the way."""
+
+    def __init__(
+        self, graph: fx.GraphModule, scheme: Scheme, photos: Photos, config: QuantizeConfig
+    ) -> None:
+        self.graph, self.scheme, self.config = graph, scheme, config
+        self.widened = (
+            widen_channels(graph, multiple=scheme.depthwise_multiple)
+            if scheme.depthwise_multiple > 1
+            else []
+        )
+        held_out = min(_MAX_SELECTION, max(1, len(photos) // 8))
+        self.ranging = Photos(pixels=photos.pixels[:-held_out])
+        self.selection = Photos(pixels=photos.pixels[-held_out:])
+        self.truth = run_graph(graph, self.selection)
+        self.tried: dict[str, float] = {}
+        self.chosen = config.calibrator
+        self.quality = 0.0
+        self.gains: Mapping[str, float] = {}
+        self.weight_scales: dict[str, torch.Tensor] = {}
+
+    def work(self, keep_float: dict[str, str]) -> tuple[Numbers, Layout]:
+        layout = plan_layout(self.graph.graph, self.scheme, keep_float=keep_float)
+        statistics = calibrate(self.graph, layout, self.ranging)
+        numbers = self._choose(statistics, layout)
+        numbers = self._correct(numbers, layout)
+        if self.quality < self.config.min_quality and self.config.max_float_layers:
+            return self._search(statistics, layout, numbers, keep_float)
+        return numbers, layout
+
+    def _choose(self, statistics: Mapping[str, Statistics], layout: Layout) -> Numbers:
+        """The ranges that agree most with the float model on photos they have not seen."""
+        names = METHODS if self.config.calibrator == "auto" else (self.config.calibrator,)
+        candidates = {}
+        for method in METHODS:
+            if method in names:
+                candidates[method] = self._numbers(statistics, layout, method)
+                self.tried[method] = self._quality(candidates[method], layout)
+        best = max(candidates, key=lambda method: self.tried[method])
+        self.chosen, self.quality = best, self.tried[best]
+        return candidates[best]
+
+    def _numbers(
+        self, statistics: Mapping[str, Statistics], layout: Layout, method: Method
+    ) -> Numbers:
+        numbers = numbers_by_method(statistics, layout, self.scheme, method)
+        return dataclasses.replace(numbers, weight_scales=self.weight_scales)
+
+    def _correct(self, numbers: Numbers, layout: Layout) -> Numbers:
+        if not self.config.bias_correction:
+            return numbers
+        some = Photos(pixels=self.ranging.pixels[:_MAX_CORRECTION])
+        simulated = simulate(insert_quantization(self.graph, layout, numbers, self.scheme))
+        corrections = bias_corrections(self.graph, simulated, layout, some)
+        corrected = dataclasses.replace(numbers, bias_corrections=corrections)
+        found = self._quality(corrected, layout)
+        self.tried[f"{self.chosen} + bias correction"] = found
+        if found < self.quality:
+            return numbers
+        self.quality = found
+        return corrected
+
+    def _quality(self, numbers: Numbers, layout: Layout) -> float:
+        simulated = simulate(insert_quantization(self.graph, layout, numbers, self.scheme))
+        return quality(run_graph(simulated, self.selection), self.truth)
+
+    def _search(
+        self,
+        statistics: Mapping[str, Statistics],
+        layout: Layout,
+        numbers: Numbers,
+        keep_float: dict[str, str],
+    ) -> tuple[Numbers, Layout]:
+        """Leaves the fewest layers in float that bring the decisions back."""
+        say(
+            f"int8 agrees on {self.quality:.3f} (wanted {self.config.min_quality:g}): "
+            "looking for the layers that lose"
+        )
+        corrections = numbers.bias_corrections
+        method = next(name for name in METHODS if name == self.chosen)
+
+        def with_floats(floats: Mapping[str, str]) -> tuple[Numbers, Layout]:
+            changed = plan_layout(
+                self.graph.graph, self.scheme, keep_float={**keep_float, **floats}
+            )
+            missing = set(changed.points) - set(layout.points)
+            seen = dict(statistics)
+            if missing:
+                seen |= calibrate(self.graph, changed, Photos(pixels=self.ranging.pixels[:64]))
+            made = self._numbers(seen, changed, method)
+            return dataclasses.replace(made, bias_corrections=corrections), changed
+
+        search = search_floats(
+            layout,
+            lambda floats: self._quality(*with_floats(floats)),
+            target=self.config.min_quality,
+            most=self.config.max_float_layers,
+        )
+        self.gains = search.gains
+        if search.quality > self.quality:
+            self.quality = search.quality
+            self.tried[f"{len(search.keep_float)} layers in float"] = search.quality
+            return with_floats(search.keep_float)
+        return numbers, layout
+
+    def record(self, layout: Layout, numbers: Numbers) -> dict[str, Any]:
+        shifted = [name for name, kind in layout.points.items() if kind is Kind.HARDSIGMOID]
+        return {
+            "scheme": self.scheme.name,
+            "activations": str(self.scheme.activation.dtype).removeprefix("torch."),
+            "weights": "int8 per output channel",
+            "calibrator": self.chosen,
+            "photos": {"ranges": len(self.ranging), "selection": len(self.selection)},
+            "bias_correction": bool(numbers.bias_corrections),
+            "quality": self.quality,
+            "tried": self.tried,
+            "integer": dict(layout.operators),
+            "float": dict(layout.floats),
+            "sensitivity": dict(self.gains),
+            "widened": self.widened,
+            "shifted": dict.fromkeys(shifted, HARDSIGMOID_SHIFT),
+            "ranges": {name: list(q.range) for name, q in numbers.quantizers.items()},
+        }
+
+
+def run_graph(graph_module: fx.GraphModule, photos: Photos) -> Outputs:
+    """A graph's outputs on photos."""
+    parts: list[tuple[torch.Tensor, ...]] = []
+    with torch.inference_mode():
+        for batch in photo_batches(photos):
+            parts.append(tuple(graph_module(batch)))
+    names = ("embedding", "logits")[: len(parts[0])]
+    return {
+        name: np.concatenate([part[index].numpy() for part in parts])
+        for index, name in enumerate(names)
+    }

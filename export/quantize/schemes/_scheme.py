@@ -1,0 +1,56 @@
+"""What a quantization scheme says: number formats, and which operators compute in them."""
+
+import dataclasses
+from typing import Literal
+
+import torch
+
+Operator = Literal[
+    "conv", "linear", "add", "mul", "relu", "hardswish", "hardsigmoid", "sigmoid", "silu",
+    "pool", "max_pool", "concat", "view",
+]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class IntegerFormat:
+    """A range of integers, and whether zero must be in its middle."""
+
+    dtype: torch.dtype
+    low: int
+    high: int
+    symmetric: bool
+
+    @property
+    def levels(self) -> int:
+        """Number of steps between the ends."""
+        return self.high - self.low
+
+
+UINT8 = IntegerFormat(dtype=torch.uint8, low=0, high=255, symmetric=False)
+INT8 = IntegerFormat(dtype=torch.int8, low=-128, high=127, symmetric=False)
+INT8_SYMMETRIC = IntegerFormat(dtype=torch.int8, low=-127, high=127, symmetric=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Scheme:
+    """How one kind of runtime computes in integers.
+
+    Weights are always quantized per output channel, symmetrically.
+    """
+
+    name: str
+    activation: IntegerFormat
+    weight: IntegerFormat
+    operators: frozenset[Operator]
+    """Operators with an integer kernel. All others stay in float."""
+    saturation_is_activation: bool
+    """Whether ReLU, ReLU6, hard-sigmoid and hard-swish are made of the limits of the integers.
+
+    It takes asymmetric activations, whose lowest integer can mean zero.
+    """
+    integer_bias: bool
+    """Whether biases are int32 at the scale of the accumulator."""
+    exact_image: bool
+    """Whether the photo's own bytes are the first quantized tensor, the normalisation folded behind."""
+    depthwise_multiple: int = 1
+    """Number of channels that the runtime's depthwise kernel takes at a time."""

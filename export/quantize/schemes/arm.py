@@ -1,0 +1,13 @@
+"""ONNX Runtime on Arm (Android, iOS, Jetson's CPU): int8 activations, int8 weights.
+
+Arm's dot products (`sdot`, `smmla`) multiply bytes of the same sign, so ONNX Runtime's fast kernels
+there are S8S8. Activations stay asymmetric: the zero point is free, only the sign of the bytes differs
+from `x86`, and the two give the same numbers.
+"""
+
+import dataclasses
+
+from edgeseed.export.quantize.schemes._scheme import INT8
+from edgeseed.export.quantize.schemes.x86 import SCHEME as X86
+
+SCHEME = dataclasses.replace(X86, name="arm", activation=INT8)
