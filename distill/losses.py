@@ -164,3 +164,50 @@ def info_nce(
     own = (query * key).sum(1, keepdim=True)
     logits = torch.cat([own, query @ queue.T], dim=1) / temperature
     return -logits.log_softmax(1)[:, 0].mean(), logits
+
+
+@in_full_precision
+def kl_divergence(student_logits: Tensor, teacher_probabilities: Tensor) -> Tensor:
+    """`mean_b Σ_j p_bj (log p_bj − log softmax(l_b)_j)`: zero where the student agrees.
+
+    The mean is over rows. PyTorch's default is over rows and classes, which makes the loss C times
+    smaller; DoGo's weight of 100 comes from that.
+
+    Args:
+        student_logits: (B, C) l, already divided by the temperature.
+        teacher_probabilities: (B, C) p, rows sum to one.
+    """
+    return F.kl_div(student_logits.log_softmax(1), teacher_probabilities, reduction="batchmean")
+
+
+@in_full_precision
+def soft_label_loss(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Hinton's soft labels (arXiv 1503.02531): `− T² mean_b Σ_y p_by log softmax(l_b / T)_y`.
+
+    T² keeps the size of the gradient, which goes with 1 / T².
+
+    Args:
+        student_logits: (B, C) l.
+        teacher_logits: (B, C); p is their softmax at T.
+        temperature: T.
+
+    Returns:
+        The loss, and its floor: T² times the entropy of p.
+    """
+    target = (teacher_logits / temperature).softmax(1)
+    loss = soft_cross_entropy(student_logits / temperature, target)
+    return temperature**2 * loss, temperature**2 * entropy(target)
+
+
+@in_full_precision
+def labelled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy over the photos that have a label; 0 if none has.
+
+    Args:
+        logits: (B, C).
+        labels: (B,) class of each photo, -1 where it has none.
+    """
+    total = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+    return total / (labels >= 0).sum().clamp(min=1)
