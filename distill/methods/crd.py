@@ -39,7 +39,7 @@ from torch.nn import functional as F
 from edgeseed.core.console import say, warn
 from edgeseed.core.errors import ConfigError
 from edgeseed.distill import _distributed
-from edgeseed.distill.losses import entropy, in_full_precision, soft_cross_entropy
+from edgeseed.distill.losses import in_full_precision, labelled_cross_entropy, soft_label_loss
 from edgeseed.distill.methods._method import Batch, Method, Needs, Parts, Progress, StepResult
 from edgeseed.distill.networks import FrozenTeacher
 from edgeseed.distill.recipe import Recipe
@@ -363,9 +363,10 @@ class Crd(Method[CrdConfig]):
             logs["label_accuracy"] = _accuracy(output.logits, batch.labels)
             if self.config.kd_weight > 0:
                 targets = self.teacher.project(teacher, "classifier")
-                kd = softened_kl(output.logits, targets, temperature=self.config.kd_temperature)
-                loss = loss + self.config.kd_weight * kd
-                logs["kd_loss"] = kd.detach()
+                temperature = self.config.kd_temperature
+                kd, floor = soft_label_loss(output.logits, targets, temperature=temperature)
+                loss = loss + self.config.kd_weight * (kd - floor)
+                logs["kd_loss"] = (kd - floor).detach()
         return StepResult(loss=loss, logs=logs)
 
     def _contrast(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
@@ -388,32 +389,6 @@ class Crd(Method[CrdConfig]):
         assert self._waiting is not None
         self.memory.update(*self._waiting)
         self._waiting = None
-
-
-@in_full_precision
-def labelled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy over the photos that have a label; 0 if none has.
-
-    Args:
-        logits: (B, C).
-        labels: (B,) classes, -1 for none.
-    """
-    total = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
-    return total / (labels != UNLABELLED).sum().clamp(min=1)
-
-
-@in_full_precision
-def softened_kl(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-    """`T² mean_b KL( softmax(t_b / T) ‖ softmax(s_b / T) )` (arXiv 1503.02531).
-
-    Args:
-        student: (B, C) logits s.
-        teacher: (B, C) logits t.
-        temperature: T.
-    """
-    target = (teacher / temperature).softmax(1)
-    divergence = soft_cross_entropy(student / temperature, target) - entropy(target)
-    return temperature**2 * divergence
 
 
 @in_full_precision
