@@ -195,7 +195,7 @@ def _verdict(result: Result, first: Result) -> Verdict:
         return "first"
     latency, baseline = result.latency, first.latency
     direction = _direction(latency.p90, baseline.p90)
-    if _is_disturbed(result) or _is_disturbed(first):
+    if is_disturbed(result) or is_disturbed(first):
         # Neighbours move the tail; what the model itself does moves the middle as well.
         agrees = _direction(latency.p50, baseline.p50) == direction
         return direction if agrees else "indistinguishable"
@@ -209,7 +209,8 @@ def _direction(estimate: Estimate, first: Estimate) -> Verdict:
     return "faster" if estimate.value < first.value else "slower"
 
 
-def _is_disturbed(result: Result) -> bool:
+def is_disturbed(result: Result) -> bool:
+    """Whether something besides the model moved its latencies."""
     return any(reason.code in ("noisy", "busy") for reason in result.reasons)
 
 

@@ -6,6 +6,7 @@ It runs on the device: Python 3.8, numpy and onnxruntime (1.16 or newer).
 from __future__ import annotations
 
 import collections
+import os
 from typing import TYPE_CHECKING
 
 from edgeseed.runtime.engines._engine import Engine, EngineError, Placement, TensorSpec
@@ -99,6 +100,9 @@ class OnnxRuntimeEngine(Engine):
 
 
 def _onnxruntime() -> Any:
+    # Since 1.29 its Linux, macOS and Android wheels report to Microsoft unless this is set before
+    # the import (PR #27379): a thread and a network connection of their own, beside what we time.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:

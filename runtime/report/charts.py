@@ -514,6 +514,9 @@ def _name_discs(
     centres = [(across(point.latency.value), up(point.quality.value)) for point in points]
     for point, radius, (x, y) in zip(points, radii, centres, strict=True):
         labels.avoid(x - 4, up.clamp(_high(point.quality)), x + 4, up.clamp(_low(point.quality)))
+        labels.avoid(
+            across.clamp(_low(point.latency)), y - 4, across.clamp(_high(point.latency)), y + 4
+        )
         labels.avoid(x - radius, y - 0.7 * radius, x + radius, y + 0.7 * radius)
     for point, radius, (x, y) in zip(points, radii, centres, strict=True):
         labels.place(_with_size(point), x, y, gap=radius + 7)

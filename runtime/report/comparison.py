@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeseed.runtime.accuracy import Accuracy, Share
-from edgeseed.runtime.comparison import MIN_DIFFERENCE, Comparison, Group, Row
+from edgeseed.runtime.comparison import MIN_DIFFERENCE, Comparison, Group, Row, is_disturbed
 from edgeseed.runtime.protocol import Result
 from edgeseed.runtime.report import charts, page
 from edgeseed.runtime.report.charts import Series, TimeUnit
@@ -56,18 +56,20 @@ def _lead(comparison: Comparison) -> str:
         f"{_machine_name(best.result)}{_against_first(best, group)}."
     ]
     sentences += _quality_sentence(best)
-    if invalid := sum(not row.result.valid for group in comparison.groups for row in group.rows):
-        sentences.append(f"Not valid, and not ranked: {invalid} of {_count(comparison)} results.")
+    results = [row.result for group in comparison.groups for row in group.rows]
+    if disturbed := sum(is_disturbed(result) for result in results):
+        sentences.append(
+            f"The machine was busy or noisy during {disturbed} of {len(results)} results: there, "
+            "believe the p50 before the tail."
+        )
+    if invalid := sum(not result.valid for result in results):
+        sentences.append(f"Not valid, and not ranked: {invalid} of {len(results)} results.")
     if len(comparison.groups) > 1:
         sentences.append(
             f"The results are of {len(comparison.groups)} machines or protocols; only those "
             "measured alike are ranked with each other."
         )
     return " ".join(sentences)
-
-
-def _count(comparison: Comparison) -> int:
-    return sum(len(group.rows) for group in comparison.groups)
 
 
 def _time(row: Row, unit: TimeUnit) -> str:

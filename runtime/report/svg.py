@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Self
 from xml.sax.saxutils import escape, quoteattr
 
-# Of the average system font, in em. Only used to keep labels inside the picture.
-_CHARACTER_WIDTH = 0.55
+# Of the average bold system font, in em. Only used to keep labels inside the picture.
+_CHARACTER_WIDTH = 0.6
 
 Value = str | float | None
 

@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -103,3 +105,23 @@ def test_two_runs_give_the_same_bits(bundle: Bundle) -> None:
     first, second = engine.infer(feed), engine.infer(feed)
 
     assert first["embedding"].tobytes() == second["embedding"].tobytes()
+
+
+def test_nothing_is_reported_to_anyone_while_a_model_is_measured(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    # onnxruntime 1.29 and newer left a session file in the temporary folder, and an uploader's
+    # thread in the process that was being timed.
+    code = (
+        "import sys, pathlib, os; from edgeseed.runtime.engines.onnxruntime import ENGINE;"
+        "ENGINE.open(pathlib.Path(sys.argv[1]), unit='cpu', threads=1)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"TMPDIR": str(tmp_path / "tmp"), "HOME": str(tmp_path / "home")}
+    for name in ("tmp", "home"):
+        (tmp_path / name).mkdir()
+
+    subprocess.run([sys.executable, "-c", code, bundle.model_path], check=True, env=environment)
+
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list((tmp_path / "home").iterdir()) == []

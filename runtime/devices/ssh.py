@@ -1,0 +1,213 @@
+"""A board or computer that OpenSSH reaches: `ssh:[USER@]HOST[:PORT][?python=PATH]`.
+
+The system's own `ssh` is used, so that `~/.ssh/config`, keys, agents and jump hosts work as they
+do by hand. Nothing is asked: a host key that is not known, or a key that is not accepted, is an
+error that says what to do once by hand. The device needs Python 3.8 or newer with numpy and the
+engine; `?python=` names the one to use, such as that of a virtual environment.
+"""
+
+import io
+import re
+import shlex
+import subprocess
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from edgeseed.core.errors import ConfigError, MissingDependencyError, WorkError
+from edgeseed.runtime.agent import _job
+from edgeseed.runtime.devices._device import Device, Ended
+from edgeseed.runtime.devices._process import stream
+
+_ADDRESS = re.compile(
+    r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@)?"
+    r"(?P<host>[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\])"
+    r"(?::(?P<port>\d{1,5}))?"
+    r"(?:\?python=(?P<python>[^?\s]+))?"
+)
+_CONNECT_SECONDS = 15
+_TRANSFER_SECONDS = 600
+_OPTIONS = (
+    "-T",
+    "-o", "BatchMode=yes",
+    "-o", f"ConnectTimeout={_CONNECT_SECONDS}",
+    "-o", "ServerAliveInterval=10",
+    "-o", "ServerAliveCountMax=3",
+)  # fmt: skip
+_SSH_FAILED = 255
+
+# Python, because the device has it in any case; tar and mktemp differ between systems. The mark
+# parts what these print from what a chatty .bashrc printed before.
+_MARK = b"\0edgeseed\0"
+_PRINT_MARK = 'sys.stdout.buffer.write(b"\\0edgeseed\\0"); sys.stdout.flush()'
+_RECEIVE = f"""
+import sys, tarfile, tempfile
+folder = tempfile.mkdtemp(prefix="edgeseed-")
+with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
+    archive.extractall(folder)
+{_PRINT_MARK}
+print(folder)
+"""
+_SEND = f"""
+import sys, tarfile
+{_PRINT_MARK}
+with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
+    archive.add(sys.argv[1] + "/result", "result")
+"""
+_REMOVE = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
+
+# What ssh says -> what to do about it. `{at}` is the destination.
+_REMEDIES = (
+    ("REMOTE HOST IDENTIFICATION HAS CHANGED",
+     "its host key is not the one in known_hosts: if the device was set up anew, forget the old "
+     "one with `ssh-keygen -R {host}` and connect once by hand"),
+    ("Host key verification failed",
+     "its host key is not known: connect once by hand, `ssh {at}`, and compare the fingerprint"),
+    ("Permission denied",
+     "it does not accept your key: install it with `ssh-copy-id {at}`"),
+    ("Could not resolve hostname",
+     "there is no host of this name: check the spelling, or add it to ~/.ssh/config"),
+    ("Connection refused",
+     "it is on, but no SSH server answers: start sshd there, or give its port, ssh:{at}:PORT"),
+    ("timed out", "it does not answer: is it on, and in this network?"),
+    ("No route to host", "it does not answer: is it on, and in this network?"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SshAddress:
+    """Where to connect to, and which Python to use there."""
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+    python: str = "python3"
+
+    @property
+    def destination(self) -> str:
+        """What `ssh` calls it."""
+        host = self.host.strip("[]")
+        return host if self.user is None else f"{self.user}@{host}"
+
+
+def parse_address(text: str) -> SshAddress:
+    """Read `[USER@]HOST[:PORT][?python=PATH]`.
+
+    Raises:
+        ConfigError: If it is not of that form.
+    """
+    match = _ADDRESS.fullmatch(text)
+    if match is None:
+        raise ConfigError(
+            f"--device ssh:{text} is not understood; write ssh:[USER@]HOST[:PORT][?python=PATH], "
+            "such as ssh:pi@raspberrypi"
+        )
+    port = None if match["port"] is None else int(match["port"])
+    if port is not None and not 0 < port < 65536:
+        raise ConfigError(f"--device ssh:{text}: port {port} is not between 1 and 65535")
+    return SshAddress(
+        host=match["host"], user=match["user"], port=port, python=match["python"] or "python3"
+    )
+
+
+class SshDevice(Device):
+    """Copies the work folder there, runs the agent, and copies the result back.
+
+    Args:
+        address: where.
+        options: further options for `ssh`; the user's are in ~/.ssh/config.
+    """
+
+    kind = "ssh"
+
+    def __init__(self, address: SshAddress, *, options: tuple[str, ...] = ()) -> None:
+        self._address = address
+        self._options = options
+
+    @classmethod
+    def from_address(cls, address: str) -> Self:
+        """See `parse_address`."""
+        return cls(parse_address(address))
+
+    @property
+    def name(self) -> str:
+        """`ssh:USER@HOST`, as it was given, without the Python."""
+        port = "" if self._address.port is None else f":{self._address.port}"
+        return f"ssh:{self._address.destination}{port}"
+
+    def run_agent(self, work: Path, *, on_line: Callable[[str], None]) -> Ended:
+        """Copy, run, copy back; the folder on the device is removed also after an error."""
+        folder = self._call(_RECEIVE, sends=_packed(work)).decode().strip()
+        try:
+            agent = f"{folder}/{_job.AGENT}"
+            ended = stream(self._command(self._address.python, agent, folder), on_line=on_line)
+            if ended.exit_code == _SSH_FAILED:
+                raise self._lost(ended.stderr)
+            if ended.exit_code == 0:
+                _unpack(self._call(_SEND, folder), work)
+            return ended
+        finally:
+            self._remove(folder)
+
+    def _command(self, *remote: str) -> list[str]:
+        port = [] if self._address.port is None else ["-p", str(self._address.port)]
+        line = " ".join(shlex.quote(word) for word in remote)
+        return ["ssh", *_OPTIONS, *self._options, *port, "--", self._address.destination, line]
+
+    def _call(self, script: str, *arguments: str, sends: bytes = b"") -> bytes:
+        """Run a few lines of Python there; bytes in, bytes out."""
+        command = self._command(self._address.python, "-c", script, *arguments)
+        try:
+            done = subprocess.run(
+                command, input=sends, capture_output=True, timeout=_TRANSFER_SECONDS, check=False
+            )
+        except FileNotFoundError as error:
+            raise MissingDependencyError(
+                f"{self.name}: there is no ssh on this machine; install the OpenSSH client"
+            ) from error
+        except subprocess.TimeoutExpired as error:
+            raise WorkError(
+                f"{self.name}: copying took more than {_TRANSFER_SECONDS} s; the link is too slow"
+            ) from error
+        if done.returncode != 0:
+            raise self._lost(done.stderr.decode("utf-8", "replace"), code=done.returncode)
+        return done.stdout.partition(_MARK)[2]
+
+    def _remove(self, folder: str) -> None:
+        command = self._command(self._address.python, "-c", _REMOVE, folder)
+        subprocess.run(command, capture_output=True, timeout=_CONNECT_SECONDS * 2, check=False)
+
+    def _lost(self, stderr: str, *, code: int = _SSH_FAILED) -> WorkError:
+        """The error for what ssh or the device's Python said, with the remedy if it is known."""
+        at, host = self._address.destination, self._address.host.strip("[]")
+        for sign, remedy in _REMEDIES if code == _SSH_FAILED else ():
+            if sign in stderr:
+                return WorkError(f"{self.name}: {remedy.format(at=at, host=host)}")
+        last = stderr.strip().rpartition("\n")[2] or "it said nothing"
+        if code in (126, 127):
+            return WorkError(
+                f"{self.name}: no {self._address.python} there ({last}); name another with "
+                f"--device {self.name}?python=PATH"
+            )
+        return WorkError(f"{self.name}: the connection or the copying failed: {last}")
+
+
+def _packed(work: Path) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.add(work, ".")
+    return buffer.getvalue()
+
+
+def _unpack(archive: bytes, work: Path) -> None:
+    """Unpack what came from the device, which is not trusted to stay within the folder."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+            opened.extractall(work, filter="data")
+    except (tarfile.TarError, OSError) as error:
+        raise WorkError(f"what came back from the device cannot be unpacked ({error})") from error
+
+
+DEVICE = SshDevice
