@@ -8,7 +8,15 @@ from PIL import Image
 
 from edgeseed.core.bundle import Bundle
 from edgeseed.core.errors import WorkError
-from edgeseed.runtime.accuracy import Accuracy, Photos, Share, gather_photos, score
+from edgeseed.core.preprocess import Preprocess
+from edgeseed.runtime.accuracy import (
+    Accuracy,
+    Photos,
+    Share,
+    float_outputs,
+    gather_photos,
+    score,
+)
 
 Floats = NDArray[np.float32]
 
@@ -180,3 +188,35 @@ def test_a_large_set_is_drawn_from_with_the_seed(
     first, again, other = (found.pixels.tobytes() for found in drawn if found is not None)
     assert first == again
     assert first != other
+
+
+def test_the_float_student_in_the_bundle_is_asked_on_the_host(
+    make_bundle: Any, tmp_path: Path
+) -> None:
+    import torch
+
+    from edgeseed.core.bundle import read_bundle, seal_bundle
+    from edgeseed.core.network import build_student, save_student
+    from edgeseed.core.student import Architecture, StudentSpec
+
+    bundle = make_bundle()
+    assert float_outputs(bundle, np.zeros((1, 3, 32, 32), np.uint8)) is None
+    network = build_student(Architecture(name="test_efficientnet"), num_classes=3).eval()
+    preprocess = Preprocess(image_size=32, resize=32)
+    spec = StudentSpec(
+        architecture=Architecture(name="test_efficientnet"),
+        preprocess=preprocess,
+        embedding_dim=network.embedding_dim,
+        classes=("cat", "dog", "owl"),
+    )
+    save_student(bundle.path / "reference" / "student.safetensors", network, spec)
+    seal_bundle(bundle.path, bundle.manifest)
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 3, 32, 32), dtype=np.uint8)
+
+    found = float_outputs(read_bundle(bundle.path), pixels)
+
+    assert found is not None
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(preprocess.normalize(pixels[64:])))
+    np.testing.assert_allclose(found["embedding"][64:], expected.embedding, rtol=1e-4, atol=1e-5)
+    assert found["logits"].shape == (70, 3)
