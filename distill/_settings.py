@@ -14,6 +14,8 @@ from edgeseed.distill.recipe import Recipe
 from edgeseed.distill.trainer import TrainingConfig
 from edgeseed.distill.views import ViewSettings
 
+ALL_LABELS = "100%"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSettings:
@@ -24,6 +26,7 @@ class RunSettings:
         student: Network that is trained and kept: a timm name, or a student file to go on from.
         teacher: Frozen network, as `load_teacher` reads it; None for methods without one.
         peer: Second trainable network, for methods that have one.
+        labels: Which labels a method that uses any may see, as `choose_labels` reads it.
         data: Photos, as `open_photos` reads them.
         image_size: Side of the student's input, in pixels; None chooses by student and photos.
         seed: Of everything that is drawn.
@@ -36,6 +39,7 @@ class RunSettings:
     student: str
     teacher: str | None = None
     peer: str | None = None
+    labels: str = ALL_LABELS
     data: str
     image_size: int | None = None
     seed: int = 0

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from edgeseed.core.console import warn
 from edgeseed.core.errors import DataError, UsageError
 from edgeseed.core.files import write_text
 from edgeseed.core.photos import PhotoSet, open_photos
@@ -117,6 +118,28 @@ def _count_classes_as(classes: Sequence[str], test: PhotoSet, data: str | Path) 
 def relabelled(photos: PhotoSet, *, labels: Indices, classes: tuple[str, ...]) -> PhotoSet:
     """The same photos under other labels."""
     return dataclasses.replace(photos, labels=labels, classes=classes)
+
+
+def labels_as(classes: Sequence[str] | None, photos: PhotoSet) -> Indices:
+    """The (N,) labels of photos as numbers of `classes`, by name; -1 for a class that is not there.
+
+    A teacher's classes need not be in the order of the photos' folders: taken by number, labels
+    would mean something else to it.
+
+    Args:
+        classes: Such as a teacher's; None keeps the photos' own numbers.
+        photos: Labelled photos; without class names their numbers are kept as well.
+    """
+    labels = labels_of(photos)
+    if classes is None or photos.classes is None or tuple(classes) == photos.classes:
+        return labels
+    unknown = [name for name in photos.classes if name not in classes]
+    if unknown:
+        warn(
+            f"{photos.name}: labels of the classes {_some(unknown)} are left out: not the teacher's"
+        )
+    numbers = [classes.index(name) if name in classes else -1 for name in photos.classes]
+    return np.array(numbers, dtype=np.int64)[labels]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -194,7 +194,7 @@ def soft_label_loss(
         temperature: T.
 
     Returns:
-        The loss, and its floor: T² times the entropy of p.
+        The loss, and its floor: T² times the entropy of p. Their difference is T² KL(p ∥ student).
     """
     target = (teacher_logits / temperature).softmax(1)
     loss = soft_cross_entropy(student_logits / temperature, target)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,13 @@ from edgeseed.core.student import Architecture
 from edgeseed.distill import _distributed
 from edgeseed.distill._device import Dtypes, Precision, choose_device, choose_dtypes, process_group
 from edgeseed.distill._run_folder import RunFolder
-from edgeseed.distill._settings import RunSettings, Settings, build_settings, plain_sections
+from edgeseed.distill._settings import (
+    ALL_LABELS,
+    RunSettings,
+    Settings,
+    build_settings,
+    plain_sections,
+)
 from edgeseed.distill.data import (
     PhotoOrder,
     canvas_side,
@@ -29,6 +36,7 @@ from edgeseed.distill.data import (
     native_side,
     open_canvases,
 )
+from edgeseed.distill.labels import choose_labels, labels_as
 from edgeseed.distill.methods import load_method
 from edgeseed.distill.methods._method import Method, Parts
 from edgeseed.distill.networks import EmbeddingCache, FrozenTeacher, Student
@@ -92,6 +100,7 @@ def distill(
     data: str | Path,
     out: str | Path,
     peer: str | None = None,
+    labels: str = ALL_LABELS,
     epochs: int | None = None,
     batch_size: int | None = None,
     image_size: int | None = None,
@@ -113,6 +122,8 @@ def distill(
         data: Photos, as `open_photos` reads them.
         out: The run's folder, new or empty.
         peer: A second network that is trained, for methods that have one.
+        labels: Which of the photos' labels a method that uses any may see: a share of each class
+            ("1%"), a number of each ("5pc"), or a file with one photo a line.
         epochs: Passes over the photos; by default the method's.
         batch_size: Photos a step over all devices; by default the method's, less for a small set.
         image_size: Side of the student's input, in pixels; by default the student's, less for small
@@ -141,6 +152,7 @@ def distill(
             student=student,
             teacher=teacher,
             peer=peer,
+            labels=labels,
             data=str(data),
             image_size=image_size,
             seed=seed,
@@ -242,7 +254,7 @@ class _Run:
         teacher = self._load_teacher()
         dtypes = choose_dtypes(self.run.precision, device=self.device, teacher=teacher)
         students = self._build_students(teacher)
-        plan = self._plan(dtypes)
+        plan = self._plan(dtypes, students["student"].classes)
         method = self._build_method(plan, teacher, students, dtypes)
         if folder is not None and not resume:
             # Only now: what could be wrong with the call was found, and nothing was written.
@@ -334,13 +346,13 @@ class _Run:
             return self.photos.classes
         raise DataError(
             f"method {self.run.method} trains a classifier, and neither the teacher nor "
-            f"{self.run.data} says which classes there are; use a teacher that was fine-tuned, "
-            "or class folders"
+            f"{self.run.data} says which classes there are; make the teacher a classifier first "
+            "(`edgeseed finetune`), or give class folders"
         )
 
     # ------------------------------------------------------------------ plan
 
-    def _plan(self, dtypes: Dtypes) -> Plan:
+    def _plan(self, dtypes: Dtypes, classes: tuple[str, ...] | None) -> Plan:
         settings, seed = self.settings, self.run.seed
         source = open_canvases(
             self.photos,
@@ -369,17 +381,22 @@ class _Run:
             source=source,
             order=order,
             augmenter=augmenter,
-            labels=self._labels(),
+            labels=self._labels(classes),
             seed=seed,
             device=self.device,
             dtype=dtypes.student,
             score_every=self.run.during,
         )
 
-    def _labels(self) -> Tensor | None:
+    def _labels(self, classes: tuple[str, ...] | None) -> Tensor | None:
+        """(N,) labels as numbers of `classes`, -1 for photos whose label may not be seen."""
         if self.method_class.NEEDS.labels == "unused" or self.photos.labels is None:
             return None
-        return torch.from_numpy(self.photos.labels.copy())
+        labels = labels_as(classes or self.photos.classes, self.photos)
+        seen = choose_labels(self.photos, self.run.labels, seed=self.run.seed).indices
+        allowed = np.full_like(labels, -1)
+        allowed[seen] = labels[seen]
+        return torch.from_numpy(allowed)
 
     def _channels_last(self) -> bool:
         wanted = self.settings.training.channels_last
@@ -489,6 +506,13 @@ class _Run:
 def _open_data(method: type[Method[Any]], run: RunSettings) -> PhotoSet:
     required = method.NEEDS.labels == "required"
     photos = open_photos(run.data, labels=True if required else None)
+    if run.labels != ALL_LABELS and (method.NEEDS.labels == "unused" or photos.labels is None):
+        reason = (
+            f"{run.data} has no labels"
+            if photos.labels is None
+            else f"method {run.method} uses none"
+        )
+        raise UsageError(f"labels {run.labels} were asked for, and {reason}; leave them out")
     if run.during is not None and photos.labels is None:
         raise DataError(
             f"--during measures kNN accuracy, and {run.data} has no labels; leave it out, or sort "
