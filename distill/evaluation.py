@@ -145,6 +145,7 @@ def evaluate(
     knn: KnnSettings | None = None,
     linear: LinearSettings | None = None,
     labels: Sequence[str] = ("1%", "10%", "100%"),
+    finetune_settings: Sequence[str] = (),
     save_classifier: str | Path | None = None,
     save_metrics: bool = False,
 ) -> EvaluationResult:
@@ -165,6 +166,7 @@ def evaluate(
         knn: Settings of "knn".
         linear: Settings of "linear".
         labels: What "finetune" may use, one result each: as `finetune` takes it.
+        finetune_settings: Settings of "finetune", as `finetune` takes them.
         save_classifier: Where to write a student whose head is the linear probe.
         save_metrics: Whether to append the metrics to the student file.
 
@@ -196,7 +198,15 @@ def evaluate(
             _write_classifier(Path(student), Path(save_classifier), probe, split, metric)
     if "finetune" in protocols:
         metrics += [
-            _measure_finetuning(student, data, test_data, labels=share, seed=seed, device=device)
+            _measure_finetuning(
+                student,
+                data,
+                test_data,
+                labels=share,
+                seed=seed,
+                device=device,
+                settings=finetune_settings,
+            )
             for share in labels
         ]
     result = EvaluationResult(
@@ -454,6 +464,7 @@ def _measure_finetuning(
     labels: str,
     seed: int,
     device: str,
+    settings: Sequence[str],
 ) -> Metric:
     from edgeseed.distill.finetuning import finetune
 
@@ -466,6 +477,7 @@ def _measure_finetuning(
             out=Path(folder) / "run",
             seed=seed,
             devices=device,
+            settings=settings,
         )
     return dataclasses.replace(result.metric, name=f"finetune-{labels}")
 

@@ -446,6 +446,8 @@ class _Finetuning:
         folder = RunFolder(out) if _distributed.is_main() else None
         sections = self._sections()
         has_state = resume and RunFolder(out).reopen(sections)
+        if folder is not None and not resume:
+            folder.check_free()
         plan = self._plan()
         method = self._method(plan)
         if folder is not None and not resume:
