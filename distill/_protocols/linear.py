@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from edgeseed.distill._protocols.knn import top_accuracy
-
 _CONSTANT = 1e-6
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +151,27 @@ def _gradients(
     return (error.flatten(1).T @ inputs).unflatten(0, (num_lrs, num_classes)), error.sum(dim=0)
 
 
+def score_probes(
+    probes: LinearProbes, features: torch.Tensor, labels: torch.Tensor
+) -> list[tuple[float, float]]:
+    """Top-1 accuracy and mean cross-entropy of each probe, without holding all logits at once."""
+    num_right = torch.zeros(len(probes.weight), dtype=torch.int64)
+    loss = torch.zeros(len(probes.weight), dtype=torch.float64)
+    for part, expected in zip(
+        features.split(_ROWS_AT_ONCE), labels.split(_ROWS_AT_ONCE), strict=True
+    ):
+        logits = probes.logits(part)  # (L, N, C)
+        num_right += (logits.argmax(dim=2) == expected).sum(dim=1).cpu()
+        many = expected.expand(len(logits), -1)
+        losses = F.cross_entropy(logits.transpose(1, 2), many, reduction="none")
+        loss += losses.sum(dim=1).double().cpu()
+    count = len(labels)
+    return [
+        (int(right) / count, float(total) / count)
+        for right, total in zip(num_right, loss, strict=True)
+    ]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RateResult:
     """What one learning rate came to.
@@ -218,20 +238,17 @@ def probe_linearly(
         settings=settings,
         seed=seed,
     )
-    held_out = trial.logits(train[validation])
-    held_out_labels = train_labels[validation]
-    accuracies = [top_accuracy(logits, held_out_labels, top=1) for logits in held_out]
-    losses = [float(F.cross_entropy(logits, held_out_labels)) for logits in held_out]
-    order = sorted(range(len(accuracies)), key=lambda index: (-accuracies[index], losses[index]))
+    held_out = score_probes(trial, train[validation], train_labels[validation])
+    order = sorted(
+        range(len(settings.lrs)), key=lambda index: (-held_out[index][0], held_out[index][1])
+    )
     final = train_linear_probes(
         train, train_labels, num_classes=num_classes, settings=settings, seed=seed
     )
-    test_logits = final.logits(test)
+    tested = score_probes(final, test, test_labels)
     rates = [
-        RateResult(
-            lr=lr, validation_top1=accuracy, test_top1=top_accuracy(logits, test_labels, top=1)
-        )
-        for lr, accuracy, logits in zip(settings.lrs, accuracies, test_logits, strict=True)
+        RateResult(lr=lr, validation_top1=validated[0], test_top1=test_scores[0])
+        for lr, validated, test_scores in zip(settings.lrs, held_out, tested, strict=True)
     ]
     chosen = order[0]
     return LinearResult(
@@ -239,6 +256,6 @@ def probe_linearly(
         chosen=chosen,
         weight=final.weight[chosen],
         bias=final.bias[chosen],
-        test_logits=test_logits[chosen],
+        test_logits=F.linear(test, final.weight[chosen], final.bias[chosen]),
         num_epochs=settings.num_epochs(len(train)),
     )
