@@ -2,7 +2,7 @@
 
     python benchmarks/latency_repeatability.py BUNDLE [--runs 10] [--protocol rapid]
 
-Each run is a process of its own. Behind `MIN_DIFFERENCE` in runtime/comparison.py.
+Each run is a process of its own. Behind `MIN_DIFFERENCE` in runtime/ranking.py.
 """
 
 import argparse

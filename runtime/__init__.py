@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 from edgeseed.core.lazy import attach
 
 if TYPE_CHECKING:
-    from edgeseed.runtime.comparison import Comparison as Comparison
     from edgeseed.runtime.comparison import compare as compare
     from edgeseed.runtime.profiling import profile as profile
     from edgeseed.runtime.protocol import Result as Result
     from edgeseed.runtime.protocol import read_result as read_result
+    from edgeseed.runtime.ranking import Comparison as Comparison
 
 __getattr__, __all__ = attach(  # pyright: ignore[reportUnsupportedDunderAll]
     __name__,
     {
-        "Comparison": ".comparison:Comparison",
+        "Comparison": ".ranking:Comparison",
         "Result": ".protocol:Result",
         "compare": ".comparison:compare",
         "profile": ".profiling:profile",

@@ -135,15 +135,19 @@ def _settings(options: Any, provider: str) -> dict[str, Any]:
 
 def _spec(node: Any) -> TensorSpec:
     shape = tuple(axis if isinstance(axis, int) else None for axis in node.shape)
-    return TensorSpec(node.name, shape, DTYPES.get(node.type, node.type))
+    dtype: str = node.type
+    return TensorSpec(node.name, shape, DTYPES.get(dtype, dtype))
+
+
+def _unit_of(provider: str) -> str:
+    return UNITS.get(provider, provider)
 
 
 def _placement(session: Any, unit: str) -> Placement:
     """Where the nodes are; providers alone do not tell, since the CPU is always among them."""
     nodes = _assigned_nodes(session)
     if nodes is None:
-        first = session.get_providers()[0]
-        return Placement(unit, UNITS.get(first, first), None)
+        return Placement(unit, _unit_of(session.get_providers()[0]), None)
     actual = max(nodes, key=lambda name: nodes[name]) if nodes else unit
     return Placement(unit, actual, nodes)
 
@@ -153,7 +157,7 @@ def _assigned_nodes(session: Any) -> dict[str, int] | None:
         return None
     nodes: collections.Counter[str] = collections.Counter()
     for part in session.get_provider_graph_assignment_info():
-        nodes[UNITS.get(part.ep_name, part.ep_name)] += len(part.get_nodes())
+        nodes[_unit_of(part.ep_name)] += len(part.get_nodes())
     return dict(nodes)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from edgeseed.runtime.accuracy import Accuracy, Share
-from edgeseed.runtime.comparison import MIN_DIFFERENCE, Comparison, Group, Row, is_disturbed
 from edgeseed.runtime.protocol import Result
+from edgeseed.runtime.ranking import MIN_DIFFERENCE, Comparison, Group, Row, is_disturbed
 from edgeseed.runtime.report import charts, page
 from edgeseed.runtime.report.charts import Series, TimeUnit
 from edgeseed.runtime.report.page import Cell, Section
@@ -131,7 +131,7 @@ def _results(comparison: Comparison, colours: Colours) -> Section:
         rows = [_result_cells(row, group, colours) for row in group.rows]
         return page.table(head, rows, caption=group.title) + page.notes(_remarks(group))
 
-    lead = "" if len(comparison.groups) > 1 else f"Protocol {comparison.groups[0].title}. "
+    lead = f"Protocol {comparison.groups[0].title}. " if len(comparison.groups) == 1 else ""
     return Section(
         title="Results",
         lead=f"{lead}Small print below a figure is its 95 % interval.",
@@ -143,7 +143,7 @@ def _result_cells(row: Row, group: Group, colours: Colours) -> list[Cell | str]:
     latency, accuracy = row.result.latency, row.result.accuracy
     unit = TimeUnit.fitting(group.rows[-1].result.latency.p90.value)
     engine = row.result.engine
-    threads = f"{engine.threads} thread{'s'[: engine.threads > 1]}"
+    threads = "1 thread" if engine.threads == 1 else f"{engine.threads} threads"
     what = f"{row.result.bundle.precision}, {threads}, {latency.n:,} runs"
     return [
         Cell(text=row.label, detail=what, css=f"s{colours[row.label] % charts.COLOURS}"),

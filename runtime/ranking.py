@@ -1,0 +1,317 @@
+"""Which results may be ranked with which, and what may be said of two of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from edgeseed.core.errors import ConfigError, GateError
+from edgeseed.runtime.gates import METRICS, Rule, parse_rule
+from edgeseed.runtime.protocol import Result
+from edgeseed.runtime.summary import Estimate
+
+# Two processes that run one model on one machine differ by about this much in p90, however narrow
+# each one's own interval is (benchmarks/results/latency_repeatability.json).
+MIN_DIFFERENCE = 0.03
+
+Verdict = Literal["first", "faster", "slower", "indistinguishable", "not ranked"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ratio:
+    """p90 over the first result's p90; the ends come from the ends of the two intervals."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, estimate: Estimate, first: Estimate) -> "Ratio":
+        """The ratio of two estimates."""
+        return cls(
+            value=estimate.value / first.value,
+            low=_divide(estimate.low, first.high),
+            high=_divide(estimate.high, first.low),
+        )
+
+
+def _divide(value: float | None, by: float | None) -> float | None:
+    return None if value is None or by is None else value / by
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One result in its group."""
+
+    label: str
+    result: Result
+    ratio: Ratio
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Results of one protocol on one machine: only these are ranked with each other.
+
+    Attributes:
+        title: protocol and machine, for people.
+        rows: by p90, those that are not valid last.
+        first: the first result that was given: what the ratios refer to.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    first: Result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateOutcome:
+    """One limit, held against one result."""
+
+    rule: str
+    label: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Results, grouped by what may be ranked together, in the order in which they were given."""
+
+    groups: tuple[Group, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able summary, without the samples."""
+        return {"groups": [_group_to_dict(group) for group in self.groups]}
+
+    def table(self) -> str:
+        """The comparison as plain text."""
+        return "\n\n".join(_group_table(group) for group in self.groups)
+
+    def check(self, fail_if: str | Sequence[str]) -> tuple[GateOutcome, ...]:
+        """Hold every limit against every result.
+
+        Args:
+            fail_if: limits as in runtime/gates.py, such as `"p90>+5%"`.
+
+        Returns:
+            What was held, one per limit and result.
+
+        Raises:
+            ConfigError: If a limit is not understood, or a result has no such figure.
+            GateError: If a result breaks a limit or is not valid; all that do are named.
+        """
+        texts = [fail_if] if isinstance(fail_if, str) else list(fail_if)
+        rules = [parse_rule(text) for text in texts]
+        outcomes = tuple(
+            outcome for rule in rules for group in self.groups for outcome in _hold(rule, group)
+        )
+        if not any(outcome for outcome in outcomes):
+            raise ConfigError(
+                f"--fail-if {texts[0]!r} compares with the first result, but no two results are of "
+                "the same protocol on the same machine; measure both there, or set an absolute "
+                "limit such as p90>8ms"
+            )
+        failed = [outcome for outcome in outcomes if not outcome.passed]
+        if failed:
+            raise GateError("; ".join(f"{item.label}: {item.detail}" for item in failed))
+        return outcomes
+
+
+def rank(results: Sequence[Result]) -> Comparison:
+    """Group results by what may be ranked together; the first of a group is its baseline."""
+    labels = _labels(results)
+    members: dict[tuple[object, ...], list[tuple[str, Result]]] = {}
+    for label, result in zip(labels, results, strict=True):
+        members.setdefault(_comparable(result), []).append((label, result))
+    return Comparison(groups=tuple(_make_group(rows) for rows in members.values()))
+
+
+def _comparable(result: Result) -> tuple[object, ...]:
+    """What must be equal for two latencies to be ranked: how long was measured, and where."""
+    machine = result.device.machine
+    gib = None if machine.memory_mib is None else round(machine.memory_mib / 1024)
+    where = (machine.model, machine.cpu, machine.architecture, machine.logical_cores, gib)
+    return (result.protocol, result.device.device, machine.cpu_quota, *where)
+
+
+def _make_group(members: list[tuple[str, Result]]) -> Group:
+    first = next((result for _, result in members if result.valid), members[0][1])
+    rows = [_row(label, result, first) for label, result in members]
+    rows.sort(key=lambda row: (not row.result.valid, row.result.latency.p90.value))
+    return Group(title=_title(first), rows=tuple(rows), first=first)
+
+
+def _row(label: str, result: Result, first: Result) -> Row:
+    return Row(
+        label=label,
+        result=result,
+        ratio=Ratio.of(result.latency.p90, first.latency.p90),
+        verdict=_verdict(result, first),
+    )
+
+
+def _verdict(result: Result, first: Result) -> Verdict:
+    if not (result.valid and first.valid):
+        return "not ranked"
+    if result is first:
+        return "first"
+    latency, baseline = result.latency, first.latency
+    direction = _direction(latency.p90, baseline.p90)
+    if is_disturbed(result) or is_disturbed(first):
+        # Neighbours move the tail; what the model itself does moves the middle as well.
+        agrees = _direction(latency.p50, baseline.p50) == direction
+        return direction if agrees else "indistinguishable"
+    return direction
+
+
+def _direction(estimate: Estimate, first: Estimate) -> Verdict:
+    close = abs(estimate.value / first.value - 1) < MIN_DIFFERENCE
+    if close or estimate.overlaps(first):
+        return "indistinguishable"
+    return "faster" if estimate.value < first.value else "slower"
+
+
+def is_disturbed(result: Result) -> bool:
+    """Whether something besides the model moved its latencies."""
+    return any(reason.code in ("noisy", "busy") for reason in result.reasons)
+
+
+def _title(result: Result) -> str:
+    machine = result.device.machine
+    where = machine.model or result.device.title
+    cores = f"{machine.logical_cores} cores" if machine.logical_cores else "cores unknown"
+    return f"{result.protocol.name} on {where} ({machine.cpu}, {cores})"
+
+
+def _labels(results: Sequence[Result]) -> list[str]:
+    """The bundle's folder, and for those that share one what tells them apart."""
+    folders = [result.bundle.folder for result in results]
+    return [
+        folder if folders.count(folder) == 1 else _told_apart(index, results)
+        for index, folder in enumerate(folders)
+    ]
+
+
+_PARTS: tuple[Callable[[Result], str], ...] = (
+    lambda result: result.bundle.precision,
+    lambda result: _count(result.engine.threads, "thread"),
+    lambda result: result.protocol.name,
+    lambda result: result.device.machine.model or result.device.machine.cpu,
+)
+
+
+def _told_apart(index: int, results: Sequence[Result]) -> str:
+    one = results[index]
+    twins = [result for result in results if result.bundle.folder == one.bundle.folder]
+    for part in _PARTS:
+        if len({part(twin) for twin in twins}) == len(twins):
+            return f"{one.bundle.folder} · {part(one)}"
+    return f"{one.bundle.folder} · result {index + 1}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+# --------------------------------------------------------------------------- limits
+
+
+def _hold(rule: Rule, group: Group) -> list[GateOutcome]:
+    others = [row for row in group.rows if not (rule.is_relative and row.result is group.first)]
+    return [_hold_one(rule, row, group.first) for row in others]
+
+
+def _hold_one(rule: Rule, row: Row, first: Result) -> GateOutcome:
+    for reason in row.result.reasons:
+        if reason.invalidates:
+            detail = f"not valid ({reason.message}), so {rule.text} cannot be held"
+            return GateOutcome(rule=rule.text, label=row.label, passed=False, detail=detail)
+    metric = METRICS[rule.metric]
+    value = _read(rule, row.result, row.label)
+    limit = rule.limit(_read(rule, first, "the first result") if rule.is_relative else None)
+    passed = not rule.breaks(value, limit)
+    detail = f"{metric.title} is {metric.format(value)}, limit {metric.format(limit)}"
+    detail += f" ({rule.text})"
+    if not passed and rule.is_relative and row.verdict == "indistinguishable":
+        detail += "; the two intervals overlap, so a longer protocol would tell"
+    return GateOutcome(rule=rule.text, label=row.label, passed=passed, detail=detail)
+
+
+def _read(rule: Rule, result: Result, label: str) -> float:
+    value = METRICS[rule.metric].read(result)
+    if value is None:
+        raise ConfigError(
+            f"--fail-if {rule.text!r}: {label} has no {METRICS[rule.metric].title}; "
+            "profile it with --data, labelled where accuracy is asked for"
+        )
+    return value
+
+
+# --------------------------------------------------------------------------- text
+
+
+_HEADER = ("", "p50 ms", "p90 ms", "95 % interval", "p99 ms", "× first", "", "size MB", "top-1",
+           "agreement", "n")  # fmt: skip
+
+
+def _group_table(group: Group) -> str:
+    lines = [_HEADER, *(_cells(row) for row in group.rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADER))]
+    table = "\n".join(
+        "  ".join(
+            cell.ljust(width) if column in (0, 6) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+    notes = [
+        f"{row.label}: {'not valid: ' if reason.invalidates else ''}{reason.message}"
+        for row in group.rows
+        for reason in row.result.reasons
+    ]
+    return "\n".join([group.title, table, *notes])
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    latency, accuracy = row.result.latency, row.result.accuracy
+    mark = "" if row.result.valid else " (not valid)"
+    return (
+        row.label + mark,
+        f"{latency.p50.value:.3g}",
+        f"{latency.p90.value:.3g}",
+        interval_text(latency.p90),
+        f"{latency.p99.value:.3g}",
+        f"{row.ratio.value:.2f}",
+        row.verdict,
+        f"{row.result.bundle.size_bytes / 1e6:.2f}",
+        _percent(None if accuracy is None or accuracy.top1 is None else accuracy.top1.value),
+        _percent(
+            None if accuracy is None or accuracy.agreement is None else accuracy.agreement.value
+        ),
+        str(latency.n),
+    )
+
+
+def interval_text(estimate: Estimate) -> str:
+    """`4.31 … 4.40`; an end that the samples do not bound is a question mark."""
+    low, high = ("?" if end is None else f"{end:.3g}" for end in (estimate.low, estimate.high))
+    return f"{low} … {high}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _group_to_dict(group: Group) -> dict[str, Any]:
+    return {"title": group.title, "rows": [_row_to_dict(row) for row in group.rows]}
+
+
+def _row_to_dict(row: Row) -> dict[str, Any]:
+    values = row.result.to_dict()
+    del values["samples_ns"]
+    return {
+        "label": row.label,
+        "verdict": row.verdict,
+        "ratio": asdict(row.ratio),
+        "result": values,
+    }
