@@ -30,7 +30,7 @@ Examples:
 def command(
     results: tuple[str, ...], html: str | None, fail_if: tuple[str, ...], as_json: bool
 ) -> None:
-    """Compare results: the first is what the others are held against."""
+    """Compare results with the first of them."""
     from edgeseed.runtime import compare
 
     with silence(as_json):

@@ -8,7 +8,7 @@ from edgeseed.cli._options import emit, json_option, table
 @click.command()
 @json_option
 def command(as_json: bool) -> None:
-    """List the kinds of device that can be measured, and the profiles of known devices."""
+    """List kinds of device, and profiles of devices."""
     from edgeseed.profiles import load, names
     from edgeseed.runtime.devices import DEVICES
 

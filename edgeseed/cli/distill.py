@@ -33,7 +33,7 @@ Examples:
 @click.option("--peer", metavar="P", help="A second student, for methods that train two.")
 @training_options
 def command(as_json: bool, **options: Any) -> None:
-    """Distil a teacher into a small student, without labels."""
+    """Distil a teacher into a student without labels."""
     from edgeseed.distill import distill
 
     with silence(as_json):

@@ -9,7 +9,7 @@ from edgeseed.cli._options import emit, json_option, table
 @json_option
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
-    """Say what is installed and reachable here, and how to mend what is not."""
+    """Say what works here and how to mend the rest."""
     from edgeseed.doctor import doctor
 
     diagnosis = doctor()

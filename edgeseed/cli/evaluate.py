@@ -60,12 +60,14 @@ Examples:
 )
 @json_option
 def command(as_json: bool, **options: Any) -> None:
-    """Measure how good a network's frozen features are: kNN and a linear probe."""
+    """Measure frozen features: kNN and a linear probe."""
     from edgeseed.distill import evaluate
 
     with silence(as_json):
         result = evaluate(**options)
-    rows = [(metric.name, f"{metric.value:.2%}", f"n={metric.n}") for metric in result.metrics]
+    rows = [
+        (metric.name, f"{metric.top1_percent:.2f} %", f"n={metric.n}") for metric in result.metrics
+    ]
     text = f"{result.network} on {result.data}, tested on {result.split}\n"
     text += table(rows, header=("protocol", "top-1", ""))
     text += f"\nclassifier: {result.classifier}" if result.classifier else ""

@@ -79,7 +79,7 @@ Examples:
 )
 @json_option
 def command(as_json: bool, settings: tuple[str, ...], batch: str, **options: Any) -> None:
-    """Convert a student to a bundle for a target, and prove that it is right."""
+    """Make a bundle for a target and prove it right."""
     from edgeseed.core.config import split_override
     from edgeseed.core.errors import ConfigError
     from edgeseed.export import export

@@ -52,7 +52,10 @@ Examples:
 )
 @json_option
 def command(as_json: bool, **options: Any) -> None:
-    """Measure a bundle on a device: latency, its spread and drift, memory, accuracy."""
+    """Measure a bundle on a device.
+
+    Latency with its spread and drift, load, first run, memory, and with --data accuracy.
+    """
     from edgeseed.runtime import compare, profile
 
     with silence(as_json):

@@ -10,7 +10,7 @@ from edgeseed.cli._options import emit, json_option, table
 @click.command()
 @json_option
 def command(as_json: bool) -> None:
-    """List the usual students; any timm model works as well."""
+    """List the usual students (any timm model works)."""
     from edgeseed.distill.students import list_students
 
     students = list_students()

@@ -11,7 +11,7 @@ _COMMERCIAL = {True: "yes", False: "NO", None: "read it"}
 @click.option("--commercial", is_flag=True, help="Only those whose licence allows commercial use.")
 @json_option
 def command(commercial: bool, as_json: bool) -> None:
-    """List the usual teachers with their licences; any timm model works as well."""
+    """List the usual teachers with their licences."""
     from edgeseed.distill.teachers import list_teachers
 
     teachers = [info for info in list_teachers() if info.commercial_ok or not commercial]

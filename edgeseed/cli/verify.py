@@ -16,7 +16,10 @@ Examples:
 @click.option("--data", metavar="D", help="Photos to judge on, besides those in the bundle.")
 @json_option
 def command(bundle: str, data: str | None, as_json: bool) -> None:
-    """Recompute every gate of a bundle, from the bundle alone; exit 1 if one fails."""
+    """Recompute every gate of a bundle.
+
+    Needs nothing but the bundle; exits 1 if a gate fails.
+    """
     from edgeseed.export import verify
 
     with silence(as_json):

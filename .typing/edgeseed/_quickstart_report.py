@@ -1,0 +1,1 @@
+../../edgeseed/_quickstart_report.py

@@ -1,0 +1,23 @@
+.PHONY: dev format check test test-all bench
+
+dev:            ## an editable install with everything that developers need
+	pip install -e ".[dev]"
+
+format:         ## format, and mend what can be mended
+	ruff format .
+	ruff check --fix .
+
+check:          ## what .ci/run checks after the tests
+	ruff format --check .
+	ruff check .
+	mypy
+	pyright
+
+test:           ## the quick suite
+	pytest
+
+test-all:       ## all tests that this machine can run
+	pytest -m ""
+
+bench:          ## every benchmark that fits on a CPU; see benchmarks/README.md
+	python benchmarks/quickstart.py --seeds 0 1 2

@@ -1,0 +1,35 @@
+"""`edgeseed pretrain`."""
+
+from typing import Any
+
+import click
+
+from edgeseed.cli._options import emit, silence, training_options
+from edgeseed.cli.distill import training_text
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  edgeseed pretrain --method simclr --model resnet50 --data photos/ --out runs/teacher
+  edgeseed distill --teacher runs/teacher/student.safetensors --student mobilenetv3_large_100 \\
+      --data photos/ --out runs/student
+"""
+)
+@click.option(
+    "--method", default="simclr", show_default=True, metavar="M", help="See `edgeseed methods`."
+)
+@click.option(
+    "--model",
+    required=True,
+    metavar="M",
+    help="A timm name, or a student.safetensors to go on from.",
+)
+@training_options
+def command(as_json: bool, **options: Any) -> None:
+    """Make a teacher from unlabelled photos alone."""
+    from edgeseed.distill import pretrain
+
+    with silence(as_json):
+        result = pretrain(**options)
+    emit(result, as_json=as_json, text=training_text(result))

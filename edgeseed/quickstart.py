@@ -1,0 +1,336 @@
+"""`quickstart`: every stage once, offline, on photos that ship with scikit-learn, in minutes on a CPU.
+
+A teacher is pre-trained on scans of handwritten digits without their labels, a MobileNetV3 is
+distilled from it, and the same MobileNetV3 is trained by self-supervision alone for the same time,
+so that the difference is the teacher's. The student becomes three bundles, each is verified, the
+ones that run here are measured, and all of it becomes one page. It is the code that a user runs on
+their own photos; only the arguments differ, and each is printed as the command that does it.
+"""
+
+import dataclasses
+import shlex
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from edgeseed.core.config import to_plain
+from edgeseed.core.console import say
+from edgeseed.core.environment import environment
+from edgeseed.core.errors import UsageError
+from edgeseed.core.files import write_json
+from edgeseed.distill import DistillResult, distill, evaluate, pretrain
+from edgeseed.distill.evaluation import EvaluationResult
+from edgeseed.export import ExportResult, VerifyResult, export, verify
+from edgeseed.runtime import Result, compare, profile
+
+_DIGIT_VIEWS = (
+    # A mirrored digit is another sign, and scans of 8x8 pixels have no detail to blur.
+    "views.flip=0", "views.grey=0", "views.blur=0", "views.jitter_strength=0.5", "views.min_scale=0.35",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The arguments that make the stages small enough for two CPU cores."""
+
+    data: str = "digits"
+    image_size: int = 32
+    teacher: str = "resnet10t"
+    teacher_epochs: int = 30
+    student: str = "mobilenetv3_small_100"
+    student_epochs: int = 40
+    batch_size: int = 64
+    pretrain_settings: tuple[str, ...] = (
+        "temperature=0.2", "recipe.optimizer=adamw", "recipe.weight_decay=1e-4",
+        "recipe.warmup_epochs=1", "recipe.lr_batch_size=64", *_DIGIT_VIEWS,
+    )  # fmt: skip
+    pretrain_lr: float = 2e-3
+    distill_settings: tuple[str, ...] = (
+        # Blended digits pay off over hundreds of epochs, not over these few.
+        "views.mixup=false", "recipe.warmup_epochs=1", "recipe.lr_batch_size=64", *_DIGIT_VIEWS,
+    )  # fmt: skip
+    distill_lr: float = 3e-3
+    protocol: str = "rapid"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """One network of the comparison."""
+
+    name: str
+    what: str
+    seconds: float
+    epochs: int
+    evaluation: EvaluationResult
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Shipped:
+    """One bundle: as exported, as verified from the bundle alone, and as measured here."""
+
+    name: str
+    exported: ExportResult
+    verified: VerifyResult
+    result: Result | None
+    """None for a format that this machine has no engine for."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class QuickstartResult:
+    """All that the quickstart found."""
+
+    out: Path
+    report: Path
+    teacher: Trained
+    student: Trained
+    alone: Trained
+    bundles: tuple[Shipped, ...]
+    commands: tuple[str, ...]
+    seconds: float
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, without the latency samples: those are in the results."""
+        values: dict[str, Any] = {
+            field.name: to_plain(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name != "bundles"
+        }
+        values["bundles"] = [
+            {
+                "name": shipped.name,
+                "exported": shipped.exported.to_dict(),
+                "verified": shipped.verified.to_dict(),
+                "p90_ms": None if shipped.result is None else shipped.result.latency.p90.value,
+            }
+            for shipped in self.bundles
+        ]
+        return {**values, "environment": environment()}
+
+
+def quickstart(
+    *, out: str | Path = "edgeseed-quickstart", seed: int = 0, plan: Plan | None = None
+) -> QuickstartResult:
+    """Runs every stage once, and writes a page about it.
+
+    Args:
+        out: Folder for everything; new or empty.
+        seed: Of all that is drawn.
+        plan: Other networks, data or lengths.
+
+    Returns:
+        Accuracies, bundles, latencies and where the page is.
+
+    Raises:
+        UsageError: If `out` is in use.
+        GateError: If a bundle does not pass its gates.
+        WorkError: If a stage fails.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is in use; remove it, or give another folder: --out DIR")
+    return _Quickstart(out, seed=seed, plan=plan or Plan()).go()
+
+
+class _Quickstart:
+    def __init__(self, out: Path, *, seed: int, plan: Plan) -> None:
+        self.out = out
+        self.seed = seed
+        self.plan = plan
+        self.commands: list[str] = []
+        self.started = time.monotonic()
+        self.step = 0
+
+    def go(self) -> QuickstartResult:
+        teacher = self._train_teacher()
+        student = self._distill(self.out / "teacher/student.safetensors")
+        alone = self._train_alone(student.seconds)
+        bundles = [
+            self._ship("onnx", "fp32"), self._ship("onnx", "int8"), self._ship("coreml", "fp16"),
+        ]  # fmt: skip
+        result = QuickstartResult(
+            out=self.out,
+            report=self.out / "report.html",
+            teacher=teacher,
+            student=student,
+            alone=alone,
+            bundles=tuple(bundles),
+            commands=tuple(self.commands),
+            seconds=time.monotonic() - self.started,
+            seed=self.seed,
+        )
+        self._report(result)
+        return result
+
+    def _report(self, result: QuickstartResult) -> None:
+        from edgeseed._quickstart_report import write_report
+
+        comparison = compare([item.result for item in result.bundles if item.result is not None])
+        write_report(result, comparison, curves=self.out / "student/metrics.jsonl")
+        write_json(self.out / "quickstart.json", result.to_dict())
+
+    # ------------------------------------------------------------------ saying
+
+    def _say_step(self, what: str) -> None:
+        self.step += 1
+        say(f"\n[{self.step}/6] {what}")
+
+    def _say_command(self, *words: object) -> None:
+        command = shlex.join(["edgeseed", *map(str, words)])
+        self.commands.append(command)
+        say(f"  $ {command}")
+
+    # ------------------------------------------------------------------ training
+
+    def _train_teacher(self) -> Trained:
+        plan = self.plan
+        self._say_step(f"A teacher: {plan.teacher}, from {plan.data} without labels")
+        run = self._pretrain(plan.teacher, "teacher", epochs=plan.teacher_epochs)
+        return self._evaluated("teacher", f"{plan.teacher}, SimCLR", run)
+
+    def _distill(self, teacher: Path) -> Trained:
+        plan, folder = self.plan, self.out / "student"
+        self._say_step(f"A student: {plan.student}, distilled from the teacher without labels")
+        self._say_command(
+            "distill", "--teacher", teacher, "--student", plan.student, "--data", plan.data,
+            "--image-size", plan.image_size, "--epochs", plan.student_epochs,
+            "--batch-size", plan.batch_size, "--lr", plan.distill_lr, "--seed", self.seed,
+            *_as_options(plan.distill_settings), "--out", folder,
+        )  # fmt: skip
+        run = distill(
+            teacher=str(teacher),
+            student=plan.student,
+            data=plan.data,
+            out=folder,
+            image_size=plan.image_size,
+            epochs=plan.student_epochs,
+            batch_size=plan.batch_size,
+            lr=plan.distill_lr,
+            seed=self.seed,
+            settings=plan.distill_settings,
+        )
+        return self._evaluated("student", f"{plan.student}, distilled", run, classifier=True)
+
+    def _train_alone(self, seconds: float) -> Trained:
+        plan = self.plan
+        self._say_step(
+            f"For comparison: {plan.student} by self-supervision alone, for the same {seconds:.0f} s"
+        )
+        epochs = self._epochs_in(seconds)
+        run = self._pretrain(plan.student, "alone", epochs=epochs)
+        return self._evaluated("alone", f"{plan.student}, SimCLR alone", run)
+
+    def _epochs_in(self, seconds: float) -> int:
+        """How many epochs of self-supervision fit, by a short run; at least as long as asked."""
+        probe_epochs = 2
+        with tempfile.TemporaryDirectory() as folder:
+            probe = self._run_pretrain(
+                self.plan.student, Path(folder) / "probe", epochs=probe_epochs
+            )
+        return max(1, round(seconds / (probe.seconds / probe_epochs)))
+
+    def _pretrain(self, model: str, name: str, *, epochs: int) -> DistillResult:
+        plan, folder = self.plan, self.out / name
+        self._say_command(
+            "pretrain", "--method", "simclr", "--model", model, "--data", plan.data,
+            "--image-size", plan.image_size, "--epochs", epochs, "--batch-size", plan.batch_size,
+            "--lr", plan.pretrain_lr, "--seed", self.seed,
+            *_as_options(plan.pretrain_settings), "--out", folder,
+        )  # fmt: skip
+        return self._run_pretrain(model, folder, epochs=epochs)
+
+    def _run_pretrain(self, model: str, folder: Path, *, epochs: int) -> DistillResult:
+        plan = self.plan
+        return pretrain(
+            method="simclr",
+            model=model,
+            data=plan.data,
+            out=folder,
+            image_size=plan.image_size,
+            epochs=epochs,
+            batch_size=plan.batch_size,
+            lr=plan.pretrain_lr,
+            seed=self.seed,
+            settings=plan.pretrain_settings,
+        )
+
+    @property
+    def classifier(self) -> Path:
+        return self.out / "classifier.safetensors"
+
+    def _evaluated(
+        self, name: str, what: str, run: DistillResult, *, classifier: bool = False
+    ) -> Trained:
+        save = self.classifier if classifier else None
+        if save is not None:
+            self._say_command(
+                "evaluate", run.student, "--data", self.plan.data, "--save-classifier", save
+            )
+        found = evaluate(run.student, data=self.plan.data, seed=self.seed, save_classifier=save)
+        scores = ", ".join(f"{m.name} {m.top1_percent:.1f} %" for m in found.metrics)
+        say(f"  {what}: {scores} (n={found.metrics[0].n}, trained for {run.seconds:.0f} s)")
+        return Trained(
+            name=name, what=what, seconds=run.seconds, epochs=run.epochs, evaluation=found
+        )
+
+    # ------------------------------------------------------------------ shipping
+
+    def _ship(self, target: str, precision: str) -> Shipped:
+        plan = self.plan
+        name = f"{target}-{precision}"
+        folder = self.out / "bundles" / name
+        self._say_step(f"A bundle: {target} {precision}")
+        self._say_command(
+            "export", self.classifier, "--target", target, "--precision", precision,
+            "--calibration", plan.data, "--seed", self.seed, "--out", folder,
+        )  # fmt: skip
+        exported = export(
+            self.classifier,
+            target=target,
+            precision=precision,
+            calibration=plan.data,
+            out=folder,
+            seed=self.seed,
+        )
+        self._say_command("verify", folder)
+        verified = verify(folder)
+        say(f"  {len(verified.gates)} gates hold, run by {verified.runner}")
+        result = self._measure(folder, name) if target == "onnx" else None
+        return Shipped(name=name, exported=exported, verified=verified, result=result)
+
+    def _measure(self, folder: Path, name: str) -> Result:
+        out = self.out / "results" / f"{name}.json"
+        self._say_command(
+            "profile", folder, "--device", "host", "--protocol", self.plan.protocol,
+            "--data", f"{self.plan.data}:test", "--out", out,
+        )  # fmt: skip
+        result = profile(
+            folder,
+            device="host",
+            protocol=self.plan.protocol,
+            data=f"{self.plan.data}:test",
+            out=out,
+            seed=self.seed,
+        )
+        say(f"  p90 {result.latency.p90.value:.3f} ms on this machine, one image at a time")
+        return result
+
+
+def _as_options(settings: tuple[str, ...]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def commands_for_own_photos() -> tuple[str, ...]:
+    """The same on one's own photos with a teacher that has seen the world."""
+    return (
+        "edgeseed distill --teacher vit_base_patch14_reg4_dinov2.lvd142m "
+        "--student mobilenetv3_large_100 --data PHOTOS --out runs/mine",
+        "edgeseed evaluate runs/mine/student.safetensors --data LABELLED "
+        "--save-classifier runs/mine/classifier.safetensors",
+        "edgeseed export runs/mine/classifier.safetensors --target onnx --precision int8 "
+        "--calibration PHOTOS --out bundles/mine",
+        "edgeseed verify bundles/mine",
+        "edgeseed profile bundles/mine --device host --data LABELLED --out results/mine.json",
+        "edgeseed compare results/mine.json --html report.html",
+    )

@@ -1,0 +1,91 @@
+"""What no linter sees: that every folder lands in the wheel, and that stages stay apart."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = {
+    "edgeseed": ROOT / "edgeseed",
+    "edgeseed.distill": ROOT / "distill",
+    "edgeseed.export": ROOT / "export",
+    "edgeseed.runtime": ROOT / "runtime",
+    "edgeseed.profiles": ROOT / "profiles",
+}
+STAGES = ("distill", "export", "runtime")
+# What a part may import of the others. The command, and what it runs, stand on top.
+ALLOWED = {
+    "core": set(),
+    "profiles": {"core"},
+    **{stage: {"core", "profiles"} for stage in STAGES},
+}
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def packages_on_disk() -> set[str]:
+    found = set()
+    for package, folder in SOURCES.items():
+        for file in folder.rglob("__init__.py"):
+            parts = file.parent.relative_to(folder).parts
+            found.add(".".join((package, *parts)))
+    return found
+
+
+def test_every_package_is_listed_so_that_none_vanishes_from_the_wheel():
+    assert set(project()["tool"]["setuptools"]["packages"]) == packages_on_disk()
+
+
+def test_every_folder_with_python_files_is_a_package():
+    for folder in SOURCES.values():
+        for file in folder.rglob("*.py"):
+            assert (file.parent / "__init__.py").exists(), f"{file.parent} has no __init__.py"
+
+
+def test_every_kind_of_data_file_is_shipped():
+    patterns = project()["tool"]["setuptools"]["package-data"]["*"]
+    shipped = {pattern.removeprefix("*") for pattern in patterns} | {".py"}
+    for folder in SOURCES.values():
+        for file in folder.rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts and file.name != "py.typed":
+                assert file.suffix in shipped, f"{file} would not be in the wheel"
+
+
+def test_type_checkers_see_every_package():
+    links = {path.name for path in (ROOT / ".typing/edgeseed").iterdir()}
+    tops = {path.name for path in (ROOT / "edgeseed").iterdir() if path.name != "__pycache__"}
+    assert links == tops | set(STAGES) | {"profiles"}
+
+
+def imported_modules(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: import by the full name"
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("part", sorted(ALLOWED))
+def test_a_part_imports_only_what_lies_below_it(part):
+    folder = ROOT / "edgeseed/core" if part == "core" else SOURCES[f"edgeseed.{part}"]
+    for path in folder.rglob("*.py"):
+        for name in imported_modules(path):
+            if name.startswith("edgeseed."):
+                other = name.split(".")[1]
+                assert other == part or other in ALLOWED[part], f"{path} imports {name}"
+
+
+def test_the_readme_and_ci_run_the_same_test_command():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"^command='(.*)'$", (ROOT / ".ci/run").read_text(encoding="utf-8"), re.M)
+    assert found is not None
+    assert f"\n{found[1]}\n" in readme
