@@ -88,7 +88,7 @@ def synchronize_batch_norm(network: nn.Module) -> None:
     if dist.get_backend() != "nccl":
         say("BatchNorm stays within each process: PyTorch synchronises it on GPUs only")
         return
-    from timm.layers import convert_sync_batchnorm
+    from timm.layers.norm_act import convert_sync_batchnorm
 
     for name, child in network.named_children():
         setattr(network, name, convert_sync_batchnorm(child))

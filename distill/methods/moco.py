@@ -130,8 +130,8 @@ class Moco(Method[MocoConfig]):
         for slow, fast in zip(key.parameters(), trained.parameters(), strict=True):
             slow.lerp_(fast, 1 - self.config.momentum)
         if self.config.key_norm == "moving":
-            for slow, fast in zip(key.buffers(), trained.buffers(), strict=True):
-                slow.copy_(fast)
+            for kept, current in zip(key.buffers(), trained.buffers(), strict=True):
+                kept.copy_(current)
 
 
 METHOD = Moco

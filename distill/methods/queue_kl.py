@@ -115,6 +115,13 @@ class QueueKl(Method[QueueKlConfig]):
             logs={"teacher_entropy": entropy(target), "agreement": agreement},
         )
 
+    def after_step(self, progress: Progress) -> None:
+        """Enqueues only now: while this batch was scored, its embeddings were the first columns."""
+        del progress
+        assert self._waiting is not None
+        self.queue.enqueue(self._waiting)
+        self._waiting = None
+
     def _step_with_patches(self, batch: Batch) -> StepResult:
         student, student_map = self.student.embed_with_map(batch.views[0])
         teacher, teacher_map = self.teacher.answer(batch.views[0])
