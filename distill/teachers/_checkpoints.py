@@ -132,7 +132,7 @@ def parse_checkpoint(content: Any, *, path: Path, classifiers: Iterable[str] = (
     layout = _layout_of(trunk, heads)
     return Checkpoint(
         layout=layout,
-        trunk=_unchunk(trunk),
+        trunk=_unchunk(trunk) if layout == "dinov2" else trunk,
         heads=_rebuild(heads),
         set_aside={**set_aside, **more_aside},
     )

@@ -468,6 +468,15 @@ def test_a_supervised_checkpoint_keeps_its_classifier(tmp_path: Path) -> None:
     torch.testing.assert_close(teacher.head(teacher(_images()).embedding), network(_images()))
 
 
+def test_stages_of_blocks_are_not_taken_for_dinov2_chunks(tmp_path: Path) -> None:
+    # EfficientNet calls its blocks blocks.STAGE.BLOCK, as DINOv2 does blocks.CHUNK.BLOCK: renaming
+    # the former made 235 weights go missing.
+    network = _network("test_efficientnet")
+    path = tmp_path / "x.safetensors"
+    save_file(network.state_dict(), path)
+    _check(load_teacher(f"test_efficientnet={path}", image_size=SIZE), network)
+
+
 def test_a_student_teaches_with_its_own_preprocess_and_classes(tmp_path: Path) -> None:
     network, architecture = create_student("test_efficientnet", seed=0, image_size=SIZE)
     network.head = nn.Linear(network.embedding_dim, 3)
