@@ -34,6 +34,8 @@ def command(
     from edgeseed.runtime import compare
 
     with silence(as_json):
-        comparison = compare(results, html=html, fail_if=fail_if or None)
+        comparison = compare(results, html=html)
     text = comparison.table() + (f"\n\npage: {html}" if html else "")
     emit(comparison, as_json=as_json, text=text)
+    if fail_if:  # after the table: whoever reads the failure wants to see what failed
+        comparison.check(fail_if)
