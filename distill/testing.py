@@ -92,7 +92,7 @@ def tiny_parts(
     needs = method.NEEDS
     classes = CLASSES if needs.classifier else None
     labels = torch.arange(num_samples) % len(CLASSES) if needs.labels != "unused" else None
-    heads = ("projection", "classifier")
+    heads = ("projection", "classifier", "dino", "region")
     fields: dict[str, Any] = {
         "student": tiny_student(classes=classes),
         "teacher": FrozenTeacher(tiny_teacher(heads=heads)) if needs.teacher else None,

@@ -158,7 +158,7 @@ class _ChunkedProducts(Function):
 
 
 def _column_chunks(indices: Tensor, dim: int) -> tuple[Tensor, ...]:
-    return indices.split(max(1, _CHUNK_NUMBERS // (len(indices) * dim)), dim=1)
+    return torch.split(indices, max(1, _CHUNK_NUMBERS // (len(indices) * dim)), dim=1)
 
 
 # --------------------------------------------------------------------------- banks

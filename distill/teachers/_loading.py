@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from edgeseed.core.console import say, warn
 from edgeseed.core.errors import ArtifactError, ConfigError, UsageError
@@ -11,11 +13,13 @@ from edgeseed.core.network import load_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture
 from edgeseed.distill.teachers._files import load_file_teacher
+from edgeseed.distill.teachers._heads import below, dino_head_from_weights
 from edgeseed.distill.teachers._hub import load_hub_trunk
 from edgeseed.distill.teachers._network import Teacher
 from edgeseed.distill.teachers._table import find_teacher
 from edgeseed.distill.teachers._timm import TimmTrunk, load_timm, pooling_of
 
+_STUDENT, _HEADS = "student.safetensors", "heads.safetensors"
 _CHECKPOINTS = (".pth", ".pt", ".tar", ".bin", ".ckpt")
 
 
@@ -30,7 +34,8 @@ def load_teacher(spec: str, *, image_size: int | None = None) -> Teacher:
             * `NAME=PATH`, that architecture with a checkpoint of its own: the files of DINO,
               DINOv2, iBOT, EsViT, MoCo, MoCo-v3, SwAV (also `resnet50w2=PATH`), converted SimCLRv2
               (`simclrv2_r50_1x_sk0=PATH`), or a bare state dict;
-            * `PATH.safetensors`, a student that edgeseed trained;
+            * `PATH.safetensors`, a student that edgeseed trained; DINO heads come along if they
+              are in the heads.safetensors of its run folder;
             * `hub:REPO:ENTRY`, from `torch.hub` or a local clone.
         image_size: Height and width of its input, in pixels. By default what suits it best; a
             transformer's position embeddings are resampled.
@@ -84,6 +89,7 @@ def _from_student(spec: str, image_size: int | None) -> Teacher:
         preprocess = dataclasses.replace(
             preprocess, image_size=image_size, resize=round(image_size * scale)
         )
+    heads = {} if network.head is None else {"classifier": network.head}
     return Teacher(
         TimmTrunk(network.backbone),
         name=spec,
@@ -92,9 +98,19 @@ def _from_student(spec: str, image_size: int | None) -> Teacher:
         pooling=pooling_of(network.backbone),
         licence="not stated; a student follows its owner's licence and its teacher's",
         commercial_ok=None,
-        heads={} if network.head is None else {"classifier": network.head},
+        heads={**heads, **_heads_beside(Path(spec))},
         classes=student.classes,
     )
+
+
+def _heads_beside(student: Path) -> dict[str, nn.Module]:
+    """The prototype heads that a run kept beside its student; they fit its last epoch only."""
+    path = student.with_name(_HEADS)
+    if student.name != _STUDENT or not path.is_file():
+        return {}
+    weights = load_file(str(path))
+    kinds = {name.partition(".")[0] for name in weights} & {"dino", "region"}
+    return {kind: dino_head_from_weights(below(weights, f"{kind}.")) for kind in sorted(kinds)}
 
 
 def _check_takes(spec: str, architecture: Architecture, image_size: int) -> None:
