@@ -218,7 +218,7 @@ class Trainer:
         ):
             result = cast(StepResult, model(batch, moment))
         self.optimizer.zero_grad(set_to_none=True)
-        result.loss.backward()  # type: ignore[no-untyped-call]  # torch's Tensor.backward has no types
+        result.loss.backward()
         norm = nn.utils.clip_grad_norm_(self._parameters, plan.recipe.clip_norm or math.inf)
         self.method.after_backward(moment)
         self.optimizer.step()
