@@ -21,6 +21,7 @@ from edgeseed.core.environment import environment
 from edgeseed.core.files import write_json
 from edgeseed.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edgeseed.runtime.latency import Protocol, WarmUp, measure
+from edgeseed.runtime.machine import load_now
 
 RESULTS = Path(__file__).parent / "results"
 BLOCK_SECONDS = 0.5
@@ -103,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=20)
     pairs = parser.parse_args().pairs
+    load = load_now()
     with tempfile.TemporaryDirectory() as folder:
         rows = {name: compare_loops(Path(folder), name, pairs) for name in SIZES}
     for name, row in rows.items():
@@ -113,7 +115,12 @@ def main() -> None:
         )
     write_json(
         RESULTS / "latency_overhead.json",
-        {"what": "measure() over a bare loop", "rows": rows, "environment": environment()},
+        {
+            "what": "measure() over a bare loop",
+            "rows": rows,
+            "load_before": load.to_dict(),
+            "environment": environment(),
+        },
     )
 
 

@@ -1,8 +1,8 @@
 """How much two runs of one model differ on one machine, beside what each run says of itself.
 
-    python benchmarks/latency_repeatability.py BUNDLE [--runs 10] [--protocol rapid]
+    python benchmarks/latency_repeatability.py BUNDLE [--runs 10] [--protocol rapid] [--out JSON]
 
-Each run is a process of its own. Behind `MIN_DIFFERENCE` in runtime/ranking.py.
+Each run is a process of its own. Behind the least differences in runtime/ranking.py.
 """
 
 import argparse
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--protocol", default="rapid")
+    parser.add_argument("--out", type=Path, default=RESULTS / "latency_repeatability.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         results = [
@@ -67,7 +68,7 @@ def main() -> None:
             f"{row['difference_of_two_largest']:.1%}; intervals of "
             f"{row['pairs_whose_intervals_do_not_overlap']:.0%} of pairs do not overlap"
         )
-    write_json(RESULTS / "latency_repeatability.json", report)
+    write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

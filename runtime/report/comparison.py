@@ -7,7 +7,14 @@ import numpy as np
 
 from edgeseed.runtime.accuracy import Accuracy, Share
 from edgeseed.runtime.protocol import Result
-from edgeseed.runtime.ranking import MIN_DIFFERENCE, Comparison, Group, Row, is_disturbed
+from edgeseed.runtime.ranking import (
+    MIN_DIFFERENCE,
+    MIN_DIFFERENCE_DISTURBED,
+    Comparison,
+    Group,
+    Row,
+    is_disturbed,
+)
 from edgeseed.runtime.report import charts, page
 from edgeseed.runtime.report.charts import Series, TimeUnit
 from edgeseed.runtime.report.page import Cell, Section
@@ -470,8 +477,8 @@ MEANINGS = (
      "device may differ by more: measure again before trusting a small difference."),
     ("× the first", "p90 divided by the first result's p90; below 1 is faster. Results are called "
      "indistinguishable when their intervals overlap, when they are less than "
-     f"{MIN_DIFFERENCE:.0%} apart, or when the machine was disturbed and their medians do not say "
-     "the same. Only results of one protocol on one machine are ranked."),
+     f"{MIN_DIFFERENCE:.0%} apart, or when the machine was disturbed and their medians are not "
+     f"{MIN_DIFFERENCE_DISTURBED:.0%} apart in the same direction. Only results of one protocol on one machine are ranked."),
     ("top-1", "Share of labelled photos whose highest class is the label, run on the device; the "
      "interval is Wilson's."),
     ("agreement", "Share of photos on which the model on the device and the float student give the "

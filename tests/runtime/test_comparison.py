@@ -184,7 +184,7 @@ def test_a_limit_that_breaks_is_an_error_with_the_numbers(make_result: Any) -> N
 def test_a_break_within_the_noise_says_so_and_still_breaks(make_result: Any) -> None:
     results = [make_result(folder="a", n=128), make_result(folder="b", n=128, seed=3)]
 
-    with pytest.raises(GateError, match="overlap, so a longer protocol would tell") as caught:
+    with pytest.raises(GateError, match="cannot be told apart: measure longer") as caught:
         compare(results, fail_if="p90<+50%")
 
     assert caught.value.exit_code == 1
