@@ -49,6 +49,7 @@ from edgeseed.export.quantize.schemes._scheme import IntegerFormat, Scheme
 
 _aten = torch.ops.aten
 _INT32 = (-(2**31), 2**31 - 1)
+_LARGEST_BIAS = 2.0**30
 # A hard-sigmoid is stored as x + 3, see above.
 HARDSIGMOID_SHIFT = 3.0
 
@@ -310,6 +311,9 @@ class _Inserter:
         scales = self.numbers.weight_scales.get(node.name)
         if scales is None:
             scales = self.numbers.weight_scales[node.name] = weight_scales(weight, number_format)
+        if self.scheme.integer_bias:
+            # A channel whose weights have died has a bias many times its weights: it must fit, too.
+            scales = torch.maximum(scales, bias.abs() / (input_scale * _LARGEST_BIAS))
         integers = quantize_channels(
             weight,
             scales,

@@ -80,7 +80,9 @@ def weight_scales(weight: Tensor, number_format: IntegerFormat) -> Tensor:
     Most channels are best left whole; one with a lone large weight gains a finer step for the rest.
     """
     rows = weight.flatten(1)
-    largest = rows.abs().amax(dim=1).clamp_min(_SMALLEST_SCALE * number_format.high)
+    largest = rows.abs().amax(dim=1)
+    # A channel of zeros takes any scale; a tiny one would leave no room for its bias in int32.
+    largest = torch.where(largest > 0, largest, 1.0)
     best_scale = largest / number_format.high
     best_error = torch.full_like(largest, torch.inf)
     for share in (1.0, 0.95, 0.9, 0.85, 0.8, 0.7):

@@ -3,7 +3,7 @@
 ```text
 minmax           everything that was seen
 moving-average   the extremes of the batches, averaged; one odd photo in a batch counts little
-percentile       all but one value in ten thousand at either end
+percentile       all but one value in a hundred thousand at either end
 entropy          least Kullback-Leibler divergence from the values to their quantized selves
                  (Migacz, "8-bit inference with TensorRT", GTC 2017)
 mse              least squared error
@@ -33,7 +33,7 @@ METHODS: tuple[Method, ...] = ("minmax", "moving-average", "percentile", "entrop
 
 _BINS_PER_SIDE = 4096
 _MOMENTUM = 0.9
-_TAIL = 1e-4
+_TAIL = 1e-5
 # Values of one tensor and batch that go into the histogram; the extremes are taken of all.
 _MAX_VALUES = 1 << 16
 _SHRINKS = np.linspace(1.0, 0.25, 40)

@@ -18,11 +18,11 @@ from edgeseed.export.quantize.insertion import HARDSIGMOID_SHIFT, Numbers, inser
 from edgeseed.export.quantize.layout import Kind, Layout, plan_layout
 from edgeseed.export.quantize.observers import METHODS, Method, Statistics
 from edgeseed.export.quantize.schemes._scheme import Scheme
-from edgeseed.export.quantize.sensitivity import search_floats
+from edgeseed.export.quantize.sensitivity import Score, search_floats
 from edgeseed.export.quantize.simulation import simulate
 from edgeseed.export.quantize.widening import widen_channels
 from edgeseed.export.samples import Photos
-from edgeseed.export.verification.gates import quality
+from edgeseed.export.verification.gates import decisions_kept, distance
 from edgeseed.export.verification.reference import Outputs
 
 _MAX_SELECTION = 64
@@ -36,8 +36,8 @@ class QuantizeConfig:
     calibrator: str = "auto"
     """`auto`, or one of `minmax`, `moving-average`, `percentile`, `entropy`, `mse`."""
     bias_correction: bool = True
-    min_quality: float = 0.98
-    """Below this share of agreement (less the noise, see `gates.quality`) sensitive layers are sought."""
+    min_agreement: float = 0.98
+    """Below this share of kept decisions the layers that lose most are sought, and left in float."""
     max_float_layers: int = 8
     """Most layers that the search may leave in float."""
 
@@ -101,9 +101,9 @@ class _Worker:
         self.ranging = Photos(pixels=photos.pixels[:-held_out])
         self.selection = Photos(pixels=photos.pixels[-held_out:])
         self.truth = run_graph(graph, self.selection)
-        self.tried: dict[str, float] = {}
+        self.tried: dict[str, Score] = {}
         self.chosen = config.calibrator
-        self.quality = 0.0
+        self.score = Score(agreement=0.0, distance=float("inf"))
         self.gains: Mapping[str, float] = {}
         self.weight_scales: dict[str, torch.Tensor] = {}
 
@@ -112,7 +112,8 @@ class _Worker:
         statistics = calibrate(self.graph, layout, self.ranging)
         numbers = self._choose(statistics, layout)
         numbers = self._correct(numbers, layout)
-        if self.quality < self.config.min_quality and self.config.max_float_layers:
+        too_low = self.score.agreement < self.config.min_agreement
+        if too_low and self.config.max_float_layers:
             return self._search(statistics, layout, numbers, keep_float)
         return numbers, layout
 
@@ -123,9 +124,9 @@ class _Worker:
         for method in METHODS:
             if method in names:
                 candidates[method] = self._numbers(statistics, layout, method)
-                self.tried[method] = self._quality(candidates[method], layout)
-        best = max(candidates, key=lambda method: self.tried[method])
-        self.chosen, self.quality = best, self.tried[best]
+                self.tried[method] = self._score(candidates[method], layout)
+        best = min(candidates, key=lambda method: self.tried[method].distance)
+        self.chosen, self.score = best, self.tried[best]
         return candidates[best]
 
     def _numbers(
@@ -141,16 +142,19 @@ class _Worker:
         simulated = simulate(insert_quantization(self.graph, layout, numbers, self.scheme))
         corrections = bias_corrections(self.graph, simulated, layout, some)
         corrected = dataclasses.replace(numbers, bias_corrections=corrections)
-        found = self._quality(corrected, layout)
+        found = self._score(corrected, layout)
         self.tried[f"{self.chosen} + bias correction"] = found
-        if found < self.quality:
+        if found.distance > self.score.distance:
             return numbers
-        self.quality = found
+        self.score = found
         return corrected
 
-    def _quality(self, numbers: Numbers, layout: Layout) -> float:
+    def _score(self, numbers: Numbers, layout: Layout) -> Score:
         simulated = simulate(insert_quantization(self.graph, layout, numbers, self.scheme))
-        return quality(run_graph(simulated, self.selection), self.truth)
+        outputs = run_graph(simulated, self.selection)
+        return Score(
+            agreement=decisions_kept(outputs, self.truth), distance=distance(outputs, self.truth)
+        )
 
     def _search(
         self,
@@ -161,8 +165,8 @@ class _Worker:
     ) -> tuple[Numbers, Layout]:
         """Leaves the fewest layers in float that bring the decisions back."""
         say(
-            f"int8 agrees on {self.quality:.3f} (wanted {self.config.min_quality:g}): "
-            "looking for the layers that lose"
+            f"int8 keeps {self.score.agreement:.1%} of the decisions "
+            f"(wanted {self.config.min_agreement:.1%}): looking for the layers that lose"
         )
         corrections = numbers.bias_corrections
         method = next(name for name in METHODS if name == self.chosen)
@@ -180,16 +184,15 @@ class _Worker:
 
         search = search_floats(
             layout,
-            lambda floats: self._quality(*with_floats(floats)),
-            target=self.config.min_quality,
+            lambda floats: self._score(*with_floats(floats)),
+            min_agreement=self.config.min_agreement,
             most=self.config.max_float_layers,
         )
         self.gains = search.gains
-        if search.quality > self.quality:
-            self.quality = search.quality
-            self.tried[f"{len(search.keep_float)} layers in float"] = search.quality
-            return with_floats(search.keep_float)
-        return numbers, layout
+        if search.score.distance >= self.score.distance:
+            return numbers, layout
+        self.score = self.tried[f"{len(search.keep_float)} layers in float"] = search.score
+        return with_floats(search.keep_float)
 
     def record(self, layout: Layout, numbers: Numbers) -> dict[str, Any]:
         shifted = [name for name, kind in layout.points.items() if kind is Kind.HARDSIGMOID]
@@ -200,8 +203,8 @@ class _Worker:
             "calibrator": self.chosen,
             "photos": {"ranges": len(self.ranging), "selection": len(self.selection)},
             "bias_correction": bool(numbers.bias_corrections),
-            "quality": self.quality,
-            "tried": self.tried,
+            "agreement": self.score.agreement,
+            "tried": {name: dataclasses.asdict(score) for name, score in self.tried.items()},
             "integer": dict(layout.operators),
             "float": dict(layout.floats),
             "sensitivity": dict(self.gains),

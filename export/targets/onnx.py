@@ -137,6 +137,14 @@ def _use_global_pooling(model: ModelProto) -> None:
             node.op_type = "GlobalAveragePool"
             del node.input[1:]
             del node.attribute[:]
+    _remove_unread_constants(model)
+
+
+def _remove_unread_constants(model: ModelProto) -> None:
+    read = {name for node in model.graph.node for name in node.input}
+    kept = [item for item in model.graph.initializer if item.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
 
 
 def _name_batch(model: ModelProto) -> None:

@@ -8,7 +8,7 @@ what it is: off by a constant in each channel is a bias, off by a factor is a sc
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,8 @@ NUM_PHOTOS = 8
 # A mistake explains the outputs when the student that makes it is this many times nearer than the right one.
 _EXPLAINS = 5.0
 _LAYER_TOLERANCE = 1e-2
+# Of the largest value; integers alone may bring a single value this far off.
+_LEAST_MISTAKE = 0.1
 _WORST_LAYERS = 3
 
 
@@ -53,6 +55,7 @@ def likely_cause(
     pixels: npt.NDArray[np.uint8],
     *,
     tolerance: float,
+    shifts: Mapping[str, float] | None = None,
 ) -> str:
     """One sentence on what is probably wrong, or an empty one.
 
@@ -62,6 +65,7 @@ def likely_cause(
         preprocess: The student's own preprocessing.
         pixels: (N, 3, H, W) photos; a few are enough.
         tolerance: Relative error below which outputs count as the same.
+        shifts: Constants that the quantization has added to layers, by name.
     """
     pixels = np.asarray(pixels[:NUM_PHOTOS])
     outputs = model.infer(pixels)
@@ -69,7 +73,7 @@ def likely_cause(
     return (
         _output_mistake(outputs, reference, tolerance)
         or _input_mistake(outputs, reference, network, preprocess, pixels)
-        or _layer_mistake(model, network, preprocess, pixels)
+        or _layer_mistake(*_both_insides(model, network, preprocess, pixels, shifts or {}))
     )
 
 
@@ -156,15 +160,21 @@ def _training_mode(
 
 
 def layer_errors(
-    model: Model, network: StudentNetwork, preprocess: Preprocess, pixels: npt.NDArray[np.uint8]
+    model: Model,
+    network: StudentNetwork,
+    preprocess: Preprocess,
+    pixels: npt.NDArray[np.uint8],
+    *,
+    shifts: Mapping[str, float] | None = None,
 ) -> list[LayerError]:
     """Errors of the convolutions and linear layers that the model shows, in the order they run."""
-    program, inside = _both_insides(model, network, preprocess, pixels)
+    program, inside = _both_insides(model, network, preprocess, pixels, shifts or {})
     errors: list[LayerError] = []
     before = 0.0
     for name, value in inside.items():
         truth = program[name]
-        error = float(np.sqrt(np.mean((value - truth) ** 2) / max(float(np.mean(truth**2)), 1e-20)))
+        scale = max(float(np.mean(truth**2)), 1e-20)
+        error = float(np.sqrt(np.mean((value - truth) ** 2) / scale))
         errors.append(LayerError(name=name, error=error, added=max(error - before, 0.0)))
         before = error
     return errors
@@ -177,30 +187,34 @@ def worst_layers(errors: list[LayerError]) -> str:
 
 
 def _both_insides(
-    model: Model, network: StudentNetwork, preprocess: Preprocess, pixels: npt.NDArray[np.uint8]
+    model: Model,
+    network: StudentNetwork,
+    preprocess: Preprocess,
+    pixels: npt.NDArray[np.uint8],
+    shifts: Mapping[str, float],
 ) -> tuple[Outputs, Outputs]:
+    """The layers' outputs of the float program and of the model, by name."""
     pixels = np.asarray(pixels[:NUM_PHOTOS])
     graph = float_graph(build_program(network, preprocess))
     names = layer_names(graph)
     program = layer_outputs(graph, pixels, names)
     found = model.layers(pixels, names)
-    inside = {
-        name: found[name]
-        for name in names
-        if name in found and found[name].shape == program[name].shape
-    }
+    inside = {}
+    for name in names:
+        if name in found and found[name].ndim == program[name].ndim:
+            # A quantized layer may have more channels, of zeros, and a constant added to its bias.
+            value = found[name][:, : program[name].shape[1]] - np.float32(shifts.get(name, 0.0))
+            if value.shape == program[name].shape:
+                inside[name] = value
     return program, inside
 
 
-def _layer_mistake(
-    model: Model, network: StudentNetwork, preprocess: Preprocess, pixels: npt.NDArray[np.uint8]
-) -> str:
-    program, inside = _both_insides(model, network, preprocess, pixels)
+def _layer_mistake(program: Outputs, inside: Outputs) -> str:
     previous = 0.0
     for name, value in inside.items():
         error = relative_error(value, program[name])
         # Quantization noise grows slowly; a mistake is a jump.
-        if error > max(_LAYER_TOLERANCE, 5 * previous) and error > 0.1:
+        if error > max(_LAYER_TOLERANCE, 5 * previous) and error > _LEAST_MISTAKE:
             return f"the first layer that differs is {name}: {_describe(value, program[name])}"
         previous = max(previous, error)
     return ""

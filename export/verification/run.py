@@ -318,18 +318,18 @@ def require_passed(evidence: Evidence, results: list[GateResult]) -> None:
 
 
 def _explain(evidence: Evidence) -> str:
-    cause = likely_cause(
+    subject = (
         evidence.model,
         evidence.network,
         evidence.spec.preprocess,
         evidence.proof.pixels,
-        tolerance=0.02 if evidence.quantized else 1e-3,
     )
+    shifts = (evidence.manifest.quantization or {}).get("shifted", {})
+    tolerance = 0.02 if evidence.quantized else 1e-3
+    cause = likely_cause(*subject, tolerance=tolerance, shifts=shifts)
     if cause:
         return f"likely cause: {cause}"
-    errors = layer_errors(
-        evidence.model, evidence.network, evidence.spec.preprocess, evidence.proof.pixels
-    )
+    errors = layer_errors(*subject, shifts=shifts)
     return f"layers that add most error: {worst_layers(errors)}" if errors else ""
 
 
