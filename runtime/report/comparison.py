@@ -478,7 +478,8 @@ MEANINGS = (
     ("× the first", "p90 divided by the first result's p90; below 1 is faster. Results are called "
      "indistinguishable when their intervals overlap, when they are less than "
      f"{MIN_DIFFERENCE:.0%} apart, or when the machine was disturbed and their medians are not "
-     f"{MIN_DIFFERENCE_DISTURBED:.0%} apart in the same direction. Only results of one protocol on one machine are ranked."),
+     f"{MIN_DIFFERENCE_DISTURBED:.0%} apart in the same direction. Only results of one protocol on "
+     "one machine are ranked."),
     ("top-1", "Share of labelled photos whose highest class is the label, run on the device; the "
      "interval is Wilson's."),
     ("agreement", "Share of photos on which the model on the device and the float student give the "
