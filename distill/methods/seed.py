@@ -11,16 +11,28 @@ L   = − mean_batch Σ_j softmax(l_T)_j log softmax(l_S)_j
 The queue takes z_T only after the step, so that the photo's own embedding is there once, as column
 0. As τ_T → 0 the target becomes one-hot on column 0, and the loss InfoNCE.
 
+With `small_patches=6` (the paper's for SwAV teachers, with 400 to 800 epochs) both networks also
+see six small crops of 5 to 14% of the photo, at 96 of 224 pixels:
+
+```text
+L = L(full crop, queue) + mean over small crops of L(small crop, small queue)
+```
+The small queue holds the first small crop of past photos. A teacher that takes one size only gets
+the small crops enlarged; it says so.
+
 Unlike the authors' code: similarities are float32, and τ_T is the paper's 0.01 where the code has
 1e-4 (there, in half precision, the target is one-hot in practice); the schedule moves every step,
 not every epoch; dropout in the student's trunk is off.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from edgeseed.core.console import say
 from edgeseed.core.errors import ConfigError
 from edgeseed.distill.heads import mlp
 from edgeseed.distill.losses import entropy, queue_similarity, soft_cross_entropy
@@ -28,9 +40,11 @@ from edgeseed.distill.methods._method import Batch, Method, Parts, Progress, Ste
 from edgeseed.distill.networks import FrozenTeacher
 from edgeseed.distill.queues import EmbeddingQueue, fit_queue_size
 from edgeseed.distill.recipe import Recipe
-from edgeseed.distill.views import ViewPlan, moco_crop
+from edgeseed.distill.views import Crop, ViewPlan, moco_crop
 
 USUAL_QUEUE_SIZE = 65_536
+SMALL_SHARE = 96 / 224
+SMALL_SCALE = (0.05, 0.14)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,14 +58,18 @@ class SeedConfig:
         teacher_features: What z_T is: the projection `head` the teacher was pre-trained with, as in
             the paper, or its `trunk`'s embedding; `auto` takes the head where the weights brought
             one.
+        small_patches: Small crops that are compared as well, with a queue of their own.
     """
 
     tau_student: float = 0.2
     tau_teacher: float = 0.01
     queue_size: int | None = None
     teacher_features: Literal["auto", "head", "trunk"] = "auto"
+    small_patches: int = 0
 
     def __post_init__(self) -> None:
+        if self.small_patches < 0:
+            raise ValueError(f"small_patches={self.small_patches} must not be negative")
         for name in ("tau_student", "tau_teacher"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
@@ -82,33 +100,64 @@ class Seed(Method[SeedConfig]):
             batch_size=parts.batch_size,
             num_samples=parts.num_samples,
         )
-        self.queue = EmbeddingQueue(
+        self.queue = self._new_queue(size, dim, parts)
+        self._waiting: Tensor | None = None
+        if config.small_patches > 0:
+            self.small_queue = self._new_queue(size, dim, parts)
+            self._waiting_small: Tensor | None = None
+            self._enlarges = not parts.teacher.takes(small_size(parts.student.image_size))
+            if self._enlarges:
+                say(f"{parts.teacher.name} takes one size only: small crops are enlarged for it")
+
+    @staticmethod
+    def _new_queue(size: int, dim: int, parts: Parts) -> EmbeddingQueue:
+        return EmbeddingQueue(
             size=size, dim=dim, batch_size=parts.batch_size, generator=parts.generator
         )
-        self._waiting: Tensor | None = None
 
     @classmethod
     def views(cls, config: SeedConfig, image_size: int) -> ViewPlan:
-        """One view of MoCo v2's kind."""
-        del config
-        return ViewPlan(crops=(moco_crop(image_size),))
+        """One view of MoCo v2's kind, and small crops if there are any."""
+        if config.small_patches == 0:
+            return ViewPlan(crops=(moco_crop(image_size),))
+        full = moco_crop(image_size, min_scale=SMALL_SCALE[1])
+        return ViewPlan(crops=(full, *[_small_crop(image_size)] * config.small_patches))
 
     def step(self, batch: Batch, progress: Progress) -> StepResult:
         """Cross-entropy between the teacher's and the student's similarities to the queue."""
         del progress
-        teacher = self.teacher(batch).embedding
-        if self.uses_teacher_head:
-            teacher = self.teacher.project(teacher, "projection")
-        student = self.head(self.student(batch.views[0]).embedding)
+        teacher = self._project(self.teacher(batch).embedding)
+        self._waiting = teacher
+        result = self._compare(batch.views[0], teacher, self.queue)
+        if self.config.small_patches == 0:
+            return result
+        # P small crops of B photos, all first crops first: (P B, 3, h, h)
+        patches = torch.cat(batch.views[1:])
+        teacher = self._project(self.teacher.answer(patches, resize=self._enlarges).embedding)
+        self._waiting_small = teacher[: len(batch.indices)]
+        small = self._compare(patches, teacher, self.small_queue)
+        assert result.floor is not None
+        assert small.floor is not None
+        return StepResult(
+            loss=result.loss + small.loss,
+            floor=result.floor + small.floor,
+            logs={**result.logs, "small_loss": small.loss.detach()},
+        )
+
+    def _project(self, embedding: Tensor) -> Tensor:
+        if not self.uses_teacher_head:
+            return embedding
+        return self.teacher.project(embedding, "projection")
+
+    def _compare(self, view: Tensor, teacher: Tensor, queue: EmbeddingQueue) -> StepResult:
         student_logits, teacher_logits = queue_similarity(
-            student,
+            self.head(self.student(view).embedding),
             teacher,
-            self.queue.entries,
+            queue.entries,
             tau_student=self.config.tau_student,
             tau_teacher=self.config.tau_teacher,
         )
         target = teacher_logits.softmax(1)
-        self._waiting = teacher
         return StepResult(
             loss=soft_cross_entropy(student_logits, target),
             floor=entropy(target),
@@ -124,6 +173,19 @@ class Seed(Method[SeedConfig]):
         assert self._waiting is not None
         self.queue.enqueue(self._waiting)
         self._waiting = None
+        if self.config.small_patches > 0:
+            assert self._waiting_small is not None
+            self.small_queue.enqueue(self._waiting_small)
+            self._waiting_small = None
+
+
+def small_size(image_size: int) -> int:
+    """Side of a small crop, in pixels: 96 of 224, in multiples of 8."""
+    return max(8, 8 * round(image_size * SMALL_SHARE / 8))
+
+
+def _small_crop(image_size: int) -> Crop:
+    return dataclasses.replace(moco_crop(small_size(image_size)), scale=SMALL_SCALE)
 
 
 def _agreement(student_logits: Tensor, target: Tensor) -> Tensor:

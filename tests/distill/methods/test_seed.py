@@ -8,6 +8,7 @@ from edgeseed.core.errors import ConfigError
 from edgeseed.distill.losses import queue_similarity
 from edgeseed.distill.methods.seed import Seed, SeedConfig
 from edgeseed.distill.networks import FrozenTeacher
+from edgeseed.distill.teachers import Teacher, TeacherOutput
 from edgeseed.distill.testing import (
     PROJECTION_DIM,
     tiny_batch,
@@ -115,3 +116,68 @@ def test_usual_queue_shrinks_to_a_small_set_and_says_so(
 def test_temperature_must_be_above_zero(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}=0 must be above 0"):
         SeedConfig(**{name: 0})
+
+
+# --------------------------------------------------------------------------- small patches
+
+SMALL_PLAN = Seed.views(SeedConfig(small_patches=2), 32)
+
+
+def test_small_patches_are_cut_as_in_the_paper() -> None:
+    full, *small = Seed.views(SeedConfig(small_patches=6), 224).crops
+    assert (full.size, full.scale) == (224, (0.14, 1.0))
+    assert [(crop.size, crop.scale) for crop in small] == [(96, (0.05, 0.14))] * 6
+
+
+def test_loss_with_small_patches_is_the_literal_one() -> None:
+    method, batch = make(small_patches=2).eval(), tiny_batch(SMALL_PLAN)
+    result = method(batch, tiny_progress())
+    total = 0.0
+    for view, queue, share in zip(
+        batch.views, (method.queue, method.small_queue, method.small_queue), (1, 2, 2), strict=True
+    ):
+        # Not enlarged: the teacher's convolutions take any size. It normalises by 0.5 and 0.5.
+        answer = method.teacher.network((view - 0.5) / 0.5).embedding
+        teacher = F.normalize(method.teacher.project(answer, "projection"), dim=1)
+        student = F.normalize(method.head(method.student(view).embedding), dim=1)
+        for z_s, z_t in zip(student, teacher, strict=True):
+            entries = torch.cat([z_t[None], queue.entries])
+            p_t = (entries @ z_t / 0.01).softmax(0)
+            part = (p_t * (entries @ z_s / 0.2).log_softmax(0)).sum().item()
+            total -= part / len(student) / share
+    assert result.loss.item() == pytest.approx(total, rel=1e-5)
+    assert result.loss.item() >= float(result.floor or 0)
+
+
+def test_small_queue_takes_the_first_small_patch_of_each_photo() -> None:
+    method, batch = make(small_patches=2).eval(), tiny_batch(SMALL_PLAN)
+    assert not torch.equal(method.queue.entries, method.small_queue.entries)
+    method(batch, tiny_progress())
+    method.after_step(tiny_progress())
+    for view, queue in ((0, method.queue), (1, method.small_queue)):
+        answer = method.teacher.answer(batch.views[view], resize=False).embedding
+        expected = F.normalize(method.teacher.project(answer, "projection"), dim=1)
+        torch.testing.assert_close(queue.entries[:8], expected)
+        assert int(queue.pointer) == 8
+
+
+def test_teacher_of_one_size_gets_small_patches_enlarged_and_it_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class OneSize(Teacher):
+        def forward(self, images: torch.Tensor) -> TeacherOutput:
+            assert images.shape[2:] == (32, 32), "as timm's transformers say it"
+            return super().forward(images)
+
+    teacher = tiny_teacher(heads=("projection",))
+    teacher.__class__ = OneSize
+    parts = tiny_parts(Seed, teacher=FrozenTeacher(teacher))
+    method = Seed(SeedConfig(queue_size=16, small_patches=2), parts)
+    assert "small crops are enlarged" in capsys.readouterr().err
+    result = method(tiny_batch(SMALL_PLAN), tiny_progress())
+    assert bool(torch.isfinite(result.loss))
+
+
+def test_number_of_small_patches_must_not_be_negative() -> None:
+    with pytest.raises(ValueError, match="small_patches=-1 must not be negative"):
+        SeedConfig(small_patches=-1)
