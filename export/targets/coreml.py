@@ -17,6 +17,7 @@ The conversion goes through `torch.export`, and through `torch.jit.trace` where 
 the exported program. The package is written by this file, so that the same student gives the same bytes.
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -29,7 +30,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from edgeseed.core.bundle import Manifest
@@ -38,6 +39,7 @@ from edgeseed.export._coremltools import load_coremltools, quiet
 from edgeseed.export.graph import INPUT_NAME, trace
 from edgeseed.export.quantize.palettes import palettize
 from edgeseed.export.targets._target import Precision, Target, WriteRequest, WrittenModel
+from edgeseed.export.targets._whole_numbers import centre_on_whole_numbers
 from edgeseed.export.verification.coreml import CoreMLModel, open_coreml
 
 MODEL_FOLDER = "model.mlpackage"
@@ -135,7 +137,7 @@ def convert(coremltools: Any, request: WriteRequest, settings: Settings) -> Any:
     Raises:
         WorkError: If coremltools cannot express the network, by either of its two roads.
     """
-    module: nn.Module = request.program.module(check_guards=False)
+    module = _module(request)
     names = list(request.output_names)
     if request.spec.classes is not None:
         module, names = _WithProbabilities(module), [*names, _PROBABILITIES]
@@ -162,17 +164,35 @@ def convert(coremltools: Any, request: WriteRequest, settings: Settings) -> Any:
             )
 
     return _first_that_works(
-        run, {"torch.export": lambda: _exported(module, example), "trace": lambda: _traced(module, example)}
+        run,
+        {
+            "torch.export": lambda: _exported(module, example),
+            "trace": lambda: _traced(module, example),
+        },
     )
 
 
-def _first_that_works(run: Callable[[object], Any], roads: Mapping[str, Callable[[], object]]) -> Any:
+def _module(request: WriteRequest) -> nn.Module:
+    graph = request.program.module(check_guards=False)
+    assert isinstance(graph, fx.GraphModule)
+    if request.precision in {"fp16", "w8"}:
+        # A copy: the program's own tensors are the student's.
+        graph = copy.deepcopy(graph)
+        centre_on_whole_numbers(graph)
+    return graph
+
+
+def _first_that_works(
+    run: Callable[[object], Any], roads: Mapping[str, Callable[[], object]]
+) -> Any:
     reasons = []
     for road, make in roads.items():
         try:
             return run(make())
         except Exception as error:  # coremltools raises what its many passes happen to raise
-            reasons.append(f"{road}: {str(error).strip().partition(chr(10))[0] or type(error).__name__}")
+            reasons.append(
+                f"{road}: {str(error).strip().partition(chr(10))[0] or type(error).__name__}"
+            )
     raise WorkError(f"Core ML cannot express this network ({'; '.join(reasons)})")
 
 
