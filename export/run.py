@@ -73,7 +73,8 @@ def export(
         min_agreement: Least share of photos on which a quantized model decides as the student does
             (default 0.98).
         max_drop: Most accuracy it may lose, in points, where labels are known (default 1.0).
-        batch: `"dynamic"`, or the one batch size that the model takes.
+        batch: `"dynamic"`, or the one batch size that the model takes. A target whose format fixes the
+            batch (Core ML: 1) takes that one in either case.
         scheme: The integers of int8, where the target has several: `x86` or `arm` for ONNX.
         verify: Whether a gate that does not hold is an error. They are computed and recorded anyway.
         seed: Of the split of the photos.
@@ -91,6 +92,7 @@ def export(
     start = time.monotonic()
     chosen, level = _choose(target, precision, calibration)
     chosen_scheme = _choose_scheme(chosen, level, scheme)
+    batch = _choose_batch(chosen, batch)
     config = build_config(QuantizeConfig, values=quantization, what="quantization")
     settings = {
         "target": target, "precision": precision, "batch": batch, "seed": seed,
@@ -150,7 +152,7 @@ def _choose(
         raise UsageError(
             f"--precision {precision} needs photos to calibrate with; add --calibration FOLDER (labels are not needed)"
         )
-    return chosen, precision  # type: ignore[return-value]  # it is one of the target's
+    return chosen, precision
 
 
 def _choose_scheme(target: Target, precision: Precision, scheme: str | None) -> str | None:
@@ -158,6 +160,16 @@ def _choose_scheme(target: Target, precision: Precision, scheme: str | None) -> 
     if scheme is not None and scheme not in known:
         raise unknown_name(f"scheme of {target.name} {precision}", scheme, known)
     return scheme or next(iter(known), None)
+
+
+def _choose_batch(target: Target, batch: Batch) -> Batch:
+    if target.fixed_batch is None or batch == target.fixed_batch:
+        return batch
+    if batch != "dynamic":
+        raise UsageError(
+            f"--batch {batch}: target {target.name} takes photos {target.fixed_batch} at a time; leave it out"
+        )
+    return target.fixed_batch
 
 
 def target_options(target: Target, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,7 +194,10 @@ def _make(
     scheme: str | None,
     config: QuantizeConfig,
 ) -> tuple[Bundle, list[GateResult]]:
-    program = build_program(origin.network, origin.spec.preprocess, batch=batch)
+    # Calibration runs photos in batches of its own, whatever the batch of the model will be.
+    program = build_program(
+        origin.network, origin.spec.preprocess, batch=batch if scheme is None else "dynamic"
+    )
     names = output_names(program)
     quantization = None
     if scheme is not None:

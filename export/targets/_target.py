@@ -98,6 +98,8 @@ class Target(abc.ABC):
     """Quantization schemes a precision may take, the default first; a precision without any is float."""
     options: ClassVar[Mapping[str, Any]] = {}
     """The target's own options with their defaults."""
+    fixed_batch: ClassVar[int | None] = None
+    """The one batch size that the format takes; None where any goes."""
     parity_limit: ClassVar[Mapping[Precision, float]]
     """Largest relative error of a float precision against the student itself."""
 
