@@ -18,8 +18,6 @@ from edgeseed.distill.networks import Student
 from edgeseed.distill.views import REFERENCE_SIZE, Crop, ViewPlan
 
 NUM_GLOBAL = 2
-HIDDEN_DIM = 2048
-BOTTLENECK_DIM = 256
 _LOCAL_SIZE = 96
 _SMALL = 64
 _INIT_STD = 0.02
@@ -29,29 +27,46 @@ _INIT_STD = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MultiCropConfig:
-    """Two large crops for teacher and student, and small ones for the student alone.
+class DinoConfig:
+    """Crops, heads and their loss. Two large crops are for both networks, small ones for one.
 
     Attributes:
         num_local: Small crops; 0 leaves them out (then `global_scale=0.14,1` is DINO's advice).
         local_size: Their side in pixels; none takes 96 for large crops of 224, and accordingly.
         global_scale: Least and most share of the photo's area that a large crop shows.
         local_scale: The same of a small crop.
+        hidden_dim: Width of the heads' hidden layers. For photos of 32 pixels and small networks
+            the heads cost more than all the rest; 256 will do there.
+        bottleneck_dim: Length of the vectors that are compared with the prototypes.
+        learns_gain: Whether the prototypes' lengths are learnt (`norm_last_layer=False`); DINO has
+            it off for ViT-B and ResNet-50, where training is unstable with it.
+        tau_student: τ.
+        center_momentum: Share of the running mean of the scores that stays at a step.
     """
 
     num_local: int = 8
     local_size: int | None = None
     global_scale: tuple[float, float] = (0.4, 1.0)
     local_scale: tuple[float, float] = (0.05, 0.4)
+    hidden_dim: int = 2048
+    bottleneck_dim: int = 256
+    learns_gain: bool = True
+    tau_student: float = 0.1
+    center_momentum: float = 0.9
 
     def __post_init__(self) -> None:
         if self.num_local < 0:
             raise ValueError(f"num_local={self.num_local} must not be negative")
         if self.local_size is not None and self.local_size < 8:
             raise ValueError(f"local_size={self.local_size} must be at least 8 pixels")
+        for name in ("hidden_dim", "bottleneck_dim", "tau_student"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if not 0 <= self.center_momentum <= 1:
+            raise ValueError(f"center_momentum={self.center_momentum} must be between 0 and 1")
 
 
-def multi_crop_plan(config: MultiCropConfig, image_size: int) -> ViewPlan:
+def multi_crop_plan(config: DinoConfig, image_size: int) -> ViewPlan:
     """DINO's views (2021, arXiv 2104.14294): the two large ones first.
 
     Jitter .4/.4/.2/.1, grey .2; blur with probability 1 and .1 for the large crops, .5 for the
@@ -79,7 +94,7 @@ def multi_crop_plan(config: MultiCropConfig, image_size: int) -> ViewPlan:
     )
 
 
-def local_size(config: MultiCropConfig, image_size: int) -> int:
+def local_size(config: DinoConfig, image_size: int) -> int:
     """Side of the small crops: 3/7 of the large ones', in steps that suit most networks."""
     if config.local_size is not None:
         return config.local_size
@@ -88,7 +103,7 @@ def local_size(config: MultiCropConfig, image_size: int) -> int:
     return max(8, round(side / step) * step)
 
 
-def check_crops(student: Student, config: MultiCropConfig, *, needs_map: bool) -> None:
+def check_crops(student: Student, config: DinoConfig, *, needs_map: bool) -> None:
     """Lets the student look at one black photo of each size, so that a misfit shows at once.
 
     Args:
@@ -140,23 +155,24 @@ class DinoHead(nn.Module):
     Args:
         width: Of the features.
         num_prototypes: K.
-        learns_gain: Whether the prototypes' lengths are learnt; without, training is stabler.
+        config: The other widths, and whether gains are learnt.
     """
 
-    def __init__(self, width: int, num_prototypes: int, *, learns_gain: bool) -> None:
+    def __init__(self, width: int, num_prototypes: int, config: DinoConfig) -> None:
         super().__init__()
-        self.mlp = mlp(width, HIDDEN_DIM, HIDDEN_DIM, BOTTLENECK_DIM, activation="gelu")
+        hidden, bottleneck = config.hidden_dim, config.bottleneck_dim
+        self.mlp = mlp(width, hidden, hidden, bottleneck, activation="gelu")
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=_INIT_STD)
                 nn.init.zeros_(layer.bias)
         self.last_layer = cast(
             nn.Linear,
-            parametrizations.weight_norm(nn.Linear(BOTTLENECK_DIM, num_prototypes, bias=False)),
+            parametrizations.weight_norm(nn.Linear(bottleneck, num_prototypes, bias=False)),
         )
         gain = cast(Any, self.last_layer).parametrizations.weight.original0
         nn.init.ones_(gain)
-        gain.requires_grad_(learns_gain)
+        gain.requires_grad_(config.learns_gain)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, width) -> (N, K) in float32."""

@@ -41,9 +41,9 @@ from edgeseed.distill.losses import entropy
 from edgeseed.distill.methods._dino import (
     NUM_GLOBAL,
     Center,
+    DinoConfig,
     DinoHead,
     Features,
-    MultiCropConfig,
     by_size,
     check_crops,
     embed_views,
@@ -66,40 +66,33 @@ _WARMUP_SHARE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EsvitConfig(MultiCropConfig):
-    """Defaults are the paper's for Swin (README and main_esvit.py). Crops: see `MultiCropConfig`.
+class EsvitConfig(DinoConfig):
+    """Defaults are the paper's for Swin (README and main_esvit.py). See also `DinoConfig`.
 
     Attributes:
         region_weight: w; 0 leaves the regions out, which is DINO.
         num_prototypes: K; none takes 65 536, or a power of two that a smaller set has photos for.
-        learns_gain: Whether the prototypes' lengths are learnt (`norm_last_layer=False`); DINO has
-            it off for ViT-B and ResNet-50, where training is unstable with it.
-        tau_student: τ.
         tau_teacher: τ_T after its warm-up; above 0.07 most runs are unstable.
         warmup_tau_teacher: τ_T in the first epoch.
         warmup_tau_epochs: Length of the warm-up.
         ema_momentum: m in the first step.
-        center_momentum: Share of c that stays at a step.
         freeze_epochs: Epochs in which the last layer of the heads stays as it is.
     """
 
     region_weight: float = 0.5
     num_prototypes: int | None = None
-    learns_gain: bool = True
-    tau_student: float = 0.1
     tau_teacher: float = 0.07
     warmup_tau_teacher: float = 0.04
     warmup_tau_epochs: int = 30
     ema_momentum: float = 0.996
-    center_momentum: float = 0.9
     freeze_epochs: float = 1.0
 
     def __post_init__(self) -> None:
-        MultiCropConfig.__post_init__(self)
-        for name in ("tau_student", "tau_teacher", "warmup_tau_teacher"):
+        DinoConfig.__post_init__(self)
+        for name in ("tau_teacher", "warmup_tau_teacher"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        for name in ("region_weight", "ema_momentum", "center_momentum"):
+        for name in ("region_weight", "ema_momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be between 0 and 1")
         for name in ("warmup_tau_epochs", "freeze_epochs"):
@@ -125,10 +118,10 @@ class Esvit(Method[EsvitConfig]):
         self.has_regions = config.region_weight > 0
         check_crops(parts.student, config, needs_map=self.has_regions)
         size = _fit_prototypes(config.num_prototypes, parts.num_samples)
-        self.dino = DinoHead(parts.student.embedding_dim, size, learns_gain=config.learns_gain)
+        self.dino = DinoHead(parts.student.embedding_dim, size, config)
         self.center = Center(size, momentum=config.center_momentum)
         if self.has_regions:
-            self.region = DinoHead(parts.student.map_dim, size, learns_gain=config.learns_gain)
+            self.region = DinoHead(parts.student.map_dim, size, config)
             self.region_center = Center(size, momentum=config.center_momentum)
         _distributed.synchronize_batch_norm(self)
         self.average = copy.deepcopy(self.student).requires_grad_(False)

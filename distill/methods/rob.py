@@ -35,8 +35,8 @@ from edgeseed.distill.losses import entropy
 from edgeseed.distill.methods._dino import (
     NUM_GLOBAL,
     Center,
+    DinoConfig,
     DinoHead,
-    MultiCropConfig,
     by_size,
     check_crops,
     embed_views,
@@ -57,36 +57,27 @@ Pairs = Literal["own", "swapped"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RobConfig(MultiCropConfig):
-    """Defaults are VISSL's (dino_distill_deit_s16_to_deit_s16). Crops: see `MultiCropConfig`.
+class RobConfig(DinoConfig):
+    """Defaults are VISSL's (dino_distill_deit_s16_to_deit_s16). See also `DinoConfig`.
 
     Attributes:
         region_weight: w; none takes 0.5 where the teacher has a head for regions, else 0.
         pairs: Whether a large crop learns from the teacher's view of itself, or of the other one.
         centering: Whether the running mean of the teacher's scores is taken off, as in DINO.
-        center_momentum: Share of that mean that stays at a step.
-        learns_gain: Whether the lengths of the student's prototypes are learnt.
-        tau_student: τ.
         tau_teacher: τ_T.
     """
 
     region_weight: float | None = None
     pairs: Pairs = "own"
     centering: bool = False
-    center_momentum: float = 0.9
-    learns_gain: bool = True
-    tau_student: float = 0.1
     tau_teacher: float = 0.07
 
     def __post_init__(self) -> None:
-        MultiCropConfig.__post_init__(self)
-        for name in ("tau_student", "tau_teacher"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        for name in ("region_weight", "center_momentum"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name}={value} must be between 0 and 1")
+        DinoConfig.__post_init__(self)
+        if self.tau_teacher <= 0:
+            raise ValueError(f"tau_teacher={self.tau_teacher} must be above 0")
+        if self.region_weight is not None and not 0 <= self.region_weight <= 1:
+            raise ValueError(f"region_weight={self.region_weight} must be between 0 and 1")
         if self.region_weight and self.pairs == "swapped":
             raise ValueError(
                 f"region_weight={self.region_weight} compares places of the same crop, "
@@ -112,12 +103,12 @@ class Rob(Method[RobConfig]):
         self.region_weight = _choose_region_weight(config, parts.teacher)
         self.has_regions = self.region_weight > 0
         check_crops(parts.student, config, needs_map=self.has_regions)
-        size, gain = parts.teacher.head_dim("dino"), config.learns_gain
-        self.dino = DinoHead(parts.student.embedding_dim, size, learns_gain=gain)
+        size = parts.teacher.head_dim("dino")
+        self.dino = DinoHead(parts.student.embedding_dim, size, config)
         self.center = Center(size, momentum=config.center_momentum)
         if self.has_regions:
             size = _num_region_prototypes(parts.teacher)
-            self.region = DinoHead(parts.student.map_dim, size, learns_gain=gain)
+            self.region = DinoHead(parts.student.map_dim, size, config)
             self.region_center = Center(size, momentum=config.center_momentum)
         self._waiting: tuple[Tensor, Tensor | None] | None = None
 

@@ -15,9 +15,9 @@ from edgeseed.distill.losses import entropy
 from edgeseed.distill.methods import _dino
 from edgeseed.distill.methods._dino import (
     Center,
+    DinoConfig,
     DinoHead,
     Features,
-    MultiCropConfig,
     by_size,
     check_crops,
     embed_views,
@@ -271,7 +271,7 @@ def test_both_ways_of_collapse_show_in_the_number_of_prototypes() -> None:
 
 def test_head_scores_are_cosines_with_the_prototypes_times_their_gain() -> None:
     torch.manual_seed(0)
-    head = DinoHead(12, 7, learns_gain=True)
+    head = DinoHead(12, 7, DinoConfig(learns_gain=True))
     features = torch.randn(5, 12)
     hidden = F.normalize(head.mlp(features), dim=1)
     direction = F.normalize(head.last_layer.parametrizations.weight.original1, dim=1)
@@ -287,7 +287,7 @@ def test_head_scores_are_cosines_with_the_prototypes_times_their_gain() -> None:
 
 def test_gain_is_learnt_only_where_wished() -> None:
     for learns_gain in (True, False):
-        head = DinoHead(4, 3, learns_gain=learns_gain)
+        head = DinoHead(4, 3, DinoConfig(learns_gain=learns_gain))
         gain = head.last_layer.parametrizations.weight.original0
         assert gain.requires_grad is learns_gain
         assert torch.equal(gain.detach(), torch.ones(3, 1))
@@ -295,13 +295,13 @@ def test_gain_is_learnt_only_where_wished() -> None:
 
 def test_saved_head_is_a_dino_head_as_the_teachers_loader_knows_it() -> None:
     torch.manual_seed(0)
-    head, features = DinoHead(12, 7, learns_gain=False), torch.randn(5, 12)
+    head, features = DinoHead(12, 7, DinoConfig(learns_gain=False)), torch.randn(5, 12)
     torch.testing.assert_close(dino_head_from_weights(head.state_dict())(features), head(features))
 
 
 def test_head_scores_are_float32_under_autocast() -> None:
     torch.manual_seed(0)
-    head, features = DinoHead(12, 7, learns_gain=False), torch.randn(5, 12)
+    head, features = DinoHead(12, 7, DinoConfig(learns_gain=False)), torch.randn(5, 12)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scores = head(features)
         expected = head._scores(head.mlp(features))
@@ -343,7 +343,7 @@ def test_center_is_the_running_mean_over_all_but_the_last_dimension() -> None:
 
 
 def test_crops_are_dinos() -> None:
-    first, second, *small = multi_crop_plan(MultiCropConfig(), 224).crops
+    first, second, *small = multi_crop_plan(DinoConfig(), 224).crops
     assert (first.size, first.scale, first.blur, first.solarize) == (224, (0.4, 1.0), 1.0, 0.0)
     assert (second.size, second.blur, second.solarize) == (224, 0.1, 0.2)
     assert len(small) == 8
@@ -360,16 +360,16 @@ def test_crops_are_dinos() -> None:
     ("image_size", "size"), [(224, 96), (384, 160), (128, 48), (96, 48), (64, 24), (32, 16)]
 )
 def test_small_crops_keep_their_proportion(image_size: int, size: int) -> None:
-    assert local_size(MultiCropConfig(), image_size) == size
-    assert local_size(MultiCropConfig(local_size=40), image_size) == 40
+    assert local_size(DinoConfig(), image_size) == size
+    assert local_size(DinoConfig(local_size=40), image_size) == 40
 
 
 def test_photos_below_64_pixels_are_not_blurred() -> None:
-    assert all(crop.blur == 0 for crop in multi_crop_plan(MultiCropConfig(), 32).crops)
+    assert all(crop.blur == 0 for crop in multi_crop_plan(DinoConfig(), 32).crops)
 
 
 def test_without_small_crops_there_is_one_size() -> None:
-    assert len(multi_crop_plan(MultiCropConfig(num_local=0), 32).crops) == 2
+    assert len(multi_crop_plan(DinoConfig(num_local=0), 32).crops) == 2
     views = (torch.zeros(1), torch.ones(1))
     assert by_size(views) == [views]
     assert [len(group) for group in by_size([*views, *views, *views])] == [2, 4]
@@ -398,10 +398,10 @@ def test_crops_that_do_not_fit_a_transformers_patches_name_the_setting() -> None
     network = timm.create_model("test_vit", num_classes=0, img_size=32, dynamic_img_size=True)
     student = tiny_student()
     student.network.backbone = network
-    check_crops(student, MultiCropConfig(), needs_map=True)
+    check_crops(student, DinoConfig(), needs_map=True)
     with pytest.raises(ConfigError, match=r"crops of 24 px.*16 or 32.*set another local_size"):
-        check_crops(student, MultiCropConfig(local_size=24), needs_map=True)
-    check_crops(student, MultiCropConfig(local_size=24, num_local=0), needs_map=True)
+        check_crops(student, DinoConfig(local_size=24), needs_map=True)
+    check_crops(student, DinoConfig(local_size=24, num_local=0), needs_map=True)
 
 
 def test_network_of_one_size_is_told_before_training() -> None:
@@ -410,7 +410,7 @@ def test_network_of_one_size_is_told_before_training() -> None:
         "vit_tiny_patch16_224", num_classes=0, img_size=32, embed_dim=16, depth=1, num_heads=1
     )
     with pytest.raises(ConfigError, match=r"cannot see crops of 16 px .*set another local_size"):
-        check_crops(student, MultiCropConfig(), needs_map=False)
+        check_crops(student, DinoConfig(), needs_map=False)
 
 
 def test_network_without_a_map_is_told_to_leave_out_regions(
@@ -418,14 +418,14 @@ def test_network_without_a_map_is_told_to_leave_out_regions(
 ) -> None:
     monkeypatch.setattr(_dino, "extract", lambda *_: TrunkFeatures(torch.zeros(1, 4), None))
     with pytest.raises(ConfigError, match=r"no feature map.*use region_weight=0"):
-        check_crops(tiny_student(), MultiCropConfig(), needs_map=True)
-    check_crops(tiny_student(), MultiCropConfig(), needs_map=False)
+        check_crops(tiny_student(), DinoConfig(), needs_map=True)
+    check_crops(tiny_student(), DinoConfig(), needs_map=False)
 
 
 def test_looking_at_crops_leaves_the_student_as_it_was() -> None:
     student = tiny_student().train()
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    check_crops(student, MultiCropConfig(), needs_map=True)
+    check_crops(student, DinoConfig(), needs_map=True)
     assert student.training
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
@@ -435,8 +435,11 @@ def test_looking_at_crops_leaves_the_student_as_it_was() -> None:
     [
         ("num_local", -1, "num_local=-1 must not be negative"),
         ("local_size", 4, "local_size=4 must be at least 8"),
+        ("hidden_dim", 0, "hidden_dim=0 must be above 0"),
+        ("tau_student", 0, "tau_student=0 must be above 0"),
+        ("center_momentum", 2, "center_momentum=2 must be between 0 and 1"),
     ],
 )
-def test_crop_settings_out_of_range_say_so(field: str, value: Any, message: str) -> None:
+def test_settings_out_of_range_say_what_is_allowed(field: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        MultiCropConfig(**{field: value})
+        DinoConfig(**{field: value})

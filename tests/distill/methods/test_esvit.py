@@ -15,7 +15,7 @@ from edgeseed.core.errors import ConfigError
 from edgeseed.core.network import build_student, load_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture
-from edgeseed.distill import DistillResult, distill
+from edgeseed.distill import DistillResult, pretrain
 from edgeseed.distill.methods import _dino
 from edgeseed.distill.methods._method import Progress
 from edgeseed.distill.methods.esvit import Esvit, EsvitConfig, other_views, teacher_temperature
@@ -26,14 +26,8 @@ from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress, tiny
 from edgeseed.distill.trainer import Trainer
 
 SIZE = 32
-FEW = {"num_local": 2, "num_prototypes": 16}
-
-
-@pytest.fixture(autouse=True)
-def small_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The authors' heads have 4 million weights, thirty times those of these networks.
-    monkeypatch.setattr(_dino, "HIDDEN_DIM", 24)
-    monkeypatch.setattr(_dino, "BOTTLENECK_DIM", 12)
+# The authors' heads have 4 million weights, thirty times those of these networks.
+FEW = {"num_local": 2, "num_prototypes": 16, "hidden_dim": 24, "bottleneck_dim": 12}
 
 
 def make(*, parts: dict[str, Any] | None = None, **config: Any) -> Esvit:
@@ -348,11 +342,10 @@ def call(make_photos: Callable[..., Path], tmp_path: Path) -> Callable[..., Dist
 
     def run(out: str, **changes: Any) -> DistillResult:
         arguments: dict[str, Any] = {
-            "method": "esvit", "teacher": None, "student": "test_vit", "data": photos,
-            "out": tmp_path / out, "epochs": 2, "batch_size": 8, "image_size": 32,
-            "devices": "cpu", "settings": ["num_local=2", "num_prototypes=16"],
+            "method": "esvit", "model": "test_vit", "data": photos, "out": tmp_path / out, "epochs": 2, "batch_size": 8, "image_size": 32,
+            "devices": "cpu", "settings": [f"{name}={value}" for name, value in FEW.items()],
         }  # fmt: skip
-        return distill(**{**arguments, **changes})
+        return pretrain(**{**arguments, **changes})
 
     return run
 

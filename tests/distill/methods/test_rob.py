@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from edgeseed.core.errors import ConfigError
 from edgeseed.core.network import load_student
 from edgeseed.distill import DistillResult, distill
-from edgeseed.distill.methods import METHODS, _dino
+from edgeseed.distill.methods import METHODS
 from edgeseed.distill.methods._dino import view_cross_entropies
 from edgeseed.distill.methods.rob import Rob, RobConfig, view_pairs
 from edgeseed.distill.networks import EmbeddingCache, FrozenTeacher
@@ -27,13 +27,8 @@ from edgeseed.distill.testing import (
 from edgeseed.distill.trainer import Trainer
 
 SIZE = 32
-
-
-@pytest.fixture(autouse=True)
-def small_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The authors' heads have 4 million weights, thirty times those of these networks.
-    monkeypatch.setattr(_dino, "HIDDEN_DIM", 24)
-    monkeypatch.setattr(_dino, "BOTTLENECK_DIM", 12)
+# The authors' heads have 4 million weights, thirty times those of these networks.
+FEW = {"num_local": 2, "hidden_dim": 24, "bottleneck_dim": 12}
 
 
 def teacher_with(*heads: str) -> FrozenTeacher:
@@ -43,7 +38,7 @@ def teacher_with(*heads: str) -> FrozenTeacher:
 def make(*, teacher: FrozenTeacher | None = None, **config: Any) -> Rob:
     torch.manual_seed(0)
     parts = {} if teacher is None else {"teacher": teacher}
-    return Rob(RobConfig(**{"num_local": 2, **config}), tiny_parts(Rob, **parts))
+    return Rob(RobConfig(**{**FEW, **config}), tiny_parts(Rob, **parts))
 
 
 def batch_of(method: Rob, *, size: int = SIZE, **changes: Any) -> Any:
@@ -241,7 +236,7 @@ def test_what_esvit_made_teaches_another_network_and_the_run_resumes_exactly(
         arguments: dict[str, Any] = {
             "method": method, "teacher": None, "student": "test_resnet", "data": photos,
             "out": tmp_path / out, "epochs": 2, "batch_size": 8, "image_size": 32,
-            "devices": "cpu", "settings": ["num_local=1"],
+            "devices": "cpu", "settings": [f"{name}={value}" for name, value in FEW.items()],
         }  # fmt: skip
         return distill(**{**arguments, **changes})
 
