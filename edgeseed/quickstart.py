@@ -37,9 +37,9 @@ class Plan:
     data: str = "digits"
     image_size: int = 32
     teacher: str = "resnet10t"
-    teacher_epochs: int = 30
+    teacher_epochs: int = 10
     student: str = "mobilenetv3_small_100"
-    student_epochs: int = 40
+    student_epochs: int = 14
     batch_size: int = 64
     pretrain_settings: tuple[str, ...] = (
         "temperature=0.2", "recipe.optimizer=adamw", "recipe.weight_decay=1e-4",

@@ -31,13 +31,21 @@ Examples:
     help="A timm name, or a student.safetensors to go on from.",
 )
 @click.option("--peer", metavar="P", help="A second student, for methods that train two.")
+@click.option("--activation", type=click.Choice(["keep", "relu6"]), default="keep", show_default=True, help="relu6 in place of SiLU and hard-swish: quantizes better.")
+@click.option("--drop-se", is_flag=True, help="Leave out squeeze-and-excitation: quantizes better.")
 @training_options
-def command(as_json: bool, **options: Any) -> None:
+def command(
+    as_json: bool, activation: str, drop_se: bool, settings: tuple[str, ...], **options: Any
+) -> None:
     """Distil a teacher into a student without labels."""
     from edgeseed.distill import distill
 
+    if activation != "keep":
+        settings += (f"student.activation={activation}",)
+    if drop_se:
+        settings += ("student.drop_se=true",)
     with silence(as_json):
-        result = distill(**options)
+        result = distill(settings=settings, **options)
     emit(result, as_json=as_json, text=training_text(result))
 
 

@@ -57,8 +57,10 @@ def test_every_commands_help_imports_no_torch():
 def test_the_options_that_scripts_rely_on_are_there():
     expected = {
         "quickstart": "--out --seed --json",
-        "distill": "--method --teacher --student --peer --data --out --epochs --batch-size --image-size "
+        "distill": "--method --teacher --student --peer --activation --drop-se --data --out --epochs --batch-size --image-size "
         "--lr --seed --devices --precision --set --config --resume --during --json",
+        "finetune": "--data --test-data --labels --projection --out --epochs --batch-size --image-size "
+        "--lr --seed --devices --precision --set --config --resume --json",
         "pretrain": "--method --model --data --out --epochs --batch-size --image-size --lr --seed "
         "--devices --precision --set --config --resume --during --json",
         "evaluate": "--data --test-data --protocol --save-classifier --save-metrics --batch-size "
@@ -132,4 +134,3 @@ def test_version_is_printed(capsys):
         main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith("edgeseed ")
-
