@@ -327,7 +327,9 @@ def _run(
     try:
         with torch.no_grad(), progress(f"looking at {photos.name}", len(photos)) as bar:
             for pixels in _pixel_batches(photos, preprocess, batch_size):
-                images = (pixels.to(device).float() / 255 - mean) / std
+                # Channels last: up to 1.8 times as fast for depthwise convolutions on a CPU.
+                pixels = pixels.to(device).contiguous(memory_format=torch.channels_last)
+                images = (pixels.float() / 255 - mean) / std
                 results.append(read(network(images)).float().cpu())
                 bar.advance(len(pixels))
     finally:

@@ -1,5 +1,6 @@
 """Teachers from files: every weight is accounted for, or the error says which one is not."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,7 +55,8 @@ def load_file_teacher(name: str, path: Path, *, image_size: int | None) -> Teach
     pooling = pooling_arguments(info)
     if checkpoint.layout in _CLASS_TOKEN_LAYOUTS and name.startswith("vit_"):
         pooling = {"global_pool": "token"}
-    network = _load_timm(name, checkpoint, path=path, image_size=size, pooling=pooling)
+    arguments = {**pooling, **_window_arguments(checkpoint)}
+    network = _load_timm(name, checkpoint, path=path, image_size=size, arguments=arguments)
     if checkpoint.layout == "plain":
         preprocess = preprocess_of_timm(network, image_size=size, info=info)
         _say_normalisation(name, path, network)
@@ -74,6 +76,19 @@ def _classifiers(config: Any) -> tuple[str, ...]:
     return (classifier,) if isinstance(classifier, str) else tuple(classifier)
 
 
+def _window_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A Swin's window in each stage, told by its weights: EsViT's W14 have no name of their own.
+
+    Without it, timm would resample the biases to the window of the architecture, in silence.
+    """
+    windows = [
+        (math.isqrt(len(table)) + 1) // 2
+        for name, table in sorted(checkpoint.trunk.items())
+        if re.fullmatch(r"layers\.\d+\.blocks\.0\.attn\.relative_position_bias_table", name)
+    ]
+    return {"window_size": tuple(windows)} if windows else {}
+
+
 def _say_normalisation(name: str, path: Path, network: nn.Module) -> None:
     config = cast(Any, network).pretrained_cfg
     full_name = f"{config['architecture']}.{config.get('tag', '')}".rstrip(".")
@@ -89,7 +104,7 @@ def _official_preprocess(size: int) -> Preprocess:
 
 
 def _load_timm(
-    name: str, checkpoint: Checkpoint, *, path: Path, image_size: int, pooling: Mapping[str, Any]
+    name: str, checkpoint: Checkpoint, *, path: Path, image_size: int, arguments: Mapping[str, Any]
 ) -> nn.Module:
     weights = dict(checkpoint.trunk)
     if checkpoint.layout == "dinov2":
@@ -105,7 +120,7 @@ def _load_timm(
             pretrained=True,
             num_classes=0,
             pretrained_cfg_overlay=overlay,
-            **pooling,
+            **arguments,
         )
     except RuntimeError as error:
         raise _misfit(error, path=path, name=name) from error

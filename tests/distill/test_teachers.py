@@ -433,9 +433,9 @@ def _as_esvit(state: State) -> State:
     return renamed
 
 
-def test_esvit_gives_both_heads(tmp_path: Path) -> None:
+def test_esvit_gives_both_heads_and_keeps_its_window(tmp_path: Path) -> None:
     name = "swin_tiny_patch4_window7_224"
-    network = _network(name)
+    network = _network(name, window_size=14)  # EsViT's W14, which timm has no name for
     head, literal = _dino_head(768)
     dense, dense_literal = _dino_head(768, num_prototypes=9)
     state = _as_esvit(network.state_dict())
