@@ -5,6 +5,7 @@ p90>8ms        p90 is above 8 ms
 p90>+5%        p90 is more than 5 % above the first result's
 top1<0.9       top-1 is below 90 %; 90% says the same
 top1<-1pt      top-1 is more than one percentage point below the first result's
+cpu>+5%        CPU time an image grew by more than 5 %; the figure to hold on a shared CI machine
 ```
 """
 
@@ -58,6 +59,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "p90": Metric(title="p90", unit="ms", read=lambda result: result.latency.p90.value),
         "p95": Metric(title="p95", unit="ms", read=lambda result: result.latency.p95.value),
         "p99": Metric(title="p99", unit="ms", read=lambda result: result.latency.p99.value),
+        "cpu": Metric(title="CPU time", unit="ms", read=lambda result: result.cpu_ms),
         "mean": Metric(title="mean", unit="ms", read=lambda result: result.latency.mean),
         "drift": Metric(title="drift", unit="", read=lambda result: result.latency.drift),
         "load": Metric(title="load", unit="ms", read=lambda result: result.load_ms),

@@ -76,10 +76,15 @@ class Timed:
 
 @dataclass(frozen=True)
 class Timings:
-    """Raw durations of one measurement, in the order in which they happened."""
+    """Raw durations of one measurement, in the order in which they happened.
+
+    `cpu_ns` is the CPU time of all the process's threads over all samples: what a busy neighbour
+    adds to a duration by taking the core away is not in it.
+    """
 
     samples_ns: list[int]
     elapsed_ns: int
+    cpu_ns: int
     warm_up_runs: int
     warm_up_ns: int
     steady: bool
@@ -98,6 +103,7 @@ def measure(
     *,
     warm_up: WarmUp = WarmUp(),
     clock: Clock = time.perf_counter_ns,
+    cpu_clock: Clock = time.process_time_ns,
     on_warm_up: Progress | None = None,
     on_progress: Progress | None = None,
 ) -> Timings:
@@ -108,14 +114,17 @@ def measure(
         protocol: how many runs and seconds.
         warm_up: when to begin.
         clock: a monotonic clock in nanoseconds.
+        cpu_clock: the process's CPU time in nanoseconds.
         on_warm_up: called between runs, about once a second, with runs and seconds so far.
         on_progress: the same, while measuring.
     """
     settled = _Settled(warm_up)
     with _collector_paused():
         warm_samples, warm_ns = _repeat(run, clock, settled, on_warm_up)
+        cpu_before = cpu_clock()
         samples, elapsed_ns = _repeat(run, clock, _until(protocol), on_progress)
-    return Timings(samples.tolist(), elapsed_ns, len(warm_samples), warm_ns, settled.steady)
+        cpu_ns = cpu_clock() - cpu_before
+    return Timings(samples.tolist(), elapsed_ns, cpu_ns, len(warm_samples), warm_ns, settled.steady)
 
 
 def _repeat(

@@ -198,6 +198,7 @@ def _result(plan: _Plan, seen: Observation, accuracy: Accuracy | None, *, seed: 
         first_run_ms=measured["first_run_ns"] / NS_PER_MS,
         warm_up=WarmUpRun(**measured["warm_up"]),
         elapsed_s=elapsed_s,
+        cpu_ms=measured["cpu_ns"] / NS_PER_MS / summary.n,
         latency=summary,
         golden=Golden(**measured["golden"]),
         memory=MemoryUse(

@@ -120,6 +120,8 @@ class Result:
     """The first inference after that; n = 1."""
     warm_up: WarmUpRun
     elapsed_s: float
+    cpu_ms: float
+    """CPU time an image, of all threads together: hardly moved by what else runs there."""
     latency: Summary
     golden: Golden
     memory: MemoryUse

@@ -254,8 +254,12 @@ def _read(rule: Rule, result: Result, label: str) -> float:
 # --------------------------------------------------------------------------- text
 
 
-_HEADER = ("", "p50 ms", "p90 ms", "95 % interval", "p99 ms", "× first", "", "size MB", "top-1",
-           "agreement", "n")  # fmt: skip
+_HEADER = (
+    "", "p50 ms", "p90 ms", "95 % interval", "p99 ms", "CPU ms", "× first", "", "size MB", "top-1",
+    "agreement", "n",
+)  # fmt: skip
+_LEFT = (0, 7)
+"""Columns of words: the label and the verdict."""
 
 
 def _group_table(group: Group) -> str:
@@ -263,7 +267,7 @@ def _group_table(group: Group) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADER))]
     table = "\n".join(
         "  ".join(
-            cell.ljust(width) if column in (0, 6) else cell.rjust(width)
+            cell.ljust(width) if column in _LEFT else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
@@ -285,6 +289,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{latency.p90.value:.3g}",
         interval_text(latency.p90),
         f"{latency.p99.value:.3g}",
+        f"{row.result.cpu_ms:.3g}",
         f"{row.ratio.value:.2f}",
         row.verdict,
         f"{row.result.bundle.size_bytes / 1e6:.2f}",

@@ -206,6 +206,7 @@ def _time(engine: Engine, feeds: Tensors, job: _job.Job) -> dict[str, Any]:
     return {
         "samples_ns": timings.samples_ns,
         "elapsed_ns": timings.elapsed_ns,
+        "cpu_ns": timings.cpu_ns,
         "warm_up": {
             "runs": timings.warm_up_runs,
             "seconds": timings.warm_up_ns / latency.NS_PER_SECOND,

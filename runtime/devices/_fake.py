@@ -49,6 +49,7 @@ def fake_measurement(samples_ns: Sequence[int], **changes: Any) -> dict[str, Any
         "golden": {"n": 4, "relative_error": {"embedding": 1e-7}, "tolerance": 1e-3},
         "samples_ns": list(samples_ns),
         "elapsed_ns": sum(samples_ns),
+        "cpu_ns": sum(samples_ns),
         "warm_up": {"runs": 100, "seconds": 1.0, "steady": True},
         "thermals": [thermals, thermals],
         "power": None,

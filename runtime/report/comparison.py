@@ -306,7 +306,7 @@ def _in_unit(estimate: Estimate, unit: TimeUnit) -> Estimate:
 
 def _costs(comparison: Comparison, colours: Colours) -> Section:
     rows = [row for group in comparison.groups for row in group.rows]
-    head = ("", "size", "load", "first run", "engine's memory", "power")
+    head = ("", "size", "CPU time", "load", "first run", "engine's memory", "power")
     return Section(
         title="What it costs besides",
         lead="Load and first run are one measurement each, in a process of their own with the "
@@ -324,6 +324,7 @@ def _cost_cells(row: Row, colours: Colours) -> list[Cell | str]:
     return [
         Cell(text=row.label, css=f"s{colours[row.label] % charts.COLOURS}"),
         f"{number(result.bundle.size_bytes / MB)} MB",
+        Cell(text=TimeUnit.fitting(result.cpu_ms).format(result.cpu_ms), detail="an image"),
         f"{number(result.load_ms)} ms",
         f"{number(result.first_run_ms)} ms",
         _memory_cell(result),
@@ -487,6 +488,9 @@ MEANINGS = (
      "needs no label."),
     ("load, first run", "Opening the model in a fresh process, and the first image after that: "
      "what a user waits for when an app starts."),
+    ("CPU time", "What all threads together computed for one image. A busy neighbour that takes "
+     "the core away adds to a latency, but hardly to this: the figure to compare on a shared "
+     "machine."),
     ("engine's memory", "The most memory that was resident, without Python and numpy, which an app "
      "does not have."),
     ("drift", "Median of the last tenth of the runs over that of the first. Above "

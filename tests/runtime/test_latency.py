@@ -144,6 +144,16 @@ def test_the_garbage_collector_works_again_after_an_error() -> None:
     assert gc.isenabled()
 
 
+def test_cpu_time_is_of_the_samples_and_not_of_the_warm_up() -> None:
+    clock = Clockwork(lambda n: 10)
+
+    timings = measure(
+        clock.run, PROTOCOLS["rapid"], clock=clock, cpu_clock=lambda: clock.runs * 7 * MS
+    )
+
+    assert timings.cpu_ns == len(timings.samples_ns) * 7 * MS
+
+
 def test_time_once_gives_the_value_and_the_duration() -> None:
     clock = Clockwork(lambda n: 7)
 
