@@ -14,6 +14,7 @@ outputs runs the model wrongly. The two tell apart the mistakes that otherwise j
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,8 +50,10 @@ def write_golden(folder: Path, golden: Golden) -> None:
     for index, photo in enumerate(golden.photos):
         photo.save(place / f"{index:03}.png")
     np.save(place / "inputs.npy", golden.inputs)
-    np.savez(place / "float.npz", **golden.float_outputs)
-    np.savez(place / "model.npz", **golden.model_outputs)
+    arrays: dict[str, Any] = {**golden.float_outputs}
+    np.savez(place / "float.npz", **arrays)
+    arrays = {**golden.model_outputs}
+    np.savez(place / "model.npz", **arrays)
 
 
 def read_golden(folder: Path) -> Golden:

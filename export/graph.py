@@ -138,6 +138,13 @@ def constant(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
     return value.detach()
 
 
+def input_of(node: fx.Node, index: int = 0) -> fx.Node:
+    """The node at one place among a node's arguments, which is known to be a node."""
+    value = node.args[index]
+    assert isinstance(value, fx.Node)
+    return value
+
+
 def is_constant(node: Any) -> bool:
     """Whether a node is a stored tensor."""
     return isinstance(node, fx.Node) and node.op == "get_attr"
@@ -215,47 +222,38 @@ def _fold_batch_norms(graph_module: fx.GraphModule) -> None:
                     f"{node.name} normalises with the statistics of the batch (training mode); "
                     "an exported model must use its running statistics: call .eval() on the network"
                 )
-            weight, bias, mean, var = (
-                None if item is None else constant(graph_module, item) for item in node.args[1:5]
-            )
-            _fold_one(graph_module, node, weight, bias, mean, var, float(node.args[7]))
+            _fold_one(graph_module, node, float(node.args[7]), result=node)
         elif node.target is _aten._native_batch_norm_legit_no_training.default:
-            weight, bias, mean, var = (
-                None if item is None else constant(graph_module, item) for item in node.args[1:5]
-            )
             (result,) = [user for user in node.users if user.target is operator.getitem]
-            _fold_one(graph_module, node, weight, bias, mean, var, float(node.args[6]), result)
+            _fold_one(graph_module, node, float(node.args[6]), result=result)
 
 
 def _fold_one(
-    graph_module: fx.GraphModule,
-    node: fx.Node,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    epsilon: float,
-    result: fx.Node | None = None,
+    graph_module: fx.GraphModule, node: fx.Node, epsilon: float, *, result: fx.Node
 ) -> None:
-    """Folds `gamma * (conv - mean) / sqrt(var + eps) + beta` into the conv in front, if there is one."""
-    conv = node.args[0]
-    assert isinstance(conv, fx.Node)
+    """Folds `gamma * (x - mean) / sqrt(var + eps) + beta` into the convolution in front, if any."""
+    conv = input_of(node)
+    weight, bias, mean, var = (
+        constant(graph_module, item) if isinstance(item, fx.Node) else None
+        for item in node.args[1:5]
+    )
     if mean is None or var is None:
         return
     if conv.target is not _aten.conv2d.default or len(conv.users) > 1:
         return
     if not is_constant(conv.args[1]):
         return
-    kernel = constant(graph_module, conv.args[1]).double()
+    weight_node = input_of(conv, 1)
+    kernel = constant(graph_module, weight_node).double()
     gain = (1.0 if weight is None else weight.double()) / torch.sqrt(var.double() + epsilon)
     shift = (0.0 if bias is None else bias.double()) - mean.double() * gain
     old_bias = conv.args[2] if len(conv.args) > 2 else None
     if isinstance(old_bias, fx.Node):
         shift = shift + constant(graph_module, old_bias).double() * gain
     new_kernel = (kernel * gain.view(-1, 1, 1, 1)).float()
-    stem = str(conv.args[1].target).removesuffix(".weight").replace(".", "_")
+    stem = str(weight_node.target).removesuffix(".weight").replace(".", "_")
     arguments = list(conv.args)
     arguments[1] = new_constant(graph_module, new_kernel, name=f"{stem}_weight", before=conv)
     arguments[2:3] = [new_constant(graph_module, shift.float(), name=f"{stem}_bias", before=conv)]
     conv.args = tuple(arguments)
-    (result or node).replace_all_uses_with(conv)
+    result.replace_all_uses_with(conv)

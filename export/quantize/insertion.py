@@ -36,7 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from edgeseed.export.graph import constant, new_constant, tidy
+from edgeseed.export.graph import constant, input_of, new_constant, tidy
 from edgeseed.export.quantize.layout import Kind, Layout, image_of, weighted_input
 from edgeseed.export.quantize.numbers import (
     Quantizer,
@@ -187,13 +187,11 @@ class _Inserter:
             self._store(node, value=node)
 
     def _relu(self, node: fx.Node) -> None:
-        value = node.args[0]
-        assert isinstance(value, fx.Node)
+        value = input_of(node)
         self._store(node, value=value if self.scheme.saturation_is_activation else node)
 
     def _hardswish(self, node: fx.Node) -> None:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
+        source = input_of(node)
         stored, quantizer = self.stored[source]
         z = quantizer.zero_point - quantizer.low
         x = self._read(source, before=node)
@@ -205,8 +203,7 @@ class _Inserter:
         self._store(node, value=self._product(x, self._read_as(stored, gate, before=node), node))
 
     def _hardsigmoid(self, node: fx.Node) -> None:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
+        source = input_of(node)
         stored, quantizer = self.stored[source]
         self.stored[node] = (
             stored,
@@ -214,8 +211,7 @@ class _Inserter:
         )
 
     def _silu(self, node: fx.Node) -> None:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
+        source = input_of(node)
         gate = quantizer_of_kind(Kind.SIGMOID, 0, 1, self.scheme.activation)
         x = self._read(source, before=node)
         with self.graph.inserting_before(node):
@@ -232,16 +228,15 @@ class _Inserter:
             return self.graph.call_function(_aten.mul.Tensor, (left, right))
 
     def _view(self, node: fx.Node) -> None:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
+        source = input_of(node)
         stored, quantizer = self.stored[source]
         with self.graph.inserting_before(node):
+            assert callable(node.target)
             moved = self.graph.call_function(node.target, (stored, *node.args[1:]), node.kwargs)
         self.stored[node] = (moved, quantizer)
 
     def _max_pool(self, node: fx.Node) -> None:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
+        source = input_of(node)
         _, quantizer = self.stored[source]
         node.replace_input_with(source, self._read(source, before=node))
         with self.graph.inserting_after(node):
@@ -256,8 +251,7 @@ class _Inserter:
     def _layer(self, node: fx.Node) -> None:
         weight, bias = self._weights(node)
         source = weighted_input(node)
-        first = node.args[0]
-        assert isinstance(first, fx.Node)
+        first = input_of(node)
         # The one that reads the stored tensor: the layer, or the zero padding in front of it.
         reader = node if first is source else first
         image = image_of(node)
@@ -271,9 +265,8 @@ class _Inserter:
         self._store_unless_joined(node)
 
     def _weights(self, node: fx.Node) -> tuple[Tensor, Tensor]:
-        weight_node, bias_node = node.args[1], node.args[2] if len(node.args) > 2 else None
-        assert isinstance(weight_node, fx.Node)
-        weight = constant(self.module, weight_node)
+        bias_node = node.args[2] if len(node.args) > 2 else None
+        weight = constant(self.module, input_of(node, 1))
         bias = torch.zeros(len(weight))
         if isinstance(bias_node, fx.Node):
             bias = constant(self.module, bias_node)
@@ -285,11 +278,8 @@ class _Inserter:
         self, scaled: fx.Node, image: fx.Node, weight: Tensor, *, before: fx.Node
     ) -> tuple[Tensor, fx.Node]:
         """Makes the weights normalise; gives them and the photo, read as `byte - grey` with ones behind."""
-        shifted, factor = scaled.args[:2]
-        assert isinstance(shifted, fx.Node)
-        offset = shifted.args[1]
-        assert isinstance(factor, fx.Node)
-        assert isinstance(offset, fx.Node)
+        shifted, factor = input_of(scaled), input_of(scaled, 1)
+        offset = input_of(shifted, 1)
         mean = constant(self.module, offset).view(1, -1, 1, 1).double()
         folded = weight.double() * constant(self.module, factor).view(1, -1, 1, 1).double()
         stored, quantizer = self.stored[image]

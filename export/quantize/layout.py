@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from edgeseed.export.graph import is_constant
+from edgeseed.export.graph import input_of, is_constant
 from edgeseed.export.quantize.schemes._scheme import Operator, Scheme
 
 _aten = torch.ops.aten
@@ -65,11 +65,9 @@ def plan_layout(
 
 def weighted_input(node: fx.Node) -> fx.Node:
     """The tensor that a convolution or linear layer reads, before any zero padding of its own."""
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
+    source = input_of(node)
     if source.target in _PADS and len(source.users) == 1 and _pads_zero(source):
-        source = source.args[0]
-        assert isinstance(source, fx.Node)
+        source = input_of(source)
     return source
 
 

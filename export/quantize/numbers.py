@@ -3,7 +3,7 @@
 import dataclasses
 
 import torch
-import torch.ao.quantization.fx._decomposed  # noqa: F401 - registers the operators below
+import torch.ao.quantization.fx._decomposed  # registers the operators below
 from torch import Tensor
 
 from edgeseed.export.quantize.schemes._scheme import IntegerFormat

@@ -87,7 +87,8 @@ class Statistics:
         counts = self.counts.double().numpy()
         centres = (np.arange(2 * _BINS_PER_SIDE) - _BINS_PER_SIDE + 0.5) * self.width
         filled = counts > 0
-        return centres[filled], counts[filled] / counts.sum()
+        shares = counts[filled] / counts.sum()
+        return np.asarray(centres[filled], np.float64), np.asarray(shares, np.float64)
 
 
 def choose_quantizer(
@@ -116,7 +117,7 @@ def _percentile(
     centres, shares = statistics.distribution()
     below = np.cumsum(shares)
     low = centres[np.searchsorted(below, _TAIL)]
-    high = centres[min(np.searchsorted(below, 1 - _TAIL), len(centres) - 1)]
+    high = centres[min(int(np.searchsorted(below, 1 - _TAIL)), len(centres) - 1)]
     return float(low), float(high)
 
 
@@ -149,12 +150,12 @@ def _where_it_matters(centres: Doubles, kind: Kind) -> Doubles:
         return np.maximum(centres, 0)
     if kind is Kind.RELU6:
         return np.clip(centres, 0, 6)
-    return np.maximum(centres, -3) if kind is Kind.HARDSWISH else centres
+    return np.asarray(np.maximum(centres, -3) if kind is Kind.HARDSWISH else centres)
 
 
 def _integers(quantizer: Quantizer, values: Doubles) -> Doubles:
     rounded = np.rint(values / quantizer.scale) + quantizer.zero_point
-    return np.clip(rounded, quantizer.low, quantizer.high)
+    return np.asarray(np.clip(rounded, quantizer.low, quantizer.high), np.float64)
 
 
 def _squared_error(quantizer: Quantizer, centres: Doubles, shares: Doubles) -> float:

@@ -6,12 +6,12 @@ read in a second way are the same fake-quantized tensor, stretched and shifted. 
 """
 
 import operator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
 
-from edgeseed.export.graph import constant, new_constant, tidy
+from edgeseed.export.graph import constant, input_of, new_constant, tidy
 from edgeseed.export.quantize.numbers import ops
 
 _aten = torch.ops.aten
@@ -40,54 +40,51 @@ def _copy(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _read_constant(module: fx.GraphModule, node: fx.Node) -> None:
-    tensors = [constant(module, item) for item in node.args[:3] if isinstance(item, fx.Node)]
-    value = ops.dequantize_per_channel.default(*tensors, *node.args[3:])
+    tensors = [constant(module, input_of(node, index)) for index in range(3)]
+    others: list[Any] = list(node.args[3:])
+    value = ops.dequantize_per_channel.default(*tensors, *others)
     node.replace_all_uses_with(new_constant(module, value, name=f"{node.name}_value", before=node))
     module.graph.erase_node(node)
 
 
 def _read_tensor(module: fx.GraphModule, node: fx.Node) -> None:
     """`dequantize(view(clamp(quantize(x))))` -> `view(fake_quantize(x)) * stretch + shift`."""
-    stored, *reading = node.args
-    assert isinstance(stored, fx.Node)
-    chain: list[fx.Node] = []
+    steps: list[fx.Node] = []
+    stored = input_of(node)
     while stored.target is not ops.quantize_per_tensor.default:
-        chain.append(stored)
-        source = stored.args[0]
-        assert isinstance(source, fx.Node)
-        stored = source
-    value, scale, zero_point, low, high, _ = stored.args
-    top: Any = high
-    for step in chain:
+        steps.insert(0, stored)
+        stored = input_of(stored)
+    value, *storing = stored.args
+    scale, zero_point, low, top, _ = cast("tuple[float, int, int, int, Any]", tuple(storing))
+    read_scale, read_zero = cast("tuple[float, int]", node.args[1:3])
+    for step in steps:
         if step.target is _aten.clamp.default:
-            top = step.args[2]
+            top = cast(int, step.args[2])
     with module.graph.inserting_before(node):
         result = module.graph.call_function(
             torch.fake_quantize_per_tensor_affine, (value, scale, zero_point, low, top)
         )
-        for step in reversed(chain):
-            result = _repeat(module, step, result, (scale, zero_point))
-        read_scale, read_zero = reading[0], reading[1]
+        for step in steps:
+            result = _repeat(module, step, result, scale=scale, zero_point=zero_point)
         if (read_scale, read_zero) != (scale, zero_point):
-            stretch = read_scale / scale  # type: ignore[operator]  # both are floats
-            shift = read_scale * (zero_point - read_zero)  # type: ignore[operator]
-            result = module.graph.call_function(operator.mul, (result, stretch))
+            shift = read_scale * (zero_point - read_zero)
+            result = module.graph.call_function(operator.mul, (result, read_scale / scale))
             result = module.graph.call_function(operator.add, (result, shift))
     node.replace_all_uses_with(result)
     module.graph.erase_node(node)
 
 
 def _repeat(
-    module: fx.GraphModule, step: fx.Node, value: fx.Node, reading: tuple[Any, Any]
+    module: fx.GraphModule, step: fx.Node, value: fx.Node, *, scale: float, zero_point: int
 ) -> fx.Node:
-    """A byte-wise operator on the fake-quantized tensor."""
+    """An operator on bytes, on the fake-quantized tensor in place of them."""
     if step.target is _aten.clamp.default:
         return value
+    assert callable(step.target)
     if step.target is _aten.constant_pad_nd.default:
-        scale, zero_point = reading
-        fill = (step.args[2] - zero_point) * scale  # type: ignore[operator]  # three numbers
+        fill = (cast(int, step.args[2]) - zero_point) * scale
         return module.graph.call_function(step.target, (value, step.args[1], fill))
-    return module.graph.call_function(step.target, (value, *step.args[1:]), step.kwargs)  # type: ignore[arg-type]
+    return module.graph.call_function(step.target, (value, *step.args[1:]), step.kwargs)
 
 
 def trainable_layers(module: fx.GraphModule) -> dict[str, tuple[str, str]]:
@@ -95,9 +92,7 @@ def trainable_layers(module: fx.GraphModule) -> dict[str, tuple[str, str]]:
     found = {}
     for node in module.graph.nodes:
         if node.target in _LAYERS and len(node.args) > 2:
-            weight, bias = node.args[1], node.args[2]
-            if isinstance(weight, fx.Node) and isinstance(bias, fx.Node):
-                found[node.name] = (str(weight.target), str(bias.target))
+            found[node.name] = (str(input_of(node, 1).target), str(input_of(node, 2).target))
     return found
 
 

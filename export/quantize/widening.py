@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import pad
 
-from edgeseed.export.graph import constant, is_constant, new_constant, tidy
+from edgeseed.export.graph import constant, input_of, is_constant, new_constant, tidy
 
 _aten = torch.ops.aten
 # Functions of one tensor, channel by channel, that keep a channel of zeros harmless.
@@ -57,9 +57,7 @@ def _depthwise_channels(graph_module: fx.GraphModule, node: fx.Node) -> int:
         or len(node.args) < 7
     ):
         return 0
-    weight_node, groups = node.args[1], node.args[6]
-    assert isinstance(weight_node, fx.Node)
-    weight = constant(graph_module, weight_node)
+    groups, weight = node.args[6], constant(graph_module, input_of(node, 1))
     return int(weight.shape[0]) if groups == weight.shape[0] and weight.shape[1] == 1 else 0
 
 
@@ -151,4 +149,4 @@ class _Group:
 
 
 def _is_dense(node: fx.Node) -> bool:
-    return len(node.args) < 7 or node.args[6] == 1
+    return len(node.args) < 7 or int(str(node.args[6])) == 1

@@ -16,7 +16,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import onnx
 import torch
@@ -83,7 +83,7 @@ def convert_program(
         except Exception as error:  # torch.onnx raises its own errors, and those of its passes
             raise WorkError(f"ONNX cannot express this network: {_first_line(error)}") from error
     assert exported is not None
-    model = cast(ModelProto, exported.model_proto)
+    model = exported.model_proto
     _strip_traces(model)
     _name_batch(model)
     _use_global_pooling(model)

@@ -1,7 +1,7 @@
 """What a quantization scheme says: number formats, and which operators compute in them."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -9,6 +9,8 @@ Operator = Literal[
     "conv", "linear", "add", "mul", "relu", "hardswish", "hardsigmoid", "sigmoid", "silu",
     "pool", "max_pool", "concat", "view",
 ]  # fmt: skip
+
+ALL_OPERATORS: frozenset[Operator] = frozenset(get_args(Operator))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,27 +5,13 @@ signed bytes, so that U8S8 is the one form with a direct kernel. A processor wit
 pairs of products in 16 bits that saturate; there the gates of the device, not of this machine, decide.
 """
 
-from edgeseed.export.quantize.schemes._scheme import INT8_SYMMETRIC, UINT8, Scheme
+from edgeseed.export.quantize.schemes._scheme import ALL_OPERATORS, INT8_SYMMETRIC, UINT8, Scheme
 
 SCHEME = Scheme(
     name="x86",
     activation=UINT8,
     weight=INT8_SYMMETRIC,
-    operators=frozenset(
-        {
-            "conv",
-            "linear",
-            "add",
-            "mul",
-            "relu",
-            "hardswish",
-            "hardsigmoid",
-            "sigmoid",
-            "silu",
-            "pool",
-        }
-        | {"max_pool", "concat", "view"}
-    ),
+    operators=ALL_OPERATORS,
     saturation_is_activation=True,
     integer_bias=True,
     exact_image=True,

@@ -170,7 +170,9 @@ def test_a_doubled_scale_in_an_int8_model_is_caught_and_named(int8_bundle: Path)
     with pytest.raises(GateError) as caught:
         verify(int8_bundle)
     message = str(caught.value)
-    assert re.search(r"conv2d_3: it is (1.9\d*|2|2.0\d*) times too large, so a scale", message), message
+    assert re.search(r"conv2d_3: it is (1.9\d*|2|2.0\d*) times too large, so a scale", message), (
+        message
+    )
 
 
 def test_stale_calibration_is_caught_and_names_the_layers(int8_bundle: Path) -> None:

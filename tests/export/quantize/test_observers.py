@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import torch
+
+from edgeseed.export.quantize.layout import Kind
+from edgeseed.export.quantize.observers import METHODS, Method, Statistics, choose_quantizer
+from edgeseed.export.quantize.schemes._scheme import INT8_SYMMETRIC, UINT8
+
+
+def seen(*batches: torch.Tensor) -> Statistics:
+    statistics = Statistics()
+    for batch in batches:
+        statistics.add(batch)
+    return statistics
+
+
+def test_a_histogram_that_grew_counts_as_if_it_had_known_the_range() -> None:
+    generator = torch.Generator().manual_seed(0)
+    small, large = (
+        torch.randn(20000, generator=generator),
+        40 * torch.randn(20000, generator=generator),
+    )
+    centres, shares = seen(small, large).distribution()
+    values = torch.cat([small, large]).numpy()
+    assert shares.sum() == pytest.approx(1)
+    assert np.sqrt(shares @ centres**2) == pytest.approx(np.sqrt((values**2).mean()), rel=1e-2)
+    assert shares[np.abs(centres) < 3].sum() == pytest.approx((np.abs(values) < 3).mean(), abs=0.01)
+
+
+def test_memory_does_not_grow_with_photos() -> None:
+    statistics = seen(*(torch.randn(100) for _ in range(50)))
+    assert statistics.counts.numel() == 8192
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_keeps_zero_exact(method: Method) -> None:
+    statistics = seen(torch.rand(5000) * 3 - 1)
+    quantizer = choose_quantizer(statistics, method, Kind.FREE, UINT8)
+    assert float(quantizer.simulate(torch.zeros(1))) == 0.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tensor_of_zeros_has_a_quantizer(method: Method) -> None:
+    quantizer = choose_quantizer(seen(torch.zeros(100)), method, Kind.FREE, UINT8)
+    assert quantizer.scale > 0
+
+
+def test_entropy_and_mse_cut_outliers_off_and_minmax_does_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.cat([torch.randn(60000, generator=generator), torch.full((3,), 60.0)])
+    tops = {
+        method: choose_quantizer(seen(values), method, Kind.FREE, UINT8).range[1]
+        for method in METHODS
+    }
+    assert tops["minmax"] == pytest.approx(60, rel=0.02)
+    assert tops["mse"] < 55
+    assert tops["entropy"] < 55
+
+
+def test_mse_is_no_worse_than_minmax() -> None:
+    values = torch.randn(60000, generator=torch.Generator().manual_seed(0)) ** 3
+    errors = {}
+    for method in ("minmax", "mse"):
+        quantizer = choose_quantizer(seen(values), method, Kind.FREE, UINT8)
+        errors[method] = float(((quantizer.simulate(values) - values) ** 2).mean())
+    assert errors["mse"] < errors["minmax"]
+
+
+def test_symmetric_formats_have_zero_point_zero() -> None:
+    quantizer = choose_quantizer(
+        seen(torch.rand(1000) * 5 - 1), "minmax", Kind.FREE, INT8_SYMMETRIC
+    )
+    assert quantizer.zero_point == 0
+    assert quantizer.range[1] == pytest.approx(4.0, rel=0.01)
+
+
+def test_relu6_never_spans_more_than_six() -> None:
+    quantizer = choose_quantizer(seen(torch.rand(1000) * 20), "minmax", Kind.RELU6, UINT8)
+    assert quantizer.range == pytest.approx((0.0, 6.0))
