@@ -342,8 +342,9 @@ def call(make_photos: Callable[..., Path], tmp_path: Path) -> Callable[..., Dist
 
     def run(out: str, **changes: Any) -> DistillResult:
         arguments: dict[str, Any] = {
-            "method": "esvit", "model": "test_vit", "data": photos, "out": tmp_path / out, "epochs": 2, "batch_size": 8, "image_size": 32,
-            "devices": "cpu", "settings": [f"{name}={value}" for name, value in FEW.items()],
+            "method": "esvit", "model": "test_vit", "data": photos, "out": tmp_path / out,
+            "epochs": 2, "batch_size": 8, "image_size": 32, "devices": "cpu",
+            "settings": [f"{name}={value}" for name, value in FEW.items()],
         }  # fmt: skip
         return pretrain(**{**arguments, **changes})
 
