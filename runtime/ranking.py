@@ -10,8 +10,8 @@ from edgeseed.runtime.protocol import Result
 from edgeseed.runtime.summary import Estimate
 
 # Two processes that run one model on one machine differ, however narrow each one's own interval is.
-# With neighbours on every core the medians of two runs were up to 9.8 % apart, and the intervals of
-# three pairs in four did not overlap (benchmarks/results/latency_repeatability_busy.json).
+# With neighbours on every core two runs' p50 were up to 9.6 % apart, and their p90 up to 258 %
+# (benchmarks/results/latency_repeatability_busy.json).
 MIN_DIFFERENCE = 0.03
 MIN_DIFFERENCE_DISTURBED = 0.10
 

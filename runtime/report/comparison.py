@@ -488,9 +488,9 @@ MEANINGS = (
      "needs no label."),
     ("load, first run", "Opening the model in a fresh process, and the first image after that: "
      "what a user waits for when an app starts."),
-    ("CPU time", "What all threads together computed for one image. A busy neighbour that takes "
-     "the core away adds to a latency, but hardly to this: the figure to compare on a shared "
-     "machine."),
+    ("CPU time", "What all threads together computed for one image. A neighbour that takes the "
+     "core away adds its whole turn to a latency, and to this only what the caches lost: where a "
+     "machine is shared, it moves far less than p90."),
     ("engine's memory", "The most memory that was resident, without Python and numpy, which an app "
      "does not have."),
     ("drift", "Median of the last tenth of the runs over that of the first. Above "
