@@ -6,7 +6,7 @@ from pathlib import Path
 from edgeseed.core.bundle import GateResult
 from edgeseed.distill.evaluation import Metric
 from edgeseed.quickstart import QuickstartResult, Shipped, Trained, commands_for_own_photos
-from edgeseed.runtime.comparison import Comparison
+from edgeseed.runtime import Comparison
 from edgeseed.runtime.report import page
 from edgeseed.runtime.report.comparison import SECTIONS
 from edgeseed.runtime.report.page import Cell, Section
@@ -79,7 +79,7 @@ def _agreement(shipped: Shipped) -> str:
 def _accuracies(result: QuickstartResult) -> Section:
     trained = (result.student, result.alone, result.teacher)
     names = [metric.name for metric in result.student.evaluation.metrics]
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             Cell(text=item.what, detail=f"{item.epochs} epochs", css=f"s{index}"),
             *(_metric_cell(item.evaluation.metric(name)) for name in names),
@@ -180,7 +180,7 @@ def _curve(points: list[tuple[float, float]], width: int) -> Svg:
 
 
 def _bundles(result: QuickstartResult) -> Section:
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             Cell(text=item.name, detail=f"run by {item.verified.runner}"),
             f"{item.exported.size_bytes / _MB:.2f} MB",

@@ -1,4 +1,4 @@
-"""`quickstart`: every stage once, offline, on photos that ship with scikit-learn, in minutes on a CPU.
+"""`quickstart`: every stage once, offline, on photos that ship with scikit-learn.
 
 A teacher is pre-trained on scans of handwritten digits without their labels, a MobileNetV3 is
 distilled from it, and the same MobileNetV3 is trained by self-supervision alone for the same time,
@@ -26,7 +26,8 @@ from edgeseed.runtime import Result, compare, profile
 
 _DIGIT_VIEWS = (
     # A mirrored digit is another sign, and scans of 8x8 pixels have no detail to blur.
-    "views.flip=0", "views.grey=0", "views.blur=0", "views.jitter_strength=0.5", "views.min_scale=0.35",
+    "views.flip=0", "views.grey=0", "views.blur=0",
+    "views.jitter_strength=0.5", "views.min_scale=0.35",
 )  # fmt: skip
 
 
@@ -133,6 +134,13 @@ def quickstart(
     return _Quickstart(out, seed=seed, plan=plan or Plan()).go()
 
 
+def train_three(
+    *, out: Path, seed: int, plan: Plan | None = None
+) -> tuple[Trained, Trained, Trained]:
+    """The quickstart's training alone: teacher, distilled student, student without a teacher."""
+    return _Quickstart(out, seed=seed, plan=plan or Plan()).train()
+
+
 class _Quickstart:
     def __init__(self, out: Path, *, seed: int, plan: Plan) -> None:
         self.out = out
@@ -143,9 +151,7 @@ class _Quickstart:
         self.step = 0
 
     def go(self) -> QuickstartResult:
-        teacher = self._train_teacher()
-        student = self._distill(self.out / "teacher/student.safetensors")
-        alone = self._train_alone(student.seconds)
+        teacher, student, alone = self.train()
         bundles = [
             self._ship("onnx", "fp32"), self._ship("onnx", "int8"), self._ship("coreml", "fp16"),
         ]  # fmt: skip
@@ -162,6 +168,12 @@ class _Quickstart:
         )
         self._report(result)
         return result
+
+    def train(self) -> tuple[Trained, Trained, Trained]:
+        """The teacher, the student that it taught, and the same network without one."""
+        teacher = self._train_teacher()
+        student = self._distill(self.out / "teacher/student.safetensors")
+        return teacher, student, self._train_alone(student.seconds)
 
     def _report(self, result: QuickstartResult) -> None:
         from edgeseed._quickstart_report import write_report
@@ -215,7 +227,7 @@ class _Quickstart:
     def _train_alone(self, seconds: float) -> Trained:
         plan = self.plan
         self._say_step(
-            f"For comparison: {plan.student} by self-supervision alone, for the same {seconds:.0f} s"
+            f"For comparison: {plan.student}, self-supervised alone for the same {seconds:.0f} s"
         )
         epochs = self._epochs_in(seconds)
         run = self._pretrain(plan.student, "alone", epochs=epochs)

@@ -31,7 +31,13 @@ Examples:
     help="A timm name, or a student.safetensors to go on from.",
 )
 @click.option("--peer", metavar="P", help="A second student, for methods that train two.")
-@click.option("--activation", type=click.Choice(["keep", "relu6"]), default="keep", show_default=True, help="relu6 in place of SiLU and hard-swish: quantizes better.")
+@click.option(
+    "--activation",
+    type=click.Choice(["keep", "relu6"]),
+    default="keep",
+    show_default=True,
+    help="relu6 in place of SiLU and hard-swish: quantizes better.",
+)
 @click.option("--drop-se", is_flag=True, help="Leave out squeeze-and-excitation: quantizes better.")
 @training_options
 def command(

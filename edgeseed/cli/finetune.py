@@ -16,19 +16,58 @@ Examples:
 """
 )
 @click.argument("student")
-@click.option("--data", required=True, metavar="D", help="Labelled photos: class folders or a named set.")
-@click.option("--test-data", metavar="D", help="Labelled photos to test on.  [default: as evaluate]")
-@click.option("--labels", default="100%", show_default=True, metavar="L", help="1%, 10%, 100%, Npc (a number of each class), or a file with one photo a line.")
-@click.option("--projection", is_flag=True, help="Start from the first layer of the pre-training head, as SimCLRv2 does.")
+@click.option(
+    "--data", required=True, metavar="D", help="Labelled photos: class folders or a named set."
+)
+@click.option(
+    "--test-data", metavar="D", help="Labelled photos to test on.  [default: as evaluate]"
+)
+@click.option(
+    "--labels",
+    default="100%",
+    show_default=True,
+    metavar="L",
+    help="1%, 10%, 100%, Npc (a number of each class), or a file with one photo a line.",
+)
+@click.option(
+    "--projection",
+    is_flag=True,
+    help="Start from the first layer of the pre-training head, as SimCLRv2 does.",
+)
 @click.option("--out", required=True, type=click.Path(), metavar="RUN", help="Folder of the run.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the labelled photos.  [default: 30, or what makes 500 updates]")
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    help="Passes over the labelled photos.  [default: 30, or what makes 500 updates]",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Photos a step, over all devices.")
-@click.option("--image-size", type=click.IntRange(min=8), help="For a timm name; a student file has its own.")
+@click.option(
+    "--image-size", type=click.IntRange(min=8), help="For a timm name; a student file has its own."
+)
 @click.option("--lr", type=float, help="Peak learning rate, for a batch of 256.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that is drawn.")
-@click.option("--devices", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, mps, or the number of processes under torchrun.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True, help="Of the arithmetic.")
-@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Any other setting, such as train=head.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that is drawn."
+)
+@click.option(
+    "--devices",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda, cuda:N, mps, or the number of processes under torchrun.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Of the arithmetic.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Any other setting, such as train=head.",
+)
 @click.option("--config", type=click.Path(), metavar="F.toml", help="Settings from a file.")
 @click.option("--resume", is_flag=True, help="Go on with the run in RUN.")
 @json_option

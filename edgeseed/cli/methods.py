@@ -4,7 +4,6 @@ import click
 
 from edgeseed.cli._options import emit, json_option, table
 
-
 _WHEN = """
 
 Which one:
