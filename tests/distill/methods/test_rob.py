@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,7 +15,7 @@ from edgeseed.core.errors import ConfigError
 from edgeseed.core.network import load_student
 from edgeseed.distill import DistillResult, distill
 from edgeseed.distill.methods import METHODS
-from edgeseed.distill.methods._dino import view_cross_entropies
+from edgeseed.distill.methods._dino import DinoConfig, DinoHead, view_cross_entropies
 from edgeseed.distill.methods.rob import Rob, RobConfig, view_pairs
 from edgeseed.distill.networks import EmbeddingCache, FrozenTeacher
 from edgeseed.distill.testing import (
@@ -257,3 +258,32 @@ def test_what_esvit_made_teaches_another_network_and_the_run_resumes_exactly(
     states = [load_student(one.student)[0].state_dict() for one in (whole, resumed)]
     assert all(torch.equal(states[1][key], value) for key, value in states[0].items())
     assert not [name for name in states[0] if "dino" in name or "last_layer" in name]
+
+
+def test_full_checkpoint_of_dino_is_a_teacher_and_its_trunk_alone_is_not(
+    make_photos: Callable[..., Path], tmp_path: Path
+) -> None:
+    trunk = timm.create_model("test_vit", num_classes=0)
+    head = DinoHead(trunk.num_features, 16, DinoConfig(hidden_dim=24, bottleneck_dim=12))
+    renamed = {  # weight_norm as DINO's torch saved it
+        "last_layer.parametrizations.weight.original0": "last_layer.weight_g",
+        "last_layer.parametrizations.weight.original1": "last_layer.weight_v",
+    }
+    weights = {f"module.backbone.{name}": value for name, value in trunk.state_dict().items()}
+    torch.save({"teacher": weights}, tmp_path / "trunk.pth")
+    weights |= {
+        f"module.head.{renamed.get(name, name)}": value for name, value in head.state_dict().items()
+    }
+    torch.save({"teacher": weights}, tmp_path / "full.pth")
+
+    def run(file: str) -> DistillResult:
+        return distill(
+            method="rob", teacher=f"test_vit={tmp_path / file}", student="test_resnet",
+            data=make_photos(8), out=tmp_path / "run", epochs=1, batch_size=8, image_size=32,
+            devices="cpu", settings=[f"{name}={value}" for name, value in FEW.items()],
+        )  # fmt: skip
+
+    with pytest.raises(ConfigError, match=r"trunk\.pth brought: none.*regress"):
+        run("trunk.pth")
+    result = run("full.pth")
+    assert result.loss > (result.floor or 0) > 0
