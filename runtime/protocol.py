@@ -121,7 +121,7 @@ class Result:
     warm_up: WarmUpRun
     elapsed_s: float
     cpu_ms: float
-    """CPU time an image, of all threads together: moved far less than p90 by what else runs there."""
+    """CPU time an image, of all threads: moved far less than p90 by what else runs there."""
     latency: Summary
     golden: Golden
     memory: MemoryUse
