@@ -123,7 +123,8 @@ def gather_photos(bundle: Bundle, data: str | Path | None, *, seed: int) -> Phot
     return Photos(
         pixels=_decode(photos, bundle),
         labels=labels,
-        source=photos.name,
+        # A path says more about a user's machine than a result should.
+        source=Path(data).resolve().name if Path(data).exists() else photos.name,
         fingerprint=photos.fingerprint,
     )
 

@@ -9,18 +9,18 @@ from edgeseed.runtime.gates import METRICS, Rule, parse_rule
 from edgeseed.runtime.protocol import Result
 from edgeseed.runtime.summary import Estimate
 
+Headline = Literal["p90", "p50"]
+Verdict = Literal["first", "faster", "slower", "indistinguishable", "not ranked"]
+
 # Two processes that run one model on one machine differ, however narrow each one's own interval is.
 # With neighbours on every core two runs' p50 were up to 9.6 % apart, and their p90 up to 258 %
-# (benchmarks/results/latency_repeatability_busy.json).
-MIN_DIFFERENCE = 0.03
-MIN_DIFFERENCE_DISTURBED = 0.10
-
-Verdict = Literal["first", "faster", "slower", "indistinguishable", "not ranked"]
+# (benchmarks/results/latency_repeatability_busy.json): there p90 measures the neighbours.
+MIN_DIFFERENCE: dict[Headline, float] = {"p90": 0.03, "p50": 0.10}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ratio:
-    """p90 over the first result's p90; the ends come from the ends of the two intervals."""
+    """A percentile over the first result's; the ends come from the ends of the two intervals."""
 
     value: float
     low: float | None
@@ -56,11 +56,13 @@ class Group:
 
     Attributes:
         title: protocol and machine, for people.
-        rows: by p90, those that are not valid last.
+        headline: what they are ranked by: p90, or p50 where other processes kept the machine busy.
+        rows: by the headline, those that are not valid last.
         first: the first result that was given: what the ratios refer to.
     """
 
     title: str
+    headline: Headline
     rows: tuple[Row, ...]
     first: Result
 
@@ -138,46 +140,41 @@ def _comparable(result: Result) -> tuple[object, ...]:
 
 def _make_group(members: list[tuple[str, Result]]) -> Group:
     first = next((result for _, result in members if result.valid), members[0][1])
-    rows = [_row(label, result, first) for label, result in members]
-    rows.sort(key=lambda row: (not row.result.valid, row.result.latency.p90.value))
-    return Group(title=_title(first), rows=tuple(rows), first=first)
+    busy = any(is_disturbed(result) for _, result in members)
+    headline: Headline = "p50" if busy else "p90"
+    rows = [_row(label, result, first, headline) for label, result in members]
+    rows.sort(key=lambda row: (not row.result.valid, of(row.result, headline).value))
+    return Group(title=_title(first), headline=headline, rows=tuple(rows), first=first)
 
 
-def _row(label: str, result: Result, first: Result) -> Row:
+def of(result: Result, headline: Headline) -> Estimate:
+    """The percentile of a result by its name."""
+    return result.latency.p90 if headline == "p90" else result.latency.p50
+
+
+def _row(label: str, result: Result, first: Result, headline: Headline) -> Row:
     return Row(
         label=label,
         result=result,
-        ratio=Ratio.of(result.latency.p90, first.latency.p90),
-        verdict=_verdict(result, first),
+        ratio=Ratio.of(of(result, headline), of(first, headline)),
+        verdict=_verdict(result, first, headline),
     )
 
 
-def _verdict(result: Result, first: Result) -> Verdict:
+def _verdict(result: Result, first: Result, headline: Headline) -> Verdict:
     if not (result.valid and first.valid):
         return "not ranked"
     if result is first:
         return "first"
-    latency, baseline = result.latency, first.latency
-    if not (is_disturbed(result) or is_disturbed(first)):
-        return _direction(latency.p90, baseline.p90, at_least=MIN_DIFFERENCE)
-    # Neighbours move the tail; what the model itself does moves the middle as well.
-    tail, middle = (
-        _direction(getattr(latency, name), getattr(baseline, name), at_least=limit)
-        for name, limit in (("p90", MIN_DIFFERENCE), ("p50", MIN_DIFFERENCE_DISTURBED))
-    )
-    return tail if tail == middle else "indistinguishable"
-
-
-def _direction(estimate: Estimate, first: Estimate, *, at_least: float) -> Verdict:
-    close = abs(estimate.value / first.value - 1) < at_least
-    if close or estimate.overlaps(first):
+    found, baseline = of(result, headline), of(first, headline)
+    if abs(found.value / baseline.value - 1) < MIN_DIFFERENCE[headline] or found.overlaps(baseline):
         return "indistinguishable"
-    return "faster" if estimate.value < first.value else "slower"
+    return "faster" if found.value < baseline.value else "slower"
 
 
 def is_disturbed(result: Result) -> bool:
-    """Whether something besides the model moved its latencies."""
-    return any(reason.code in ("noisy", "busy") for reason in result.reasons)
+    """Whether other work on the machine moved its latencies."""
+    return any(reason.code == "busy" for reason in result.reasons)
 
 
 def _title(result: Result) -> str:
@@ -277,6 +274,8 @@ def _group_table(group: Group) -> str:
         for row in group.rows
         for reason in row.result.reasons
     ]
+    if group.headline == "p50":
+        notes.append("ranked by p50: other work on the machine makes its p90, not the models")
     return "\n".join([group.title, table, *notes])
 
 
@@ -312,7 +311,11 @@ def _percent(value: float | None) -> str:
 
 
 def _group_to_dict(group: Group) -> dict[str, Any]:
-    return {"title": group.title, "rows": [_row_to_dict(row) for row in group.rows]}
+    return {
+        "title": group.title,
+        "headline": group.headline,
+        "rows": [_row_to_dict(row) for row in group.rows],
+    }
 
 
 def _row_to_dict(row: Row) -> dict[str, Any]:

@@ -7,6 +7,7 @@ label for screen readers.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,8 @@ class Series:
     samples: Samples
     """In the order in which they happened."""
     summary: Summary
+    headline: Literal["p90", "p50"] = "p90"
+    """The figure to write beside it."""
     valid: bool = True
 
     @property
@@ -136,7 +139,8 @@ def _spoken(item: Series, unit: TimeUnit) -> str:
 
 def _lane(svg: Svg, item: Series, scale: Scale, unit: TimeUnit, *, floor: float) -> None:
     summary, css = item.summary, item.css
-    figures = f"p90 {number(summary.p90.value)} {unit.name}"
+    value = summary.p90.value if item.headline == "p90" else summary.p50.value
+    figures = f"{item.headline} {number(value)} {unit.name}"
     room = svg.width - 2 * _PAD - text_width(figures, size=_NAME) - 12
     svg.text(_PAD, floor - _RIDGE - 8, shorten(item.label, width=room, size=_NAME), css="name")
     svg.text(svg.width - _PAD, floor - _RIDGE - 8, figures, anchor="end", css="value")
@@ -409,8 +413,17 @@ class Point:
         return f"s{self.colour % COLOURS}" + ("" if self.valid else " faded")
 
 
-def tradeoff(points: Sequence[Point], *, unit: TimeUnit, quality: str) -> Draw:
-    """Quality against p90; the disc's area is the model's size. Up and to the left is better."""
+def tradeoff(
+    points: Sequence[Point], *, unit: TimeUnit, quality: str, percentile: str = "p90"
+) -> Draw:
+    """Quality against latency; a disc's area is the model's size. Up and to the left is better.
+
+    Args:
+        points: the models.
+        unit: of their latencies.
+        quality: what the upward axis is called.
+        percentile: which one their latencies are.
+    """
 
     def draw(width: int) -> Svg:
         roomy = width >= _ROOMY
@@ -422,14 +435,20 @@ def tradeoff(points: Sequence[Point], *, unit: TimeUnit, quality: str) -> Draw:
             height,
             title=f"{quality}, latency and size",
             description="; ".join(
-                f"{point.label}: {point.quality.value:.1%}, "
-                f"p90 {number(point.latency.value)} {unit.name}, {number(point.size_mb)} MB"
+                f"{_with_size(point)}, {point.quality.value:.1%}, "
+                f"{percentile} {number(point.latency.value)} {unit.name}"
                 for point in points
             ),
         )
         across = _latency_scale(points, left, width - _PAD)
         up = _quality_scale(points, height - bottom, top)
-        _x_axis(svg, across, top=top, bottom=height - bottom, name=f"p90, {unit.name} per image")
+        _x_axis(
+            svg,
+            across,
+            top=top,
+            bottom=height - bottom,
+            name=f"{percentile}, {unit.name} per image",
+        )
         _quality_axis(svg, up, across)
         svg.text(_PAD, top - 11, quality)
         svg.path(_front(points, across, up), css="front")

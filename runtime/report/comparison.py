@@ -9,11 +9,11 @@ from edgeseed.runtime.accuracy import Accuracy, Share
 from edgeseed.runtime.protocol import Result
 from edgeseed.runtime.ranking import (
     MIN_DIFFERENCE,
-    MIN_DIFFERENCE_DISTURBED,
     Comparison,
     Group,
     Row,
     is_disturbed,
+    of,
 )
 from edgeseed.runtime.report import charts, page
 from edgeseed.runtime.report.charts import Series, TimeUnit
@@ -57,17 +57,17 @@ def _lead(comparison: Comparison) -> str:
     best = group.rows[0]
     if not best.result.valid:
         return f"No result here is valid. {best.label}: {best.result.reasons[0].message}."
-    unit = TimeUnit.fitting(best.result.latency.p90.value)
+    share = "nine of ten images take" if group.headline == "p90" else "half of the images take"
     sentences = [
-        f"With {best.label}, nine of ten images take at most {_time(best, unit)} on "
+        f"With {best.label}, {share} at most {_time(best, group)} on "
         f"{_machine_name(best.result)}{_against_first(best, group)}."
     ]
     sentences += _quality_sentence(best)
     results = [row.result for group in comparison.groups for row in group.rows]
     if disturbed := sum(is_disturbed(result) for result in results):
         sentences.append(
-            f"The machine was busy or noisy during {disturbed} of {len(results)} results: there, "
-            "believe the p50 before the tail."
+            f"Other work kept the machine busy during {disturbed} of {len(results)} results, so "
+            "that p50 is compared: the slow runs are the neighbours'."
         )
     if invalid := sum(not result.valid for result in results):
         sentences.append(f"Not valid, and not ranked: {invalid} of {len(results)} results.")
@@ -79,9 +79,14 @@ def _lead(comparison: Comparison) -> str:
     return " ".join(sentences)
 
 
-def _time(row: Row, unit: TimeUnit) -> str:
-    p90 = row.result.latency.p90
-    return f"{unit.estimate(p90).replace('(', '(95 % interval ')}"
+def _time(row: Row, group: Group) -> str:
+    estimate = of(row.result, group.headline)
+    text = TimeUnit.fitting(estimate.value).estimate(estimate)
+    return text.replace("(", "(95 % interval ")
+
+
+def _unit(group: Group) -> TimeUnit:
+    return TimeUnit.fitting(max(row.result.latency.p90.value for row in group.rows))
 
 
 def _against_first(best: Row, group: Group) -> str:
@@ -134,7 +139,8 @@ def _per_group(comparison: Comparison, render: Callable[[Group], str]) -> str:
 
 def _results(comparison: Comparison, colours: Colours) -> Section:
     def render(group: Group) -> str:
-        head = ("", "p50", "p90", "p99", "× the first", "top-1", "agreement")
+        times = f"{group.headline} × the first"
+        head = ("", "p50", "p90", "p99", times, "top-1", "agreement")
         rows = [_result_cells(row, group, colours) for row in group.rows]
         return page.table(head, rows, caption=group.title) + page.notes(_remarks(group))
 
@@ -148,7 +154,7 @@ def _results(comparison: Comparison, colours: Colours) -> Section:
 
 def _result_cells(row: Row, group: Group, colours: Colours) -> list[Cell | str]:
     latency, accuracy = row.result.latency, row.result.accuracy
-    unit = TimeUnit.fitting(group.rows[-1].result.latency.p90.value)
+    unit = _unit(group)
     engine = row.result.engine
     threads = "1 thread" if engine.threads == 1 else f"{engine.threads} threads"
     what = f"{row.result.bundle.precision}, {threads}, {latency.n:,} runs"
@@ -255,10 +261,12 @@ def _tradeoffs(comparison: Comparison, colours: Colours) -> Section:
         quality, points = _points(group, colours)
         if not points:
             return "<p>No result here has an accuracy: profile with --data to run photos.</p>"
-        unit = TimeUnit.fitting(group.rows[-1].result.latency.p90.value)
         caption = "A disc's area is the model's size on disk, its cross the 95 % intervals. "
         caption += "Dotted: what no other model here beats in both."
-        return page.figure(charts.tradeoff(points, unit=unit, quality=quality), caption=caption)
+        draw = charts.tradeoff(
+            points, unit=_unit(group), quality=quality, percentile=group.headline
+        )
+        return page.figure(draw, caption=caption)
 
     return Section(
         title="Quality, latency and size",
@@ -286,11 +294,10 @@ def _quality(accuracy: Accuracy | None, quality: str) -> Share | None:
 def _point(row: Row, quality: str, group: Group, colours: Colours) -> charts.Point:
     share = _quality(row.result.accuracy, quality)
     assert share is not None
-    unit = TimeUnit.fitting(group.rows[-1].result.latency.p90.value)
     return charts.Point(
         label=row.label,
         colour=colours[row.label],
-        latency=_in_unit(row.result.latency.p90, unit),
+        latency=_in_unit(of(row.result, group.headline), _unit(group)),
         quality=Estimate(value=share.value, low=share.low, high=share.high),
         size_mb=row.result.bundle.size_bytes / MB,
         valid=row.result.valid,
@@ -395,7 +402,7 @@ def _facts(result: Result) -> Iterator[tuple[str, str]]:
     yield "system", machine.system
     yield "engine", f"{result.engine.name} {result.engine.version}, Python {machine.python}"
     yield "engine settings", _settings(result)
-    yield "compute unit", _unit(result)
+    yield "compute unit", _placement(result)
     yield (
         "protocol",
         f"{protocol.name}: at least {protocol.min_runs:,} runs and {protocol.min_seconds:g} s, "
@@ -449,7 +456,7 @@ def _settings(result: Result) -> str:
     return ", ".join(f"{name} {value}" for name, value in result.engine.settings.items()) or NONE
 
 
-def _unit(result: Result) -> str:
+def _placement(result: Result) -> str:
     placement = result.placement
     share = "" if placement.share is None else f", {placement.share:.0%} of its nodes"
     return f"asked for {placement.requested}, ran on {placement.actual}{share}"
@@ -458,10 +465,10 @@ def _unit(result: Result) -> str:
 def _golden(result: Result) -> str:
     golden = result.golden
     worst = max(golden.relative_error.values())
-    return (
-        f"{golden.n} golden photos, off by at most {worst:.1e} of the largest "
-        f"value (limit {golden.tolerance:g})"
-    )
+    limit = f"limit {golden.tolerance:g}"
+    if worst == 0:
+        return f"{golden.n} golden photos, equal to the last bit ({limit})"
+    return f"{golden.n} golden photos, off by at most {worst:.1e} of the largest value ({limit})"
 
 
 def _photos(accuracy: Accuracy | None) -> str:
@@ -476,11 +483,13 @@ MEANINGS = (
     ("95 % interval", "How sure this run is of its own figure, from order statistics and widened "
      "for runs that are not independent of each other. Another day or another unit of the same "
      "device may differ by more: measure again before trusting a small difference."),
-    ("× the first", "p90 divided by the first result's p90; below 1 is faster. Results are called "
+    ("× the first", "The figure divided by the first result's; below 1 is faster. It is of p90, or "
+     "of p50 where other processes kept the machine busy during a run: there p90 is a fact about "
+     "the neighbours. Results are called "
      "indistinguishable when their intervals overlap, when they are less than "
-     f"{MIN_DIFFERENCE:.0%} apart, or when the machine was disturbed and their medians are not "
-     f"{MIN_DIFFERENCE_DISTURBED:.0%} apart in the same direction. Only results of one protocol on "
-     "one machine are ranked."),
+     f"{MIN_DIFFERENCE['p90']:.0%} (p90) or {MIN_DIFFERENCE['p50']:.0%} (p50 of a busy machine) "
+     "apart, which is what two runs of one model differ by. Only results of one protocol on one "
+     "machine are ranked."),
     ("top-1", "Share of labelled photos whose highest class is the label, run on the device; the "
      "interval is Wilson's."),
     ("agreement", "Share of photos on which the model on the device and the float student give the "
@@ -520,11 +529,11 @@ SECTIONS = (
 
 
 def _series(group: Group, colours: Colours) -> tuple[TimeUnit, list[Series]]:
-    unit = TimeUnit.fitting(max(row.result.latency.p90.value for row in group.rows))
-    return unit, [_one_series(row, colours[row.label], unit) for row in group.rows]
+    unit = _unit(group)
+    return unit, [_one_series(row, group, colours[row.label], unit) for row in group.rows]
 
 
-def _one_series(row: Row, colour: int, unit: TimeUnit) -> Series:
+def _one_series(row: Row, group: Group, colour: int, unit: TimeUnit) -> Series:
     samples = np.asarray(row.result.samples_ns, dtype=np.float64)
     return Series(
         label=row.label,
@@ -532,5 +541,6 @@ def _one_series(row: Row, colour: int, unit: TimeUnit) -> Series:
         samples=samples / NS_PER_MS * unit.per_ms,
         # Percentiles scale with their unit, so the same code gives them in either.
         summary=Summary.from_samples((samples * unit.per_ms).tolist()),
+        headline=group.headline,
         valid=row.result.valid,
     )

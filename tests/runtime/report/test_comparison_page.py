@@ -105,5 +105,22 @@ def test_two_that_cannot_be_told_apart_are_not_ranked_in_words(make_result: Any)
     assert "which cannot be told apart from" in page
 
 
+def test_a_page_of_a_busy_machine_speaks_of_p50(make_result: Any) -> None:
+    busy = {"seconds": 10.0, "other_cores": 1.6, "stolen_cores": 0.0, "load_average": 9.0}
+    page = render_comparison(
+        compare(
+            [
+                make_result(folder="a", load_during=busy),
+                make_result(folder="b", median_ms=3, seed=1, load_during=busy),
+            ]
+        )
+    )
+
+    assert "With b, half of the images take at most 3." in page
+    assert "Other work kept the machine busy during 2 of 2 results" in page
+    assert ">p50 × the first<" in page
+    assert "p50, ms per image" in page
+
+
 def test_a_page_is_small(markup: str) -> None:
     assert len(markup) < 200_000
