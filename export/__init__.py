@@ -5,8 +5,10 @@ from edgeseed.core.lazy import attach
 __getattr__, __all__ = attach(
     __name__,
     {
+        "Explanation": ".explanation:Explanation",
         "ExportResult": ".run:ExportResult",
         "VerifyResult": ".verification.run:VerifyResult",
+        "explain": ".explanation:explain",
         "export": ".run:export",
         "verify": ".verification.run:verify",
     },

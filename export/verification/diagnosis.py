@@ -9,11 +9,12 @@ what it is: off by a constant in each channel is a bias, off by a factor is a sc
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import fx, nn
 
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
@@ -198,7 +199,7 @@ def _both_insides(
     graph = float_graph(build_program(network, preprocess))
     names = layer_names(graph)
     program = layer_outputs(graph, pixels, names)
-    found = model.layers(pixels, names)
+    found = {**_last_layers(graph, model.infer(pixels)), **model.layers(pixels, names)}
     inside = {}
     for name in names:
         if name in found and found[name].ndim == program[name].ndim:
@@ -207,6 +208,13 @@ def _both_insides(
             if value.shape == program[name].shape:
                 inside[name] = value
     return program, inside
+
+
+def _last_layers(graph: fx.GraphModule, outputs: Outputs) -> Outputs:
+    """A layer whose output is the model's own goes by the output's name there."""
+    (last,) = graph.graph.find_nodes(op="output")
+    nodes: Any = last.args[0]
+    return {node.name: value for node, value in zip(nodes, outputs.values(), strict=False)}
 
 
 def _layer_mistake(program: Outputs, inside: Outputs) -> str:
