@@ -10,16 +10,21 @@ from edgeseed.distill import _distributed
 
 
 class Meter:
-    """Means of named scalars since the last reset."""
+    """Means of named scalars since the last reset.
 
-    def __init__(self) -> None:
+    Args:
+        device: Where they are summed.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._device = device
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
     def add(self, values: Mapping[str, Tensor | float]) -> None:
         """Takes one step's scalars."""
         for name, value in values.items():
-            value = torch.as_tensor(value).detach().float()
+            value = torch.as_tensor(value, device=self._device).detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts.get(name, 0) + 1
 
@@ -42,7 +47,9 @@ class Meter:
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, float]]) -> None:
         """Goes on from `state_dict`'s sums."""
-        self._sums = {name: torch.tensor(total) for name, total in state["sums"].items()}
+        self._sums = {
+            name: torch.tensor(total, device=self._device) for name, total in state["sums"].items()
+        }
         self._counts = {name: int(count) for name, count in state["counts"].items()}
 
 

@@ -240,7 +240,7 @@ class EmbeddingCache:
         slots = self._slots(batch)
         if not bool(self._known[view][slots].all()):
             return None
-        return self._entries[view][slots]
+        return self._entries[view][slots].to(batch.indices.device)
 
     def put(self, batch: "Batch", view: int, embeddings: Tensor) -> None:
         """Keeps (B, D) embeddings."""
@@ -249,7 +249,7 @@ class EmbeddingCache:
             self._entries[view] = torch.empty(size, embeddings.shape[1], device=self._device)
             self._known[view] = torch.zeros(size, dtype=torch.bool, device=self._device)
         slots = self._slots(batch)
-        self._entries[view][slots] = embeddings
+        self._entries[view][slots] = embeddings.to(self._device)
         self._known[view][slots] = True
 
     def _slots(self, batch: "Batch") -> Tensor:

@@ -46,9 +46,11 @@ class EmbeddingQueue(nn.Module):
             embeddings: (B, D) of this rank; normalised here.
         """
         gathered = F.normalize(_distributed.gather(embeddings.float()), dim=1)
-        start = int(self.pointer)
-        self.entries[start : start + len(gathered)] = gathered
-        self.pointer.fill_((start + len(gathered)) % len(self.entries))
+        # All on the device: reading the pointer here would make every step wait for the GPU.
+        count, size = len(gathered), len(self.entries)
+        slots = (self.pointer + torch.arange(count, device=gathered.device)) % size
+        self.entries.index_copy_(0, slots, gathered)
+        self.pointer.add_(count).remainder_(size)
 
 
 def fit_queue_size(wanted: int | None, *, usual: int, batch_size: int, num_samples: int) -> int:

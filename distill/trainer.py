@@ -22,6 +22,7 @@ from edgeseed.distill._run_folder import RunFolder
 from edgeseed.distill._schedules import learning_rate, weight_decay
 from edgeseed.distill.data import Cache, CanvasBatch, CanvasSource, PhotoOrder
 from edgeseed.distill.methods._method import Batch, Method, Progress, StepResult
+from edgeseed.distill.networks import Student
 from edgeseed.distill.recipe import Recipe
 from edgeseed.distill.views import Augmenter, uniforms
 
@@ -130,7 +131,7 @@ class Trainer:
         self._folder = folder
         self._save_best = save_best
         self._score = score
-        self._meter, self._window = Meter(), Meter()
+        self._meter, self._window = Meter(plan.device), Meter(plan.device)
         self._watch = Stopwatch()
         self._trained_s = 0.0
         self._last: dict[str, Any] = {}
@@ -163,8 +164,9 @@ class Trainer:
 
     def _wrap(self) -> nn.Module:
         if self.plan.training.compile:
-            for network in self.method.networks().values():
-                network.compile()
+            for network in self.method.modules():
+                if isinstance(network, Student):
+                    network.compile()
         if _distributed.world_size() == 1:
             return self.method
         ids = [self.plan.device] if self.plan.device.type == "cuda" else None

@@ -43,7 +43,7 @@ class RegressConfig:
         head_norm: In the MLP; `layer` for batches of a few photos.
         mixup: Whether photos of a batch are blended, for teacher and student alike.
         standardize_steps: Steps over which μ and σ are gathered before they are fixed (EUPE: 500),
-            but at most a tenth of the run.
+            but at most a tenth of the run or one epoch, whichever is longer.
     """
 
     smooth_l1_weight: float = 0.1
@@ -63,34 +63,27 @@ class RegressConfig:
 class Standardizer(nn.Module):
     """Gives each dimension mean 0 and variance 1 by statistics that are gathered, then fixed.
 
-    The statistics are the exact mean and variance of all rows seen so far, over all ranks (Chan,
-    Golub, LeVeque 1979). Dimensions that hardly vary are not blown up: a ten-thousandth of the mean
-    variance is added to each.
+    The statistics are the exact mean and variance of all rows taken in so far, over all ranks
+    (Chan, Golub, LeVeque 1979). Dimensions that hardly vary are not blown up: a ten-thousandth of
+    the mean variance is added to each.
 
     Args:
         dim: D.
-        steps: Batches that are gathered before the statistics are fixed.
     """
 
     mean: Tensor
     squares: Tensor
     count: Tensor
-    seen: Tensor
 
-    def __init__(self, dim: int, *, steps: int) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.steps = steps
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("squares", torch.zeros(dim))
         self.register_buffer("count", torch.zeros(()))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
-        """Takes (N, D) rows into the statistics, while they are still gathered."""
-        if int(self.seen) >= self.steps:
-            return
-        self.seen += 1
+        """Takes (N, D) rows of every rank into the statistics."""
         rows = _distributed.gather(rows)
         batch_mean = rows.mean(0)
         total = self.count + len(rows)
@@ -120,9 +113,11 @@ class Regress(Method[RegressConfig]):
         assert parts.teacher is not None
         self.teacher = parts.teacher
         width, dim = parts.student.embedding_dim, parts.teacher.embedding_dim
-        steps = min(config.standardize_steps, max(parts.total_steps // 10, 1))
+        self.gathering_steps = min(
+            config.standardize_steps, max(parts.total_steps // 10, parts.steps_per_epoch)
+        )
         self.head = mlp(width, 2 * width, dim, activation="gelu", norm=config.head_norm)
-        self.standardize = Standardizer(dim, steps=steps)
+        self.standardize = Standardizer(dim)
         if config.patch_weight > 0:
             map_dim = parts.teacher.map_dim()
             self.patch_head = mlp(
@@ -132,7 +127,7 @@ class Regress(Method[RegressConfig]):
                 activation="gelu",
                 norm="layer",
             )
-            self.standardize_patches = Standardizer(map_dim, steps=steps)
+            self.standardize_patches = Standardizer(map_dim)
 
     @classmethod
     def views(cls, config: RegressConfig, image_size: int) -> ViewPlan:
@@ -141,13 +136,15 @@ class Regress(Method[RegressConfig]):
 
     def step(self, batch: Batch, progress: Progress) -> StepResult:
         """Distance between the mapped student feature and the standardised teacher feature."""
-        del progress
+        gathers = progress.step < self.gathering_steps
         if self.config.patch_weight > 0:
-            return self._step_with_patches(batch)
-        return self._global(self.student(batch.views[0]).embedding, self.teacher(batch).embedding)
+            return self._step_with_patches(batch, gathers=gathers)
+        student = self.student(batch.views[0]).embedding
+        return self._global(student, self.teacher(batch).embedding, gathers=gathers)
 
-    def _global(self, student: Tensor, teacher: Tensor) -> StepResult:
-        self.standardize.update(teacher)
+    def _global(self, student: Tensor, teacher: Tensor, *, gathers: bool) -> StepResult:
+        if gathers:
+            self.standardize.update(teacher)
         target = self.standardize(teacher)
         prediction = self.head(student)
         loss = cosine_and_smooth_l1(
@@ -156,25 +153,25 @@ class Regress(Method[RegressConfig]):
         similarity = F.cosine_similarity(prediction.detach().float(), target, dim=1).mean()
         return StepResult(loss=loss, floor=0.0, logs={"cosine": similarity})
 
-    def _step_with_patches(self, batch: Batch) -> StepResult:
+    def _step_with_patches(self, batch: Batch, *, gathers: bool) -> StepResult:
         student, student_map = self.student.embed_with_map(batch.views[0])
         teacher, teacher_map = self.teacher.answer(batch.views[0])
         if teacher_map is None:
             raise ConfigError(f"patch_weight: {self.teacher.name} gives no feature map; use 0")
-        result = self._global(student, teacher)
-        patches = self._patch_loss(student_map, teacher_map)
+        result = self._global(student, teacher, gathers=gathers)
+        patches = self._patch_loss(student_map, teacher_map, gathers=gathers)
         return StepResult(
             loss=result.loss + self.config.patch_weight * patches,
             floor=0.0,
             logs={**result.logs, "patch_loss": patches.detach()},
         )
 
-    def _patch_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        # Teachers of 16 x 16 patches against students of 7 x 7 features: meet on the student's
-        # grid.
+    def _patch_loss(self, student: Tensor, teacher: Tensor, *, gathers: bool) -> Tensor:
+        # A teacher of 16 x 16 patches and a student of 7 x 7 features meet on the student's grid.
         teacher = F.interpolate(teacher, student.shape[2:], mode="bilinear", antialias=True)
         rows = teacher.flatten(2).transpose(1, 2).flatten(0, 1)
-        self.standardize_patches.update(rows)
+        if gathers:
+            self.standardize_patches.update(rows)
         return cosine_and_smooth_l1(
             self.patch_head(student.flatten(2).transpose(1, 2).flatten(0, 1)),
             self.standardize_patches(rows),

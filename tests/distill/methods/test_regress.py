@@ -34,7 +34,7 @@ def test_loss_of_a_step_is_the_literal_one() -> None:
 
 def test_standardizer_has_the_mean_and_deviation_of_all_it_saw() -> None:
     rows = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)) * 3 + 7
-    standardize = Standardizer(5, steps=10)
+    standardize = Standardizer(5)
     for part in rows.split([7, 13, 20]):
         standardize.update(part)
     torch.testing.assert_close(standardize.mean, rows.mean(0))
@@ -44,23 +44,24 @@ def test_standardizer_has_the_mean_and_deviation_of_all_it_saw() -> None:
     torch.testing.assert_close(done.std(0, correction=0), torch.ones(5), atol=1e-3, rtol=0)
 
 
-def test_standardizer_stops_after_its_steps_and_goes_on_where_it_was_saved() -> None:
-    rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    standardize = Standardizer(4, steps=2)
-    standardize.update(rows[:2])
-    restored = Standardizer(4, steps=2)
-    restored.load_state_dict(standardize.state_dict())
-    for one in (standardize, restored):
-        one.update(rows[2:4])
-        one.update(rows[4:] + 100)  # comes too late
-    torch.testing.assert_close(standardize.mean, rows[:4].mean(0))
-    assert torch.equal(restored.mean, standardize.mean)
+def test_statistics_are_fixed_after_their_steps_and_go_on_where_they_were_saved() -> None:
+    # The run has 20 steps, 4 an epoch: statistics are gathered over the first 4.
+    method, batch = make().eval(), tiny_batch(PLAN)
+    assert method.gathering_steps == 4
+    method(batch, tiny_progress(3))
+    restored = make().eval()
+    restored.load_state_dict(method.state_dict())
+    before = method.standardize.mean.clone()
+    method(tiny_batch(PLAN, seed=1), tiny_progress(4))
+    assert torch.equal(method.standardize.mean, before)
+    result = restored(batch, tiny_progress(4))
+    assert torch.equal(result.loss, method(batch, tiny_progress(4)).loss)
 
 
 def test_dimension_that_hardly_varies_is_not_blown_up() -> None:
     rows = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
     rows[:, 1] = 1e-6 * rows[:, 1]
-    standardize = Standardizer(2, steps=1)
+    standardize = Standardizer(2)
     standardize.update(rows)
     assert float(standardize(rows)[:, 1].abs().max()) < 1e-2
 
