@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ class DinoConfig:
         hidden_dim: Width of the heads' hidden layers. For photos of 32 pixels and small networks
             the heads cost more than all the rest; 256 will do there.
         bottleneck_dim: Length of the vectors that are compared with the prototypes.
+        head_norm: Of the heads' hidden layers; `batch` is for convolutional networks, and off in
+            DINO's and EsViT's published runs.
         learns_gain: Whether the prototypes' lengths are learnt (`norm_last_layer=False`); DINO has
             it off for ViT-B and ResNet-50, where training is unstable with it.
         tau_student: τ.
@@ -50,6 +52,7 @@ class DinoConfig:
     local_scale: tuple[float, float] = (0.05, 0.4)
     hidden_dim: int = 2048
     bottleneck_dim: int = 256
+    head_norm: Literal["none", "batch"] = "none"
     learns_gain: bool = True
     tau_student: float = 0.1
     center_momentum: float = 0.9
@@ -161,7 +164,10 @@ class DinoHead(nn.Module):
     def __init__(self, width: int, num_prototypes: int, config: DinoConfig) -> None:
         super().__init__()
         hidden, bottleneck = config.hidden_dim, config.bottleneck_dim
-        self.mlp = mlp(width, hidden, hidden, bottleneck, activation="gelu")
+        self.mlp = mlp(
+            width, hidden, hidden, bottleneck, activation="gelu", norm=config.head_norm,
+            hidden_bias=True,
+        )  # fmt: skip
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=_INIT_STD)
