@@ -24,6 +24,8 @@ _NAME = 13.5
 _PAD = 8
 # Beyond this ratio a linear axis would press the fast models into its first pixels.
 _LOG_FROM = 3.0
+# Nor leave one tail that it takes up the whole axis.
+_LOG_FROM_TAIL = 8.0
 _LARGEST_DISC = 30.0
 # Wide enough to write names beside the lines.
 _ROOMY = 600
@@ -78,8 +80,7 @@ def _time_scale(series: Sequence[Series], start: float, end: float) -> Scale:
     low = min(float(np.percentile(item.samples, 0.5)) for item in series)
     high = max(item.summary.p99.value for item in series)
     medians = [item.summary.p50.value for item in series]
-    log = max(medians) / min(medians) > _LOG_FROM
-    if log:
+    if max(medians) / min(medians) > _LOG_FROM or high / low > _LOG_FROM_TAIL:
         return Scale(low / 1.08, high * 1.12, start, end, log=True)
     # A calm run must look calm: never show less than a tenth of the median to each side.
     middle = 0.1 * max(medians)
@@ -96,12 +97,14 @@ def beyond(series: Sequence[Series]) -> int:
 def _x_axis(svg: Svg, scale: Scale, *, top: float, bottom: float, name: str) -> None:
     room = abs(scale.end - scale.start) / 62
     ticks = scale.ticks(max(2, int(room)))
-    for tick, label in zip(ticks, tick_labels(ticks), strict=True):
+    labels = [f"{tick:,g}" for tick in ticks] if scale.log else tick_labels(ticks)
+    for tick, label in zip(ticks, labels, strict=True):
         x = scale(tick)
         svg.line(x, top, x, bottom, css="grid")
         svg.text(x, bottom + 17, label, anchor="middle")
     svg.line(scale.start, bottom, scale.end, bottom, css="axis")
-    svg.text(scale.end, bottom + 35, name, anchor="end")
+    kind = " (logarithmic)" if scale.log else ""
+    svg.text(scale.end, bottom + 35, name + kind, anchor="end")
 
 
 # --------------------------------------------------------------------------- distributions

@@ -128,6 +128,18 @@ def test_a_calm_run_looks_calm() -> None:
     assert scale.high - scale.low > 0.2 * 5
 
 
+def test_a_long_tail_does_not_press_the_hills_into_a_corner() -> None:
+    calm = series(median=1.0)
+    samples = np.r_[calm.samples, np.full(50, 13.0)]
+    summary = Summary.from_samples((samples * 1e6).tolist())
+    scale = charts._time_scale(
+        [Series(label="t", colour=0, samples=samples, summary=summary)], 0, 100
+    )
+
+    assert scale.log
+    assert scale(1.1) - scale(0.95) > 4
+
+
 def test_times_below_half_a_millisecond_are_in_microseconds() -> None:
     assert TimeUnit.fitting(0.2).format(0.0079) == "7.90 µs"
     assert TimeUnit.fitting(7.0).format(7.0) == "7.00 ms"
