@@ -32,7 +32,7 @@ Cache = Literal["auto", "memory", "off"]
 
 _CANVAS_MARGIN = 1.25
 """Canvas side over view side: a little room, so that small crops are not upsampled much."""
-_PROBED = 64
+_PROBED = 16
 _MEMORY_SHARE = 0.25
 _PREFETCH = 4
 

@@ -262,11 +262,11 @@ class _Run:
         provenance = self._provenance(sections, teacher)
 
         def save_best(current: Method[Any], record: Mapping[str, Any]) -> None:
-            assert folder is not None
-            metrics = _metrics(record, self.run)
-            folder.save_networks(
-                current.networks(), provenance=provenance, metrics=metrics, best=True
-            )
+            if folder is not None:
+                metrics = _metrics(record, self.run)
+                folder.save_networks(
+                    current.networks(), provenance=provenance, metrics=metrics, best=True
+                )
 
         trainer = Trainer(method, plan, folder=folder, save_best=save_best, score=self._score())
         if has_state:

@@ -320,8 +320,7 @@ class Trainer:
         value = record["knn"] if self._score is not None else -record.get("gap", record["loss"])
         if value > self.best:
             self.best = value
-            if self._folder is not None:
-                self._save_best(self.method, record)
+            self._save_best(self.method, record)
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if self._folder is not None:
