@@ -192,7 +192,7 @@ class _Planner:
         else:
             for source in sources:
                 self.points.setdefault(source, Kind.FREE)
-        if any(user.op != "output" for user in node.users):
+        if not self.scheme.float_results and any(user.op != "output" for user in node.users):
             self.points[node] = Kind.FREE
 
     def _follow(self, node: fx.Node, operator: Operator, sources: list[fx.Node]) -> None:

@@ -56,6 +56,7 @@ class CoreMLTarget(Target):
     name = "coreml"
     precisions = ("fp16", "fp32", "w8", "int8")
     schemes: ClassVar[Mapping[Precision, tuple[str, ...]]] = {"int8": ("coreml", "coreml-affine")}
+    fixed_batch: ClassVar[int | None] = 1  # of an image input
     options: ClassVar[Mapping[str, Any]] = {"weights": "linear8", "float32": ""}
     parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 1e-2}
 

@@ -54,5 +54,7 @@ class Scheme:
     """Whether biases are int32 at the scale of the accumulator."""
     exact_image: bool
     """Whether the photo's own bytes are the first quantized tensor, the normalisation folded behind."""
+    float_results: bool = False
+    """Whether a layer may hand on its result in float, so that only what a layer reads is rounded."""
     depthwise_multiple: int = 1
     """Number of channels that the runtime's depthwise kernel takes at a time."""
