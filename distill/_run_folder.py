@@ -24,8 +24,8 @@ CONFIG, METRICS, STATE, CURVES, HEADS = (
 )  # fmt: skip
 _UNREADABLE = (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
 RESUMABLE = {
-    ("run", "devices"), ("run", "out"), ("training", "workers"), ("training", "cache"),
-    ("training", "log_steps"), ("training", "checkpoint_minutes"),
+    ("run", "devices"), ("training", "workers"), ("training", "cache"), ("training", "log_steps"),
+    ("training", "checkpoint_minutes"),
 }  # fmt: skip
 """Settings that a resumed run may change: they do not touch the result."""
 

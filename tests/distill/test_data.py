@@ -104,6 +104,8 @@ def all_batches(photos: PhotoSet, *, workers: int | None, side: int = 20) -> lis
     ]
 
 
+# From Python 3.12 on a warning at every fork of a process with threads; torch's loader forks.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_photos_are_the_same_from_memory_and_from_workers(
     make_photos: MakePhotos, workers: int
