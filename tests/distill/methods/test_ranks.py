@@ -15,6 +15,12 @@ from edgeseed.distill.methods._method import Batch, Method
 from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress
 
 CONFIGS: dict[str, dict[str, Any]] = {
+    "simclr": {"temperature": 0.5},
+    "moco": {"momentum": 0.9},
+    "seed": {"small_patches": 2},
+    "queue-kl": {"tau_teacher": 0.2},
+    "kd": {},
+    "simclrv2": {"alpha": 0.5},
     "dogo": {"tau": 0.5},
     "crd": {"kd_weight": 1.0},
     "esvit": {"num_local": 2, "hidden_dim": 24},
