@@ -1,6 +1,7 @@
 """The one training loop. It knows no method by name: see `methods/_method.py` for what it calls."""
 
 import math
+import os
 import signal
 import threading
 import time
@@ -382,6 +383,7 @@ class _Interrupt:
 
     def __init__(self) -> None:
         self.requested = False
+        self._process = os.getpid()
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "_Interrupt":
@@ -397,6 +399,8 @@ class _Interrupt:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         del frame
+        if os.getpid() != self._process:
+            return  # A worker inherits the handler, and Ctrl-C reaches it too: it ends with us.
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
