@@ -350,6 +350,7 @@ class _Canvases(Dataset[_Item]):
     def __getitem__(self, index: int) -> _Item:
         count = len(self._photos)
         tries = max(2, int(count * MAX_BROKEN_SHARE))
+        last: DataError | None = None
         for offset in range(tries):
             place = (index + offset) % count
             try:

@@ -181,6 +181,7 @@ def evaluate(
     split = split_labelled(data, test_data=test_data, seed=seed)
     network = load_network(str(student), image_size=image_size)
     metrics: list[Metric] = []
+    features = None
     if "knn" in protocols or "linear" in protocols:
         features = embed_split(
             network,
@@ -189,9 +190,9 @@ def evaluate(
             batch_size=batch_size,
             device=choose_device(device),
         )
-    if "knn" in protocols:
+    if features is not None and "knn" in protocols:
         metrics += measure_knn(features, settings=knn or KnnSettings())
-    if "linear" in protocols:
+    if features is not None and "linear" in protocols:
         metric, probe = measure_linear(features, settings=linear or LinearSettings(), seed=seed)
         metrics.append(metric)
         if save_classifier is not None:
@@ -447,7 +448,8 @@ def measure_linear(
             "epochs": result.num_epochs,
             "lr": result.rates[result.chosen].lr,
             "lr_chosen_by": f"top-1 on {len(held_out)} held-out training photos",
-            "features": "standardised by the training photos, folded into the weights",
+            "features": "standardised by the training photos (variance plus 1 % of the mean "
+            "variance), folded into the weights",
         },
         detail={
             "rates": [dataclasses.asdict(rate) for rate in result.rates],
@@ -481,7 +483,8 @@ def _measure_finetuning(
             devices=device,
             settings=settings,
         )
-    return dataclasses.replace(result.metric, name=f"finetune-{labels}")
+    metric: Metric = result.metric
+    return dataclasses.replace(metric, name=f"finetune-{labels}")
 
 
 def make_metric(

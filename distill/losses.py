@@ -26,7 +26,7 @@ def in_full_precision(loss: Callable[_P, _R]) -> Callable[_P, _R]:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         device = tensors[0].device.type if tensors else "cpu"
         with torch.autocast(device, enabled=False):
-            return loss(
+            return loss(  # pyright: ignore[reportCallIssue]  # the same arguments, widened
                 *map(_widen, args),
                 **{name: _widen(value) for name, value in kwargs.items()},
             )

@@ -1,6 +1,10 @@
 """edgeseed: from unlabelled photos and a big teacher to a small model, proven on your device."""
 
+import os
 from typing import Any
+
+# ONNX Runtime 1.29 and newer reports usage from Linux unless told not to before its import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:

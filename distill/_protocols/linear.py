@@ -3,7 +3,8 @@
 Published learning rates for small networks differ by a factor of ten (30 for ResNets, 3 for
 EfficientNets), and the best one depends on the features' scale. So every feature is standardised
 by the training photos' mean and deviation (as a BatchNorm without parameters would, MAE, 2021,
-arXiv 2111.06377), and all rates are tried at once: a probe per rate costs one wider matrix product.
+arXiv 2111.06377; with a floor, see `_FLOOR`), and all rates are tried at once: a probe per rate
+costs one wider matrix product.
 """
 
 import math
@@ -13,6 +14,8 @@ import torch
 import torch.nn.functional as F
 
 _CONSTANT = 1e-6
+_FLOOR = 0.1
+"""Least deviation of a feature that is made 1, relative to the root of the mean variance."""
 _ROWS_AT_ONCE = 4096
 
 
@@ -95,11 +98,12 @@ def train_linear_probes(
     """
     features = features.float()
     mean = features.mean(dim=0)
-    # A feature that never changes says nothing; dividing by its (rounding) deviation would shout
-    # it.
-    deviation = features.std(dim=0, correction=0)
-    scale = torch.where(deviation > _CONSTANT * features.abs().amax(dim=0), 1 / deviation, 0.0)
-    scale = scale.nan_to_num(posinf=0.0)
+    # A feature that hardly varies must not be blown up: int8, whose steps are the same for all
+    # features, would drown it (seen: 41 % error of the logits from this one layer).
+    variance = features.var(dim=0, correction=0)
+    scale = (variance + _FLOOR**2 * variance.mean()).rsqrt()
+    varies = variance.sqrt() > _CONSTANT * features.abs().amax(dim=0)
+    scale = torch.where(varies, scale, 0.0)
     weight, bias = _descend((features - mean) * scale, labels, num_classes, settings, seed)
     raw_weight = weight.double() * scale.double()
     raw_bias = bias.double() - raw_weight @ mean.double()

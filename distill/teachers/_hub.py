@@ -66,7 +66,13 @@ def load_hub_trunk(spec: str) -> HubTrunk:
     source = "local" if Path(repo).is_dir() else "github"
     warn(f"teacher {spec} runs the code of {repo} on this machine")
     try:
-        network = torch.hub.load(repo, entry, source=source, trust_repo=True, verbose=False)
+        network = torch.hub.load(
+            repo,
+            entry,
+            source=source,
+            trust_repo=True,  # pyright: ignore[reportArgumentType]  # bools are documented
+            verbose=False,
+        )
     except (URLError, OSError) as error:
         raise _unreachable(spec, error) from error
     except (RuntimeError, ValueError) as error:
@@ -86,9 +92,12 @@ def load_hub_trunk(spec: str) -> HubTrunk:
 def _no_such_entry(repo: str, entry: str, source: str) -> UsageError:
     if source == "local":
         return UsageError(f"{repo}/hubconf.py has no entry {entry!r}; look there for their names")
-    return unknown_name(
-        f"entry of {repo}", entry, torch.hub.list(repo, trust_repo=True, verbose=False)
+    entries = torch.hub.list(
+        repo,
+        trust_repo=True,  # pyright: ignore[reportArgumentType]  # bools are documented
+        verbose=False,
     )
+    return unknown_name(f"entry of {repo}", entry, entries)
 
 
 def _unreachable(spec: str, error: BaseException) -> WorkError:

@@ -182,7 +182,10 @@ def _reduce_stride(backbone: nn.Module, architecture: Architecture, *, num_layer
             f"reduce_stride={2**num_layers} needs {num_layers}"
         )
     for layer in layers[:num_layers]:
-        layer.stride = 1 if isinstance(layer, nn.MaxPool2d) else (1, 1)
+        if isinstance(layer, nn.MaxPool2d):
+            layer.stride = 1
+        else:
+            layer.stride = (1, 1)
 
 
 def unknown_model(kind: str, name: str) -> Exception:

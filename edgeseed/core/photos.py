@@ -299,7 +299,7 @@ def _class_folders(
             found = (
                 "photos that lie in no class folder"
                 if None in tops
-                else f"one class folder, {classes[0]}"
+                else f"one class folder, {', '.join(classes)}"
             )
             raise DataError(
                 f"{root}: labels were asked for, but it holds {found}; lay it out as "

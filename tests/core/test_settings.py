@@ -1,6 +1,7 @@
 """Configs, registries, lazy names and the preprocess block."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from typing import Literal
@@ -184,3 +185,10 @@ def test_a_preprocess_block_that_makes_no_sense_is_refused(change):
     values = {**Preprocess(image_size=24, resize=27).to_dict(), **change}
     with pytest.raises(ArtifactError):
         Preprocess.from_dict(values)
+
+
+def test_importing_edgeseed_switches_telemetry_of_onnx_runtime_off():
+    # ONNX Runtime 1.29 began to upload usage from Linux; quickstart promises to need no network.
+    code = "import edgeseed, os; assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'"
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
