@@ -16,8 +16,8 @@ def quiet() -> Iterator[None]:
     """Holds back what coremltools prints while it imports, converts and saves.
 
     Off a Mac it logs a line for each of Apple's runtimes that is not there, warns that this torch
-    is newer than the one it was tested with, and draws four progress bars for a few seconds of work.
-    Errors are exceptions, and pass.
+    is newer than the one it was tested with, and draws four progress bars for a few seconds of
+    work. Errors are exceptions, and pass.
     """
     logger = logging.getLogger("coremltools")
     level = logger.level

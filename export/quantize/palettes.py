@@ -11,11 +11,11 @@ _LARGEST_SAMPLE = 1 << 16
 def palettize(
     weight: NDArray[np.floating], *, bits: int
 ) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
-    """The palette of 2^bits values with a small squared error, by Lloyd's algorithm on sorted weights.
+    """The 2^bits values nearest to all weights, by Lloyd's algorithm on the sorted weights.
 
-    In one dimension the nearest value is found by bisection, so that a round costs a sort's share of time
-    where general k-means compares every weight with every value. It starts from the quantiles, which
-    makes it deterministic.
+    In one dimension the nearest value is found by bisection, so that a round costs a sort's share
+    of time where general k-means compares every weight with every value. It starts from the
+    quantiles, which makes it deterministic.
 
     Args:
         weight: Weights of any shape.
@@ -46,7 +46,7 @@ def palettize(
 
 
 def _starting_palette(sample: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Half from the quantiles, where most weights are; half evenly spaced, so that the tails count."""
+    """Between the quantiles, where most weights are, and even spacing, so that the tails count."""
     quantiles = np.quantile(sample, (np.arange(count) + 0.5) / count)
     even = np.linspace(sample[0], sample[-1], count)
     return np.sort((quantiles + even) / 2)

@@ -2,19 +2,22 @@
 
 What is in the package, and why:
 
-* **Input `image`**, a colour image of the student's size, RGB. Core ML's own image scaling has one scale
-  for all channels, which cannot divide by a standard deviation per channel; it is left at identity, and
-  mean and std are in the graph, as for every target. Core ML fixes an image's batch at 1.
-* **Outputs** `embedding` and, with a head, `logits`, both float32; with a head also `classLabel` and
-  `classLabel_probs` (softmax inside), which make it a classifier for Xcode and Vision.
-* **iOS 17, macOS 14** as the oldest system: the first whose programs have `quantize` and `dequantize`,
-  without which int8 activations cannot be expressed. One floor for all precisions keeps an app's
-  deployment target independent of the precision that it ships. Every iPhone from 2018 on runs it.
+* **Input `image`**, a colour image of the student's size, RGB. Core ML's own image scaling has one
+  scale for all channels, which cannot divide by a standard deviation per channel; it is left at
+  identity, and mean and std are in the graph, as for every target. Core ML fixes an image's batch
+  at 1.
+* **Outputs** `embedding` and, with a head, `logits`, both float32; with a head also `classLabel`
+  and `classLabel_probs` (softmax inside), which make it a classifier for Xcode and Vision.
+* **iOS 17, macOS 14** as the oldest system: the first whose programs have `quantize` and
+  `dequantize`, without which int8 activations cannot be expressed. One floor for all precisions
+  keeps an app's deployment target independent of the precision that it ships. Every iPhone from
+  2018 on runs it.
 * **float16** is the default of the Neural Engine; operations named by `float32` are kept in float32
   (they then run on the CPU or GPU).
 
-The conversion goes through `torch.export`, and through `torch.jit.trace` where coremltools does not take
-the exported program. The package is written by this file, so that the same student gives the same bytes.
+The conversion goes through `torch.export`, and through `torch.jit.trace` where coremltools does not
+take the exported program. The package is written by this file, so that the same student gives the
+same bytes.
 """
 
 import copy
@@ -92,10 +95,10 @@ class Settings:
     """The target's options, checked.
 
     Attributes:
-        weights: How `--precision w8` stores weights: `linear8` (8 bits, one scale a channel), or a palette
-            of 256, 64 or 16 values a tensor (`palette8`, `palette6`, `palette4`).
-        float32: Operations that a float16 package computes in float32: types or names of the program's
-            operations, with commas between.
+        weights: How `--precision w8` stores weights: `linear8` (8 bits, one scale a channel), or a
+            palette of 256, 64 or 16 values a tensor (`palette8`, `palette6`, `palette4`).
+        float32: Operations that a float16 package computes in float32: types or names of the
+            program's operations, with commas between.
     """
 
     weights: str
@@ -160,7 +163,8 @@ def convert(coremltools: Any, request: WriteRequest, settings: Settings) -> Any:
                 outputs=[coremltools.TensorType(name=name, dtype=np.float32) for name in names],
                 minimum_deployment_target=coremltools.target.iOS17,
                 compute_precision=_compute_precision(coremltools, request, settings),
-                # Loading compiles the model for this machine's devices; only a Mac can, and no one asked.
+                # Loading compiles the model for this machine's devices; only a Mac can, and no one
+                # asked.
                 skip_model_load=True,
             )
 
@@ -200,7 +204,8 @@ def _first_that_works(
 def _exported(module: nn.Module, example: Tensor) -> ExportedProgram:
     """The program for one photo, in the dialect of ATen that coremltools takes."""
     with quiet():
-        return trace(module, example, batch=1).run_decompositions({})
+        decomposed: ExportedProgram = trace(module, example, batch=1).run_decompositions({})
+    return decomposed
 
 
 def _traced(module: nn.Module, example: Tensor) -> object:
@@ -251,8 +256,8 @@ def compress_weights(coremltools: Any, model: Any, *, weights: str) -> Any:
 def make_classifier(coremltools: Any, specification: Any, classes: tuple[str, ...]) -> None:
     """Turns the output `probabilities` into `classLabel` and `classLabel_probs`, in place.
 
-    As `coremltools.ClassifierConfig` does it, which in coremltools 9.0 cannot be given together with the
-    names and types of other outputs (it fails with an IndexError).
+    As `coremltools.ClassifierConfig` does it, which in coremltools 9.0 cannot be given together
+    with the names and types of other outputs (it fails with an IndexError).
     """
     mil = coremltools.proto.MIL_pb2
     function = specification.mlProgram.functions["main"]
@@ -298,7 +303,7 @@ def _text(mil: Any, text: str) -> Any:
 
 
 def describe(specification: Any, request: WriteRequest) -> None:
-    """Says in the model's metadata what an app needs when it has the package only. Names no author."""
+    """Says in the model's metadata what an app needs to know that has only it; names no author."""
     spec = request.spec
     metadata = specification.description.metadata
     metadata.ClearField("userDefined")  # coremltools writes the day of the conversion there

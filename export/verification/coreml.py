@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,17 @@ from edgeseed.core.errors import ArtifactError
 from edgeseed.export._coremltools import load_coremltools, quiet
 from edgeseed.export.targets._target import Finding, Model
 from edgeseed.export.verification.mil.interpreter import Arithmetic, Interpreter, open_interpreter
-from edgeseed.export.verification.mil.program import ImageInput
+from edgeseed.export.verification.mil.program import (
+    Constant,
+    ImageInput,
+    Operation,
+    Program,
+    Reference,
+)
 
 # What Core ML appends to a program's names when it brings values to float16.
 _SUFFIXES = ("_cast_fp16", "")
+_LAYERS = ("conv", "linear")
 
 
 class CoreMLModel(Model):
@@ -28,12 +35,20 @@ class CoreMLModel(Model):
     Args:
         package: The folder.
         arithmetic: How the interpreter rounds; see its module.
+        quantization: The manifest's record of what was meant to be int8.
     """
 
     runner = "Core ML reference interpreter"
 
-    def __init__(self, package: Path, *, arithmetic: Arithmetic = "declared") -> None:
+    def __init__(
+        self,
+        package: Path,
+        *,
+        arithmetic: Arithmetic = "declared",
+        quantization: Mapping[str, Any] | None = None,
+    ) -> None:
         self.package = package
+        self.quantization = quantization
         self.interpreter: Interpreter = open_interpreter(package, arithmetic=arithmetic)
 
     def infer(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
@@ -57,8 +72,21 @@ class CoreMLModel(Model):
         return {name: np.concatenate(values) for name, values in found.items()}
 
     def lint(self) -> tuple[Finding, ...]:
-        """What is wrong with the package itself."""
-        return ()
+        """What is wrong with the package itself.
+
+        A photo that is not taken as RGB; weights that float16 cannot hold; a layer that was meant to
+        be int8 and is not, or whose weights have one scale for all channels.
+        """
+        program = self.interpreter.program
+        colors = [each for each in program.inputs if getattr(each, "color", "RGB") != "RGB"]
+        return (
+            *(Finding(each.name, "takes its colours in another order than RGB") for each in colors),
+            *(
+                Finding(place, "has weights beyond 65504, where float16 ends; keep it in float32")
+                for place in self.interpreter.infinite_weights()
+            ),
+            *_integer_findings(program, self.quantization),
+        )
 
     def predict(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
         """Core ML's own predictions, on a Mac: the real thing, on whatever unit Core ML chooses.
@@ -79,6 +107,50 @@ class CoreMLModel(Model):
             return coremltools.models.MLModel(str(self.package))
 
 
+def _integer_findings(
+    program: Program, quantization: Mapping[str, Any] | None
+) -> tuple[Finding, ...]:
+    """Layers are counted, not named: Core ML renames the last one after the model's output."""
+    if quantization is None:
+        return ()
+    made = {result.name: each for each in program.operations for result in each.results}
+    layers = [each for each in program.operations if each.type in _LAYERS]
+    found = [each for each in layers if _reads_integers(each, made)]
+    meant = [name for name, kind in quantization["integer"].items() if kind in _LAYERS]
+    findings = []
+    if len(found) != len(meant):
+        problem = f"{len(meant)} layers were meant to be int8, the package has {len(found)}"
+        findings.append(Finding("program", problem))
+    for layer in found:
+        weight = _source(layer, "weight", made)
+        if weight is not None and not _has_scale_per_channel(weight):
+            findings.append(Finding(layer.place, "its weights have one scale for all channels"))
+    return tuple(findings)
+
+
+def _source(
+    operation: Operation, parameter: str, made: Mapping[str, Operation]
+) -> Operation | None:
+    (argument,) = operation.arguments[parameter]
+    return made.get(argument.name) if isinstance(argument, Reference) else None
+
+
+def _reads_integers(layer: Operation, made: Mapping[str, Operation]) -> bool:
+    """Whether both what a layer reads and its weights come from 8 bits."""
+    source, weight = _source(layer, "x", made), _source(layer, "weight", made)
+    return (
+        source is not None
+        and weight is not None
+        and source.type == "dequantize"
+        and weight.type == "constexpr_affine_dequantize"
+    )
+
+
+def _has_scale_per_channel(weight: Operation) -> bool:
+    (scale,) = weight.arguments["scale"]
+    return isinstance(scale, Constant) and np.ndim(scale.value) == 1
+
+
 def _as_image(photo: npt.NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(photo.transpose(1, 2, 0)))
 
@@ -89,7 +161,7 @@ def open_coreml(folder: Path, manifest: Manifest) -> CoreMLModel:
     Raises:
         ArtifactError: If the package is damaged, or has other inputs, outputs or labels.
     """
-    model = CoreMLModel(folder / manifest.model)
+    model = CoreMLModel(folder / manifest.model, quantization=manifest.quantization)
     program = model.interpreter.program
     expected = [(spec.name, *spec.shape[-2:]) for spec in manifest.inputs]
     found = [

@@ -1,15 +1,16 @@
 """Core ML from iOS 17 on: int8 activations with zero in their middle, int8 weights ("W8A8").
 
-The Neural Engine of the A17 Pro, the M4 and later multiplies bytes where a convolution or linear layer
-reads a dequantized activation and constant 8-bit weights. All else computes in float16 at its full
-speed, and a layer's result is float16 until the next layer reads it: quantizing it before its activation
-function, or before a residual sum, would cost accuracy and speed nothing up. Symmetric ranges are the
-default of Apple's own `coremltools.optimize`; `coreml-affine` has the other kind.
+The Neural Engine of the A17 Pro, the M4 and later multiplies bytes where a convolution or linear
+layer reads a dequantized activation and constant 8-bit weights. All else computes in float16 at its
+full speed, and a layer's result is float16 until the next layer reads it: quantizing it before its
+activation function, or before a residual sum, would cost accuracy and speed nothing up. Symmetric
+ranges are the default of Apple's own `coremltools.optimize`; `coreml-affine` has the other kind.
 
-The calibrated program comes from the shared quantization core and goes through `coremltools.convert`,
-which takes PyTorch's `quantized_decomposed` operators. Apple's two own roads were not taken:
-`linear_quantize_activations` needs Core ML's predictions and so a Mac, and `LinearQuantizer` traces the
-network in training mode, which bakes the statistics of a batch into timm's fused batch norms.
+The calibrated program comes from the shared quantization core and goes through
+`coremltools.convert`, which takes PyTorch's `quantized_decomposed` operators. Apple's two own roads
+were not taken: `linear_quantize_activations` needs Core ML's predictions and so a Mac, and
+`LinearQuantizer` traces the network in training mode, which bakes the statistics of a batch into
+timm's fused batch norms.
 """
 
 from edgeseed.export.quantize.schemes._scheme import INT8_SYMMETRIC, Scheme

@@ -1,8 +1,8 @@
 """Core ML from iOS 17 on, with a free zero point: finer steps where values lie on one side of zero.
 
 SiLU and hard-swish give at most -0.28 and -0.38 below zero and anything above: around a zero in the
-middle, nearly half of the integers are never used. Core ML's `quantize` takes any zero point. Whether
-the Neural Engine is as fast with it as with `coreml` could not be measured here (no Mac).
+middle, nearly half of the integers are never used. Core ML's `quantize` takes any zero point.
+Whether the Neural Engine is as fast with it as with `coreml` could not be measured here (no Mac).
 """
 
 import dataclasses

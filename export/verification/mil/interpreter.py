@@ -7,11 +7,11 @@ labelled "reference interpreter", never "device".
 
 How numbers are rounded is chosen by `Arithmetic`:
 
-* `"declared"` (the default): every operation computes in float32 and its result is rounded to the type
-  that the file declares for it. For a float16 package this is float16 storage with wide accumulation,
-  the most careful arithmetic that a device may use.
-* `"float32"`: nothing is rounded but the weights, which are float16 in the file. What is left of the
-  difference to the student is then an error of the conversion, not of the arithmetic.
+* `"declared"` (the default): every operation computes in float32 and its result is rounded to the
+  type that the file declares for it. For a float16 package this is float16 storage with wide
+  accumulation, the most careful arithmetic that a device may use.
+* `"float32"`: nothing is rounded but the weights, which are float16 in the file. What is left of
+  the difference to the student is then an error of the conversion, not of the arithmetic.
 
 Core ML fixes the batch of an image at 1. Many photos are run through the program at once by
 `torch.vmap`: it maps the program over photos exactly, whatever shapes are written into the program,
@@ -91,8 +91,8 @@ class Interpreter:
         """Runs the program once.
 
         Args:
-            inputs: A tensor for each input, of its declared shape: pixels 0..255 for an image, in the
-                input's own order of colours.
+            inputs: A tensor for each input, of its declared shape: pixels 0..255 for an image, in
+                the input's own order of colours.
             observe: Called with the name and value of every result.
 
         Returns:
@@ -148,6 +148,15 @@ class Interpreter:
         photo = _as_declared(torch.from_numpy(pixels[None]).float(), feature)
         with torch.no_grad():
             self.run({feature.name: photo}, observe=observe)
+
+    def infinite_weights(self) -> tuple[str, ...]:
+        """Operations with a weight or bias that is infinite or no number."""
+        return tuple(
+            step.operation.place
+            for step in self._steps
+            for parameter in ("weight", "bias")
+            if not _is_finite(self._constants.get(str(step.arguments.get(parameter))))
+        )
 
     def _run_chunk(self, name: str, photos: Tensor) -> dict[str, Tensor]:
         def one(photo: Tensor) -> dict[str, Tensor]:
@@ -285,6 +294,10 @@ def _value(literal: LiteralValue) -> Value:
     return torch.from_numpy(np.array(literal, dtype=wide))
 
 
+def _is_finite(value: Value | None) -> bool:
+    return not isinstance(value, Tensor) or bool(torch.isfinite(value).all())
+
+
 def _torch_dtype(declared: str) -> torch.dtype:
     if declared.startswith("float"):
         return torch.float32
@@ -310,6 +323,7 @@ def _as_declared(photos: Tensor, feature: ImageInput | ArrayInput) -> Tensor:
             photos = photos.flip(1)
     if tuple(photos.shape[1:]) != tuple(expected):
         raise WorkError(
-            f"input {feature.name!r} takes photos of {tuple(expected)}, got {tuple(photos.shape[1:])}"
+            f"input {feature.name!r} takes photos of {tuple(expected)}, "
+            f"got {tuple(photos.shape[1:])}"
         )
     return photos

@@ -68,7 +68,8 @@ _NUMPY_DTYPES = {
 }
 _BITS_BELOW_A_BYTE = {"int4": 4, "uint1": 1, "uint2": 2, "uint3": 3, "uint4": 4, "uint6": 6}
 
-# `BlobDataType` of MILBlob, the storage format that coremltools publishes: its number for each type.
+# `BlobDataType` of MILBlob, the storage format that coremltools publishes: its number for each
+# type.
 _BLOB_DTYPES = {
     "float16": 1,
     "float32": 2,
@@ -129,7 +130,7 @@ def _specification_path(package: Path) -> Path:
         root = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{contents}: names no root model") from error
-    path = package / "Data" / root
+    path: Path = package / "Data" / root
     if not path.is_file():
         raise ArtifactError(f"{package}: its Manifest.json names {root}, which is not there")
     return path
@@ -273,7 +274,8 @@ def unpack_bits(packed: NDArray[np.uint8], *, bits: int, count: int) -> NDArray[
     """`count` unsigned numbers of `bits` bits each, packed from each byte's lowest bit up."""
     lanes = np.unpackbits(packed, bitorder="little")[: bits * count].reshape(count, bits)
     weights = (1 << np.arange(bits)).astype(np.uint8)
-    return (lanes * weights).sum(axis=1, dtype=np.uint8)
+    numbers: NDArray[np.uint8] = (lanes * weights).sum(axis=1, dtype=np.uint8)
+    return numbers
 
 
 def _sizes(declared: TensorType) -> tuple[int, ...]:

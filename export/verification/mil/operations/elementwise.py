@@ -47,7 +47,7 @@ def inverse(x: Tensor, epsilon: Tensor | None = None) -> Tensor:
 
 
 def log(x: Tensor, epsilon: Tensor | None = None) -> Tensor:
-    """log(x + epsilon); epsilon is 1e-45 where it is left out."""
+    """The natural logarithm of x + epsilon; epsilon is 1e-45 where it is left out."""
     return torch.log(x + (1e-45 if epsilon is None else epsilon))
 
 
@@ -62,7 +62,7 @@ def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def cast(x: Tensor, dtype: str) -> Tensor:
-    """Another type: numbers to whole numbers are cut towards zero, numbers to truth are `x != 0`."""
+    """Another type: to whole numbers by cutting towards zero, to truth values by `x != 0`."""
     if dtype == "bool":
         return x != 0
     if dtype.startswith(("fp", "float")):

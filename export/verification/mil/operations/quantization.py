@@ -82,8 +82,8 @@ def constexpr_lut_to_dense(
     """Weights from a palette.
 
     iOS 16 and 17: `indices` are bytes that pack log2(len(lut)) bits an element, and `shape` is the
-    result's. From iOS 18 on: `indices` has the result's shape (but for vectors), and `lut` a palette
-    for each block: (..., palettes, vector).
+    result's. From iOS 18 on: `indices` has the result's shape (but for vectors), and `lut` a
+    palette for each block: (..., palettes, vector).
     """
     if shape is not None:
         return _one_palette(indices, lut, integers(shape))

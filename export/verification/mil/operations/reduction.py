@@ -28,7 +28,8 @@ def _sum(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    # torch multiplies along one axis at a time; from the last back, so that the others keep their place.
+    # torch multiplies along one axis at a time; from the last back, so that the others keep their
+    # place.
     for axis in sorted((axis % x.ndim for axis in axes), reverse=True):
         x = x.prod(axis, keep)
     return x

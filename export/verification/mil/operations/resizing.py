@@ -18,7 +18,7 @@ _SAMPLING_MODES = (
 
 
 def _grid(size: int, new_size: int, sampling_mode: str) -> Tensor:
-    """Where on an axis of `size` elements each of `new_size` samples lies; (new_size,) in float64."""
+    """Where on an axis of `size` elements each new sample lies; (new_size,) in float64."""
     places = torch.arange(new_size, dtype=torch.float64)
     if sampling_mode == "UNALIGN_CORNERS":
         spacing = size / new_size

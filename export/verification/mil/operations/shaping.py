@@ -210,7 +210,7 @@ def reverse(x: Tensor, axes: Tensor | None = None) -> Tensor:
 def reverse_sequence(
     x: Tensor, lengths: Tensor, seq_axis: Tensor | None = None, batch_axis: Tensor | None = None
 ) -> Tensor:
-    """The first `lengths[b]` elements along `seq_axis` back to front, for each entry b of a batch."""
+    """For each entry b of a batch, its first `lengths[b]` elements back to front."""
     sequence, batch = integer(seq_axis, 0) % x.ndim, integer(batch_axis, 0) % x.ndim
     moved = x.movedim((batch, sequence), (0, 1))
     places = torch.arange(moved.shape[1]).expand(moved.shape[0], -1)
@@ -258,7 +258,7 @@ def pixel_unshuffle(x: Tensor, downscale_factor: Tensor) -> Tensor:
 
 
 def space_to_batch(x: Tensor, block_shape: Tensor, paddings: Tensor) -> Tensor:
-    """Pixels of each place in a block become an image of their own; the place is the slowest part."""
+    """Each place in a block becomes an image of its own; the place is the slowest part."""
     (top, bottom), (left, right) = paddings.tolist()
     rows, columns = integers(block_shape)
     padded = F.pad(x, [left, right, top, bottom])
@@ -286,7 +286,7 @@ def crop(x: Tensor, crop_height: Tensor, crop_width: Tensor) -> Tensor:
 
 
 def band_part(x: Tensor, lower: Tensor | None = None, upper: Tensor | None = None) -> Tensor:
-    """The matrices of the last two axes, zero outside a band around the diagonal; -1 keeps a side."""
+    """The matrices of the last two axes, zero outside a diagonal band; -1 keeps a side whole."""
     below, above = integer(lower, -1), integer(upper, -1)
     rows = torch.arange(x.shape[-2]).unsqueeze(1)
     columns = torch.arange(x.shape[-1]).unsqueeze(0)
