@@ -1,4 +1,4 @@
-"""Student file in, proven bundle out: one exported program, one quantization core, one file per target."""
+"""Student file in, proven bundle out: one program, one quantization core, a file per target."""
 
 from edgeseed.core.lazy import attach
 

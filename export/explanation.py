@@ -1,4 +1,4 @@
-"""`edgeseed explain`: what a bundle's quantization did to each layer, and why some stayed in float."""
+"""`edgeseed explain`: what quantization did to each layer of a bundle, and what stayed in float."""
 
 import dataclasses
 from pathlib import Path
@@ -55,9 +55,8 @@ class Explanation:
             error = "      -       -" if row.error is None else f"{row.error:7.2%} {row.added:7.2%}"
             span = "" if row.range is None else f"{row.range[0]:.3g} to {row.range[1]:.3g}"
             mark = "  <- adds most" if row.added and row.added in most else ""
-            lines.append(
-                f"{row.name:<{widest}}  {row.computed:<8} {error}  {span}{mark}  {row.reason}".rstrip()
-            )
+            line = f"{row.name:<{widest}}  {row.computed:<8} {error}  {span}{mark}  {row.reason}"
+            lines.append(line.rstrip())
         lines += ["", f"calibrated by {self.calibrator}; tried:"]
         lines += [
             f"  {name:<32} keeps {score['agreement']:.1%}, distance {score['distance']:.3g}"

@@ -2,13 +2,14 @@
 
 ```text
 golden/000.png ...  photos as they come, before any resize
-golden/inputs.npy   (G, 3, H, W) uint8, the same photos after `preprocess`: cast to float32, the model's input
+golden/inputs.npy   (G, 3, H, W) uint8, the photos after `preprocess`; as float32 the model's input
 golden/float.npz    embedding (G, D) [, logits (G, C)] of the float student in torch
 golden/model.npz    the same outputs of the exported model
 ```
 
-An app that resizes differently from `preprocess` gets other inputs; an app with right inputs and wrong
-outputs runs the model wrongly. The two tell apart the mistakes that otherwise just cost accuracy.
+An app that resizes differently from `preprocess` gets other inputs; an app with right inputs and
+wrong outputs runs the model wrongly. The two tell apart the mistakes that otherwise just cost
+accuracy.
 """
 
 import dataclasses

@@ -11,12 +11,13 @@ logits     (N, C) float32, where the student has a head
 What happens to the graph on the way, and how exact it is:
 
 * `((image / 255) - mean) / std` becomes one subtraction and one multiplication.
-* Every batch norm that follows a convolution is folded into it, in float64, rounded once. timm writes
-  "batch norm, then activation" as one module, `BatchNormAct2d`, whose forward asks `self.training`; tools
-  that trace modules in training mode bake in batch statistics and are wrong by factors. Here the network
-  is traced to ATen operators in evaluation mode, where it *is* a batch norm and an activation, and a
-  batch norm that is still in training mode is an error.
-* Dropout is gone, in-place operators are replaced by their pure twins, constants nobody reads are removed.
+* Every batch norm that follows a convolution is folded into it, in float64, rounded once. timm
+  writes "batch norm, then activation" as one module, `BatchNormAct2d`, whose forward asks
+  `self.training`; tools that trace modules in training mode bake in batch statistics and are wrong
+  by factors. Here the network is traced to ATen operators in evaluation mode, where it *is* a batch
+  norm and an activation, and a batch norm that is still in training mode is an error.
+* Dropout is gone, in-place operators are replaced by their pure twins, constants nobody reads are
+  removed.
 """
 
 import operator
@@ -33,7 +34,8 @@ from edgeseed.core.preprocess import Preprocess
 Batch = Literal["dynamic"] | int
 
 INPUT_NAME = "image"
-# A batch of one would be specialised by torch.export: a dimension of size 1 broadcasts, others do not.
+# A batch of one would be specialised by torch.export: a dimension of size 1 broadcasts, others do
+# not.
 _EXAMPLE_BATCH = 2
 
 _aten = torch.ops.aten

@@ -134,12 +134,13 @@ def _manifest(
 
 def model_card(manifest: Manifest) -> str:
     """`MODEL_CARD.md`: what the model is, how it is called, and what was proven."""
-    preprocess = manifest.preprocess
+    preprocess, image = manifest.preprocess, manifest.inputs[0]
     outputs = "\n".join(
         f"| `{o.name}` | {list(o.shape)} | {o.dtype} | {o.semantics} |" for o in manifest.outputs
     )
     gates = "\n".join(
-        f"| {g.name} | {g.value:.4g} {g.unit} | {g.limit:g} | {'yes' if g.passed else 'NO'} | {g.n} | {g.detail} |"
+        f"| {g.name} | {g.value:.4g} {g.unit} | {g.limit:g} "
+        f"| {'yes' if g.passed else 'NO'} | {g.n} | {g.detail} |"
         for g in manifest.gates
     )
     runtime = ", ".join(
@@ -152,9 +153,10 @@ Model file: `{manifest.model}`. Runs on {runtime}.
 
 ## Call it
 
-1. Resize the photo's shorter side to {preprocess.resize} pixels ({preprocess.interpolation}, antialiased).
+1. Resize the photo's shorter side to {preprocess.resize} pixels
+   ({preprocess.interpolation}, antialiased).
 2. Cut out the centre square of {preprocess.image_size} pixels, upright, RGB.
-3. Give it as `{manifest.inputs[0].name}`, {list(manifest.inputs[0].shape)} {manifest.inputs[0].dtype}, values 0 to 255.
+3. Give it as `{image.name}`, {list(image.shape)} {image.dtype}, values 0 to 255.
    Mean and std are inside the model: do not normalise.
 
 | output | shape | type | what |
@@ -175,5 +177,6 @@ On {photos["proof"]} photos held out from calibration (source: {photos["source"]
 
 ## Made from
 
-Student {manifest.name}, sha256 `{manifest.student_sha256[:16]}...`; edgeseed {manifest.provenance["environment"].get("edgeseed")}.
+Student {manifest.name}, sha256 `{manifest.student_sha256[:16]}...`;
+edgeseed {manifest.provenance["environment"].get("edgeseed")}.
 """

@@ -67,16 +67,18 @@ def export(
         student: A `student.safetensors`.
         target: `onnx`, `coreml` or another file of `export/targets/`.
         precision: `fp32`, or a lower one that the target has.
-        calibration: Photos, needed for int8; without labels, and disjoint parts of them calibrate and
-            judge. For float precisions they become the golden photos; without, coloured fields do.
+        calibration: Photos, needed for int8; without labels, and disjoint parts of them calibrate
+            and judge. For float precisions they become the golden photos; without, coloured fields
+            do.
         out: The bundle's folder; it must not exist.
         min_agreement: Least share of photos on which a quantized model decides as the student does
             (default 0.98).
         max_drop: Most accuracy it may lose, in points, where labels are known (default 1.0).
-        batch: `"dynamic"`, or the one batch size that the model takes. A target whose format fixes the
-            batch (Core ML: 1) takes that one in either case.
+        batch: `"dynamic"`, or the one batch size that the model takes. A target whose format fixes
+            the batch (Core ML: 1) takes that one in either case.
         scheme: The integers of int8, where the target has several: `x86` or `arm` for ONNX.
-        verify: Whether a gate that does not hold is an error. They are computed and recorded anyway.
+        verify: Whether a gate that does not hold is an error. They are computed and recorded
+            anyway.
         seed: Of the split of the photos.
         options: The target's own options, such as `{"opset": 18}`.
         quantization: Settings of `quantize.run.QuantizeConfig`, such as `{"calibrator": "mse"}`.
@@ -85,7 +87,8 @@ def export(
         Where the bundle is, and its gates.
 
     Raises:
-        UsageError: If the call does not make sense: unknown target or precision, no calibration photos.
+        UsageError: If the call does not make sense: unknown target or precision, no calibration
+            photos.
         WorkError: If the target cannot express the network.
         GateError: If a gate does not hold; nothing is written then.
     """
@@ -137,7 +140,8 @@ def export(
         seconds=time.monotonic() - start,
     )
     say(
-        f"exported {out}: {target} {level}, {result.size_bytes / 1e6:.2f} MB, {result.seconds:.1f} s"
+        f"exported {out}: {target} {level}, "
+        f"{result.size_bytes / 1e6:.2f} MB, {result.seconds:.1f} s"
     )
     return result
 
@@ -150,7 +154,8 @@ def _choose(
         raise unknown_name(f"precision of target {target}", precision, chosen.precisions)
     if precision in chosen.schemes and calibration is None:
         raise UsageError(
-            f"--precision {precision} needs photos to calibrate with; add --calibration FOLDER (labels are not needed)"
+            f"--precision {precision} needs photos to calibrate with; "
+            "add --calibration FOLDER (labels are not needed)"
         )
     return chosen, precision
 
@@ -167,7 +172,8 @@ def _choose_batch(target: Target, batch: Batch) -> Batch:
         return batch
     if batch != "dynamic":
         raise UsageError(
-            f"--batch {batch}: target {target.name} takes photos {target.fixed_batch} at a time; leave it out"
+            f"--batch {batch}: target {target.name} takes photos {target.fixed_batch} at a time; "
+            "leave it out"
         )
     return target.fixed_batch
 

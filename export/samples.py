@@ -1,4 +1,4 @@
-"""The photos of an export: which ones calibrate, which ones judge, and which travel as golden examples.
+"""The photos of an export: which calibrate, which judge, and which travel as golden examples.
 
 A photo that has set a scale must not vouch for the result, so the two sets are disjoint: a seeded
 shuffle, the first part held out as proof, the rest for calibration.
@@ -70,8 +70,8 @@ def draw_samples(
     """Opens, splits and preprocesses the photos.
 
     Args:
-        source: As `core.photos.open_photos` takes it; None makes coloured fields, which are enough to
-            compare two float models.
+        source: As `core.photos.open_photos` takes it; None makes coloured fields, which are enough
+            to compare two float models.
         preprocess: The student's.
         classes: The student's class names; labels are used when all their names are among these.
         scratch: An existing folder for the pixels, so that memory does not grow with their number.
@@ -162,13 +162,14 @@ def _preprocess(
                 pixels[len(kept)] = preprocess.pixels(photos.image(int(index)))
                 kept.append(int(index))
             except DataError:
-                # The header looked whole when the set was opened; one broken body does not end an export.
+                # Its header looked whole when the set was opened; one broken body is no reason to
+                # end.
                 pass
             bar.advance()
     if len(kept) < 0.9 * len(indices):
         raise DataError(
-            f"{photos.name}: {len(indices) - len(kept)} of {len(indices)} photos cannot be decoded; "
-            "remove or replace them"
+            f"{photos.name}: {len(indices) - len(kept)} of {len(indices)} photos "
+            "cannot be decoded; remove or replace them"
         )
     pixels.flush()
     return Photos(pixels=pixels[: len(kept)], labels=_labels(photos, np.array(kept), classes))

@@ -1,4 +1,4 @@
-"""A tiny student that decides firmly and photos of four kinds, for tests of export and of what follows it."""
+"""A tiny student that decides firmly, and photos of four kinds, for tests."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def tinted_photo(kind: str, seed: int) -> Image.Image:
 
 
 def lively(network: StudentNetwork, pixels: npt.NDArray[np.uint8]) -> StudentNetwork:
-    """Gives batch norms scales that differ, and the statistics of real inputs, as training would."""
+    """Gives batch norms scales that differ, and the statistics of real inputs."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -47,14 +47,14 @@ def lively(network: StudentNetwork, pixels: npt.NDArray[np.uint8]) -> StudentNet
 def train(
     network: StudentNetwork, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]
 ) -> None:
-    """A few steps, so that the decisions are firm: what quantization loses must not tip them over."""
+    """A few steps, so that the decisions are too firm for quantization to tip over."""
     images = torch.from_numpy(tiny_preprocess().normalize(pixels))
     targets = torch.from_numpy(labels)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     network.train()
     for _ in range(40):
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(images).logits, targets).backward()  # type: ignore[no-untyped-call]  # torch's own
+        torch.nn.functional.cross_entropy(network(images).logits, targets).backward()
         optimizer.step()
     network.eval()
 

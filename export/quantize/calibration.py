@@ -1,4 +1,4 @@
-"""Runs the float graph over the calibration photos and watches the tensors that will be integers."""
+"""Runs the float graph over the photos and watches the tensors that will be integers."""
 
 from collections.abc import Collection, Iterator, Mapping
 
@@ -12,8 +12,8 @@ from edgeseed.export.quantize.observers import Method, Statistics, choose_quanti
 from edgeseed.export.quantize.schemes._scheme import Scheme
 from edgeseed.export.samples import Photos
 
-# Pixels of a batch: activations are some fifty times larger, so that this keeps them below a gigabyte
-# at any resolution.
+# Pixels of a batch: activations are some fifty times larger, so that this keeps them below a
+# gigabyte at any resolution.
 _BATCH_PIXELS = 16 * 224 * 224
 
 

@@ -1,11 +1,12 @@
 """Bias correction: every layer's output keeps its mean.
 
-Rounding the weights moves the mean of each output channel by a constant, and the layers behind add up
-their shifts: the main loss of small depthwise networks. Nagel et al. (2019, "Data-free quantization
-through weight equalization and bias correction", arXiv 1906.04721), in the empirical form of their
-section 4.2: the layers are corrected one after the other, each on inputs that are quantized and already
-corrected, so that the shift of the activations is repaired as well. (Fast bias correction, each layer
-alone on float inputs, was measured by NNCF on mobilenetv3_small_050: 42 % against 57 % for the full one.)
+Rounding the weights moves the mean of each output channel by a constant, and the layers behind add
+up their shifts: the main loss of small depthwise networks. Nagel et al. (2019, "Data-free
+quantization through weight equalization and bias correction", arXiv 1906.04721), in the empirical
+form of their section 4.2: the layers are corrected one after the other, each on inputs that are
+quantized and already corrected, so that the shift of the activations is repaired as well. (Fast
+bias correction, each layer alone on float inputs, was measured by NNCF on mobilenetv3_small_050: 42
+% against 57 % for the full one.)
 """
 
 from collections.abc import Collection, Mapping
@@ -51,7 +52,7 @@ def bias_corrections(
 
 
 def _channel_means(value: Tensor) -> Tensor:
-    """(C,) means over photos and places of an (N, C) or (N, C, H, W) tensor; features come last in (N, L, C)."""
+    """(C,) means of an (N, C), (N, C, H, W) or (N, L, C) tensor."""
     if value.dim() == 4:
         return value.mean(dim=(0, 2, 3))
     return value.flatten(0, -2).mean(dim=0)

@@ -2,16 +2,16 @@
 
 Every quantized tensor is stored once (`quantize_per_tensor`) and read by each of its users
 (`dequantize_per_tensor`): the QDQ form, from which runtimes build integer operators. We insert the
-operators ourselves, by the scheme, in place of a framework's annotations. torchao's PT2E was measured
-to lower to ONNX and Core ML as well, but it stores and reads a tensor with the same scale and zero
-point, always; the gain here comes from reading the same bytes in two ways:
+operators ourselves, by the scheme, in place of a framework's annotations. torchao's PT2E was
+measured to lower to ONNX and Core ML as well, but it stores and reads a tensor with the same scale
+and zero point, always; the gain here comes from reading the same bytes in two ways:
 
 ```text
 hard-swish(x) = x * relu6(x + 3) / 6
     store   u = x in steps of 3/z with zero point z: the lowest integer is exactly -3, below which
             hard-swish is constant, so nothing is lost by saturating there
     read    x            = (u - z) * 3/z
-    read    relu6(x+3)/6 = min(u, 2z) / (2z)          the same bytes, zero point 0, one byte-wise minimum
+    read    relu6(x+3)/6 = min(u, 2z) / (2z)          the same bytes, one minimum, zero point 0
     multiply the two: one integer multiplication in place of two passes in float
 
 hard-sigmoid(x) = relu6(x + 3) / 6
@@ -99,7 +99,7 @@ def _hardswish_quantizer(high: float, number_format: IntegerFormat) -> Quantizer
 def insert_quantization(
     graph_module: fx.GraphModule, layout: Layout, numbers: Numbers, scheme: Scheme
 ) -> fx.GraphModule:
-    """A copy of the graph in QDQ form. Layers keep their names, so that errors can be told by layer."""
+    """A copy of the graph in QDQ form; layers keep their names, for the reports."""
     copy = fx.GraphModule(graph_module, _copied_graph(graph_module.graph))
     inserter = _Inserter(copy, layout, numbers, scheme)
     for node in list(copy.graph.nodes):
@@ -277,7 +277,7 @@ class _Inserter:
     def _fold_normalisation(
         self, scaled: fx.Node, image: fx.Node, weight: Tensor, *, before: fx.Node
     ) -> tuple[Tensor, fx.Node]:
-        """Makes the weights normalise; gives them and the photo, read as `byte - grey` with ones behind."""
+        """Weights that normalise, and the photo read as `byte - grey` with ones behind."""
         shifted, factor = input_of(scaled), input_of(scaled, 1)
         offset = input_of(shifted, 1)
         mean = constant(self.module, offset).view(1, -1, 1, 1).double()

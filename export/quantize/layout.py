@@ -220,7 +220,7 @@ class _Planner:
         self.points[node] = Kind.RELU6 if is_six else Kind.RELU
 
     def _bend(self, node: fx.Node, operator: Operator, source: fx.Node) -> None:
-        """Hard-swish, hard-sigmoid: the operator in front saturates where the function is constant."""
+        """Hard-swish, hard-sigmoid: the layer in front saturates where they are constant."""
         if len(source.users) > 1 or self.operators[source] not in _HAS_WEIGHTS:
             self.floats[node.name] = "its input is not a layer's own output"
             return

@@ -61,7 +61,8 @@ def quantizer_for_range(low: float, high: float, number_format: IntegerFormat) -
         if scale > _SMALLEST_SCALE:
             zero_point = number_format.low + round(-low / scale)
     return Quantizer(
-        # Kernels keep scales in float32; a scale that is rounded once, here, is the same everywhere.
+        # Kernels keep scales in float32; a scale that is rounded once, here, is the same
+        # everywhere.
         scale=_float32(max(scale, _SMALLEST_SCALE)),
         zero_point=zero_point,
         low=number_format.low,

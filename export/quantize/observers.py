@@ -9,9 +9,9 @@ entropy          least Kullback-Leibler divergence from the values to their quan
 mse              least squared error
 ```
 
-No one of them is best: YOLOv7 loses 5 points of mAP to entropy against MSE, another detector falls to
-zero with entropy where min-max is fine. `export.quantize.run` takes the one that agrees most with the
-float model on photos that were not calibrated with.
+No one of them is best: YOLOv7 loses 5 points of mAP to entropy against MSE, another detector falls
+to zero with entropy where min-max is fine. `export.quantize.run` takes the one that agrees most
+with the float model on photos that were not calibrated with.
 """
 
 import dataclasses
@@ -45,8 +45,8 @@ Doubles = npt.NDArray[np.float64]
 class Statistics:
     """What has been seen of one tensor, in constant memory.
 
-    The histogram is centred on zero. When a value falls outside, the bins double in width and merge in
-    pairs, so that one pass over the photos is enough and nothing is counted twice.
+    The histogram is centred on zero. When a value falls outside, the bins double in width and merge
+    in pairs, so that one pass over the photos is enough and nothing is counted twice.
     """
 
     low: float = np.inf

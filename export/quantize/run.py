@@ -1,4 +1,4 @@
-"""Float program -> integer program: calibrate, choose, correct, and search only where that is not enough."""
+"""Float program -> integer program: calibrate, choose, correct; search only where needed."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class QuantizeConfig:
     """`auto`, or one of `minmax`, `moving-average`, `percentile`, `entropy`, `mse`."""
     bias_correction: bool = True
     min_agreement: float = 0.98
-    """Below this share of kept decisions the layers that lose most are sought, and left in float."""
+    """Below this share of kept decisions the layers that lose most are left in float."""
     max_float_layers: int = 8
     """Most layers that the search may leave in float."""
 
@@ -69,8 +69,8 @@ def quantize(
     Args:
         program: The float program, from `export.graph.build_program`.
         scheme: What the runtime computes in.
-        photos: Calibration photos. The last eighth chooses between the ways of calibrating and is not
-            calibrated with.
+        photos: Calibration photos. The last eighth chooses between the ways of calibrating and is
+            not calibrated with.
         batch: As the program was built for.
         config: Settings.
         keep_float: Layers by node name that stay in float in any case, and why.

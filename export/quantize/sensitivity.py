@@ -1,8 +1,8 @@
 """Which operators lose: the fewest are left in float that bring the decisions back.
 
-Each layer is put back to float alone (all others stay integer), and the quality gained is measured on
-photos that were not calibrated with. Layers are then given back in that order until the target is met,
-and those that turn out not to be needed are taken away again.
+Each layer is put back to float alone (all others stay integer), and the quality gained is measured
+on photos that were not calibrated with. Layers are then given back in that order until the target
+is met, and those that turn out not to be needed are taken away again.
 """
 
 import dataclasses

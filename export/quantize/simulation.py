@@ -1,8 +1,9 @@
 """The arithmetic of a quantized graph in float: several times faster, and with gradients.
 
-`quantize` followed by `dequantize` becomes one `fake_quantize`, whose gradient is that of the identity
-inside the range (the straight-through estimator of Bengio et al., 2013, arXiv 1308.3432). The same bytes
-read in a second way are the same fake-quantized tensor, stretched and shifted. Constants are read once.
+`quantize` followed by `dequantize` becomes one `fake_quantize`, whose gradient is that of the
+identity inside the range (the straight-through estimator of Bengio et al., 2013, arXiv 1308.3432).
+The same bytes read in a second way are the same fake-quantized tensor, stretched and shifted.
+Constants are read once.
 """
 
 import operator

@@ -1,11 +1,13 @@
 """Pads channels with zeros to the multiple that depthwise kernels are written for. Exact.
 
-ONNX Runtime's vectorised depthwise kernel for bytes takes 16 channels at a time and has no remainder
-loop: 120 channels go the slow way. Measured on AVX512-VNNI, one thread, 28x28 pixels, 5x5 kernel:
-120 channels 199 us, 128 channels 86 us. MobileNetV3 has layers of 72, 88, 120, 184 and 200 channels.
+ONNX Runtime's vectorised depthwise kernel for bytes takes 16 channels at a time and has no
+remainder loop: 120 channels go the slow way. Measured on AVX512-VNNI, one thread, 28x28 pixels, 5x5
+kernel: 120 channels 199 us, 128 channels 86 us. MobileNetV3 has layers of 72, 88, 120, 184 and 200
+channels.
 
-The added channels are zero in every layer (weights and bias), stay zero through every activation that
-we know (f(0) = 0, and a gate of one half times zero), and are multiplied by zero weights where they end.
+The added channels are zero in every layer (weights and bias), stay zero through every activation
+that we know (f(0) = 0, and a gate of one half times zero), and are multiplied by zero weights where
+they end.
 """
 
 import torch
@@ -89,7 +91,7 @@ class _Group:
         return True
 
     def _producers(self, tensor: fx.Node) -> list[fx.Node] | None:
-        """The tensors of the group that this one is made of; None if it is made in an unknown way."""
+        """The tensors of the group that this one is made of; None where that is unknown."""
         if tensor.target is _aten.conv2d.default and is_constant(tensor.args[1]):
             if _depthwise_channels(self.module, tensor):
                 self.depthwise.add(tensor)

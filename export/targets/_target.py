@@ -1,9 +1,9 @@
 """The seam between the export stage and a target.
 
-A target is one file in this folder that ends with `TARGET = MyTarget()`. It says which precisions it
-has and which quantization scheme each of them takes, writes its model files from the one exported
-program, and opens them again for the gates. Everything else (bundle, golden photos, gates, the search
-for a good quantization) is shared and knows no target by name.
+A target is one file in this folder that ends with `TARGET = MyTarget()`. It says which precisions
+it has and which quantization scheme each of them takes, writes its model files from the one
+exported program, and opens them again for the gates. Everything else (bundle, golden photos, gates,
+the search for a good quantization) is shared and knows no target by name.
 """
 
 import abc
@@ -82,7 +82,7 @@ class Model(abc.ABC):
     def layers(
         self, pixels: npt.NDArray[np.uint8], names: Sequence[str]
     ) -> dict[str, npt.NDArray[np.float32]]:
-        """Values inside the model by the name of the program's node; what the model lacks is left out."""
+        """Values inside the model, by the program's node names; what it lacks is left out."""
 
     @abc.abstractmethod
     def lint(self) -> tuple[Finding, ...]:
@@ -95,7 +95,7 @@ class Target(abc.ABC):
     name: ClassVar[str]
     precisions: ClassVar[tuple[Precision, ...]]
     schemes: ClassVar[Mapping[Precision, tuple[str, ...]]]
-    """Quantization schemes a precision may take, the default first; a precision without any is float."""
+    """Schemes that a precision may take, the default first; without any it is float."""
     options: ClassVar[Mapping[str, Any]] = {}
     """The target's own options with their defaults."""
     fixed_batch: ClassVar[int | None] = None
@@ -116,5 +116,5 @@ class Target(abc.ABC):
         """Opens the model of a bundle.
 
         Raises:
-            ArtifactError: If the file is no whole model, or its inputs and outputs differ from the manifest's.
+            ArtifactError: If the file is no whole model, or not the one of the manifest.
         """

@@ -1,12 +1,13 @@
 """ONNX for ONNX Runtime on CPUs, Android and in browsers.
 
 Opset 18 in IR version 8: what ONNX Runtime reads since 1.14 (February 2023), on desktops, in
-`onnxruntime-android`, `onnxruntime-objc` and `onnxruntime-web` alike. Later opsets have nothing that
-these networks need: per-channel `DequantizeLinear` is of opset 13, `Clip` on bytes of opset 12.
+`onnxruntime-android`, `onnxruntime-objc` and `onnxruntime-web` alike. Later opsets have nothing
+that these networks need: per-channel `DequantizeLinear` is of opset 13, `Clip` on bytes of opset
+12.
 
-int8 is the QDQ form: `DequantizeLinear -> operator -> QuantizeLinear`. ONNX Runtime replaces each such
-group by an integer kernel when it loads the file. It follows the scheme: `x86` (uint8 activations, the
-fast path of VNNI and AMX) or `arm` (int8).
+int8 is the QDQ form: `DequantizeLinear -> operator -> QuantizeLinear`. ONNX Runtime replaces each
+such group by an integer kernel when it loads the file. It follows the scheme: `x86` (uint8
+activations, the fast path of VNNI and AMX) or `arm` (int8).
 """
 
 import contextlib
@@ -107,7 +108,7 @@ def describe(model: ModelProto, request: WriteRequest) -> None:
 
 
 def _strip_traces(model: ModelProto) -> None:
-    """Removes stack traces and module paths: they name the author's folders and outweigh small models."""
+    """Removes stack traces: they name the author's folders and outweigh small models."""
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
     del model.functions[:]
@@ -121,7 +122,8 @@ def _strip_traces(model: ModelProto) -> None:
         *model.graph.initializer,
     ]:
         del value.metadata_props[:]
-    # Shapes in the middle are inferred anew by every runtime; with a symbolic batch they only add bytes.
+    # Shapes in the middle are inferred anew by every runtime; with a symbolic batch they only add
+    # bytes.
     del model.graph.value_info[:]
 
 

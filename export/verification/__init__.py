@@ -1,1 +1,1 @@
-"""Proof that an exported model is the student: references, gates, and the likely cause when it is not."""
+"""Proof that an exported model is the student, and the likely cause when it is not."""

@@ -1,9 +1,10 @@
 """Why a model is not the student: the outputs are compared with what known mistakes would give.
 
-A mistake in preprocessing leaves the weights right and every layer wrong, so no layer can be blamed.
-But the student itself can be made to make the same mistake: if it then agrees with the model, the
-mistake is found. A mistake in a weight shows at the first layer that differs, and its shape there says
-what it is: off by a constant in each channel is a bias, off by a factor is a scale.
+A mistake in preprocessing leaves the weights right and every layer wrong, so no layer can be
+blamed. But the student itself can be made to make the same mistake: if it then agrees with the
+model, the mistake is found. A mistake in a weight shows at the first layer that differs, and its
+shape there says what it is: off by a constant in each channel is a bias, off by a factor is a
+scale.
 """
 
 import copy
@@ -30,7 +31,8 @@ from edgeseed.export.verification.reference import (
 )
 
 NUM_PHOTOS = 8
-# A mistake explains the outputs when the student that makes it is this many times nearer than the right one.
+# A mistake explains the outputs when the student that makes it is this many times nearer than the
+# right one.
 _EXPLAINS = 5.0
 _LAYER_TOLERANCE = 1e-2
 # Of the largest value; integers alone may bring a single value this far off.
@@ -117,10 +119,8 @@ def _input_mistake(
 def _mistakes(
     network: StudentNetwork, preprocess: Preprocess, pixels: npt.NDArray[np.uint8]
 ) -> dict[str, Callable[[], Outputs]]:
-    def normalized(
-        pixels: npt.NDArray[np.uint8], **changes: tuple[float, ...]
-    ) -> Callable[[], Outputs]:
-        changed = dataclasses.replace(preprocess, **changes)  # type: ignore[arg-type]  # three floats each
+    def normalized(pixels: npt.NDArray[np.uint8], **changes: Any) -> Callable[[], Outputs]:
+        changed = dataclasses.replace(preprocess, **changes)
         return lambda: reference_outputs(network, changed, pixels)
 
     mean, std = preprocess.mean, preprocess.std

@@ -79,18 +79,18 @@ def self_retrieval(embedding: Array, reference: Array) -> float:
 
 
 def decisions_kept(outputs: Outputs, reference: Outputs) -> float:
-    """Share of photos that are decided as by the reference: the top class, or without a head the nearest."""
+    """Share of photos decided as by the reference: top class, or nearest embedding."""
     if "logits" in reference:
         return agreement(outputs["logits"], reference["logits"])
     return self_retrieval(outputs["embedding"], reference["embedding"])
 
 
 def distance(outputs: Outputs, reference: Outputs) -> float:
-    """How far outputs are from the reference's: one label-free number for choosing between quantizations.
+    """How far outputs are from the reference's: a label-free number to choose by.
 
     With a head, the mean Kullback-Leibler divergence between the predicted distributions; without,
-    one minus the mean cosine. Agreement itself moves in steps of one photo, and on the few dozen photos
-    that there are to choose with, most candidates tie.
+    one minus the mean cosine. Agreement itself moves in steps of one photo, and on the few dozen
+    photos that there are to choose with, most candidates tie.
     """
     if "logits" not in reference:
         return 1.0 - float(cosine(outputs["embedding"], reference["embedding"]).mean())
@@ -129,12 +129,14 @@ def similarity_gates(outputs: Outputs, reference: Outputs, *, limits: Limits) ->
     mean = float(cosines.mean())
     return [
         GateResult(
-            name=name, value=share, limit=limits.min_agreement, passed=share >= limits.min_agreement,
-            unit="share of photos", n=n, detail="against the float student",
+            name=name, value=share, limit=limits.min_agreement,
+            passed=share >= limits.min_agreement, unit="share of photos", n=n,
+            detail="against the float student",
         ),
         GateResult(
-            name="embedding_cosine", value=mean, limit=limits.min_cosine, passed=mean >= limits.min_cosine,
-            unit="mean cosine", n=n, detail=f"5th percentile {np.percentile(cosines, 5):.4f}",
+            name="embedding_cosine", value=mean, limit=limits.min_cosine,
+            passed=mean >= limits.min_cosine, unit="mean cosine", n=n,
+            detail=f"5th percentile {np.percentile(cosines, 5):.4f}",
         ),
     ]  # fmt: skip
 
@@ -145,7 +147,8 @@ def accuracy_gate(
     """With labels: the accuracy that the export costs."""
     before = 100 * float(np.mean(reference.argmax(axis=1) == labels))
     after = 100 * float(np.mean(logits.argmax(axis=1) == labels))
-    # The fewer the photos, the coarser the number: one photo more or less is within what it can tell.
+    # The fewer the photos, the coarser the number: one photo more or less is within what it can
+    # tell.
     resolution = 100 / len(labels)
     drop = before - after
     return GateResult(
@@ -159,7 +162,7 @@ def accuracy_gate(
     )
 
 
-def batch_gate(alone: Outputs, together: Mapping[int, Outputs], *, quantized: bool) -> GateResult:
+def batch_gate(alone: Outputs, together: Mapping[int, Outputs], *, rounded: bool) -> GateResult:
     """A photo's outputs do not depend on what else is in its batch."""
     errors = {
         size: max(
@@ -168,7 +171,7 @@ def batch_gate(alone: Outputs, together: Mapping[int, Outputs], *, quantized: bo
         for size, outputs in together.items()
     }
     worst = max(errors, key=lambda size: errors[size])
-    limit = BATCH_LIMIT[quantized]
+    limit = BATCH_LIMIT[rounded]
     return GateResult(
         name="batch",
         value=errors[worst],
@@ -181,7 +184,7 @@ def batch_gate(alone: Outputs, together: Mapping[int, Outputs], *, quantized: bo
 
 
 def flag_gate(name: str, problems: list[str], *, n: int) -> GateResult:
-    """A check that either holds or names what is wrong: the number of problems, of which none is allowed."""
+    """A check that holds or names what is wrong; its value is the number of problems."""
     return GateResult(
         name=name,
         value=float(len(problems)),

@@ -76,7 +76,8 @@ class OnnxModel(Model):
         ]
 
 
-# Operators that are worth an export only if they run in integers, and what ONNX Runtime calls them then.
+# Operators that are worth an export only if they run in integers, and what ONNX Runtime calls them
+# then.
 _KERNELS = {"conv": "QLinearConv", "add": "QLinearAdd", "pool": "QLinearGlobalAveragePool"}
 
 
@@ -129,8 +130,8 @@ def open_onnx(folder: Path, manifest: Manifest) -> OnnxModel:
         found = [(value.name, list(value.shape)) for value in actual]
         if expected != found:
             raise ArtifactError(
-                f"{folder / manifest.model}: its {kind}s are {found}, the manifest says {expected}; "
-                "the model file belongs to another bundle: export it anew"
+                f"{folder / manifest.model}: its {kind}s are {found}, the manifest says "
+                f"{expected}; the model file belongs to another bundle: export it anew"
             )
     return model
 
@@ -147,8 +148,9 @@ def _session(
     except Exception as error:  # ONNX Runtime's own errors have no base class in common
         reason = str(error).strip().partition("\n")[0]
         raise ArtifactError(
-            f"{source} is not a model that ONNX Runtime {onnxruntime.__version__} can load ({reason}); "
-            "it may be truncated, or need a newer runtime: see minimum_runtime in the manifest"
+            f"{source} is not a model that ONNX Runtime {onnxruntime.__version__} can load "
+            f"({reason}); it may be truncated, or need a newer runtime: see minimum_runtime in "
+            "the manifest"
         ) from error
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from edgeseed.core.student import StudentSpec
 from edgeseed.export.golden import Golden, golden_inputs, read_golden
 from edgeseed.export.samples import Photos, preprocess_photos, scratch_folder
 from edgeseed.export.targets import TARGETS
-from edgeseed.export.targets._target import Model, Target
+from edgeseed.export.targets._target import Model, Precision, Target
 from edgeseed.export.verification import gates
 from edgeseed.export.verification.diagnosis import layer_errors, likely_cause, worst_layers
 from edgeseed.export.verification.reference import Outputs, reference_outputs
@@ -27,16 +27,15 @@ STUDENT_FILE = "reference/student.safetensors"
 PHOTOS_FILE = "reference/photos.npz"
 LABELS_FILE = "labels.txt"
 
+_MORE_PHOTOS = "try more or more typical calibration photos, or another --precision"
 _ADVICE = {
     "parity": "the file does not compute what the student computes; export it again",
-    "top1_agreement": "try more or more typical calibration photos, --recover, another --precision (w8, fp16), "
-    "or accept less with --min-agreement",
-    "self_retrieval": "try more or more typical calibration photos, --recover, another --precision (w8, fp16), "
-    "or accept less with --min-agreement",
-    "embedding_cosine": "try more or more typical calibration photos, --recover, or another --precision (w8, fp16)",
-    "accuracy_drop": "try --recover, another --precision (w8, fp16), or accept more with --max-drop",
+    "top1_agreement": f"{_MORE_PHOTOS}, or accept less with --min-agreement",
+    "self_retrieval": f"{_MORE_PHOTOS}, or accept less with --min-agreement",
+    "embedding_cosine": _MORE_PHOTOS,
+    "accuracy_drop": f"{_MORE_PHOTOS}, or accept more with --max-drop",
     "batch": "export with --batch 1, or report the operator that mixes photos",
-    "golden": "the golden files, the preprocessing and the model do not belong together; export it again",
+    "golden": "golden files, preprocessing and model do not belong together; export it again",
     "student": "the manifest describes another student; export it again",
     "recorded": "the manifest was edited; export it again",
     "lint": "export it again; see `edgeseed explain` for what stayed in float and why",
@@ -84,11 +83,17 @@ class Evidence:
         return self.limits.parity is None
 
     @property
+    def rounded(self) -> bool:
+        """Whether the model rounds its values more coarsely than float32, so that a tie may tip."""
+        return self.manifest.precision != "fp32"
+
+    @property
     def limits(self) -> gates.Limits:
         """What was demanded when it was exported."""
         settings = self.manifest.provenance["export"]
+        precision = cast(Precision, self.manifest.precision)
         return gates.Limits(
-            parity=self.target.parity_limit.get(self.manifest.precision),  # type: ignore[call-overload]  # a precision
+            parity=self.target.parity_limit.get(precision),
             min_agreement=settings["min_agreement"],
             max_drop_points=settings["max_drop"],
         )
@@ -99,7 +104,8 @@ def verify(bundle: str | Path, *, data: str | Path | None = None) -> VerifyResul
 
     Args:
         bundle: The bundle's folder.
-        data: Photos to judge agreement (and, with labels, accuracy) on, besides those in the bundle.
+        data: Photos to judge agreement (and, with labels, accuracy) on, besides those in the
+            bundle.
 
     Returns:
         All gates, all passed.
@@ -166,7 +172,8 @@ def judge(evidence: Evidence) -> list[GateResult]:
     return [
         _student_gate(evidence),
         *closeness_gates(evidence, outputs, reference, evidence.proof.labels),
-        _batch_gate(evidence),
+        # Where the format itself takes one photo at a time, there is no batch that could mix them.
+        *([] if evidence.target.fixed_batch == 1 else [_batch_gate(evidence)]),
         _golden_gate(evidence),
         gates.flag_gate("lint", [str(finding) for finding in evidence.model.lint()], n=1),
     ]
@@ -230,11 +237,11 @@ def _batch_gate(evidence: Evidence) -> GateResult:
         for size in gates.BATCHES
         if 1 < size <= len(pixels)
     }
-    return gates.batch_gate(singles, together, quantized=evidence.quantized)
+    return gates.batch_gate(singles, together, rounded=evidence.rounded)
 
 
 def _golden_gate(evidence: Evidence) -> GateResult:
-    golden, limit = evidence.golden, gates.GOLDEN_LIMIT[evidence.quantized]
+    golden, limit = evidence.golden, gates.GOLDEN_LIMIT[evidence.rounded]
     problems = []
     if not np.array_equal(golden_inputs(golden.photos, evidence.spec.preprocess), golden.inputs):
         problems.append(
@@ -338,5 +345,6 @@ def say_gates(results: list[GateResult]) -> None:
     for gate in results:
         mark = "passed" if gate.passed else "FAILED"
         say(
-            f"  {mark}  {gate.name}: {gate.value:.4g} {gate.unit} (limit {gate.limit:g}, n={gate.n}) {gate.detail}"
+            f"  {mark}  {gate.name}: {gate.value:.4g} {gate.unit} "
+            f"(limit {gate.limit:g}, n={gate.n}) {gate.detail}"
         )

@@ -53,8 +53,8 @@ class Scheme:
     integer_bias: bool
     """Whether biases are int32 at the scale of the accumulator."""
     exact_image: bool
-    """Whether the photo's own bytes are the first quantized tensor, the normalisation folded behind."""
+    """Whether the photo's own bytes are the first quantized tensor, not the normalised ones."""
     float_results: bool = False
-    """Whether a layer may hand on its result in float, so that only what a layer reads is rounded."""
+    """Whether a layer may hand on its result in float, so that only what it reads is rounded."""
     depthwise_multiple: int = 1
     """Number of channels that the runtime's depthwise kernel takes at a time."""

@@ -1,8 +1,8 @@
 """ONNX Runtime on Arm (Android, iOS, Jetson's CPU): int8 activations, int8 weights.
 
 Arm's dot products (`sdot`, `smmla`) multiply bytes of the same sign, so ONNX Runtime's fast kernels
-there are S8S8. Activations stay asymmetric: the zero point is free, only the sign of the bytes differs
-from `x86`, and the two give the same numbers.
+there are S8S8. Activations stay asymmetric: the zero point is free, only the sign of the bytes
+differs from `x86`, and the two give the same numbers.
 """
 
 import dataclasses

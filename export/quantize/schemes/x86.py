@@ -1,8 +1,9 @@
 """ONNX Runtime on x86-64: uint8 activations, int8 weights.
 
-The order of signs is the hardware's: `vpdpbusd` (AVX-VNNI, AVX512-VNNI) and AMX multiply unsigned by
-signed bytes, so that U8S8 is the one form with a direct kernel. A processor with AVX2 but no VNNI adds
-pairs of products in 16 bits that saturate; there the gates of the device, not of this machine, decide.
+The order of signs is the hardware's: `vpdpbusd` (AVX-VNNI, AVX512-VNNI) and AMX multiply unsigned
+by signed bytes, so that U8S8 is the one form with a direct kernel. A processor with AVX2 but no
+VNNI adds pairs of products in 16 bits that saturate; there the gates of the device, not of this
+machine, decide.
 """
 
 from edgeseed.export.quantize.schemes._scheme import ALL_OPERATORS, INT8_SYMMETRIC, UINT8, Scheme

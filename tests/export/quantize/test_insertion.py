@@ -1,4 +1,4 @@
-"""The integer forms of activations are exact: what they lose is the rounding of their input and output."""
+"""The integer forms of activations lose the rounding of input and output, and nothing else."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ FINE = dataclasses.replace(
 
 
 class OneLayer(nn.Module):
-    """A convolution and an activation, and a second layer, so that the activation has an integer reader."""
+    """A convolution, an activation, and a second layer that reads it in integers."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def relative(found: Tensor, truth: Tensor) -> float:
 
 @pytest.mark.parametrize(
     "activation",
-    [nn.ReLU(), nn.ReLU6(), nn.Hardswish(), nn.Hardsigmoid(), nn.SiLU(), nn.Sigmoid(), nn.Identity()],
+    [nn.ReLU(), nn.ReLU6(), nn.Hardswish(), nn.Hardsigmoid(), nn.SiLU(), nn.Sigmoid(), nn.Identity()],  # noqa: E501 - one list
     ids=lambda module: type(module).__name__,
 )  # fmt: skip
 def test_an_activation_of_fine_integers_is_the_float_activation(

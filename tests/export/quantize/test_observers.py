@@ -46,7 +46,7 @@ def test_a_tensor_of_zeros_has_a_quantizer(method: Method) -> None:
 
 
 def test_mse_cuts_outliers_off_where_the_algebra_says() -> None:
-    """A share p of values at M: clip at x to cost p (M - x)^2 + (x / 255)^2 / 12, least at its zero slope."""
+    """A share p of values at M, clipped at x, costs p (M - x)^2 + (x / 255)^2 / 12."""
     generator = torch.Generator().manual_seed(0)
     values = torch.cat([torch.rand(59999, generator=generator), torch.tensor([300.0])])
     share, step_cost = 1 / 60000, 1 / (12 * 255**2)

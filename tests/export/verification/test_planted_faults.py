@@ -1,4 +1,4 @@
-"""Every mistake that has ruined a deployed model, made on purpose, with the digests put right again."""
+"""Mistakes that have ruined deployed models, made on purpose, the digests put right again."""
 
 import copy
 import dataclasses
@@ -116,7 +116,7 @@ def test_a_fault_in_the_float_model_is_caught_and_named(
         ({"std": (1.0, 1.0, 1.0)}, "std is not divided by"),
         ({"mean": (0.406, 0.456, 0.485), "std": (0.225, 0.224, 0.229)}, "in the order BGR"),
         (
-            {"mean": tuple(m / 255 for m in (0.485, 0.456, 0.406)), "std": tuple(s / 255 for s in (0.229, 0.224, 0.225))},
+            {"mean": (0.001902, 0.001788, 0.001592), "std": (0.000898, 0.000878, 0.000882)},
             "no division by 255",
         ),
     ],
@@ -132,7 +132,7 @@ def test_wrong_normalisation_is_caught_and_named(
 
 
 def forget_statistics(network: torch.nn.Module) -> None:
-    """Batch norms that know no running statistics normalise with those of the batch, also in eval mode."""
+    """Without running statistics a batch norm uses the batch's, also in eval mode."""
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean = module.running_var = None
@@ -141,7 +141,7 @@ def forget_statistics(network: torch.nn.Module) -> None:
 def test_batch_norm_in_training_mode_is_refused_by_the_export(network: StudentNetwork) -> None:
     network = copy.deepcopy(network)
     forget_statistics(network)
-    with pytest.raises(WorkError, match="training mode.*call .eval"):
+    with pytest.raises(WorkError, match=r"training mode.*call .eval"):
         build_program(network, Preprocess(image_size=32, resize=32))
 
 
@@ -185,7 +185,7 @@ def test_stale_calibration_is_caught_and_names_the_layers(int8_bundle: Path) -> 
                 constants[name] = constants[name] * np.float32(0.15)
 
     edit_model(int8_bundle, edit)
-    with pytest.raises(GateError, match="top1_agreement|embedding_cosine") as caught:
+    with pytest.raises(GateError, match=r"top1_agreement|embedding_cosine") as caught:
         verify(int8_bundle)
     assert "conv2d" in str(caught.value)
     assert "calibration photos" in str(caught.value)
@@ -197,7 +197,7 @@ def test_another_resize_mode_in_the_golden_inputs_is_caught(fp32_bundle: Path) -
     other = golden_inputs(golden.photos, dataclasses.replace(own, interpolation="nearest"))
     np.save(fp32_bundle / "golden/inputs.npy", other)
     reseal(fp32_bundle)
-    with pytest.raises(GateError, match="golden.*resize mode"):
+    with pytest.raises(GateError, match=r"golden.*resize mode"):
         verify(fp32_bundle)
 
 
@@ -208,7 +208,7 @@ def test_another_resize_mode_in_the_manifest_is_caught(fp32_bundle: Path) -> Non
 
     reseal(fp32_bundle, change)
     with pytest.raises(
-        GateError, match="preprocess.interpolation is bilinear in the manifest, bicubic"
+        GateError, match=r"preprocess.interpolation is bilinear in the manifest, bicubic"
     ):
         verify(fp32_bundle)
 
@@ -216,7 +216,7 @@ def test_another_resize_mode_in_the_manifest_is_caught(fp32_bundle: Path) -> Non
 def test_shuffled_labels_are_caught(fp32_bundle: Path) -> None:
     (fp32_bundle / "labels.txt").write_text("green\nblue\nplain\nred\n")
     reseal(fp32_bundle)
-    with pytest.raises(GateError, match="labels.txt is not the student's"):
+    with pytest.raises(GateError, match=r"labels.txt is not the student's"):
         verify(fp32_bundle)
 
 
@@ -226,7 +226,7 @@ def test_an_edited_gate_is_caught(int8_bundle: Path) -> None:
         return dataclasses.replace(manifest, gates=better)
 
     reseal(int8_bundle, change)
-    with pytest.raises(GateError, match="recorded.*limit 0.5 recorded, 0.98 is in force"):
+    with pytest.raises(GateError, match=r"recorded.*limit 0.5 recorded, 0.98 is in force"):
         verify(int8_bundle)
 
 
@@ -234,7 +234,7 @@ def test_one_changed_byte_is_caught_by_its_digest(fp32_bundle: Path) -> None:
     content = bytearray((fp32_bundle / "model.onnx").read_bytes())
     content[len(content) // 2] ^= 1
     (fp32_bundle / "model.onnx").write_bytes(content)
-    with pytest.raises(ArtifactError, match="model.onnx was changed"):
+    with pytest.raises(ArtifactError, match=r"model.onnx was changed"):
         verify(fp32_bundle)
 
 
