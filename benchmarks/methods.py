@@ -13,12 +13,13 @@ time that each took is in the table.
 Each finished cell is a line of OUT/cells.jsonl. The same call again goes on where it was stopped:
 finished cells are skipped, half-done ones resumed. Photos are drawn once, so many of each class,
 and written to OUT/photos. The result is two tables on stdout, and all that they depend on in
-benchmarks/results/methods-PRESET.json.
+benchmarks/results/methods-PRESET.json; while cells are left to do, in OUT/methods-PRESET.json.
 """
 
 import argparse
 import dataclasses
 import fnmatch
+import itertools
 import json
 import math
 import multiprocessing
@@ -109,8 +110,8 @@ PRESETS = {
         ),
         epochs={
             "teacher": 12, "moco": 5, "simclr": 3, "seed": 5, "queue-kl": 5, "regress": 5,
-            "crd-unlabelled": 5, "dogo": 2, "esvit": 3, "classifier-teacher": 6, "classifier": 6,
-            "finetune": 30, "distilled": 5,
+            "crd-unlabelled": 5, "dogo": 2, "esvit": 2, "classifier-teacher": 6, "classifier": 4,
+            "finetune": 12, "distilled": 5,
         },
     ),
     "gpu": Preset(
@@ -353,7 +354,6 @@ def _classifier_cells(preset: Preset, seed: int) -> list[Cell]:
         "plain": ("kd", "soft_weight=0", "label_weight=1"),
         "kd": ("kd", "soft_weight=0.9", "label_weight=0.1"),
         "crd": ("crd",),
-        "crd+kd": ("crd", "kd_weight=1"),
     }
     for group, (method, *settings) in terms.items():
         arguments = {
@@ -625,18 +625,13 @@ class Relation:
 
 def make_relations(preset: Preset) -> list[Relation]:
     """The sentences, in the order of the papers."""
-    found = []
-    for student in preset.students:
-        for method in ("seed", "queue-kl", "regress"):
-            for metric in ("linear", "knn-20"):
-                found.append(
-                    Relation(
-                        claim=f"{method}: {student} with a teacher > by MoCo alone",
-                        better=_group(preset, method, student),
-                        worse=_group(preset, "moco", student),
-                        metric=metric,
-                    )
-                )
+    found: list[Relation] = []
+    for student, method, metric in itertools.product(
+        preset.students, ("seed", "queue-kl", "regress"), ("linear", "knn-20")
+    ):
+        claim = f"{method}: {student} with a teacher > by MoCo alone"
+        better, worse = (_group(preset, name, student) for name in (method, "moco"))
+        found.append(Relation(claim=claim, better=better, worse=worse, metric=metric))
     for network, name in {"student": preset.students[0], "peer": preset.peer}.items():
         found.append(
             Relation(
@@ -815,7 +810,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--list", action="store_true", help="name the cells and stop")
     parser.add_argument("--report", action="store_true", help="run nothing, only report")
-    parser.add_argument("--results", type=Path, help="the JSON file (default: benchmarks/results/)")
+    parser.add_argument("--results", type=Path, help="the JSON file (default: see above)")
     arguments = parser.parse_args()
     preset = PRESETS[arguments.preset]
     cells = make_cells(preset, arguments.seeds)
@@ -835,7 +830,9 @@ def main() -> None:
     known = {cell.name for cell in make_cells(preset, arguments.seeds)}
     records = [record for record in read_records(place) if record["cell"] in known]
     print(make_tables(preset, collect(records)))
-    results = arguments.results or RESULTS / f"methods-{arguments.preset}.json"
+    is_whole = len(records) == len(known) and arguments.preset != "smoke"
+    folder = RESULTS if is_whole else place.root
+    results = arguments.results or folder / f"methods-{arguments.preset}.json"
     write_results(results, arguments.preset, records, photos, jobs=jobs, threads=threads)
     tell(f"written: {results}")
     if failed:

@@ -10,11 +10,10 @@ L = − mean_i log [ exp(q_i·k_i / τ) / (exp(q_i·k_i / τ) + Σ_j exp(q_i·d_
 d is the queue of past keys; k enters it only after the step. The trunk f is kept.
 
 Unlike the authors' code: no shuffling of photos between GPUs. It is there to keep BatchNorm from
-telling which query and key were computed together. On one device there is nothing to shuffle, and
-with whole batches in one BatchNorm the mark is faint; `key_norm=moving` removes it on any number of
-devices: keys are then normalised by the student's running statistics, so that no key depends on the
-photos beside it (EMAN, 2021, arXiv 2101.08482, but with the statistics as they are, not averaged
-again). Dropout in the trunk is off.
+telling which query and key were computed together. On one device there is nothing to shuffle. On
+several, or to be sure on one, use `key_norm=moving`: keys are normalised by the student's running
+statistics, so that no key depends on the photos beside it (EMAN, 2021, arXiv 2101.08482, but with
+the statistics as they are, not averaged again). Dropout in the trunk is off.
 
 θ' needs a few times 1 / (1 − m) steps to become anything: a run of a few hundred steps wants
 `momentum=0.99`, as the authors' own CIFAR-10 demo has it (with `tau=0.1` and 4096 keys).
