@@ -69,6 +69,7 @@ def test_the_options_that_scripts_rely_on_are_there():
         "export": "--target --precision --calibration --out --min-agreement --max-drop --batch "
         "--no-verify --seed --set --json",
         "verify": "--data --json",
+        "explain": "--picture --json",
         "profile": "--device --profile --protocol --data --threads --unit --out --seed --json",
         "compare": "--html --fail-if --json",
     }

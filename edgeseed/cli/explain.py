@@ -1,0 +1,28 @@
+"""`edgeseed explain`."""
+
+import click
+
+from edgeseed.cli._options import emit, json_option, silence
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  edgeseed explain bundles/onnx-int8
+  edgeseed explain bundles/onnx-int8 --picture layers.png
+"""
+)
+@click.argument("bundle", type=click.Path())
+@click.option("--picture", type=click.Path(), metavar="F", help="Draw the layers' errors, as PNG or SVG.")
+@json_option
+def command(bundle: str, picture: str | None, as_json: bool) -> None:
+    """Show what was quantized how, and what it costs.
+
+    A line a layer: its numbers, its error against the float student, what stayed in float and why.
+    """
+    from edgeseed.export import explain
+
+    with silence(as_json):
+        explanation = explain(bundle, picture=picture)
+    text = explanation.to_text() + (f"\n\npicture: {picture}" if picture else "")
+    emit(explanation, as_json=as_json, text=text)
