@@ -19,5 +19,5 @@ test:           ## the quick suite
 test-all:       ## all tests that this machine can run
 	pytest -m ""
 
-bench:          ## every benchmark that fits on a CPU; see benchmarks/README.md
+bench:          ## every benchmark that fits on a CPU; see benchmarks/LOG.md
 	python benchmarks/quickstart.py --seeds 0 1 2
