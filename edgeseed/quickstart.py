@@ -56,6 +56,8 @@ class Plan:
     )  # fmt: skip
     distill_lr: float = 6e-3
     protocol: str = "rapid"
+    max_drop: float = 3.0
+    """In points. A bundle is judged on 256 photos here, of which one is 0.4 points already."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -298,13 +300,15 @@ class _Quickstart:
         self._say_step(f"A bundle: {target} {precision}")
         self._say_command(
             "export", self.classifier, "--target", target, "--precision", precision,
-            "--calibration", plan.data, "--seed", self.seed, "--out", folder,
+            "--calibration", plan.data, "--max-drop", plan.max_drop, "--seed", self.seed,
+            "--out", folder,
         )  # fmt: skip
         exported = export(
             self.classifier,
             target=target,
             precision=precision,
             calibration=plan.data,
+            max_drop=plan.max_drop,
             out=folder,
             seed=self.seed,
         )

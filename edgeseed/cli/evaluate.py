@@ -29,7 +29,11 @@ Examples:
     help="Labelled photos to test on.  [default: the set's own test split, else a fifth of D]",
 )
 @click.option(
-    "--protocol", default="knn,linear", show_default=True, metavar="P", help="Of knn, linear, finetune, with commas."
+    "--protocol",
+    default="knn,linear",
+    show_default=True,
+    metavar="P",
+    help="Of knn, linear, finetune, with commas.",
 )
 @click.option(
     "--save-classifier",

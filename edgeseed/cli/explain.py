@@ -13,7 +13,9 @@ Examples:
 """
 )
 @click.argument("bundle", type=click.Path())
-@click.option("--picture", type=click.Path(), metavar="F", help="Draw the layers' errors, as PNG or SVG.")
+@click.option(
+    "--picture", type=click.Path(), metavar="F", help="Draw the layers' errors, as PNG or SVG."
+)
 @json_option
 def command(bundle: str, picture: str | None, as_json: bool) -> None:
     """Show what was quantized how, and what it costs.

@@ -25,7 +25,9 @@ from edgeseed.export.samples import Photos
 from edgeseed.export.verification.gates import decisions_kept, distance
 from edgeseed.export.verification.reference import Outputs
 
-_MAX_SELECTION = 64
+# Photos that choose between candidates: as many pixels at any size, within these counts.
+_SELECTION = (64, 256)
+_SELECTION_PIXELS = 64 * 224 * 224
 _MAX_CORRECTION = 32
 
 
@@ -36,14 +38,21 @@ class QuantizeConfig:
     calibrator: str = "auto"
     """`auto`, or one of `minmax`, `moving-average`, `percentile`, `entropy`, `mse`."""
     bias_correction: bool = True
-    min_agreement: float = 0.98
-    """Below this share of kept decisions the layers that lose most are left in float."""
+    min_agreement: float = 0.99
+    """Below this share of kept decisions the layers that lose most are left in float. It is more
+    than the gate asks, because the gate judges other photos than those that chose."""
     max_float_layers: int = 8
     """Most layers that the search may leave in float."""
 
     def __post_init__(self) -> None:
         if self.calibrator not in ("auto", *METHODS):
             raise unknown_name("calibrator", self.calibrator, ("auto", *METHODS))
+
+
+def _num_selection(photos: Photos) -> int:
+    least, most = _SELECTION
+    height, width = photos.pixels.shape[2:]
+    return max(least, min(most, _SELECTION_PIXELS // int(height * width)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +106,7 @@ class _Worker:
             if scheme.depthwise_multiple > 1
             else []
         )
-        held_out = min(_MAX_SELECTION, max(1, len(photos) // 8))
+        held_out = min(_num_selection(photos), max(1, len(photos) // 4))
         self.ranging = Photos(pixels=photos.pixels[:-held_out])
         self.selection = Photos(pixels=photos.pixels[-held_out:])
         self.truth = run_graph(graph, self.selection)
