@@ -74,7 +74,7 @@ class CoreMLModel(Model):
     def lint(self) -> tuple[Finding, ...]:
         """What is wrong with the package itself.
 
-        A photo that is not taken as RGB; weights that float16 cannot hold; a layer that was meant to
+        A photo that is not taken as RGB; weights that float16 cannot hold; a layer meant to
         be int8 and is not, or whose weights have one scale for all channels.
         """
         program = self.interpreter.program

@@ -59,7 +59,8 @@ def test_the_options_that_scripts_rely_on_are_there():
     expected = {
         "quickstart": "--out --seed --json",
         "distill": "--method --teacher --student --peer --activation --drop-se --data --out "
-        "--epochs --batch-size --image-size --lr --seed --devices --precision --set --config --resume --during --json",
+        "--epochs --batch-size --image-size --lr --seed --devices --precision --set --config "
+        "--resume --during --json",
         "finetune": "--data --test-data --labels --projection --out --epochs --batch-size "
         "--image-size --lr --seed --devices --precision --set --config --resume --json",
         "pretrain": "--method --model --data --out --epochs --batch-size --image-size --lr --seed "
