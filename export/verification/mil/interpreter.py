@@ -178,7 +178,10 @@ class Interpreter:
             return None
         arguments: dict[str, tuple[str, ...] | str] = {}
         for parameter, bound in operation.arguments.items():
-            names = tuple(self._name(each, operation, parameter) for each in bound)
+            names = tuple(
+                self._name(each, f"{operation.results[0].name}.{parameter}.{place}")
+                for place, each in enumerate(bound)
+            )
             arguments[parameter] = names if parameter in TUPLES else names[0]
         step = _Step(operation, OPERATIONS[operation.type], arguments, ())
         if not operation.type.startswith("constexpr_"):
@@ -189,13 +192,12 @@ class Interpreter:
             self._constants[result.name] = value
         return None
 
-    def _name(self, argument: Reference | Constant, operation: Operation, parameter: str) -> str:
+    def _name(self, argument: Reference | Constant, place: str) -> str:
         """The name of an argument; what is written in place gets one and joins the constants."""
         if isinstance(argument, Reference):
             return argument.name
-        name = f"{operation.results[0].name}.{parameter}"
-        self._constants[name] = _value(argument.value)
-        return name
+        self._constants[place] = _value(argument.value)
+        return place
 
     def _compute(self, step: _Step, values: Mapping[str, Value]) -> tuple[Tensor, ...]:
         arguments = {

@@ -81,25 +81,24 @@ def _row_numbers(indices: Tensor, sizes: torch.Size) -> Tensor:
     return rows
 
 
-def _scatter_rows(data: Tensor, rows: Tensor, updates: Tensor, mode: str) -> Tensor:
-    """Puts updates into rows of data. data: (R, ...), rows: (K,), updates: (K, ...)."""
+def _combine(data: Tensor, axis: int, places: Tensor, updates: Tensor, mode: str) -> Tensor:
+    """Combines elements of data, one for each place along an axis, with the updates."""
     if mode == "update":
-        return data.index_copy(0, rows, updates)
+        return data.scatter(axis, places, updates)
     if mode == "sub":
-        return data.index_add(0, rows, -updates)
+        mode, updates = "add", -updates
     if mode == "div":
-        return data.index_reduce(0, rows, 1 / updates, "prod")
-    if mode == "add":
-        return data.index_add(0, rows, updates)
-    return data.index_reduce(0, rows, updates, _mode(mode))
-
-
-def _mode(mode: str) -> str:
+        mode, updates = "mul", 1 / updates
     if mode not in _SCATTER_MODES:
         known = ", ".join(["update", "sub", "div", *_SCATTER_MODES])
         raise WorkError(f"a scatter has the mode {mode}; known: {known}")
-    # index_reduce has `prod`, `amax` and `amin`; sums go through index_add.
-    return _SCATTER_MODES[mode]
+    return data.scatter_reduce(axis, places, updates, _SCATTER_MODES[mode])
+
+
+def _combine_rows(data: Tensor, rows: Tensor, updates: Tensor, mode: str) -> Tensor:
+    """Combines whole rows. data: (R, ...), rows: (K,), updates: (K, ...)."""
+    places = rows.reshape(-1, *[1] * (data.ndim - 1)).expand(updates.shape)
+    return _combine(data, 0, places, updates, mode)
 
 
 def scatter(
@@ -114,7 +113,7 @@ def scatter(
     along = integer(axis, 0)
     rows = data.movedim(along, 0)
     places = _wrapped(indices, rows.shape[0])
-    return _scatter_rows(rows, places, updates.movedim(along, 0), mode).movedim(0, along)
+    return _combine_rows(rows, places, updates.movedim(along, 0), mode).movedim(0, along)
 
 
 def scatter_along_axis(
@@ -127,14 +126,7 @@ def scatter_along_axis(
 ) -> Tensor:
     """One element of data for each index, along an axis."""
     along = integer(axis, 0)
-    places = _wrapped(indices, data.shape[along])
-    if mode == "update":
-        return data.scatter(along, places, updates)
-    if mode == "sub":
-        return data.scatter_add(along, places, -updates)
-    if mode == "div":
-        return data.scatter_reduce(along, places, 1 / updates, "prod")
-    return data.scatter_reduce(along, places, updates, _mode(mode))
+    return _combine(data, along, _wrapped(indices, data.shape[along]), updates, mode)
 
 
 def scatter_nd(
@@ -149,7 +141,7 @@ def scatter_nd(
     rows = _row_numbers(indices, data.shape[:depth]).reshape(-1)
     inner = data.shape[depth:]
     flat = data.reshape(math.prod(data.shape[:depth]), *inner)
-    return _scatter_rows(flat, rows, updates.reshape(-1, *inner), mode).reshape(data.shape)
+    return _combine_rows(flat, rows, updates.reshape(-1, *inner), mode).reshape(data.shape)
 
 
 def non_zero(x: Tensor) -> Tensor:
