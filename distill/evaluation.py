@@ -483,8 +483,8 @@ def _measure_finetuning(
             devices=device,
             settings=settings,
         )
-    metric: Metric = result.metric
-    return dataclasses.replace(metric, name=f"finetune-{labels}")
+    # pyright sees this module under two names, by its folder and by its package.
+    return dataclasses.replace(result.metric, name=f"finetune-{labels}")  # pyright: ignore[reportReturnType]
 
 
 def make_metric(

@@ -131,7 +131,7 @@ def _dots(trained: tuple[Trained, ...], width: int) -> Svg:
         svg.text(12, y - 14, item.what, css="name")
         svg.line(scale(value - span), y, scale(min(100.0, value + span)), y, css=f"whisker {css}")
         svg.add("circle", cx=scale(value), cy=y, r=6, css=f"dot {css}")
-        svg.text(scale(value), y - 12, f"{value:.1f} %", anchor="middle", css="value")
+        svg.text(scale(value), y + 20, f"{value:.1f} %", anchor="middle", css="value")
     return svg
 
 

@@ -137,8 +137,12 @@ def _search(cost: Callable[[Quantizer, Doubles, Doubles], float]) -> "_RangeOf":
         share = min(_SHRINKS, key=lambda share: cost_of(low * share, high * share))
         low, high = low * share, high * share
         if kind is Kind.FREE and not number_format.symmetric and low < 0 < high:
-            low = min((low * share for share in _SHRINKS), key=lambda low: cost_of(low, high))
-            high = min((high * share for share in _SHRINKS), key=lambda high: cost_of(low, high))
+            lows: list[float] = [low * share for share in _SHRINKS]
+            costs = [cost_of(candidate, high) for candidate in lows]
+            low = lows[costs.index(min(costs))]
+            highs: list[float] = [high * share for share in _SHRINKS]
+            costs = [cost_of(low, candidate) for candidate in highs]
+            high = highs[costs.index(min(costs))]
         return float(low), float(high)
 
     return find

@@ -178,7 +178,7 @@ class _Worker:
             f"(wanted {self.config.min_agreement:.1%}): looking for the layers that lose"
         )
         corrections = numbers.bias_corrections
-        method = next(name for name in METHODS if name == self.chosen)
+        method: Method = next(name for name in METHODS if name == self.chosen)  # pyright: ignore[reportAssignmentType]  # typed by the tuple
 
         def with_floats(floats: Mapping[str, str]) -> tuple[Numbers, Layout]:
             changed = plan_layout(
