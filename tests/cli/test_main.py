@@ -16,7 +16,7 @@ COMMANDS = cli.list_commands(click.Context(cli))
 def run(*arguments: str) -> subprocess.CompletedProcess:
     code = "from edgeseed.cli import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", code, *arguments], capture_output=True, text=True, check=False
     )
 
 
@@ -40,7 +40,7 @@ def test_help_imports_nothing_heavy():
         "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True)
 
 
 def test_every_commands_help_imports_no_torch():
@@ -52,7 +52,7 @@ def test_every_commands_help_imports_no_torch():
         "assert not {'torch', 'onnx'} & set(sys.modules)\n"
     )
     for command in ("distill", "export", "profile", "quickstart"):
-        subprocess.run([sys.executable, "-c", code, command], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-P", "-c", code, command], check=True, capture_output=True)
 
 
 def test_the_options_that_scripts_rely_on_are_there():

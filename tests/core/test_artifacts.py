@@ -76,7 +76,7 @@ def test_a_specification_is_read_without_torch(student):
         f"assert read_spec({str(student)!r}).architecture.name == 'test_efficientnet'; "
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])

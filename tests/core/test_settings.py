@@ -122,7 +122,7 @@ def test_every_registry_lists_without_importing_and_summarises_each(module, tabl
         "assert 'torch' not in sys.modules and 'onnx' not in sys.modules and 'coremltools' not "
         "in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 
 def test_unknown_plug_in_names_the_nearest_and_lists_all():
@@ -191,4 +191,4 @@ def test_importing_edgeseed_switches_telemetry_of_onnx_runtime_off():
     # ONNX Runtime 1.29 began to upload usage from Linux; quickstart promises to need no network.
     code = "import edgeseed, os; assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'"
     environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, env=environment)

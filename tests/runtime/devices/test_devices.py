@@ -28,7 +28,7 @@ def test_listing_kinds_imports_none_of_them() -> None:
         "bad = {'numpy', 'subprocess', 'edgeseed.runtime.devices.host'} & set(sys.modules);"
         "assert not bad, bad"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 
 def test_the_fake_is_not_offered_to_users() -> None:

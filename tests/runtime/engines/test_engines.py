@@ -29,7 +29,7 @@ def test_listing_engines_imports_none_of_them() -> None:
         "import sys; from edgeseed.runtime.engines import ENGINES; ENGINES.names();"
         "bad = {'onnxruntime', 'numpy', 'torch'} & set(sys.modules); assert not bad, bad"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 
 def test_the_share_on_the_requested_unit_is_counted() -> None:

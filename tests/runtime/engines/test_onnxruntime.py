@@ -121,7 +121,9 @@ def test_nothing_is_reported_to_anyone_while_a_model_is_measured(
     for name in ("tmp", "home"):
         (tmp_path / name).mkdir()
 
-    subprocess.run([sys.executable, "-c", code, bundle.model_path], check=True, env=environment)
+    subprocess.run(
+        [sys.executable, "-P", "-c", code, bundle.model_path], check=True, env=environment
+    )
 
     assert list((tmp_path / "tmp").iterdir()) == []
     assert list((tmp_path / "home").iterdir()) == []
