@@ -57,4 +57,4 @@ def _starting_palette(sample: NDArray[np.float64], count: int) -> NDArray[np.flo
         return np.concatenate([distinct, np.full(count - distinct.size, distinct[-1])])
     share = np.concatenate([[0.0], np.cumsum(np.diff(distinct) ** (2 / 3))])
     places = (np.arange(count) + 0.5) / count * share[-1]
-    return np.interp(places, share, distinct)
+    return np.interp(places, share, distinct)  # type: ignore[no-any-return]  # numpy
