@@ -52,6 +52,8 @@ _INT32 = (-(2**31), 2**31 - 1)
 _LARGEST_BIAS = 2.0**30
 # A hard-sigmoid is stored as x + 3, see above.
 HARDSIGMOID_SHIFT = 3.0
+UNROUNDED = "unrounded"
+"""Key of a layer's `meta`: its weight and bias before they became integers."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,9 @@ class Numbers:
     """(O,) added to the bias of a layer, by its node name."""
     weight_scales: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     """(O,) by layer; found at the first insertion and kept, as they depend on the weights alone."""
+    learned: Mapping[str, tuple[Tensor, Tensor]] = dataclasses.field(default_factory=dict)
+    """Weight and bias of a layer in place of the float graph's, as they are before rounding: with
+    normalisation, shift and correction in them. See `recovery`."""
 
 
 def quantizer_of_kind(
@@ -261,6 +266,7 @@ class _Inserter:
         else:
             value, scale = self._read(source, before=reader), self.stored[source][1].scale
         reader.replace_input_with(source, value)
+        weight, bias = self.numbers.learned.get(node.name, (weight, bias))
         self._set_weights(node, weight, bias, input_scale=scale)
         self._store_unless_joined(node)
 
@@ -325,6 +331,7 @@ class _Inserter:
             new_bias = new_constant(self.module, bias, name=f"{node.name}_bias", before=node)
         arguments[2:3] = [new_bias]
         node.args = tuple(arguments)
+        node.meta[UNROUNDED] = (weight, bias)
 
     def _constant_channels(
         self, node: fx.Node, integers: Tensor, scales: Tensor, limits: tuple[int, int], what: str
