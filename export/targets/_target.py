@@ -8,7 +8,7 @@ the search for a good quantization) is shared and knows no target by name.
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -62,7 +62,7 @@ class Finding:
 
 
 class Model(abc.ABC):
-    """An exported model, opened for the gates on this machine. Nothing here is timed."""
+    """An exported model, opened for the gates on this machine. It does not time itself."""
 
     runner: ClassVar[str]
     """What computes, for reports: `"onnxruntime CPU"`, `"Core ML reference interpreter"`."""
@@ -87,6 +87,14 @@ class Model(abc.ABC):
     @abc.abstractmethod
     def lint(self) -> tuple[Finding, ...]:
         """What is wrong with the graph itself: see the target."""
+
+    def single_run(self) -> Callable[[], object] | None:
+        """A run of one photo on one thread, made ready to be repeated (see `export.speed`).
+
+        None where what computes here is not the engine that an app would have, such as an
+        interpreter: how long that takes says nothing about the model.
+        """
+        return None
 
 
 class Target(abc.ABC):

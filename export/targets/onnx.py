@@ -8,12 +8,18 @@ that these networks need: per-channel `DequantizeLinear` is of opset 13, `Clip` 
 int8 is the QDQ form: `DequantizeLinear -> operator -> QuantizeLinear`. ONNX Runtime replaces each
 such group by an integer kernel when it loads the file. It follows the scheme: `x86` (uint8
 activations, the fast path of VNNI and AMX) or `arm` (int8).
+
+`w8` is for size alone: weights are stored as bytes and unpacked once, when the file is loaded.
+`fp16` halves the file; it is for engines with half-precision kernels (WebGPU, Arm). Where there are
+none, as on x86, ONNX Runtime computes in float32 with casts in between, and is slower for it.
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import logging
+import platform
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,9 +30,11 @@ import torch
 from onnx import ModelProto
 
 from edgeseed.core.bundle import Manifest
-from edgeseed.core.errors import WorkError
+from edgeseed.core.errors import UsageError, WorkError
 from edgeseed.core.files import atomic_file
 from edgeseed.export.graph import INPUT_NAME
+from edgeseed.export.targets._bytes import store_as_bytes
+from edgeseed.export.targets._half import half_program, to_half
 from edgeseed.export.targets._target import Precision, Target, WriteRequest, WrittenModel
 from edgeseed.export.verification.onnx import OnnxModel, open_onnx
 
@@ -41,30 +49,72 @@ class OnnxTarget(Target):
     """See the module."""
 
     name = "onnx"
-    precisions = ("fp32", "int8")
+    precisions = ("fp32", "fp16", "w8", "int8")
     schemes: ClassVar[Mapping[Precision, tuple[str, ...]]] = {"int8": ("x86", "arm")}
-    options: ClassVar[Mapping[str, Any]] = {"opset": DEFAULT_OPSET}
-    parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4}
+    options: ClassVar[Mapping[str, Any]] = {"opset": DEFAULT_OPSET, "float32": ""}
+    parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 1e-2}
 
     def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
         """Writes `model.onnx`."""
-        opset = int(request.options["opset"])
-        if opset not in _IR_OF_OPSET:
-            raise WorkError(f"opset {opset} is not one of {', '.join(map(str, _IR_OF_OPSET))}")
-        model = convert_program(request.program, output_names=request.output_names, opset=opset)
+        settings = Settings.from_options(request.options)
+        model = _as_asked(request, settings)
         describe(model, request)
         onnx.checker.check_model(model, full_check=True)
         with atomic_file(folder / MODEL_FILE) as temporary:
             temporary.write_bytes(model.SerializeToString())
         return WrittenModel(
             model=MODEL_FILE,
-            minimum_runtime={"onnxruntime": _FIRST_RUNTIME[opset]},
-            details={"opset": opset, "ir_version": model.ir_version},
+            minimum_runtime={"onnxruntime": _FIRST_RUNTIME[settings.opset]},
+            details={"ir_version": model.ir_version, **dataclasses.asdict(settings)},
         )
 
     def open(self, folder: Path, manifest: Manifest) -> OnnxModel:
         """Opens it in ONNX Runtime on the CPU."""
-        return open_onnx(folder, manifest)
+        scheme = (manifest.quantization or {}).get("scheme")
+        return open_onnx(folder, manifest, is_engine=scheme in (None, scheme_of_this_machine()))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The target's options, checked.
+
+    Attributes:
+        opset: Of the file.
+        float32: What a float16 file computes in float32: types or names of its nodes, with commas
+            between.
+    """
+
+    opset: int
+    float32: tuple[str, ...]
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "Settings":
+        """The settings of one export.
+
+        Raises:
+            UsageError: If the opset is none that the oldest runtimes are known for.
+        """
+        given = str(options["opset"])
+        if given not in map(str, _IR_OF_OPSET):
+            raise UsageError(f"opset is {given!r}; known: {', '.join(map(str, _IR_OF_OPSET))}")
+        names = str(options["float32"]).split(",")
+        return cls(opset=int(given), float32=tuple(n.strip() for n in names if n.strip()))
+
+
+def scheme_of_this_machine() -> str:
+    """The int8 scheme whose integers this machine's processor multiplies."""
+    return "arm" if platform.machine().lower() in ("arm64", "aarch64") else "x86"
+
+
+def _as_asked(request: WriteRequest, settings: Settings) -> ModelProto:
+    program = request.program
+    if request.precision == "fp16":
+        size = request.spec.preprocess.image_size
+        program = half_program(program, image_size=size, batch=request.batch)
+    model = convert_program(program, output_names=request.output_names, opset=settings.opset)
+    if request.precision == "fp16":
+        return to_half(model, keep_float32=settings.float32)
+    return store_as_bytes(model) if request.precision == "w8" else model
 
 
 def convert_program(

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ import onnxruntime
 
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import ArtifactError
+from edgeseed.export.targets._bytes import large_float_readers
 from edgeseed.export.targets._target import Finding, Model
 
 _BATCH = 16
@@ -24,16 +25,29 @@ class OnnxModel(Model):
     Args:
         path: The file.
         batch: A name, or the only batch size it takes.
+        precision: What it was exported as.
+        float32: Types or names of nodes that a float16 file computes in float32.
         quantization: The manifest's record of it; None for a float model.
+        is_engine: Whether an app would run it as it is run here, so that it may be timed.
     """
 
     runner = "onnxruntime CPU"
 
     def __init__(
-        self, path: Path, *, batch: int | str, quantization: Mapping[str, Any] | None = None
+        self,
+        path: Path,
+        *,
+        batch: int | str,
+        precision: str = "fp32",
+        float32: Sequence[str] = (),
+        quantization: Mapping[str, Any] | None = None,
+        is_engine: bool = False,
     ) -> None:
         self.path = path
+        self._precision = precision
+        self._float32 = float32
         self._quantization = quantization
+        self._is_engine = is_engine
         self._batch = batch if isinstance(batch, int) else None
         self._session = _session(path.read_bytes(), source=path)
 
@@ -54,13 +68,28 @@ class OnnxModel(Model):
         return _run(session, pixels, found, fixed_batch=self._batch)
 
     def lint(self) -> tuple[Finding, ...]:
-        """Quantized graphs: weights that are not symmetric, and layers that stayed in float.
+        """What the precision promised and the graph does not keep.
 
-        The second is asked of ONNX Runtime itself: it writes the graph that it runs.
+        int8: weights that are not symmetric, and layers that stayed in float; the second is asked
+        of ONNX Runtime itself, which writes the graph that it runs. w8 and fp16: large weights
+        that are still float32.
         """
-        if self._quantization is None:
-            return ()
-        return (*_lint_weights(onnx.load(self.path).graph), *self._lint_layers())
+        graph = onnx.load(self.path).graph
+        if self._quantization is not None:
+            return (*_lint_weights(graph), *self._lint_layers())
+        if self._precision in ("w8", "fp16"):
+            return tuple(_lint_float_weights(graph, self._precision, self._float32))
+        return ()
+
+    def single_run(self) -> Callable[[], object] | None:
+        """A session of one thread with a grey photo, if this is the engine that an app has."""
+        if not self._is_engine:
+            return None
+        session = _session(self.path.read_bytes(), source=self.path, threads=1)
+        (image,) = session.get_inputs()
+        shape = [size if isinstance(size, int) else 1 for size in image.shape]
+        feed = {image.name: np.full(shape, 128, np.float32)}
+        return lambda: session.run(None, feed)
 
     def _lint_layers(self) -> list[Finding]:
         assert self._quantization is not None
@@ -111,8 +140,21 @@ def _lint_weights(graph: onnx.GraphProto) -> Iterator[Finding]:
             yield Finding(node.output[0], "a scale of its weights is not above 0")
 
 
-def open_onnx(folder: Path, manifest: Manifest) -> OnnxModel:
+def _lint_float_weights(
+    graph: onnx.GraphProto, precision: str, kept: Sequence[str]
+) -> Iterator[Finding]:
+    for node in large_float_readers(graph):
+        if node.op_type not in kept and node.name not in kept:
+            yield Finding(node.input[1], f"float32 weights in a file that is to be {precision}")
+
+
+def open_onnx(folder: Path, manifest: Manifest, *, is_engine: bool = False) -> OnnxModel:
     """Opens a bundle's model and compares its inputs and outputs with the manifest's.
+
+    Args:
+        folder: The bundle.
+        manifest: The bundle's.
+        is_engine: As `OnnxModel` takes it.
 
     Raises:
         ArtifactError: If the file is no whole ONNX model, or has other inputs or outputs.
@@ -120,7 +162,10 @@ def open_onnx(folder: Path, manifest: Manifest) -> OnnxModel:
     model = OnnxModel(
         folder / manifest.model,
         batch=manifest.inputs[0].shape[0],
+        precision=manifest.precision,
+        float32=manifest.provenance["model"].get("float32", ()),
         quantization=manifest.quantization,
+        is_engine=is_engine,
     )
     for kind, specs, actual in (
         ("input", manifest.inputs, model._session.get_inputs()),
@@ -137,10 +182,11 @@ def open_onnx(folder: Path, manifest: Manifest) -> OnnxModel:
 
 
 def _session(
-    content: bytes, *, source: Path, optimise: bool = True
+    content: bytes, *, source: Path, optimise: bool = True, threads: int = 0
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = threads  # 0: as many as there are cores
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
@@ -172,7 +218,7 @@ def _run(
             piece = np.resize(piece, (fixed_batch, *piece.shape[1:]))
         values = cast("list[Any]", session.run(names, {input_name: piece}))
         for name, value in zip(names, values, strict=True):
-            parts[name].append(value[:count])
+            parts[name].append(value[:count].astype(np.float32, copy=False))
     return {name: np.concatenate(pieces) for name, pieces in parts.items()}
 
 

@@ -1,9 +1,14 @@
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
 import onnx
+import pytest
 
 from edgeseed.core.bundle import read_bundle
+from edgeseed.core.errors import UsageError
+from edgeseed.export import export
+from edgeseed.export.targets.onnx import TARGET, scheme_of_this_machine
 from edgeseed.export.verification.onnx import OnnxModel, optimised_graph
 
 
@@ -40,3 +45,69 @@ def test_a_layer_that_was_meant_to_be_int8_and_is_not_is_found(made_int8: Path) 
     assert [str(finding) for finding in model.lint()] == [
         "conv: 18 were meant to be int8, ONNX Runtime has 17"
     ]
+
+
+@pytest.fixture(scope="session")
+def made(workplace: Path, student: Path, photos: Path) -> dict[str, Path]:
+    """Bundles of the precisions that are for size."""
+    bundles = {precision: workplace / precision for precision in ("fp16", "w8")}
+    for precision, folder in bundles.items():
+        export(student, precision=precision, calibration=photos, out=folder)
+    return bundles
+
+
+def test_half_precision_halves_the_weights_and_keeps_float32_at_the_border(
+    made: dict[str, Path],
+) -> None:
+    graph = onnx.load(made["fp16"] / "model.onnx").graph
+    kinds = {value.type.tensor_type.elem_type for value in [*graph.input, *graph.output]}
+    assert kinds == {onnx.TensorProto.FLOAT}
+    assert Counter(item.data_type for item in graph.initializer)[onnx.TensorProto.FLOAT] == 0
+    (parity,) = [g for g in read_bundle(made["fp16"]).manifest.gates if g.name == "parity"]
+    assert 1e-5 < parity.value < parity.limit == 1e-2
+
+
+def test_bytes_are_unpacked_when_the_file_is_loaded_not_for_every_photo(
+    made: dict[str, Path],
+) -> None:
+    """`DequantizeLinear` would stay in the graph and make the model three times as slow."""
+    content = onnx.load(made["w8"] / "model.onnx").graph
+    runs = Counter(node.op_type for node in optimised_graph(made["w8"] / "model.onnx").node)
+    assert Counter(node.op_type for node in content.node)["Cast"] > 10
+    assert runs["Cast"] == runs["DequantizeLinear"] == 0
+
+
+def test_w8_is_judged_by_agreement_and_a_quarter_of_the_size(
+    made: dict[str, Path], made_fp32: Path
+) -> None:
+    bundle = read_bundle(made["w8"])
+    assert {"top1_agreement", "embedding_cosine"} <= {gate.name for gate in bundle.manifest.gates}
+    # Of a tiny network, whose graph weighs as much as its weights.
+    assert bundle.model_size_bytes < 0.4 * read_bundle(made_fp32).model_size_bytes
+
+
+@pytest.mark.parametrize("precision", ["fp16", "w8"])
+def test_a_weight_that_stayed_float32_is_found(made_fp32: Path, precision: str) -> None:
+    model = OnnxModel(made_fp32 / "model.onnx", batch="batch", precision=precision)
+    findings = model.lint()
+    assert findings
+    assert f"float32 weights in a file that is to be {precision}" in str(findings[0])
+    kept = OnnxModel(
+        made_fp32 / "model.onnx", batch="batch", precision="fp16", float32=("Conv", "Gemm")
+    )
+    assert kept.lint() == ()
+
+
+def test_only_the_engine_that_an_app_has_may_be_timed(made_int8: Path) -> None:
+    manifest = read_bundle(made_int8).manifest
+    assert manifest.quantization is not None
+    own, other = ("x86", "arm") if scheme_of_this_machine() == "x86" else ("arm", "x86")
+    for scheme, timed in ((own, True), (other, False)):
+        quantization = {**manifest.quantization, "scheme": scheme}
+        model = TARGET.open(made_int8, dataclasses.replace(manifest, quantization=quantization))
+        assert (model.single_run() is not None) == timed
+
+
+def test_an_opset_without_known_runtimes_is_refused(student: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="opset is '17'; known: 18, 19"):
+        export(student, out=tmp_path / "bundle", options={"opset": 17})
