@@ -16,6 +16,7 @@ What happens to the graph on the way, and how exact it is:
   `self.training`; tools that trace modules in training mode bake in batch statistics and are wrong
   by factors. Here the network is traced to ATen operators in evaluation mode, where it *is* a batch
   norm and an activation, and a batch norm that is still in training mode is an error.
+* What depends on constants alone, such as a table of positions resized to the photo, is computed.
 * Dropout is gone, in-place operators are replaced by their pure twins, constants nobody reads are
   removed.
 """
@@ -114,6 +115,7 @@ def float_graph(program: ExportedProgram) -> fx.GraphModule:
         graph_module = program.run_decompositions({}).module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     _remove_dropout(graph_module)
+    _fold_constants(graph_module)
     _fold_batch_norms(graph_module)
     return tidy(graph_module)
 
@@ -211,6 +213,28 @@ def _remove_dropout(graph_module: fx.GraphModule) -> None:
             node.replace_all_uses_with(node.args[0])
             # It draws random numbers, so dead-code elimination would leave it.
             graph_module.graph.erase_node(node)
+
+
+def _fold_constants(graph_module: fx.GraphModule) -> None:
+    """Formats lack what networks compute on their own weights: antialiased bicubic resizing."""
+    for node in list(graph_module.graph.nodes):
+        sources = node.all_input_nodes
+        if not isinstance(node.target, torch._ops.OpOverload) or not sources:
+            continue
+        if not all(is_constant(source) for source in sources):
+            continue
+
+        def value_of(source: fx.Node) -> Any:
+            return constant(graph_module, source)
+
+        arguments = fx.map_arg(node.args, value_of)
+        value = node.target(*arguments, **fx.map_arg(node.kwargs, value_of))
+        if isinstance(value, Tensor):
+            # A clone: a view would keep the tensor that it looks into.
+            folded = new_constant(
+                graph_module, value.clone(), name=f"{node.name}_value", before=node
+            )
+            node.replace_all_uses_with(folded)
 
 
 _BATCH_NORM_TRAINING_ARGUMENT = 5

@@ -39,6 +39,13 @@ def test_batch_norm_dropout_and_in_place_operators_are_gone() -> None:
     assert not [name for name in targets if name.split(".")[1].endswith("_")]
 
 
+def test_what_depends_on_constants_alone_is_computed_once(pixels: Pixels) -> None:
+    """A table of positions resized to the photo: neither Core ML nor ONNX has that resize."""
+    program = build_program(tiny_student("test_vit", trained=False, img_size=32), tiny_preprocess())
+    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
+    assert not [node.name for node in nodes if "bicubic" in node.name]
+
+
 def test_exporting_leaves_the_network_as_it_was() -> None:
     network = tiny_student(trained=False).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
