@@ -262,7 +262,7 @@ def make_classifier(coremltools: Any, specification: Any, classes: tuple[str, ..
     mil = coremltools.proto.MIL_pb2
     function = specification.mlProgram.functions["main"]
     block = function.block_specializations[function.opset]
-    text, number = _scalar_type(mil, mil.STRING), _scalar_type(mil, mil.FLOAT32)
+    text, number = _scalar_type(mil, mil.STRING), _scalar_type(mil, mil.FLOAT64)
     scores = f"{_LABEL}_probs"
 
     operation = block.operations.add(type="classify")
@@ -373,7 +373,10 @@ def write_package(package: Path, specification: Any, *, weights: Path) -> None:
         },
         "rootModelIdentifier": identifiers["com.apple.CoreML/model.mlmodel"],
     }
-    (package / "Manifest.json").write_text(json.dumps(contents, indent=4), encoding="utf-8")
+    # As Core ML itself orders it: whoever opens a package, coremltools too, writes this file anew,
+    # and a bundle whose files were changed is refused.
+    text = json.dumps(contents, indent=4, sort_keys=True) + "\n"
+    (package / "Manifest.json").write_text(text, encoding="utf-8")
 
 
 TARGET = CoreMLTarget()
