@@ -96,8 +96,8 @@ class Preset:
 PRESETS = {
     "cpu": Preset(
         data="fashion-mnist",
-        train_per_class=800,
-        test_per_class=500,
+        train_per_class=400,
+        test_per_class=300,
         batch_size=128,
         teacher="resnet18",
         students=("mobilenetv3_small_100",),
@@ -109,9 +109,9 @@ PRESETS = {
             "num_prototypes=1024", "ema_momentum=0.99",
         ),
         epochs={
-            "teacher": 12, "moco": 5, "simclr": 3, "seed": 5, "queue-kl": 5, "regress": 5,
-            "crd-unlabelled": 5, "dogo": 2, "esvit": 2, "classifier-teacher": 6, "classifier": 4,
-            "finetune": 12, "distilled": 5,
+            "teacher": 20, "moco": 6, "simclr": 4, "seed": 6, "queue-kl": 6, "regress": 6,
+            "crd-unlabelled": 6, "dogo": 4, "esvit": 4, "classifier-teacher": 10, "classifier": 6,
+            "finetune": 12, "distilled": 6,
         },
     ),
     "gpu": Preset(
