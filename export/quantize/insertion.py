@@ -182,9 +182,13 @@ class _Inserter:
     # ------------------------------------------------------------------ operators
 
     def _plain(self, node: fx.Node) -> None:
-        """An operator with an integer kernel of its own: reads its inputs, stores its output."""
+        """An operator with an integer kernel of its own: reads its inputs, stores its output.
+
+        Of a sum that its layer writes (`Scheme.residual_skips`) only the skip is stored.
+        """
         for source in list(node.all_input_nodes):
-            node.replace_input_with(source, self._read(source, before=node))
+            if source in self.stored:
+                node.replace_input_with(source, self._read(source, before=node))
         self._store_unless_joined(node)
 
     def _store_unless_joined(self, node: fx.Node) -> None:

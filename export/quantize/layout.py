@@ -90,6 +90,16 @@ def operator_of(node: fx.Node) -> Operator | None:
     return None if find is None else find(node)
 
 
+def _shape(node: fx.Node) -> tuple[Any, ...]:
+    return tuple(map(str, getattr(node.meta.get("val"), "shape", ())))
+
+
+def _is_single(node: fx.Node) -> bool:
+    """Whether a layer sees one position of each photo: (N, C, 1, 1) or (N, C)."""
+    shape = _shape(weighted_input(node))
+    return len(shape) == 2 or (len(shape) == 4 and shape[2:] == ("1", "1"))
+
+
 def _pads_zero(node: fx.Node) -> bool:
     value = node.args[3] if len(node.args) > 3 else 0
     if node.target is _aten.constant_pad_nd.default:
@@ -169,8 +179,12 @@ class _Planner:
             self.floats[node.name] = f"scheme {self.scheme.name} has no integer {operator}"
             return
         sources = self._sources(node, operator)
-        if operator in _HAS_WEIGHTS:
+        if operator in _HAS_WEIGHTS and not self.scheme.single_positions and _is_single(node):
+            self.floats[node.name] = "it sees one position only, where int8 gains nothing"
+        elif operator in _HAS_WEIGHTS:
             self._take(node, operator, sources)
+        elif operator == "add" and self.scheme.residual_skips:
+            self._take_skip(node, sources)
         elif all(source in self.operators for source in sources):
             self._follow(node, operator, sources)
         elif operator != "view":
@@ -194,6 +208,17 @@ class _Planner:
                 self.points.setdefault(source, Kind.FREE)
         if not self.scheme.float_results and any(user.op != "output" for user in node.users):
             self.points[node] = Kind.FREE
+
+    def _take_skip(self, node: fx.Node, sources: list[fx.Node]) -> None:
+        """A residual sum: the layer in front writes it, if what it adds comes in integers."""
+        own = [item for item in sources if self.operators.get(item) == "conv"]
+        own = [item for item in own if len(item.users) == 1 and item not in self.points]
+        if not own or _shape(sources[0]) != _shape(sources[1]):
+            self.floats[node.name] = "it does not end a residual block of convolutions"
+            return
+        self.operators[node] = "add"
+        (skip,) = [item for item in sources if item is not own[0]] or [own[0]]
+        self.points.setdefault(skip, Kind.FREE)
 
     def _follow(self, node: fx.Node, operator: Operator, sources: list[fx.Node]) -> None:
         source = sources[0]

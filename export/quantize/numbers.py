@@ -61,9 +61,9 @@ def quantizer_for_range(low: float, high: float, number_format: IntegerFormat) -
         if scale > _SMALLEST_SCALE:
             zero_point = number_format.low + round(-low / scale)
     return Quantizer(
-        # Kernels keep scales in float32; a scale that is rounded once, here, is the same
+        # Kernels keep scales in few digits; a scale that is rounded once, here, is the same
         # everywhere.
-        scale=_float32(max(scale, _SMALLEST_SCALE)),
+        scale=_as_stored(scale, number_format.scale_dtype),
         zero_point=zero_point,
         low=number_format.low,
         high=number_format.high,
@@ -71,8 +71,14 @@ def quantizer_for_range(low: float, high: float, number_format: IntegerFormat) -
     )
 
 
-def _float32(value: float) -> float:
-    return float(torch.tensor(value, dtype=torch.float32))
+def _as_stored(scale: float, dtype: torch.dtype) -> float:
+    return float(torch.tensor(max(scale, _smallest_scale(dtype)), dtype=dtype))
+
+
+def _smallest_scale(dtype: torch.dtype) -> float:
+    """The least number of the type above zero, but no scale below 1e-8."""
+    info = torch.finfo(dtype)
+    return max(_SMALLEST_SCALE, info.smallest_normal * info.eps)
 
 
 def weight_scales(weight: Tensor, number_format: IntegerFormat) -> Tensor:
@@ -87,13 +93,20 @@ def weight_scales(weight: Tensor, number_format: IntegerFormat) -> Tensor:
     best_scale = largest / number_format.high
     best_error = torch.full_like(largest, torch.inf)
     for share in (1.0, 0.95, 0.9, 0.85, 0.8, 0.7):
-        scale = (share * largest / number_format.high).unsqueeze(1)
+        scale = _in_stored_type(share * largest / number_format.high, number_format.scale_dtype)
+        scale = scale.unsqueeze(1)
         simulated = torch.clamp(torch.round(rows / scale), number_format.low, number_format.high)
         error = ((simulated * scale - rows) ** 2).sum(dim=1)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best_scale = torch.where(better, scale.squeeze(1), best_scale)
     return best_scale
+
+
+def _in_stored_type(scales: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype is torch.float32:
+        return scales
+    return scales.clamp(min=_smallest_scale(dtype)).to(dtype).float()
 
 
 def quantize_channels(

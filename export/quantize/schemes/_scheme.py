@@ -21,6 +21,9 @@ class IntegerFormat:
     low: int
     high: int
     symmetric: bool
+    scale_dtype: torch.dtype = torch.float32
+    """What the runtime keeps scales in. A scale is rounded to it before the integers are made, so
+    that they belong together."""
 
     @property
     def levels(self) -> int:
@@ -56,5 +59,11 @@ class Scheme:
     """Whether the photo's own bytes are the first quantized tensor, not the normalised ones."""
     float_results: bool = False
     """Whether a layer may hand on its result in float, so that only what it reads is rounded."""
+    single_positions: bool = True
+    """Whether layers that see one position only, such as those of squeeze-and-excitation and the
+    head behind a global pooling, compute in integers too."""
+    residual_skips: bool = False
+    """Whether the sum of a layer's result and a skip connection belongs to that layer: the result
+    comes to it in float, the skip in integers."""
     depthwise_multiple: int = 1
     """Number of channels that the runtime's depthwise kernel takes at a time."""
