@@ -14,13 +14,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from edgeseed.core.config import read_toml, to_plain, write_toml
 from edgeseed.core.errors import ArtifactError, ConfigError, UsageError
-from edgeseed.core.files import append_jsonl, atomic_file, write_text
+from edgeseed.core.files import append_jsonl, atomic_file, disk_errors, write_text
 from edgeseed.core.network import save_student
 from edgeseed.core.student import StudentSpec
 from edgeseed.distill.networks import Student
 
-CONFIG, METRICS, STATE, CURVES, HEADS = (
-    "config.toml", "metrics.jsonl", "state.pt", "curves.png", "heads.safetensors",
+CONFIG, METRICS, STATE, CURVES, HEADS, EVENTS = (
+    "config.toml", "metrics.jsonl", "state.pt", "curves.png", "heads.safetensors", "tensorboard",
 )  # fmt: skip
 _UNREADABLE = (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
 RESUMABLE = {
@@ -79,8 +79,9 @@ class RunFolder:
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Writes what a resumed run needs, whole or not at all."""
-        with atomic_file(self.path / STATE) as temporary:
-            torch.save(dict(state), temporary)
+        # Through Python's own file: torch's would not say that the disk is full.
+        with atomic_file(self.path / STATE) as temporary, temporary.open("wb") as file:
+            torch.save(dict(state), file)
 
     def load_state(self) -> dict[str, Any]:
         """Reads `save_state`'s file, without pickle's power to run code.
@@ -102,11 +103,12 @@ class RunFolder:
     def log(self, record: Mapping[str, Any]) -> None:
         """Appends one record to metrics.jsonl and to the TensorBoard events."""
         append_jsonl(self.path / METRICS, record)
-        if self._events is None:
-            self._events = SummaryWriter(str(self.path / "tensorboard"))
-        for name, value in record.items():
-            if isinstance(value, (int, float)) and name not in ("step", "epoch"):
-                self._events.add_scalar(f"{record['kind']}/{name}", value, int(record["step"]))
+        with disk_errors(self.path / EVENTS):
+            if self._events is None:
+                self._events = SummaryWriter(str(self.path / EVENTS))
+            for name, value in record.items():
+                if isinstance(value, (int, float)) and name not in ("step", "epoch"):
+                    self._events.add_scalar(f"{record['kind']}/{name}", value, int(record["step"]))
 
     def records(self) -> list[dict[str, Any]]:
         """All records so far; a last line that was cut off by a crash is left out."""
@@ -138,7 +140,8 @@ class RunFolder:
     def close(self) -> None:
         """Flushes the events."""
         if self._events is not None:
-            self._events.close()
+            with disk_errors(self.path / EVENTS):
+                self._events.close()
 
     # ------------------------------------------------------------------ results
 

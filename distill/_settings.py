@@ -63,6 +63,28 @@ class StudentSettings:
     reduce_stride: Literal[1, 2, 4] = 1
 
 
+Activation = Literal["keep", "relu6"]
+
+
+def student_overrides(*, activation: Activation, drop_se: bool) -> tuple[str, ...]:
+    """The options of that name, as `--set` would say them."""
+    changes = (f"student.activation={activation}",) if activation != "keep" else ()
+    return (*changes, "student.drop_se=true") if drop_se else changes
+
+
+def check_form(student: str, settings: StudentSettings) -> None:
+    """Refuses to build a student file otherwise than it was trained.
+
+    Raises:
+        ConfigError: If a student file is asked to change its form.
+    """
+    if student.endswith(".safetensors") and settings != StudentSettings():
+        raise ConfigError(
+            f"{student} is trained and keeps its form: leave out activation, drop_se and "
+            "reduce_stride, or start from a timm name"
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """All settings of a run but `[run]`; one section of config.toml each."""

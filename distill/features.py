@@ -59,7 +59,7 @@ def _tokens_to_map(network: Any, tokens: torch.Tensor, images: torch.Tensor) -> 
 
 
 def _grid(network: Any, num_patches: int, images: torch.Tensor) -> tuple[int, int]:
-    patch_size = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    patch_size = _patch_size(network)
     if patch_size is not None:
         rows, columns = -(-images.shape[2] // patch_size[0]), -(-images.shape[3] // patch_size[1])
         if rows * columns == num_patches:
@@ -68,16 +68,29 @@ def _grid(network: Any, num_patches: int, images: torch.Tensor) -> tuple[int, in
     return side, side
 
 
+def _patch_size(network: Any) -> tuple[int, int] | None:
+    """Height and width of a transformer's patches; None where patches overlap, or there are none.
+
+    PVT's first layer is a convolution of 7 px with stride 4: any size fits it.
+    """
+    embed = getattr(network, "patch_embed", None)
+    size = getattr(embed, "patch_size", None)
+    stride = getattr(getattr(embed, "proj", None), "stride", size)
+    if size is None or stride != size:
+        return None
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
 def check_image_size(name: str, network: nn.Module, image_size: int) -> None:
     """Refuses a size that a transformer's patches do not fill: it would not look at the rest.
 
     Raises:
         ConfigError: With the nearest sizes that fit.
     """
-    patch_size = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    patch_size = _patch_size(network)
     if patch_size is None or image_size % patch_size[0] == 0:
         return
-    patch = int(patch_size[0])
+    patch = patch_size[0]
     smaller, larger = image_size // patch * patch, -(-image_size // patch) * patch
     nearest = f"{smaller} or {larger}" if smaller else str(larger)
     raise ConfigError(

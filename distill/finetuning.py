@@ -24,7 +24,7 @@ from edgeseed.core.student import Architecture
 from edgeseed.distill import _distributed
 from edgeseed.distill._device import Precision, choose_device, choose_dtypes, process_group
 from edgeseed.distill._run_folder import HEADS, RunFolder
-from edgeseed.distill._settings import Settings, build_settings
+from edgeseed.distill._settings import Settings, StudentSettings, build_settings, check_form
 from edgeseed.distill.data import (
     PhotoOrder,
     canvas_side,
@@ -231,8 +231,8 @@ def finetune(
         seed: Of all that is drawn.
         devices: As `distill`.
         precision: As `distill`.
-        settings: `"train=head"` freezes the trunk; `"recipe.field=value"`, `"views.…"` and
-            `"training.…"` as `distill`.
+        settings: `"train=head"` freezes the trunk; `"recipe.field=value"`, `"views.…"`,
+            `"training.…"` and (for a timm name) `"student.…"` as `distill`.
         config: A TOML file with settings.
         resume: Go on with the run in `out`.
 
@@ -262,6 +262,7 @@ def finetune(
         "devices": str(devices),
         "precision": precision,
     }
+    check_form(str(student), built.student)
     device = choose_device(devices)
     split = split_labelled(data, test_data=test_data, seed=seed)
     chosen = choose_labels(split.train, labels, seed=seed)
@@ -271,7 +272,12 @@ def finetune(
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
     ):
         start = _load_start(
-            str(student), split, image_size=image_size, projection=projection, seed=seed
+            str(student),
+            split,
+            form=built.student,
+            image_size=image_size,
+            projection=projection,
+            seed=seed,
         )
         run_ = _Finetuning(built, run, split, chosen, start, options=options, device=device)
         return run_.go(Path(out), resume=resume)
@@ -291,7 +297,13 @@ class _Start:
 
 
 def _load_start(
-    student: str, split: Split, *, image_size: int | None, projection: bool, seed: int
+    student: str,
+    split: Split,
+    *,
+    form: StudentSettings,
+    image_size: int | None,
+    projection: bool,
+    seed: int,
 ) -> _Start:
     num_classes = len(split.classes)
     if student.endswith(".safetensors"):
@@ -300,7 +312,14 @@ def _load_start(
         raise UsageError(f"{student} was not pretrained, so it has no projection head to keep")
     else:
         size = image_size or min(describe_student(student).image_size, native_side(split.train))
-        network, architecture = create_student(student, seed=seed, image_size=size)
+        network, architecture = create_student(
+            student,
+            seed=seed,
+            image_size=size,
+            activation=form.activation,
+            drop_se=form.drop_se,
+            reduce_stride=form.reduce_stride,
+        )
         start = _Start(network, architecture, Preprocess(image_size=size, resize=size), {})
     head = nn.Linear(start.network.embedding_dim, num_classes)
     # SimCLRv2 starts the logits at zero: the first updates do not shake the trunk at random.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from edgeseed.core.errors import UsageError
 from edgeseed.distill._device import Precision
-from edgeseed.distill._settings import RunSettings
+from edgeseed.distill._settings import Activation, RunSettings, student_overrides
 from edgeseed.distill.methods import METHODS, load_method
 from edgeseed.distill.run import DistillResult, train
 
@@ -16,6 +16,8 @@ def pretrain(
     model: str,
     data: str | Path,
     out: str | Path,
+    activation: Activation = "keep",
+    drop_se: bool = False,
     epochs: int | None = None,
     batch_size: int | None = None,
     image_size: int | None = None,
@@ -39,6 +41,8 @@ def pretrain(
         model: A timm name, or a student file to go on from.
         data: Photos, as `open_photos` reads them.
         out: The run's folder, new or empty.
+        activation: "relu6" puts ReLU6 where SiLU and hard-swish are, which quantizes better.
+        drop_se: Leaves out squeeze-and-excitation, which quantizes badly.
         epochs: Passes over the photos; by default the method's.
         batch_size: Photos a step over all devices; by default the method's, less for a small set.
         image_size: Side of the network's input, in pixels; by default its own, less for small
@@ -80,7 +84,7 @@ def pretrain(
         ),
         out=Path(out),
         options={"epochs": epochs, "batch_size": batch_size, "lr": lr},
-        overrides=settings,
+        overrides=(*student_overrides(activation=activation, drop_se=drop_se), *settings),
         config=None if config is None else Path(config),
         resume=resume,
     )

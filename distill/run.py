@@ -24,10 +24,13 @@ from edgeseed.distill._device import Dtypes, Precision, choose_device, choose_dt
 from edgeseed.distill._run_folder import RunFolder
 from edgeseed.distill._settings import (
     ALL_LABELS,
+    Activation,
     RunSettings,
     Settings,
     build_settings,
+    check_form,
     plain_sections,
+    student_overrides,
 )
 from edgeseed.distill.data import (
     PhotoOrder,
@@ -40,7 +43,7 @@ from edgeseed.distill.labels import choose_labels, labels_as
 from edgeseed.distill.methods import load_method
 from edgeseed.distill.methods._method import Method, Parts
 from edgeseed.distill.networks import EmbeddingCache, FrozenTeacher, Student
-from edgeseed.distill.students import create_student, describe_student
+from edgeseed.distill.students import check_student_name, create_student, describe_student
 from edgeseed.distill.teachers import Teacher, load_teacher
 from edgeseed.distill.trainer import Plan, Score, Trainer
 from edgeseed.distill.views import Augmenter, ViewPlan
@@ -101,6 +104,8 @@ def distill(
     out: str | Path,
     peer: str | None = None,
     labels: str = ALL_LABELS,
+    activation: Activation = "keep",
+    drop_se: bool = False,
     epochs: int | None = None,
     batch_size: int | None = None,
     image_size: int | None = None,
@@ -124,6 +129,8 @@ def distill(
         peer: A second network that is trained, for methods that have one.
         labels: Which of the photos' labels a method that uses any may see: a share of each class
             ("1%"), a number of each ("5pc"), or a file with one photo a line.
+        activation: "relu6" puts ReLU6 where SiLU and hard-swish are, which quantizes better.
+        drop_se: Leaves out squeeze-and-excitation, which quantizes badly.
         epochs: Passes over the photos; by default the method's.
         batch_size: Photos a step over all devices; by default the method's, less for a small set.
         image_size: Side of the student's input, in pixels; by default the student's, less for small
@@ -162,7 +169,7 @@ def distill(
         ),
         out=Path(out),
         options={"epochs": epochs, "batch_size": batch_size, "lr": lr},
-        overrides=settings,
+        overrides=(*student_overrides(activation=activation, drop_se=drop_se), *settings),
         config=None if config is None else Path(config),
         resume=resume,
     )
@@ -196,6 +203,7 @@ def train(
     settings = build_settings(
         method_class, name=run.method, options=options, overrides=overrides, config=config
     )
+    _check_students(run, settings)
     device = choose_device(run.devices)
     with (
         process_group(device),
@@ -213,6 +221,14 @@ def _check_needs(method: type[Method[Any]], run: RunSettings) -> None:
             raise UsageError(f"method {run.method} needs a {name}: give --{name} NAME")
         if given is not None and not needed:
             raise UsageError(f"method {run.method} has no {name}: leave out --{name} {given}")
+
+
+def _check_students(run: RunSettings, settings: Settings) -> None:
+    """Before photos are read and a teacher is loaded, which may take minutes."""
+    for name in filter(None, (run.student, run.peer)):
+        check_form(name, settings.student)
+        if not name.endswith(".safetensors"):
+            check_student_name(name)
 
 
 class _Run:

@@ -97,13 +97,23 @@ def describe_student(name: str) -> StudentInfo:
     )
 
 
-def _pretrained_config(name: str) -> Any:
+def check_student_name(name: str) -> None:
+    """Refuses what `create_student` cannot build, without building it.
+
+    Raises:
+        UnknownNameError: If timm has no such model; the message names the nearest.
+        ConfigError: If it names pretrained weights.
+    """
     if "." in name and timm.is_model(name.partition(".")[0]):
         raise ConfigError(
             f"student {name}: a student starts from fresh weights; write {name.partition('.')[0]}"
         )
     if not timm.is_model(name):
         raise unknown_model("student", name)
+
+
+def _pretrained_config(name: str) -> Any:
+    check_student_name(name)
     return timm.get_pretrained_cfg(name)
 
 
@@ -157,7 +167,7 @@ def create_student(
         name=name, kwargs={"img_size": size} if is_fixed else {}, variant=variant
     )
     if is_fixed and any_size:
-        architecture = _for_any_size(architecture)
+        architecture = _for_any_size(architecture, size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_student(architecture)
@@ -165,20 +175,21 @@ def create_student(
     return network, architecture
 
 
-def _for_any_size(architecture: Architecture) -> Architecture:
-    # ViTs and Swins name the same wish differently.
-    for wish in ({"dynamic_img_size": True}, {"strict_img_size": False}):
+def _for_any_size(architecture: Architecture, size: int) -> Architecture:
+    # ViTs and Swins name the same wish differently; XCiT needs none.
+    for wish in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):
         wished = dataclasses.replace(architecture, kwargs={**architecture.kwargs, **wish})
         try:
             with torch.device("meta"):
-                build_student(wished)
-        except ConfigError:
+                network = build_student(wished)
+                if not wish:
+                    network.eval()(torch.zeros(1, 3, 2 * size, 2 * size))
+        except (ConfigError, RuntimeError, AssertionError, ValueError):
             continue
         return wished
     raise ConfigError(
         f"student {architecture.name} takes one image size only; choose a method without small "
-        "crops, "
-        "or a network that takes any size"
+        "crops, or a network that takes any size"
     )
 
 
@@ -200,5 +211,6 @@ def _check_student(network: StudentNetwork, architecture: Architecture, size: in
     if features.map is not None and max(features.map.shape[2:]) < _SMALL_MAP <= size:
         say(
             f"student {architecture.name}: photos of {size} px end as a map of one pixel; "
-            "reduce_stride=2 or 4 keeps more (at 4 or 16 times the compute), larger photos do too"
+            "--set student.reduce_stride=2 or 4 keeps more (at 4 or 16 times the compute), larger "
+            "photos do too"
         )

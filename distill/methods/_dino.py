@@ -119,9 +119,9 @@ def check_crops(student: Student, config: DinoConfig, *, needs_map: bool) -> Non
     """
     image_size = student.preprocess.image_size
     name = f"student {student.architecture.name}"
-    sizes = {image_size: "--image-size"}
+    sizes = {image_size: "--image-size N"}
     if config.num_local:
-        sizes.setdefault(local_size(config, image_size), "local_size")
+        sizes.setdefault(local_size(config, image_size), "--set local_size=N")
     for size, setting in sizes.items():
         try:
             check_image_size(name, student.network.backbone, size)
@@ -129,7 +129,7 @@ def check_crops(student: Student, config: DinoConfig, *, needs_map: bool) -> Non
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise ConfigError(
-                f"{name} cannot see crops of {size} px ({reason}); set another {setting}"
+                f"{name} cannot see crops of {size} px ({reason}); give another size: {setting}"
             ) from error
         if needs_map and not has_map:
             raise ConfigError(

@@ -19,6 +19,9 @@ _ORDER = (
     "methods", "teachers", "students", "targets", "devices", "doctor",
 )  # fmt: skip
 
+_INTERRUPTED = 130
+"""As a shell reports a program that Ctrl-C ended."""
+
 
 class _LazyGroup(click.Group):
     """Imports a subcommand's file when the subcommand is called or its help is shown."""
@@ -71,17 +74,32 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command; an error of ours becomes one line on stderr and its exit code."""
+    """Runs the command; an error becomes one line on stderr and its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in arguments
     try:
-        cli.main(args=arguments, prog_name="edgeseed", standalone_mode=True)
+        code = cli.main(args=arguments, prog_name="edgeseed", standalone_mode=False)
     except EdgeseedError as error:
-        _report(error)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+        _report(error, as_json=as_json)
+    except click.ClickException as error:
+        code = error.exit_code
+        _say_json(error, error.format_message(), as_json=as_json)
+        error.show()
+    except (click.Abort, KeyboardInterrupt):
+        code = _INTERRUPTED
+        click.echo("edgeseed: interrupted", err=True)
+    # Commands return nothing; what a context was left with is an exit code.
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _report(error: EdgeseedError) -> None:
+def _report(error: EdgeseedError, *, as_json: bool) -> None:
     message = " ".join(str(error).split())
-    if "--json" in sys.argv:
+    _say_json(error, message, as_json=as_json)
+    click.echo(f"edgeseed: error: {message}", err=True)
+
+
+def _say_json(error: Exception, message: str, *, as_json: bool) -> None:
+    if as_json:
         described: dict[str, Any] = {"type": type(error).__name__, "message": message}
         click.echo(json.dumps({"error": described}))
-    click.echo(f"edgeseed: error: {message}", err=True)

@@ -42,6 +42,17 @@ def training_options(function: _Function) -> _Function:
     return function
 
 
+def student_options(function: _Function) -> _Function:
+    """How the trained network is built: what quantizes badly may be left out from the start."""
+    options = (
+        click.option("--activation", type=click.Choice(["keep", "relu6"]), default="keep", show_default=True, help="relu6 in place of SiLU and hard-swish: quantizes better."),
+        click.option("--drop-se", is_flag=True, help="Leave out squeeze-and-excitation: quantizes better."),
+    )  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 @contextlib.contextmanager
 def silence(as_json: bool) -> Iterator[None]:
     """Keeps stderr to warnings under `--json`."""

@@ -27,15 +27,33 @@ Examples:
     help="Exit 1 if a result breaks it, such as 'p90>+5%'.",
 )
 @json_option
+@click.pass_context
 def command(
-    results: tuple[str, ...], html: str | None, fail_if: tuple[str, ...], as_json: bool
+    context: click.Context,
+    results: tuple[str, ...],
+    html: str | None,
+    fail_if: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Compare results with the first of them."""
+    from edgeseed.core.errors import GateError
     from edgeseed.runtime import compare
+    from edgeseed.runtime.gates import parse_rule
 
+    for limit in fail_if:
+        parse_rule(limit)  # a typing mistake should cost nothing
+    failure: GateError | None = None
     with silence(as_json):
         comparison = compare(results, html=html)
+        try:
+            if fail_if:
+                comparison.check(fail_if)
+        except GateError as error:
+            failure = error
     text = comparison.table() + (f"\n\npage: {html}" if html else "")
-    emit(comparison, as_json=as_json, text=text)
-    if fail_if:  # after the table: whoever reads the failure wants to see what failed
-        comparison.check(fail_if)
+    # Also where a limit is broken: whoever reads the failure wants to see what failed.
+    value = {**comparison.to_dict(), "failed": None if failure is None else str(failure)}
+    emit(value, as_json=as_json, text=text)
+    if failure is not None:
+        click.echo(f"edgeseed: error: {failure}", err=True)
+        context.exit(failure.exit_code)

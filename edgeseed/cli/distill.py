@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from edgeseed.cli._options import emit, silence, training_options
+from edgeseed.cli._options import emit, silence, student_options, training_options
 
 
 @click.command(
@@ -13,9 +13,12 @@ Examples:
   edgeseed distill --teacher vit_base_patch14_reg4_dinov2.lvd142m --student mobilenetv3_large_100 \\
       --data photos/ --out runs/mobilenet
   edgeseed distill --method seed --teacher resnet50=moco_v2_800ep.pth.tar --student efficientnet_b0 \\
-      --data photos/ --out runs/seed --set queue_size=16384 --set teacher_temperature=0.05
-  edgeseed distill --teacher teacher/student.safetensors --student mobilenetv3_small_100 \\
-      --data digits --out runs/digits --epochs 20 --during 5
+      --data photos/ --out runs/seed --set queue_size=16384 --set tau_teacher=0.05
+  edgeseed distill --teacher runs/teacher/student.safetensors --student mobilenetv3_small_100 \\
+      --activation relu6 --drop-se --data digits --out runs/digits --epochs 20 --during 5
+  edgeseed distill --method dogo --student efficientnet_b0 --peer resnet50 --data photos/ --out runs/pair
+  edgeseed distill --method simclrv2 --teacher runs/classifier/student.safetensors \\
+      --student mobilenetv3_large_100 --data photos/ --out runs/soft-labels
 """
 )
 @click.option(
@@ -32,26 +35,24 @@ Examples:
 )
 @click.option("--peer", metavar="P", help="A second student, for methods that train two.")
 @click.option(
-    "--activation",
-    type=click.Choice(["keep", "relu6"]),
-    default="keep",
+    "--labels",
+    default="100%",
     show_default=True,
-    help="relu6 in place of SiLU and hard-swish: quantizes better.",
+    metavar="L",
+    help="Which labels a method that uses any may see: 1%, 5pc (of each class), or a file.",
 )
-@click.option("--drop-se", is_flag=True, help="Leave out squeeze-and-excitation: quantizes better.")
+@student_options
 @training_options
-def command(
-    as_json: bool, activation: str, drop_se: bool, settings: tuple[str, ...], **options: Any
-) -> None:
-    """Distil a teacher into a student without labels."""
+def command(as_json: bool, **options: Any) -> None:
+    """Distil a teacher into a student without labels.
+
+    Start with the default, regress: it takes any teacher and needs no label. `edgeseed methods`
+    says when another is better.
+    """
     from edgeseed.distill import distill
 
-    if activation != "keep":
-        settings += (f"student.activation={activation}",)
-    if drop_se:
-        settings += ("student.drop_se=true",)
     with silence(as_json):
-        result = distill(settings=settings, **options)
+        result = distill(**options)
     emit(result, as_json=as_json, text=training_text(result))
 
 
@@ -59,10 +60,14 @@ def training_text(result: Any) -> str:
     """What a finished run looks like to a person."""
     floor = "" if result.floor is None else f" (it cannot be below {result.floor:.4f})"
     knn = "" if result.knn is None else f", kNN accuracy {result.knn:.2%}"
+    others = "".join(
+        f"{n + ':':9}{path}\n" for n, path in result.networks.items() if path != result.student
+    )
+    passes = "1 epoch" if result.epochs == 1 else f"{result.epochs} epochs"
     return (
-        f"{result.method}: {result.epochs} epochs of {result.num_photos} photos in {result.seconds:.0f} s "
+        f"{result.method}: {passes} of {result.num_photos} photos in {result.seconds:.0f} s "
         f"on {result.device} ({result.images_per_second:,.0f} images/s)\n"
         f"loss {result.loss:.4f}{floor}{knn}\n"
-        f"student: {result.student}\n"
+        f"student: {result.student}\n{others}"
         f"curves:  {result.out / 'curves.png'}"
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from edgeseed.cli._options import emit, silence, training_options
+from edgeseed.cli._options import emit, silence, student_options, training_options
 from edgeseed.cli.distill import training_text
 
 
@@ -12,6 +12,7 @@ from edgeseed.cli.distill import training_text
     epilog="""\b
 Examples:
   edgeseed pretrain --method simclr --model resnet50 --data photos/ --out runs/teacher
+  edgeseed pretrain --method esvit --model swin_tiny_patch4_window7_224 --data photos/ --out runs/swin
   edgeseed distill --teacher runs/teacher/student.safetensors --student mobilenetv3_large_100 \\
       --data photos/ --out runs/student
 """
@@ -25,9 +26,14 @@ Examples:
     metavar="M",
     help="A timm name, or a student.safetensors to go on from.",
 )
+@student_options
 @training_options
 def command(as_json: bool, **options: Any) -> None:
-    """Make a teacher from unlabelled photos alone."""
+    """Make a teacher from unlabelled photos alone.
+
+    simclr takes any network; esvit suits transformers in stages (Swin) and CNNs, and its head
+    teaches by `distill --method rob`; moco is the smallest of the three.
+    """
     from edgeseed.distill import pretrain
 
     with silence(as_json):

@@ -11,24 +11,50 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgeseed.core.errors import ArtifactError, UsageError, WorkError
+from edgeseed.core.errors import ArtifactError, EdgeseedError, UsageError, WorkError
 
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+# EFBIG: a limit on file sizes, of the shell (`ulimit -f`) or of the file system.
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns a full disk, and a place that may not be written, into one line that says so.
+
+    Raises:
+        WorkError: If the disk is full or `path` may not be written.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno in _NO_SPACE:
+    except (OSError, RuntimeError) as error:
+        # torch's writer turns the disk's error into one of its own, which hides it.
+        reason = _cause(error)
+        if reason is None or isinstance(error, EdgeseedError):
+            raise
+        if reason.errno in _NO_SPACE:
             raise WorkError(
-                f"disk full while writing {path}: nothing was written there; free some space and "
-                "run again"
+                f"disk full while writing {path} ({reason.strerror}): nothing was written there; "
+                "free some space and run again"
             ) from error
-        if isinstance(error, PermissionError):
+        if reason.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise WorkError(f"no permission to write {path}; choose another --out") from error
         raise
+
+
+def _cause(error: BaseException | None) -> OSError | None:
+    while error is not None and not (isinstance(error, OSError) and error.errno is not None):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(
+            f"{path} cannot be made: {path.parent} is no folder and cannot become one "
+            f"({error.strerror}); choose another --out"
+        ) from error
 
 
 def _sync(path: Path) -> None:
@@ -49,8 +75,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         WorkError: If the disk is full or the folder may not be written.
     """
     path = Path(path)
-    with _disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path):
+        _make_parent(path)
         # The random part keeps two processes that write the same file apart.
         temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
         try:
@@ -79,8 +105,8 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
     if occupied and not (replace and path.is_dir()):
         raise UsageError(f"{path} exists already; choose another --out or remove it")
-    with _disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path):
+        _make_parent(path)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
             temporary.chmod(0o755)
@@ -136,7 +162,7 @@ def read_json(path: Path, *, what: str) -> Any:
 
 def append_jsonl(path: Path, value: Any) -> None:
     """Appends one JSON value as a line, so that a log read while it grows has whole lines."""
-    with _disk_errors(path), Path(path).open("a", encoding="utf-8") as file:
+    with disk_errors(path), Path(path).open("a", encoding="utf-8") as file:
         file.write(json.dumps(value, allow_nan=False, ensure_ascii=False) + "\n")
 
 

@@ -228,7 +228,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]  # noqa: PTH208 - hidden files too
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path, code, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError(code, "No space left on device")
@@ -246,8 +246,35 @@ def test_a_really_full_disk_is_found():
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("this system has no /dev/full")
-    with pytest.raises(WorkError, match="disk full"), files._disk_errors(full):
+    with pytest.raises(WorkError, match="disk full"), files.disk_errors(full):
         full.write_bytes(b"x" * 100)
+
+
+def test_a_full_disk_is_found_behind_a_librarys_own_error(tmp_path):
+    # torch.save: "RuntimeError: unexpected pos", raised while it cleans up after the disk's error.
+    def save():
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("unexpected pos")
+
+    with pytest.raises(WorkError, match="disk full"), files.disk_errors(tmp_path):
+        save()
+
+
+def test_other_errors_pass_through(tmp_path):
+    with pytest.raises(RuntimeError, match="mine"), files.disk_errors(tmp_path):
+        raise RuntimeError("mine")
+
+
+@pytest.mark.parametrize("below", ["file/new", "file/deep/new"])
+def test_a_file_where_a_folder_should_be_is_one_line(tmp_path, below):
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(UsageError, match=r"cannot be made: .* is no folder .* choose another --out"),
+        files.atomic_file(tmp_path / below),
+    ):
+        pass
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):

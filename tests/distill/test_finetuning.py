@@ -284,3 +284,15 @@ def test_an_occupied_folder_is_not_overwritten(student_file: Path, tmp_path: Pat
     with pytest.raises(UsageError, match="not empty"):
         _finetune(student_file, tmp_path)
     assert (tmp_path / "out" / "precious.txt").read_text() == "mine"
+
+
+def test_a_timm_names_form_is_built_and_a_student_files_is_kept(
+    tmp_path: Path, student_file: Path
+) -> None:
+    # Settings of the student were read and then forgotten.
+    quick = (*QUICK, "student.activation=relu6", "student.drop_se=true")
+    result = _finetune("test_efficientnet", tmp_path, image_size=SIZE, settings=quick)
+    variant = load_student(result.student)[1].architecture.variant
+    assert variant == {"activation": "relu6", "drop_se": True}
+    with pytest.raises(ConfigError, match="is trained and keeps its form"):
+        _finetune(student_file, tmp_path / "other", settings=quick)

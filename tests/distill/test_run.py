@@ -1,9 +1,10 @@
 """`distill` from call to folder: what it writes, that it resumes exactly, and how it fails."""
 
+import contextlib
 import errno
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def test_student_may_go_on_from_a_student_file(call: Call, tmp_path: Path) -> No
 
 
 def test_student_variants_reach_the_file(call: Call) -> None:
-    result = call(settings=["student.activation=relu6", "student.drop_se=true"], epochs=1)
+    result = call(activation="relu6", drop_se=True, epochs=1)
     assert read_spec(result.student).architecture.variant == {
         "activation": "relu6", "drop_se": True,
     }  # fmt: skip
@@ -365,17 +366,44 @@ def test_config_file_with_an_unknown_section_is_an_error(call: Call, tmp_path: P
         call(config=config)
 
 
-def test_full_disk_leaves_no_half_written_file(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@contextlib.contextmanager
+def limit_on_file_sizes(num_bytes: int) -> Iterator[None]:
+    """A disk that is full for whatever is larger: the operating system refuses to write it."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# 600 kB hold the student and not the state; 100 kB hold the records and not the student.
+@pytest.mark.parametrize(("limit", "missing"), [(600_000, "state.pt"), (100_000, "best")])
+def test_full_disk_leaves_no_half_written_file_and_a_run_that_goes_on(
+    call: Call, tmp_path: Path, limit: int, missing: str
 ) -> None:
+    # torch's writer said "unexpected pos" in place of the disk's error: a traceback.
+    with (
+        limit_on_file_sizes(limit),
+        pytest.raises(WorkError, match=r"disk full while writing .* free some space"),
+    ):
+        call()
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not [name for name in left if name.endswith(".tmp") or name.startswith(missing)]
+    assert call(resume=True).steps == 6
+
+
+def test_records_that_find_no_room_are_one_line_too(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # TensorBoard's writer works in a thread, and hands its error over at the next record.
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("edgeseed.distill._run_folder.torch.save", full)
-    with pytest.raises(WorkError, match="disk full while writing"):
+    monkeypatch.setattr("edgeseed.distill._run_folder.SummaryWriter.add_scalar", full)
+    with pytest.raises(WorkError, match=r"disk full while writing .*tensorboard"):
         call()
-    left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert not {name for name in left if name.endswith(".tmp") or name == "state.pt"}
 
 
 def test_divergence_is_an_error_before_the_state_is_spoilt(
@@ -395,3 +423,19 @@ def test_divergence_is_an_error_before_the_state_is_spoilt(
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert state["step"] == 3
     assert all(bool(torch.isfinite(value).all()) for value in state["method"].values())
+
+
+def test_student_file_keeps_the_form_it_was_trained_in(call: Call, tmp_path: Path) -> None:
+    # It was ignored in silence: the file came out with squeeze-and-excitation.
+    first = call(epochs=1)
+    with pytest.raises(ConfigError, match="keeps its form: leave out activation, drop_se"):
+        call(student=str(first.student), drop_se=True, out=tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
+def test_students_name_is_looked_at_before_the_teacher_is_loaded(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeseed.distill.run.load_teacher", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(UnknownNameError, match="did you mean 'resnet18'"):
+        call(student="resnet_18")

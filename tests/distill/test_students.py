@@ -112,7 +112,16 @@ def test_a_transformer_remembers_its_image_size(tmp_path: Path) -> None:
     assert extract(network.backbone, _images()).embedding.shape == (2, 64)
 
 
-@pytest.mark.parametrize("name", ["test_vit", "swin_tiny_patch4_window7_224", "test_resnet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_vit",
+        "swin_tiny_patch4_window7_224",
+        "test_resnet",
+        "xcit_nano_12_p16_224",
+        "pvt_v2_b0",
+    ],
+)
 def test_any_size_takes_the_small_crops_of_multi_crop_methods(name: str) -> None:
     network, _ = create_student(name, seed=0, image_size=SIZE, any_size=True)
     network.eval()

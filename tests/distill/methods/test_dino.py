@@ -402,7 +402,7 @@ def test_crops_that_do_not_fit_a_transformers_patches_name_the_setting() -> None
     student = tiny_student()
     student.network.backbone = network
     check_crops(student, DinoConfig(), needs_map=True)
-    with pytest.raises(ConfigError, match=r"crops of 24 px.*16 or 32.*set another local_size"):
+    with pytest.raises(ConfigError, match=r"crops of 24 px.*16 or 32.*--set local_size=N"):
         check_crops(student, DinoConfig(local_size=24), needs_map=True)
     check_crops(student, DinoConfig(local_size=24, num_local=0), needs_map=True)
 
@@ -412,7 +412,7 @@ def test_network_of_one_size_is_told_before_training() -> None:
     student.network.backbone = timm.create_model(
         "vit_tiny_patch16_224", num_classes=0, img_size=32, embed_dim=16, depth=1, num_heads=1
     )
-    with pytest.raises(ConfigError, match=r"cannot see crops of 16 px .*set another local_size"):
+    with pytest.raises(ConfigError, match=r"cannot see crops of 16 px .*--set local_size=N"):
         check_crops(student, DinoConfig(), needs_map=False)
 
 
