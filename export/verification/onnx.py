@@ -15,6 +15,7 @@ from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import ArtifactError
 from edgeseed.export.targets._bytes import large_float_readers
 from edgeseed.export.targets._target import Finding, Model
+from edgeseed.export.verification.calibration import lint_scales
 
 _BATCH = 16
 
@@ -76,7 +77,11 @@ class OnnxModel(Model):
         """
         graph = onnx.load(self.path).graph
         if self._quantization is not None:
-            return (*_lint_weights(graph), *self._lint_layers())
+            return (
+                *_lint_weights(graph),
+                *self._lint_layers(),
+                *lint_scales(stored_scales(graph), self._quantization),
+            )
         if self._precision in ("w8", "fp16"):
             return tuple(_lint_float_weights(graph, self._precision, self._float32))
         return ()
@@ -90,6 +95,24 @@ class OnnxModel(Model):
         shape = [size if isinstance(size, int) else 1 for size in image.shape]
         feed = {image.name: np.full(shape, 128, np.float32)}
         return lambda: session.run(None, feed)
+
+    def check_interface(self, manifest: Manifest) -> None:
+        """Compares inputs and outputs with the manifest's.
+
+        Raises:
+            ArtifactError: If they differ.
+        """
+        for kind, specs, actual in (
+            ("input", manifest.inputs, self._session.get_inputs()),
+            ("output", manifest.outputs, self._session.get_outputs()),
+        ):
+            expected = [(spec.name, list(spec.shape)) for spec in specs]
+            found = [(value.name, list(value.shape)) for value in actual]
+            if expected != found:
+                raise ArtifactError(
+                    f"{self.path}: its {kind}s are {found}, the manifest says {expected}; "
+                    "the model file belongs to another bundle: export it anew"
+                )
 
     def _lint_layers(self) -> list[Finding]:
         assert self._quantization is not None
@@ -140,6 +163,13 @@ def _lint_weights(graph: onnx.GraphProto) -> Iterator[Finding]:
             yield Finding(node.output[0], "a scale of its weights is not above 0")
 
 
+def stored_scales(graph: onnx.GraphProto) -> list[float]:
+    """Scales of the quantized activations."""
+    constants = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
+    names = [node.input[1] for node in graph.node if node.op_type == "QuantizeLinear"]
+    return [float(constants[name].item()) for name in names if name in constants]
+
+
 def _lint_float_weights(
     graph: onnx.GraphProto, precision: str, kept: Sequence[str]
 ) -> Iterator[Finding]:
@@ -167,17 +197,7 @@ def open_onnx(folder: Path, manifest: Manifest, *, is_engine: bool = False) -> O
         quantization=manifest.quantization,
         is_engine=is_engine,
     )
-    for kind, specs, actual in (
-        ("input", manifest.inputs, model._session.get_inputs()),
-        ("output", manifest.outputs, model._session.get_outputs()),
-    ):
-        expected = [(spec.name, list(spec.shape)) for spec in specs]
-        found = [(value.name, list(value.shape)) for value in actual]
-        if expected != found:
-            raise ArtifactError(
-                f"{folder / manifest.model}: its {kind}s are {found}, the manifest says "
-                f"{expected}; the model file belongs to another bundle: export it anew"
-            )
+    model.check_interface(manifest)
     return model
 
 
