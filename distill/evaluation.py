@@ -1,9 +1,10 @@
 """How good a network's frozen features are, by pinned protocols that the result states."""
 
 import dataclasses
+import hashlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -12,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeseed.core.config import to_plain
+from edgeseed.core.config import build_config, to_plain
 from edgeseed.core.console import progress, say
 from edgeseed.core.environment import environment, usable_cores
-from edgeseed.core.errors import DataError, UsageError
+from edgeseed.core.errors import ConfigError, DataError, UsageError
 from edgeseed.core.network import load_student, save_student
 from edgeseed.core.photos import PhotoSet
 from edgeseed.core.preprocess import Preprocess
@@ -23,7 +24,16 @@ from edgeseed.core.registry import unknown_name
 from edgeseed.distill._device import choose_device
 from edgeseed.distill._protocols.knn import KnnSettings, knn_accuracy, knn_scores, top_accuracy
 from edgeseed.distill._protocols.linear import LinearResult, LinearSettings, probe_linearly
-from edgeseed.distill.labels import Split, draw_share, labels_of, split_labelled
+from edgeseed.distill.labels import (
+    LabelList,
+    Split,
+    choose_labels,
+    draw_share,
+    labels_of,
+    photo_names,
+    save_labels,
+    split_labelled,
+)
 from edgeseed.distill.teachers import load_network
 
 __all__ = ["EvaluationResult", "Metric", "embed", "evaluate", "knn_accuracy"]
@@ -144,8 +154,9 @@ def evaluate(
     device: str = "auto",
     knn: KnnSettings | None = None,
     linear: LinearSettings | None = None,
-    labels: Sequence[str] = ("1%", "10%", "100%"),
-    finetune_settings: Sequence[str] = (),
+    labels: str | Sequence[str] = ("1%", "10%", "100%"),
+    save_lists: str | Path | None = None,
+    settings: Sequence[str] = (),
     save_classifier: str | Path | None = None,
     save_metrics: bool = False,
 ) -> EvaluationResult:
@@ -165,8 +176,12 @@ def evaluate(
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         knn: Settings of "knn".
         linear: Settings of "linear".
-        labels: What "finetune" may use, one result each: as `finetune` takes it.
-        finetune_settings: Settings of "finetune", as `finetune` takes them.
+        labels: What "finetune" may use, one result each: as `finetune` takes it; also as one
+            string, "1%,10%,5pc".
+        save_lists: A folder for the lists of photos whose labels "finetune" used; `labels` takes
+            these files, so that another network can be given exactly the same.
+        settings: `"knn.field=value"` and `"linear.field=value"` change a protocol,
+            `"finetune.…"` what `finetune` takes as settings.
         save_classifier: Where to write a student whose head is the linear probe.
         save_metrics: Whether to append the metrics to the student file.
 
@@ -178,7 +193,18 @@ def evaluate(
     """
     protocols = _protocols(protocol)
     _check_saving(str(student), protocols, save_classifier, save_metrics)
+    changes = _split_settings(settings)
+    knn = build_config(
+        KnnSettings, values=_values(knn), overrides=changes["knn"], what="protocol knn"
+    )
+    linear = build_config(
+        LinearSettings, values=_values(linear), overrides=changes["linear"], what="protocol linear"
+    )
     split = split_labelled(data, test_data=test_data, seed=seed)
+    # Before anything is computed: too few photos for 1 % would show only after the other protocols.
+    lists = _choose_lists(split, labels, seed=seed) if "finetune" in protocols else {}
+    if save_lists is not None:
+        _save_lists(Path(save_lists), split, lists)
     network = load_network(str(student), image_size=image_size)
     metrics: list[Metric] = []
     features = None
@@ -191,25 +217,26 @@ def evaluate(
             device=choose_device(device),
         )
     if features is not None and "knn" in protocols:
-        metrics += measure_knn(features, settings=knn or KnnSettings())
+        metrics += measure_knn(features, settings=knn)
     if features is not None and "linear" in protocols:
-        metric, probe = measure_linear(features, settings=linear or LinearSettings(), seed=seed)
+        metric, probe = measure_linear(features, settings=linear, seed=seed)
         metrics.append(metric)
         if save_classifier is not None:
             _write_classifier(Path(student), Path(save_classifier), probe, split, metric)
-    if "finetune" in protocols:
-        metrics += [
-            _measure_finetuning(
-                student,
-                data,
-                test_data,
-                labels=share,
-                seed=seed,
-                device=device,
-                settings=finetune_settings,
-            )
-            for share in labels
-        ]
+    metrics += [
+        _measure_finetuning(
+            student,
+            data,
+            test_data,
+            labels=text,
+            chosen=chosen,
+            split=split,
+            seed=seed,
+            device=device,
+            settings=changes["finetune"],
+        )
+        for text, chosen in lists.items()
+    ]
     result = EvaluationResult(
         network=str(student),
         weights_digest=network.digest,
@@ -237,6 +264,47 @@ def _protocols(protocol: str | Sequence[str]) -> tuple[str, ...]:
     if not chosen:
         raise UsageError(f"no protocol was given; choose from: {', '.join(PROTOCOLS)}")
     return chosen
+
+
+def _split_settings(settings: Sequence[str]) -> dict[str, list[str]]:
+    changes: dict[str, list[str]] = {name: [] for name in PROTOCOLS}
+    for text in settings:
+        prefix, dot, rest = text.partition(".")
+        if not dot or prefix not in changes:
+            raise ConfigError(
+                f"--set {text}: a protocol's setting starts with its name; write "
+                f"{', '.join(f'{name}.FIELD=VALUE' for name in PROTOCOLS)}"
+            )
+        changes[prefix].append(rest)
+    return changes
+
+
+def _values(settings: KnnSettings | LinearSettings | None) -> dict[str, Any]:
+    return {} if settings is None else dataclasses.asdict(settings)
+
+
+def _choose_lists(split: Split, labels: str | Sequence[str], *, seed: int) -> dict[str, LabelList]:
+    texts = labels.split(",") if isinstance(labels, str) else labels
+    chosen = {
+        text: choose_labels(split.train, text, seed=seed) for text in map(str.strip, texts) if text
+    }
+    if not chosen:
+        raise UsageError("finetune: no labels were given; write such as 1%,10%,100%")
+    return chosen
+
+
+def _list_name(text: str) -> str:
+    """A file name for what `labels` says: 1% -> labels-1-percent.txt."""
+    return (
+        f"labels-{Path(text).stem if Path(text).is_file() else text.replace('%', '-percent')}.txt"
+    )
+
+
+def _save_lists(folder: Path, split: Split, lists: Mapping[str, LabelList]) -> None:
+    if not lists:
+        raise UsageError("lists of labels are saved by the protocol finetune; add it to --protocol")
+    for text, chosen in lists.items():
+        save_labels(folder / _list_name(text), split.train, chosen)
 
 
 def _check_saving(
@@ -466,6 +534,8 @@ def _measure_finetuning(
     test_data: str | Path | None,
     *,
     labels: str,
+    chosen: LabelList,
+    split: Split,
     seed: int,
     device: str,
     settings: Sequence[str],
@@ -483,8 +553,11 @@ def _measure_finetuning(
             devices=device,
             settings=settings,
         )
+    names = "\n".join(photo_names(split.train)[index] for index in chosen.indices)
+    digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+    detail = {**result.metric.detail, "num_labels": len(chosen.indices), "list_sha256": digest}
     # pyright sees this module under two names, by its folder and by its package.
-    return dataclasses.replace(result.metric, name=f"finetune-{labels}")  # pyright: ignore[reportReturnType]
+    return dataclasses.replace(result.metric, name=f"finetune-{labels}", detail=detail)  # pyright: ignore[reportReturnType]
 
 
 def make_metric(

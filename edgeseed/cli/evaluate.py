@@ -13,6 +13,8 @@ Examples:
   edgeseed evaluate runs/mobilenet/student.safetensors --data labelled/
   edgeseed evaluate runs/mobilenet/student.safetensors --data train/ --test-data test/ \\
       --protocol knn,linear --save-classifier classifier.safetensors
+  edgeseed evaluate runs/mobilenet/student.safetensors --data labelled/ --protocol finetune \\
+      --labels 1%,10%,5pc --save-lists lists/
   edgeseed evaluate vit_small_patch14_dinov2.lvd142m --data digits
 """
 )
@@ -34,6 +36,19 @@ Examples:
     show_default=True,
     metavar="P",
     help="Of knn, linear, finetune, with commas.",
+)
+@click.option(
+    "--labels",
+    default="1%,10%,100%",
+    show_default=True,
+    metavar="L,L",
+    help="What finetune may use, a result each: shares, Npc (a number of each class), or files.",
+)
+@click.option(
+    "--save-lists",
+    type=click.Path(),
+    metavar="DIR",
+    help="Write finetune's lists of photos there; --labels takes these files.",
 )
 @click.option(
     "--save-classifier",
@@ -62,17 +77,35 @@ Examples:
     show_default=True,
     help="Of every random choice.",
 )
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="P.FIELD=VALUE",
+    help="A protocol's setting, such as knn.k=10,20 or finetune.train=head.",
+)
 @json_option
 def command(as_json: bool, **options: Any) -> None:
-    """Measure frozen features: kNN and a linear probe."""
+    """Measure how good a network is: kNN, a linear probe, fine-tuning with a few labels.
+
+    knn and linear look at frozen features; finetune trains the whole student once for each of
+    --labels.
+    """
     from edgeseed.distill import evaluate
 
     with silence(as_json):
         result = evaluate(**options)
     rows = [
-        (metric.name, f"{metric.top1_percent:.2f} %", f"n={metric.n}") for metric in result.metrics
+        (
+            metric.name,
+            f"{metric.top1_percent:.2f} %",
+            f"± {metric.standard_error_percent:.2f}",
+            str(metric.num_train),
+            str(metric.n),
+        )
+        for metric in result.metrics
     ]
     text = f"{result.network} on {result.data}, tested on {result.split}\n"
-    text += table(rows, header=("protocol", "top-1", ""))
+    text += table(rows, header=("protocol", "top-1", "s.e.", "labels", "n"))
     text += f"\nclassifier: {result.classifier}" if result.classifier else ""
     emit(result, as_json=as_json, text=text)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from edgeseed.core.errors import DataError, UnknownNameError, UsageError
+from edgeseed.core.errors import ConfigError, DataError, UnknownNameError, UsageError
 from edgeseed.core.network import load_student, save_student
 from edgeseed.core.photos import PhotoSet, open_photos, photos_from_arrays
 from edgeseed.core.preprocess import Preprocess
@@ -433,11 +433,40 @@ def test_finetune_is_a_protocol_too(student_file: Path, tmp_path: Path) -> None:
         student_file,
         data=data,
         protocol="finetune",
-        labels=("2pc", "50%"),
-        finetune_settings=("recipe.epochs=2",),
+        labels="2pc,50%",
+        save_lists=tmp_path / "lists",
+        settings=("finetune.recipe.epochs=2",),
     )
     assert [metric.name for metric in result.metrics] == ["finetune-2pc", "finetune-50%"]
     assert [metric.num_train for metric in result.metrics] == [4, 8]
+    saved = sorted(path.name for path in (tmp_path / "lists").iterdir())
+    assert saved == ["labels-2pc.txt", "labels-50-percent.txt"]
+    again = evaluate(
+        student_file,
+        data=data,
+        protocol="finetune",
+        labels=[str(tmp_path / "lists/labels-2pc.txt")],
+        settings=("finetune.recipe.epochs=2",),
+    )
+    assert again.metrics[0].detail["list_sha256"] == result.metrics[0].detail["list_sha256"]
+    assert again.metrics[0].top1_percent == result.metrics[0].top1_percent
+
+
+def test_too_few_photos_for_a_share_are_told_before_anything_is_computed(
+    student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = _folder(tmp_path / "data", {"ant": 10, "bee": 10})
+    monkeypatch.setattr(
+        "edgeseed.distill.evaluation.load_network", lambda *_, **__: pytest.fail("loaded")
+    )
+    with pytest.raises(DataError, match=r"labels 1% .* use a larger share, or 5pc"):
+        evaluate(student_file, data=data, protocol="knn,linear,finetune")
+
+
+def test_settings_of_a_protocol_are_used_and_stated(student_file: Path) -> None:
+    result = evaluate(student_file, data="digits", protocol="knn", settings=("knn.k=3,5",))
+    assert [metric.name for metric in result.metrics] == ["knn-3", "knn-5"]
+    assert result.metric("knn-5").settings["k"] == 5
 
 
 # --------------------------------------------------------------------------- what must not pass
@@ -452,6 +481,12 @@ def test_wrong_calls_say_what_is_right(student_file: Path, tmp_path: Path) -> No
         evaluate("test_vit", data="digits", save_metrics=True)
     with pytest.raises(UsageError, match="finetune needs one"):
         evaluate("test_vit", data="digits", protocol="finetune")
+    with pytest.raises(ConfigError, match=r"starts with its name; write knn\.FIELD"):
+        evaluate(student_file, data="digits", settings=("k=3",))
+    with pytest.raises(ConfigError, match="unknown setting of protocol knn 'kk'"):
+        evaluate(student_file, data="digits", settings=("knn.kk=3",))
+    with pytest.raises(UsageError, match="add it to --protocol"):
+        evaluate(student_file, data="digits", protocol="knn", save_lists=tmp_path / "lists")
     with pytest.raises(UsageError, match="does not exist"):
         evaluate(tmp_path / "no.safetensors", data="digits")
 
