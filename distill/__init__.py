@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from edgeseed.distill.evaluation import evaluate as evaluate
     from edgeseed.distill.finetuning import FinetuneResult as FinetuneResult
     from edgeseed.distill.finetuning import finetune as finetune
+    from edgeseed.distill.methods._listing import MethodInfo as MethodInfo
+    from edgeseed.distill.methods._listing import list_methods as list_methods
     from edgeseed.distill.pretraining import pretrain as pretrain
     from edgeseed.distill.run import DistillResult as DistillResult
     from edgeseed.distill.run import distill as distill
@@ -23,10 +25,12 @@ __getattr__, __all__ = attach(  # pyright: ignore[reportUnsupportedDunderAll]
         "DistillResult": ".run:DistillResult",
         "EvaluationResult": ".evaluation:EvaluationResult",
         "FinetuneResult": ".finetuning:FinetuneResult",
+        "MethodInfo": ".methods._listing:MethodInfo",
         "create_student": ".students:create_student",
         "distill": ".run:distill",
         "evaluate": ".evaluation:evaluate",
         "finetune": ".finetuning:finetune",
+        "list_methods": ".methods._listing:list_methods",
         "list_students": ".students:list_students",
         "list_teachers": ".teachers:list_teachers",
         "load_teacher": ".teachers:load_teacher",

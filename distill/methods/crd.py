@@ -1,5 +1,8 @@
 """CRD: contrast with banks of past features. Made for labels: without, not a recommended default.
 
+Takes: a teacher; labels if there are.
+Best for: labels on every photo; without labels it is not a recommended default.
+
 Without labels some of the "others" show the same thing, and the paper's figures are all with
 labels. `regress` and `seed` need none.
 

@@ -1,5 +1,8 @@
 """DoGo: two students learn from photos alone, and each from how the other sees the batch.
 
+Takes: a peer; no labels.
+Best for: two small networks where no teacher is to be had.
+
 Distill on the Go: Online knowledge distillation in self-supervised learning (2021), arXiv
 2104.09866.
 

@@ -1,5 +1,8 @@
 """EsViT: a network and its moving average agree on crops and regions. A teacher from photos alone.
 
+Takes: photos alone.
+Best for: making a teacher from your photos: Swin and CNNs; its heads then serve rob.
+
 Efficient Self-supervised Vision Transformers for Representation Learning (2021), arXiv 2106.09785.
 With `region_weight=0` it is DINO (2021, arXiv 2104.14294).
 

@@ -1,5 +1,8 @@
 """KD: Hinton's distillation, the student imitates a classifier's softened answers.
 
+Takes: a teacher with a classifier; labels if there are.
+Best for: copying a classifier into a smaller network.
+
 Distilling the Knowledge in a Neural Network (2015), arXiv 1503.02531.
 
 ```text

@@ -1,5 +1,8 @@
 """MoCo: a view finds the other view of its photo in a queue of keys; SEED's own baseline.
 
+Takes: photos alone.
+Best for: the baseline: what a student learns by itself; also at small batches.
+
 Improved Baselines with Momentum Contrastive Learning (MoCo v2, 2020), arXiv 2003.04297, after
 Momentum Contrast (2019), arXiv 1911.05722.
 

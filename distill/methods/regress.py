@@ -1,5 +1,8 @@
 """Regress: the student's features, through a small MLP, become the teacher's. The default.
 
+Takes: a teacher; no labels.
+Best for: the first try: any teacher, any number of photos, any batch.
+
 After SimReg (2021, arXiv 2201.05131) and EUPE (2026, arXiv 2603.22387), with the patience and the
 mixup of "a good teacher is patient and consistent" (2021, arXiv 2106.05237).
 

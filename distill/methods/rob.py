@@ -1,5 +1,8 @@
 """RoB: learn which prototypes a frozen DINO or EsViT teacher, with its head, sees in crops.
 
+Takes: a teacher with its DINO or EsViT head; no labels.
+Best for: full checkpoints of DINO, iBOT and EsViT, and what esvit made.
+
 A Simple Recipe for Competitive Low-compute Self supervised Vision Models (RoB, 2023), arXiv
 2301.09451: a self-supervised loss whose moving-average branch is a frozen teacher. Here it is
 DINO's, and EsViT's where the teacher brought a head for regions.

@@ -1,5 +1,8 @@
 """SEED: the student learns which of many past photos the teacher finds similar to this one.
 
+Takes: a teacher; no labels.
+Best for: the paper's recipe: MoCo, SimCLR and SwAV teachers with their projection head.
+
 SEED: Self-supervised Distillation for Visual Representation (2021), arXiv 2101.04731.
 
 ```text

@@ -1,5 +1,8 @@
 """SimCLR: two views of a photo find each other among all others; makes a teacher from photos.
 
+Takes: photos alone.
+Best for: making a teacher from your photos at large batches; SimCLRv2's first step.
+
 Big Self-Supervised Models are Strong Semi-Supervised Learners (SimCLRv2, 2020), arXiv 2006.10029:
 its first step. The loss is SimCLR's (2020, arXiv 2002.05709).
 

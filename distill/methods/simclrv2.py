@@ -1,5 +1,8 @@
 """SimCLRv2: a teacher that saw a few labels gives soft ones to photos without; its third step.
 
+Takes: a teacher with a classifier; labels if there are.
+Best for: few labels: a teacher that was fine-tuned on them labels all other photos.
+
 Big Self-Supervised Models are Strong Semi-Supervised Learners (2020), arXiv 2006.10029. The three
 steps: `pretrain --method simclr`, `finetune --labels 1% --projection`, and this one.
 

@@ -5,7 +5,13 @@ import click
 from edgeseed.cli._options import emit, json_option, table
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  edgeseed devices
+  edgeseed profile bundles/onnx-int8 --device ssh:user@jetson --profile jetson-orin-nano --out r.json
+"""
+)
 @json_option
 def command(as_json: bool) -> None:
     """List kinds of device, and profiles of devices."""

@@ -5,7 +5,13 @@ import click
 from edgeseed.cli._options import emit, json_option, table
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  edgeseed doctor
+  edgeseed doctor --json
+"""
+)
 @json_option
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:

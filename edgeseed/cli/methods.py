@@ -5,24 +5,29 @@ import click
 from edgeseed.cli._options import emit, json_option, table
 
 _WHEN = """
-
-Which one:
-  a teacher, no labels             distill: regress; queue-kl if neighbourhoods (search) matter most
-  a DINO or EsViT teacher's head   distill: rob
-  a MoCo, SimCLR or SwAV teacher   distill: seed is the paper's own recipe
-  no teacher                       pretrain: simclr or esvit makes one from your photos
-  no teacher, two small networks   distill: dogo --peer
-  a few labels                     pretrain, finetune --labels, then distill: simclrv2 (or kd)
-  labels for every photo           distill: crd, kd"""
+Start with `edgeseed distill` as it is: regress, with a teacher from `edgeseed teachers`.
+No teacher fits your photos?  edgeseed pretrain makes one from them.
+Labels for a few of them?     pretrain --method simclr, finetune --labels, distill --method simclrv2
+Does it learn?                --during 5 measures kNN accuracy while it runs
+What it was worth:            the same student by pretrain --method moco, then edgeseed evaluate"""
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  edgeseed methods
+  edgeseed distill --method queue-kl --teacher T --student S --data photos/ --out runs/try
+"""
+)
 @json_option
 def command(as_json: bool) -> None:
-    """List the distillation and pre-training methods."""
-    from edgeseed.distill.methods import METHODS
+    """List the methods: what each takes, and when to choose it."""
+    from edgeseed.distill import list_methods
 
-    rows = [(name, METHODS.summary(name)) for name in METHODS.names()]
-    values = [{"name": name, "summary": summary} for name, summary in rows]
-    text = table(rows, header=("method", "what it does")) + _WHEN
-    emit(values, as_json=as_json, text=text)
+    methods = list_methods()
+    rows = [
+        (info.name, info.command, info.takes, info.best_for)
+        for info in sorted(methods, key=lambda info: (info.command, info.name))
+    ]
+    text = table(rows, header=("method", "command", "takes", "best for"))
+    emit([info.to_dict() for info in methods], as_json=as_json, text=f"{text}\n{_WHEN}")

@@ -5,7 +5,13 @@ import click
 from edgeseed.cli._options import emit, json_option, table
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  edgeseed targets
+  edgeseed export student.safetensors --target onnx --precision fp32 --out bundles/onnx-fp32
+"""
+)
 @json_option
 def command(as_json: bool) -> None:
     """List the export targets."""

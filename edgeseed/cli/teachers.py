@@ -7,7 +7,15 @@ from edgeseed.cli._options import emit, json_option, table
 _COMMERCIAL = {True: "yes", False: "NO", None: "read it"}
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  edgeseed teachers
+  edgeseed teachers --commercial
+  edgeseed distill --teacher vit_small_patch14_reg4_dinov2.lvd142m --student efficientnet_b0 \\
+      --data photos/ --out runs/b0
+"""
+)
 @click.option("--commercial", is_flag=True, help="Only those whose licence allows commercial use.")
 @json_option
 def command(commercial: bool, as_json: bool) -> None:

@@ -50,13 +50,16 @@ class Registry:
 
     def summary(self, name: str) -> str:
         """The first line of the plug-in's docstring, read without importing it."""
+        return self.docstring(name).partition("\n")[0]
+
+    def docstring(self, name: str) -> str:
+        """The plug-in's docstring, read without importing it."""
         self._check(name)
         stem = name.replace("-", "_")
         for folder in map(Path, self._paths()):
             for path in (folder / f"{stem}.py", folder / stem / "__init__.py"):
                 if path.is_file():
-                    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-                    return docstring.partition("\n")[0]
+                    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         return ""
 
     def load(self, name: str) -> Any:

@@ -10,6 +10,7 @@ import torch
 
 from edgeseed.core.config import build_config, to_plain
 from edgeseed.distill.methods import METHODS, load_method
+from edgeseed.distill.methods._listing import list_methods
 from edgeseed.distill.methods._method import Method, StepResult
 from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress
 
@@ -48,6 +49,17 @@ def test_module_says_what_it_is_and_which_paper(name: str) -> None:
     docstring = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
     assert "arXiv" in docstring
     assert len(METHODS.summary(name)) > 20
+
+
+def test_listing_says_what_the_method_needs(name: str) -> None:
+    info = next(info for info in list_methods() if info.name == name)
+    needs = load_method(name).NEEDS
+    assert ("teacher" in info.takes) == needs.teacher
+    assert ("peer" in info.takes) == needs.peer
+    assert (info.command == "pretrain") == (not needs.teacher and not needs.peer)
+    words = {"unused": "no labels", "optional": "labels if there are", "required": "labels"}
+    assert words[needs.labels] in info.takes or info.command == "pretrain"
+    assert len(info.best_for) > 20
 
 
 def test_step_gives_a_finite_float32_loss_that_trains_every_kept_network(name: str) -> None:
