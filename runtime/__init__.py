@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from edgeseed.core.lazy import attach
 
 if TYPE_CHECKING:
+    from edgeseed.runtime.building import build as build
     from edgeseed.runtime.comparison import compare as compare
     from edgeseed.runtime.profiling import profile as profile
     from edgeseed.runtime.protocol import Result as Result
@@ -16,6 +17,7 @@ __getattr__, __all__ = attach(  # pyright: ignore[reportUnsupportedDunderAll]
     {
         "Comparison": ".ranking:Comparison",
         "Result": ".protocol:Result",
+        "build": ".building:build",
         "compare": ".comparison:compare",
         "profile": ".profiling:profile",
         "read_result": ".protocol:read_result",

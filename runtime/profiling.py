@@ -38,8 +38,8 @@ from edgeseed.runtime.thermals import Thermals
 from edgeseed.runtime.validity import Evidence, judge
 
 DEFAULT_PROFILE = "host"
-# By whether the model is quantized; the same as the export's golden gate. An integer kernel may
-# round a tie the other way on another processor.
+# By whether the model rounds its values more coarsely than float32; the same as the export's golden
+# gate. An integer or half-precision kernel may round a tie the other way on another processor.
 _GOLDEN_TOLERANCE = {False: 1e-3, True: 5e-2}
 
 
@@ -149,7 +149,7 @@ def _job(plan: _Plan) -> Job:
         min_runs=plan.protocol.min_runs,
         min_seconds=plan.protocol.min_seconds,
         max_seconds=plan.protocol.max_seconds,
-        golden_tolerance=_GOLDEN_TOLERANCE[manifest.quantization is not None],
+        golden_tolerance=_GOLDEN_TOLERANCE[manifest.precision != "fp32"],
         files={
             name: entry.sha256 for name, entry in manifest.files.items() if entry.role == "ship"
         },

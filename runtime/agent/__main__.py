@@ -1,5 +1,7 @@
 """The program that runs on the device: checks a bundle, measures it, and writes what it saw.
 
+Or, where the job says so, builds the bundle's TensorRT engine.
+
     python3 agent.pyz [WORK]
 
 Python 3.8 or newer, numpy and the engine; nothing else. It judges nothing: raw samples go back,
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeseed.runtime import latency, machine, power, thermals
-from edgeseed.runtime.agent import _job
+from edgeseed.runtime.agent import _build, _job
 from edgeseed.runtime.engines._engine import Engine, EngineError
 
 if TYPE_CHECKING:
@@ -45,7 +47,10 @@ def main(arguments: list[str]) -> int:
     """Do the job in the folder that is named, or else in the current one."""
     work = Path(arguments[0] if arguments else ".")
     try:
-        _do(work)
+        if (work / _job.BUILD_JOB).is_file():
+            _build_engine(work)
+        else:
+            _do(work)
     except RefusedError as refusal:
         _say("error", kind=refusal.kind, message=str(refusal))
         return 1
@@ -103,6 +108,16 @@ def _do(work: Path) -> None:
         engine.close()
     _write_json(result / _job.MEASUREMENT, measurement)
     _say("done")
+
+
+def _build_engine(work: Path) -> None:
+    job = _job.BuildJob.read(work / _job.BUILD_JOB)
+    bundle = work / _job.BUNDLE
+    _say("stage", name="check")
+    _check_digests(bundle, job.files)
+    _say("stage", name="build")
+    record = _build.build_engine(bundle, work / _job.RESULT / _job.ENGINE)
+    _say("done", name=record.name)
 
 
 def _numpy() -> Any:

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseed.core.bundle import MANIFEST, Bundle
+from edgeseed.core.bundle import ENGINES, MANIFEST, Bundle
 from edgeseed.core.console import Bar, progress
 from edgeseed.core.errors import ArtifactError, EdgeseedError, GateError, WorkError
 from edgeseed.runtime.agent import _job
@@ -56,19 +57,38 @@ def dispatch(
         _fill(work, bundle, job, pixels)
         with _Listener(job, device.name, num_photos=0 if pixels is None else len(pixels)) as listen:
             ended = device.run_agent(work, on_line=listen)
-        _raise_if_failed(device, ended, listen.error)
+        raise_if_failed(device, ended, listen.error)
         return _read(work / _job.RESULT, device, wants_outputs=pixels is not None)
 
 
 def _fill(work: Path, bundle: Bundle, job: _job.Job, pixels: NDArray[np.uint8] | None) -> None:
-    pack_agent(work / _job.AGENT)
     job.write(work / _job.JOB)
-    for name in [MANIFEST, *job.files]:
+    fill_with_bundle(work, bundle, files=job.files, engines=("*",))
+    if pixels is not None:
+        np.savez(work / _job.PHOTOS, pixels=pixels)
+
+
+def fill_with_bundle(
+    work: Path, bundle: Bundle, *, files: Iterable[str], engines: Iterable[str]
+) -> None:
+    """Put the agent, the manifest and the bundle's files where the agent looks for them.
+
+    Args:
+        work: the folder that will travel.
+        bundle: where they come from.
+        files: paths in the bundle.
+        engines: patterns of what to take of the bundle's engines, which are not in the manifest.
+    """
+    pack_agent(work / _job.AGENT)
+    built = [
+        path.relative_to(bundle.path).as_posix()
+        for pattern in engines
+        for path in (bundle.path / ENGINES).glob(f"*/{pattern}")
+    ]
+    for name in [MANIFEST, *files, *built]:
         destination = work / _job.BUNDLE / name
         destination.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.path / name, destination)
-    if pixels is not None:
-        np.savez(work / _job.PHOTOS, pixels=pixels)
 
 
 class _Listener:
@@ -90,7 +110,7 @@ class _Listener:
         self._stack.close()
 
     def __call__(self, line: str) -> None:
-        event = _parse(line)
+        event = parse_event(line)
         if event.get("event") == "error":
             self.error = {"kind": event["kind"], "message": event["message"]}
         elif event.get("event") == "progress":
@@ -116,7 +136,7 @@ class _Listener:
         self._bar = self._stack.enter_context(bar)
 
 
-def _parse(line: str) -> dict[str, Any]:
+def parse_event(line: str) -> dict[str, Any]:
     """One event; a line that is none (a library's chatter on stdout) is passed over."""
     try:
         event = json.loads(line)
@@ -125,7 +145,8 @@ def _parse(line: str) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-def _raise_if_failed(device: Device, ended: Ended, error: dict[str, str] | None) -> None:
+def raise_if_failed(device: Device, ended: Ended, error: dict[str, str] | None) -> None:
+    """Raise for what the agent refused, or for how it died."""
     if error is not None:
         kind = _ERRORS.get(error["kind"], WorkError)
         raise kind(f"{device.name}: {error['message']}")

@@ -8,6 +8,7 @@ work/                        made by the host, brought to the device
   bundle/                    the bundle's files of role "ship"
   result/                    made by the agent
     measurement.json  outputs.npz (when there were photos)
+    engine/ (when the job was to build one)
 ```
 
 and one JSON object a line on the agent's standard output: `{"event": "stage" | "progress" |
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
 SCHEMA_VERSION = 1
 AGENT = "agent.pyz"
@@ -31,6 +33,29 @@ PHOTOS = "photos.npz"
 RESULT = "result"
 MEASUREMENT = "measurement.json"
 OUTPUTS = "outputs.npz"
+BUILD_JOB = "build_job.json"
+ENGINE = "engine"
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """One TensorRT engine to build; it stands in `build_job.json`, in place of `job.json`.
+
+    Attributes:
+        files: sha256 of each file in the bundle, by path.
+    """
+
+    files: dict[str, str]
+    schema_version: int = SCHEMA_VERSION
+
+    def write(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> BuildJob:
+        """Read what `write` wrote."""
+        return cls(**_values(path))
 
 
 @dataclass(frozen=True)
@@ -67,8 +92,12 @@ class Job:
     @classmethod
     def read(cls, path: Path) -> Job:
         """Read what `write` wrote. Host and agent are built together, so versions must agree."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        found = values.get("schema_version")
-        if found != SCHEMA_VERSION:
-            raise ValueError(f"the job has schema {found}, this agent reads {SCHEMA_VERSION}")
-        return cls(**values)
+        return cls(**_values(path))
+
+
+def _values(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found = values.get("schema_version")
+    if found != SCHEMA_VERSION:
+        raise ValueError(f"the job has schema {found}, this agent reads {SCHEMA_VERSION}")
+    return values

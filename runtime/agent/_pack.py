@@ -10,6 +10,7 @@ from pathlib import Path
 RUNTIME = Path(__file__).parent.parent
 MAIN = "agent/__main__.py"
 DEVICE_FILES = (
+    "agent/_build.py",
     "agent/_job.py",
     "engines/_engine.py",
     "latency.py",
