@@ -7,6 +7,7 @@ bundle/
   labels.txt      one class a line, if the model has classes
   golden/         photos as the model sees them, their input tensors, float and model outputs
   MODEL_CARD.md
+  engines/        TensorRT: what `edgeseed build` made on devices. Not sealed: it comes later
   reference/      role "proof": the float student and held-out photos, so that `edgeseed verify`
   needs nothing else
 ```
@@ -26,6 +27,8 @@ from edgeseed.core.student import check_schema_version
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+ENGINES = "engines"
+"""Folder of what was built on devices after the export. The manifest does not list it."""
 _PROOF_FOLDER = "reference/"
 
 
@@ -88,6 +91,11 @@ class Manifest:
     minimum_runtime: dict[str, str]
     provenance: dict[str, Any]
     """The student's provenance, this export's settings, and the environment."""
+    speed: dict[str, Any] | None = None
+    """How fast it was beside the float model on the machine that exported it; an aid to choose,
+    not a measurement. None where nothing was compared."""
+    selection: dict[str, Any] | None = None
+    """What `--precision auto` tried, what it chose and why."""
     files: dict[str, FileEntry] = dataclasses.field(default_factory=dict)
     """Relative path -> digest; filled in by `seal_bundle`."""
     schema_version: int = SCHEMA_VERSION
@@ -157,7 +165,15 @@ class Bundle:
 
 
 def _files(folder: Path) -> list[str]:
-    found = (path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    # Engines are made after the bundle was sealed, on the device that each of them belongs to. They
+    # bring their own digests, which whoever opens one compares.
+    found = (
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path != folder / MANIFEST
+        and not path.is_relative_to(folder / ENGINES)
+    )
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
