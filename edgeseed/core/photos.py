@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,9 @@ _SIGNATURES = (
     b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"qoif", b"\0\0\0\x0cjP",
 )  # fmt: skip
 _TAIL_BYTES = 64
+_ORIENTATION = 0x112
+_TURNED = range(5, 9)
+"""EXIF orientations that swap width and height."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,10 +67,21 @@ class Skipped:
     reason: str
 
 
+class Draft(NamedTuple):
+    """A photo to be made small: see `PhotoSet.draft`."""
+
+    image: Image.Image
+    """Upright, 8-bit RGB; perhaps a half, a quarter or an eighth of its size."""
+    size: tuple[int, int]
+    """Width and height of the whole photo, in pixels."""
+
+
 class _Source(Protocol):
     """Where a set's photos lie: anything that gives the i-th as an image and survives pickling."""
 
     def image(self, index: int) -> Image.Image: ...
+
+    def draft(self, index: int, side: int) -> Draft: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +112,21 @@ class PhotoSet:
         """
         return self.source.image(int(self.indices[index]))
 
+    def draft(self, index: int, side: int) -> Draft:
+        """As `image`, for views that are random anyway: a JPEG may come smaller, and sooner.
+
+        The decoder leaves out the fine frequencies, which is not bit for bit what a resize of the
+        whole photo gives; so it is for training alone, never for evaluation, calibration or export.
+
+        Args:
+            index: Which photo.
+            side: In pixels; neither width nor height will be less, unless they are anyway.
+
+        Raises:
+            DataError: If the file went away or is broken; the message names it.
+        """
+        return self.source.draft(int(self.indices[index]), side)
+
     def subset(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> "PhotoSet":
         """The photos at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
@@ -126,14 +155,28 @@ def decode(source: str | Path | bytes) -> Image.Image:
     Raises:
         DataError: If it is no image, truncated, or too large to be a photo.
     """
+    return _decode(source, side=None).image
+
+
+def decode_draft(source: str | Path | bytes, *, side: int) -> Draft:
+    """As `decode`, but a JPEG may come smaller; see `PhotoSet.draft`."""
+    return _decode(source, side=side)
+
+
+def _decode(source: str | Path | bytes, *, side: int | None) -> Draft:
     try:
         with warnings.catch_warnings():
             # Large panoramas are fine; what is beyond twice that is refused by Pillow as an error.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 image.seek(0)
+                whole = image.size
+                if side is not None:
+                    image.draft(None, (side, side))
                 image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+                is_turned = image.getexif().get(_ORIENTATION) in _TURNED
+                size = (whole[1], whole[0]) if is_turned else whole
+                return Draft(_to_rgb(ImageOps.exif_transpose(image)), size)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         name = "the image" if isinstance(source, bytes) else str(source)
         raise DataError(f"{name} cannot be read as an image: {_reason(error)}") from error
@@ -190,6 +233,9 @@ class _Files:
 
     def image(self, index: int) -> Image.Image:
         return decode(self.root / self.name(index))
+
+    def draft(self, index: int, side: int) -> Draft:
+        return decode_draft(self.root / self.name(index), side=side)
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -328,6 +374,11 @@ class _Arrays:
 
     def image(self, index: int) -> Image.Image:
         return Image.fromarray(self.pixels[index]).convert("RGB")
+
+    def draft(self, index: int, side: int) -> Draft:
+        del side
+        image = self.image(index)
+        return Draft(image, image.size)
 
 
 def photos_from_arrays(

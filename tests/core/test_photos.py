@@ -325,3 +325,63 @@ def test_a_truncated_idx_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match="not a whole IDX file"):
         open_photos(f"fashion-mnist={tmp_path}")
+
+
+# ------------------------------------------------------------------ drafts
+
+
+def _gradient(width: int, height: int) -> Image.Image:
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([x * 255 / width, y * 255 / height, (x + y) % 64], axis=2)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def test_a_draft_of_a_large_jpeg_is_smaller_and_looks_the_same(tmp_path):
+    _gradient(1200, 900).save(tmp_path / "a.jpg", quality=95)
+    photos = open_photos(tmp_path)
+    draft, whole = photos.draft(0, 100), photos.image(0)
+    assert draft.size == whole.size == (1200, 900)
+    assert draft.image.size == (150, 113)
+    small = [np.asarray(image.resize((50, 50))).astype(int) for image in (draft.image, whole)]
+    assert np.abs(small[0] - small[1]).mean() < 2
+
+
+def test_no_side_of_a_draft_is_below_what_was_asked_for(tmp_path):
+    _gradient(1600, 210).save(tmp_path / "a.jpg")
+    assert open_photos(tmp_path).draft(0, 100).image.size == (800, 105)
+
+
+def test_a_photo_is_never_a_draft(tmp_path):
+    # Evaluation, calibration and export must see the pixels that an app sees.
+    _gradient(1200, 900).save(tmp_path / "a.jpg")
+    photos = open_photos(tmp_path)
+    photos.draft(0, 32)
+    assert photos.image(0).size == (1200, 900)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert np.array_equal(np.asarray(photos.image(0)), np.asarray(image))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "b.jpg"])
+def test_what_is_small_or_no_jpeg_is_drafted_as_it_is(tmp_path, name):
+    _gradient(600 if name == "a.png" else 60, 40).save(tmp_path / name)
+    photos = open_photos(tmp_path)
+    draft = photos.draft(0, 32)
+    assert np.array_equal(np.asarray(draft.image), np.asarray(photos.image(0)))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_draft_is_upright_and_so_is_its_size(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    _gradient(800, 400).save(tmp_path / "a.jpg", exif=exif)
+    photos = open_photos(tmp_path)
+    draft, whole = photos.draft(0, 60), photos.image(0)
+    assert draft.size == whole.size
+    assert draft.image.size == (whole.width // 4, whole.height // 4)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_grey_and_cmyk_are_drafted_as_rgb(tmp_path, mode):
+    _gradient(800, 400).convert(mode).save(tmp_path / "a.jpg")
+    draft = open_photos(tmp_path).draft(0, 60)
+    assert (draft.image.mode, draft.image.size) == ("RGB", (200, 100))

@@ -177,3 +177,23 @@ def test_photos_that_do_not_fit_are_streamed(
     options = {"side": 20, "device": CPU, "workers": 0}
     assert isinstance(open_canvases(photos, cache="auto", **options), StreamedCanvases)
     assert isinstance(open_canvases(photos, cache="memory", **options), MemoryCanvases)
+
+
+def test_canvases_of_large_jpegs_are_drafted_and_keep_proportions_and_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Decoding 12 megapixels for a view of 224 took four times as long as was needed.
+    y, x = np.mgrid[:600, :1200]
+    pixels = np.stack([x // 5, y // 3, (x + y) % 200], axis=2).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95)
+    photos = open_photos(tmp_path)
+    sides: list[int] = []
+    draft = photos.source.draft
+    monkeypatch.setattr(
+        type(photos.source), "draft", lambda _, i, side: sides.append(side) or draft(i, side)
+    )
+    source = MemoryCanvases.decode(photos, side=40, device=CPU)
+    assert sides == [80]
+    assert source._shapes.tolist() == [[1200, 600]]
+    whole = make_canvas(photos.image(0), 40).astype(int)
+    assert np.abs(source._canvases[0].numpy().astype(int) - whole).mean() < 2
