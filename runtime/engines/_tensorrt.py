@@ -252,6 +252,6 @@ def find_engine(bundle: Path, *, cuda: Any, version: str) -> tuple[Path, Record]
         refused.append(f"{path.parent.name}: {reason}")
     found = "; ".join(refused) or "it has no engine at all"
     raise EngineError(
-        f"the bundle has no engine for {cuda.name} with TensorRT {version} ({found}); build one: "
-        "edgeseed build BUNDLE --device with the device that you profile on"
+        f"the bundle has no engine for {cuda.name} with TensorRT {version} ({found}); build one "
+        "there: edgeseed build BUNDLE --device DEVICE"
     )

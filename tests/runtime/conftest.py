@@ -1,4 +1,9 @@
 import dataclasses
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,3 +185,98 @@ def _accuracy(top1: float) -> Accuracy:
         cosine=0.999,
         note="",
     )
+
+
+# --------------------------------------------------------------------------- TensorRT's stand-ins
+
+SHIM = """import os
+import sys
+
+from edgeseed.runtime.engines._fake_tensorrt import install
+
+sys.modules["tensorrt"] = install(os.environ.get("FAKE_TENSORRT", "10.3.0"))
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Nvidia:
+    """A machine with a GPU, as far as Python can tell: a libcuda, and a `tensorrt` to import.
+
+    `FAKE_GPU`, `FAKE_GPUS`, `FAKE_GPU_BYTES` and `FAKE_TENSORRT` in the environment say which.
+    """
+
+    library: Path
+    modules: Path
+
+    def enter(self, monkeypatch: pytest.MonkeyPatch, *, version: str = "10.3.0") -> None:
+        """For this process and the ones that it starts."""
+        from edgeseed.runtime.engines import _cuda, _fake_tensorrt
+
+        monkeypatch.setenv("LD_LIBRARY_PATH", str(self.library.parent))
+        monkeypatch.setenv("PYTHONPATH", str(self.modules))
+        monkeypatch.setenv("FAKE_TENSORRT", version)
+        monkeypatch.setattr(_cuda, "LIBRARIES", (str(self.library),))
+        monkeypatch.setitem(sys.modules, "tensorrt", _fake_tensorrt.install(version))
+
+    def python(self, path: Path) -> Path:
+        """A Python for a shell that inherits nothing, such as one behind ssh."""
+        lines = [
+            "#!/bin/sh",
+            f"export LD_LIBRARY_PATH={self.library.parent} PYTHONPATH={self.modules}",
+            f'exec {sys.executable} "$@"',
+        ]
+        path.write_text("\n".join(lines) + "\n")
+        path.chmod(0o755)
+        return path
+
+
+@pytest.fixture(scope="session")
+def nvidia(tmp_path_factory: pytest.TempPathFactory) -> Nvidia:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler: the stand-in for libcuda cannot be made")
+    folder = tmp_path_factory.mktemp("nvidia")
+    source = Path(__file__).parent / "cuda_stand_in.c"
+    library = folder / "lib" / "libcuda.so.1"
+    library.parent.mkdir()
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    (folder / "modules").mkdir()
+    (folder / "modules" / "tensorrt.py").write_text(SHIM)
+    return Nvidia(library, folder / "modules")
+
+
+def recipe(bundle: Path, **changes: Any) -> dict[str, Any]:
+    """A `build.json` for the model of `write_bundle`."""
+    shape = [3, SIZE, SIZE]
+    return {
+        "schema_version": 1,
+        "model": "model.onnx",
+        "model_sha256": hashlib.sha256((bundle / "model.onnx").read_bytes()).hexdigest(),
+        "precision": "fp32",
+        "minimum_tensorrt": "10.3",
+        "made_for": ["10.3", "11"],
+        "strongly_typed": {"10": "flag", "11": "always"},
+        "profiles": [{"image": {"min": [1, *shape], "opt": [1, *shape], "max": [8, *shape]}}],
+        "workspace_mib": 64,
+        "tf32": False,
+        "dla_core": None,
+        "gpu_fallback": True,
+        "timing_cache": "timing.cache",
+        **changes,
+    }
+
+
+@pytest.fixture
+def tensorrt_bundle(tmp_path: Path) -> MakeBundle:
+    """A sealed bundle for TensorRT; changes go into its `build.json`."""
+
+    def make(name: str = "tiny-tensorrt", **changes: Any) -> Bundle:
+        bundle = write_bundle(
+            tmp_path / name, target="tensorrt", minimum_runtime={"tensorrt": "10.3"}
+        )
+        path = bundle.path / "build.json"
+        path.write_text(json.dumps(recipe(bundle.path, **changes), indent=1))
+        seal_bundle(bundle.path, bundle.manifest)
+        return read_bundle(bundle.path)
+
+    return make

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from edgeseed.core.bundle import Bundle
+from edgeseed.core.bundle import Bundle, read_bundle
 from edgeseed.core.errors import ConfigError, MissingDependencyError, WorkError
-from edgeseed.runtime import profile
+from edgeseed.runtime import build, profile
 from edgeseed.runtime.devices import open_device
 from edgeseed.runtime.devices.ssh import SshAddress, SshDevice, parse_address
 
@@ -250,14 +250,16 @@ def _wait_for(port: int) -> None:
     raise RuntimeError("sshd did not start")
 
 
-def connect(sshd: tuple[int, Path], *, known: bool = True, key: str = "user") -> SshDevice:
+def connect(
+    sshd: tuple[int, Path], *, known: bool = True, key: str = "user", python: str = sys.executable
+) -> SshDevice:
     port, folder = sshd
     hosts = folder / "known_hosts"
     public = (folder / "host.pub").read_text()
     hosts.write_text(f"[127.0.0.1]:{port} {public}" if known else "")
     options = ("-F", "none", "-i", str(folder / key), "-o", f"UserKnownHostsFile={hosts}",
                "-o", "GlobalKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes")  # fmt: skip
-    address = SshAddress(host="127.0.0.1", user=getpass.getuser(), port=port, python=sys.executable)
+    address = SshAddress(host="127.0.0.1", user=getpass.getuser(), port=port, python=python)
     return SshDevice(address, options=options)
 
 
@@ -274,6 +276,26 @@ def test_a_bundle_is_profiled_through_a_real_server(
     assert result.accuracy is not None
     assert result.accuracy.n == 12
     assert result.device.device.startswith("ssh:")
+
+
+@pytest.mark.ssh
+@needs_sshd
+def test_an_engine_is_built_and_profiled_through_a_real_server(
+    sshd: tuple[int, Path], tensorrt_bundle: Any, nvidia: Any, instant: str, tmp_path: Path
+) -> None:
+    bundle = tensorrt_bundle()
+    device = connect(sshd, python=str(nvidia.python(tmp_path / "python")))
+
+    built = build(bundle.path, device=device)
+
+    assert built.device.startswith("ssh:")
+    assert Path(built.engine).stat().st_size == built.record.size_bytes
+    read_bundle(bundle.path)
+    result = profile(
+        bundle.path, device=device, profile="jetson-agx-orin", protocol=instant,
+        out=tmp_path / "result.json",
+    )  # fmt: skip
+    assert result.engine.settings["gpu"] == "Orin"
 
 
 @pytest.mark.ssh
