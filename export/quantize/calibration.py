@@ -17,11 +17,15 @@ from edgeseed.export.samples import Photos
 _BATCH_PIXELS = 16 * 224 * 224
 
 
+def batch_size_for(photos: Photos) -> int:
+    """How many photos of this size go through a graph at once."""
+    height, width = photos.pixels.shape[2:]
+    return max(1, min(64, _BATCH_PIXELS // int(height * width)))
+
+
 def photo_batches(photos: Photos) -> Iterator[Tensor]:
     """The photos as the graph takes them: (N, 3, H, W) float32, 0..255."""
-    height, width = photos.pixels.shape[2:]
-    size = max(1, min(64, _BATCH_PIXELS // (height * width)))
-    for batch in photos.batches(size):
+    for batch in photos.batches(batch_size_for(photos)):
         yield torch.from_numpy(batch).float()
 
 

@@ -17,11 +17,12 @@ from edgeseed.export.quantize.correction import bias_corrections
 from edgeseed.export.quantize.insertion import HARDSIGMOID_SHIFT, Numbers, insert_quantization
 from edgeseed.export.quantize.layout import Kind, Layout, plan_layout
 from edgeseed.export.quantize.observers import METHODS, Method, Statistics
+from edgeseed.export.quantize.recovery import RecoveryConfig, recover
 from edgeseed.export.quantize.schemes._scheme import Scheme
 from edgeseed.export.quantize.sensitivity import Score, search_floats
 from edgeseed.export.quantize.simulation import simulate
 from edgeseed.export.quantize.widening import widen_channels
-from edgeseed.export.samples import Photos
+from edgeseed.export.samples import MAX_CALIBRATION, Photos
 from edgeseed.export.verification.gates import decisions_kept, distance
 from edgeseed.export.verification.reference import Outputs
 
@@ -43,6 +44,11 @@ class QuantizeConfig:
     than the gate asks, because the gate judges other photos than those that chose."""
     max_float_layers: int = 8
     """Most layers that the search may leave in float."""
+    recover: bool = False
+    """Whether the integer model learns from the float student: minutes in place of seconds. It
+    takes all photos beyond those that calibrate."""
+    recovery: RecoveryConfig = RecoveryConfig()
+    """How it learns."""
 
     def __post_init__(self) -> None:
         if self.calibrator not in ("auto", *METHODS):
@@ -107,7 +113,8 @@ class _Worker:
             else []
         )
         held_out = min(_num_selection(photos), max(1, len(photos) // 4))
-        self.ranging = Photos(pixels=photos.pixels[:-held_out])
+        self.learning = Photos(pixels=photos.pixels[:-held_out])
+        self.ranging = Photos(pixels=self.learning.pixels[:MAX_CALIBRATION])
         self.selection = Photos(pixels=photos.pixels[-held_out:])
         self.truth = run_graph(graph, self.selection)
         self.tried: dict[str, Score] = {}
@@ -121,6 +128,8 @@ class _Worker:
         statistics = calibrate(self.graph, layout, self.ranging)
         numbers = self._choose(statistics, layout)
         numbers = self._correct(numbers, layout)
+        if self.config.recover:
+            numbers = self._recover(numbers, layout)
         too_low = self.score.agreement < self.config.min_agreement
         if too_low and self.config.max_float_layers:
             return self._search(statistics, layout, numbers, keep_float)
@@ -158,6 +167,15 @@ class _Worker:
         self.score = found
         return corrected
 
+    def _recover(self, numbers: Numbers, layout: Layout) -> Numbers:
+        recovered = recover(
+            self.graph, layout, numbers, self.scheme, self.learning,
+            distance=lambda found: self._score(found, layout).distance,
+            config=self.config.recovery,
+        )  # fmt: skip
+        self.score = self.tried["recovery"] = self._score(recovered, layout)
+        return recovered
+
     def _score(self, numbers: Numbers, layout: Layout) -> Score:
         simulated = simulate(insert_quantization(self.graph, layout, numbers, self.scheme))
         outputs = run_graph(simulated, self.selection)
@@ -177,7 +195,6 @@ class _Worker:
             f"int8 keeps {self.score.agreement:.1%} of the decisions "
             f"(wanted {self.config.min_agreement:.1%}): looking for the layers that lose"
         )
-        corrections = numbers.bias_corrections
         method: Method = next(name for name in METHODS if name == self.chosen)  # pyright: ignore[reportAssignmentType]  # typed by the tuple
 
         def with_floats(floats: Mapping[str, str]) -> tuple[Numbers, Layout]:
@@ -189,7 +206,8 @@ class _Worker:
             if missing:
                 seen |= calibrate(self.graph, changed, Photos(pixels=self.ranging.pixels[:64]))
             made = self._numbers(seen, changed, method)
-            return dataclasses.replace(made, bias_corrections=corrections), changed
+            kept = {"bias_corrections": numbers.bias_corrections, "learned": numbers.learned}
+            return dataclasses.replace(made, **kept), changed
 
         search = search_floats(
             layout,
@@ -210,8 +228,13 @@ class _Worker:
             "activations": str(self.scheme.activation.dtype).removeprefix("torch."),
             "weights": "int8 per output channel",
             "calibrator": self.chosen,
-            "photos": {"ranges": len(self.ranging), "selection": len(self.selection)},
+            "photos": {
+                "ranges": len(self.ranging),
+                "selection": len(self.selection),
+                "recovery": len(self.learning) if numbers.learned else 0,
+            },
             "bias_correction": bool(numbers.bias_corrections),
+            "recovered": bool(numbers.learned),
             "agreement": self.score.agreement,
             "tried": {name: dataclasses.asdict(score) for name, score in self.tried.items()},
             "integer": dict(layout.operators),

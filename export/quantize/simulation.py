@@ -10,13 +10,12 @@ import operator
 from typing import Any, cast
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from edgeseed.export.graph import constant, input_of, new_constant, tidy
 from edgeseed.export.quantize.numbers import ops
 
 _aten = torch.ops.aten
-_LAYERS = (_aten.conv2d.default, _aten.linear.default)
 
 
 def simulate(quantized: fx.GraphModule) -> fx.GraphModule:
@@ -86,21 +85,3 @@ def _repeat(
         fill = (cast(int, step.args[2]) - zero_point) * scale
         return module.graph.call_function(step.target, (value, step.args[1], fill))
     return module.graph.call_function(step.target, (value, *step.args[1:]), step.kwargs)
-
-
-def trainable_layers(module: fx.GraphModule) -> dict[str, tuple[str, str]]:
-    """Layer name -> names of its weight and bias tensors."""
-    found = {}
-    for node in module.graph.nodes:
-        if node.target in _LAYERS and len(node.args) > 2:
-            found[node.name] = (str(input_of(node, 1).target), str(input_of(node, 2).target))
-    return found
-
-
-def as_parameter(module: nn.Module, name: str) -> nn.Parameter:
-    """Turns a buffer into a parameter of the same name."""
-    value = getattr(module, name)
-    delattr(module, name)
-    parameter = nn.Parameter(value.detach().clone())
-    module.register_parameter(name, parameter)
-    return parameter

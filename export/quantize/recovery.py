@@ -1,0 +1,268 @@
+"""Quantization-aware distillation: the integer model learns from the float student it was made of.
+
+What rounding moved is learnt back, on unlabelled photos: the integer graph is simulated with
+gradients that pass straight through the rounding (Bengio et al., 2013, arXiv 1308.3432), and its
+answers are pulled towards those of the float student, as in "Quantization-aware training with
+knowledge distillation" (Mishra and Marr, 2018, "Apprentice", arXiv 1711.05852):
+
+```text
+L = KL(softmax(z_float) || softmax(z_int)) + |e_int - e_float|^2 / mean |e_float|^2
+```
+
+with logits `z`, where there is a head, and embeddings `e`. Where we differ: scales and zero points
+stay as calibration chose them, so that the graph keeps its form and its speed; only weights and
+biases learn. A weight is learnt in steps of its own channel's grid, `w = scale * round(w0 / scale +
+d)`, so that one learning rate suits every layer of every network: `d` says by how many integers a
+weight moves. Batch norms are folded already, so there are no statistics to go wrong.
+
+The result that agrees best on photos kept aside is taken; if that is the start, nothing changes.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from edgeseed.core.console import progress
+from edgeseed.export.graph import constant, input_of, new_constant, tidy
+from edgeseed.export.quantize.calibration import batch_size_for
+from edgeseed.export.quantize.insertion import UNROUNDED, Numbers, insert_quantization
+from edgeseed.export.quantize.layout import Layout
+from edgeseed.export.quantize.schemes._scheme import Scheme
+from edgeseed.export.quantize.simulation import simulate
+from edgeseed.export.samples import Photos
+
+_CHECKS = 6
+_WARM_UP = 0.05
+_LEAST_AREA = 0.7
+# A bias is learnt in hundredths of its channel's deviation: about what one step of a weight moves.
+_BIAS_STEP = 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RecoveryConfig:
+    """How long and how fast the integer model learns.
+
+    Attributes:
+        steps: Updates.
+        lr: Peak rate of Adam, in steps of each weight's grid.
+        batch_size: Photos an update; None fits it to their size.
+        seed: Of order and crops.
+    """
+
+    steps: int = 600
+    lr: float = 0.02
+    batch_size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "lr", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value} must be above 0")
+
+
+def recover(
+    graph: fx.GraphModule,
+    layout: Layout,
+    numbers: Numbers,
+    scheme: Scheme,
+    photos: Photos,
+    *,
+    distance: Callable[[Numbers], float],
+    config: RecoveryConfig,
+) -> Numbers:
+    """Learns weights and biases that make the integer graph answer as the float graph does.
+
+    Args:
+        graph: The float graph.
+        layout: What is integer.
+        numbers: Where to start; its quantizers are kept.
+        scheme: Whose integers.
+        photos: To learn on, unlabelled; the more, the better.
+        distance: Of the graph with given numbers from the float graph, on other photos.
+        config: Settings.
+
+    Returns:
+        The numbers that came nearest, `learned` among them; `numbers` themselves if none came
+        nearer.
+    """
+    learner = _Learner(insert_quantization(graph, layout, numbers, scheme), config)
+    best, least = numbers, distance(numbers)
+    checks = {round(config.steps * check / _CHECKS) for check in range(1, _CHECKS + 1)}
+    batches = _batches(photos, config)
+    with progress("recovering int8", config.steps, "steps") as bar:
+        for step in range(config.steps):
+            learner.update(graph, next(batches), step)
+            bar.advance()
+            if step + 1 in checks:
+                found = dataclasses.replace(numbers, learned=learner.learned())
+                reached = distance(found)
+                if reached < least:
+                    best, least = found, reached
+    return best
+
+
+class _Learner:
+    """A simulated integer graph whose layers are parameters."""
+
+    def __init__(self, quantized: fx.GraphModule, config: RecoveryConfig) -> None:
+        self.config = config
+        self.layers = [_Layer(quantized, node) for node in _layers(quantized)]
+        self.student = simulate(tidy(quantized))
+        parameters = [(layer.weight_steps, layer.bias_steps) for layer in self.layers]
+        self.optimizer = torch.optim.Adam([p for pair in parameters for p in pair], lr=config.lr)
+        warm_up = max(1, round(_WARM_UP * config.steps))
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, max_lr=config.lr, total_steps=config.steps + 1,
+            pct_start=warm_up / (config.steps + 1), cycle_momentum=False,
+        )  # fmt: skip
+
+    def update(self, teacher: fx.GraphModule, images: Tensor, step: int) -> None:
+        if step == 0:
+            _BiasUnits(self.student, self.layers).run(images)
+        with torch.no_grad():
+            wanted = teacher(images)
+        loss = imitation_loss(self.student(images), wanted)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
+        self.optimizer.step()
+        self.schedule.step()
+
+    def learned(self) -> dict[str, tuple[Tensor, Tensor]]:
+        with torch.no_grad():
+            return {layer.name: layer.values() for layer in self.layers}
+
+
+def imitation_loss(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:
+    """L of the module's docstring.
+
+    Args:
+        student: (N, D) embeddings, and (N, C) logits if there is a head.
+        teacher: The same of the float graph.
+    """
+    error = (student[0] - teacher[0]).square().sum(dim=1).mean()
+    loss = error / teacher[0].square().sum(dim=1).mean().clamp_min(1e-12)
+    if len(teacher) > 1:
+        found, wanted = (values[1].log_softmax(dim=1) for values in (student, teacher))
+        loss = loss + F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+    return loss
+
+
+def _layers(quantized: fx.GraphModule) -> list[fx.Node]:
+    return [node for node in quantized.graph.nodes if UNROUNDED in node.meta]
+
+
+class _Layer:
+    """One convolution or linear layer: where it starts, and by how many steps it has moved."""
+
+    def __init__(self, quantized: fx.GraphModule, node: fx.Node) -> None:
+        self.name = node.name
+        self.weight, self.bias = (value.detach() for value in node.meta[UNROUNDED])
+        reading = input_of(node, 1)
+        scales = constant(quantized, input_of(reading, 1))
+        self.scales = scales.view(-1, *[1] * (self.weight.dim() - 1))
+        self.low, self.high = (int(str(limit)) for limit in reading.args[4:6])
+        self.weight_steps = nn.Parameter(torch.zeros_like(self.weight))
+        self.bias_steps = nn.Parameter(torch.zeros_like(self.bias))
+        self.bias_unit = torch.zeros_like(self.bias)
+        self._replace_constants(quantized, node)
+
+    def _replace_constants(self, quantized: fx.GraphModule, node: fx.Node) -> None:
+        """The layer reads what is learnt, in place of its stored integers."""
+        for what in ("weight", "bias"):
+            name = f"{node.name}_{what}_steps"
+            quantized.register_parameter(name, getattr(self, f"{what}_steps"))
+        base = new_constant(quantized, self.weight, name=f"{node.name}_weight_start", before=node)
+        scales = new_constant(quantized, self.scales, name=f"{node.name}_grid", before=node)
+        start = new_constant(quantized, self.bias, name=f"{node.name}_bias_start", before=node)
+        unit = new_constant(quantized, self.bias_unit, name=f"{node.name}_unit", before=node)
+        graph = quantized.graph
+        with graph.inserting_before(node):
+            steps = graph.get_attr(f"{node.name}_weight_steps")
+            weight = graph.call_function(
+                rounded_weight, (base, scales, steps), {"low": self.low, "high": self.high}
+            )
+            bias_steps = graph.get_attr(f"{node.name}_bias_steps")
+            bias = graph.call_function(_moved_bias, (start, unit, bias_steps))
+        node.args = (node.args[0], weight, bias, *node.args[3:])
+
+    def values(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias as they are now, before rounding."""
+        return (
+            self.weight + self.scales * self.weight_steps.detach(),
+            _moved_bias(self.bias, self.bias_unit, self.bias_steps.detach()),
+        )
+
+
+def rounded_weight(start: Tensor, scales: Tensor, steps: Tensor, *, low: int, high: int) -> Tensor:
+    """`scale * round(start / scale + steps)`, whose gradient passes through the rounding.
+
+    Args:
+        start: (O, ...) weights to start from.
+        scales: (O, 1, ...) steps of the grid.
+        steps: (O, ...) how far each weight has moved, in steps.
+        low: Least integer.
+        high: Greatest integer.
+    """
+    position = torch.clamp(start / scales + steps, low, high)
+    return (position + (position.round() - position).detach()) * scales
+
+
+def _moved_bias(start: Tensor, unit: Tensor, steps: Tensor) -> Tensor:
+    return start + unit * steps
+
+
+class _BiasUnits(fx.Interpreter):
+    """Sets the unit in which each layer's bias is learnt, from the deviation of its output."""
+
+    def __init__(self, student: fx.GraphModule, layers: list[_Layer]) -> None:
+        super().__init__(student)
+        self.layers = {layer.name: layer for layer in layers}
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            return super().run(*args, **kwargs)
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.name in self.layers:
+            rows = value.transpose(0, 1) if value.dim() == 4 else value.movedim(-1, 0)
+            # In place: the graph reads the same tensor.
+            self.layers[n.name].bias_unit.copy_(_BIAS_STEP * rows.flatten(1).std(dim=1))
+        return value
+
+
+# --------------------------------------------------------------------------- photos
+
+
+def _batches(photos: Photos, config: RecoveryConfig) -> Iterator[Tensor]:
+    """(N, 3, H, W) float32 whole numbers 0..255, without end."""
+    generator = torch.Generator().manual_seed(config.seed)
+    size = min(config.batch_size or batch_size_for(photos), len(photos))
+    while True:
+        order = torch.randperm(len(photos), generator=generator)
+        for start in range(0, len(order) - size + 1, size):
+            chosen = order[start : start + size].sort().values.numpy()
+            yield random_crops(torch.from_numpy(photos.pixels[chosen]).float(), generator)
+
+
+def random_crops(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each photo flipped or not, and a part of it enlarged to the whole; bytes stay bytes.
+
+    Args:
+        images: (N, 3, H, W), 0..255.
+        generator: Of the draw.
+    """
+    count = len(images)
+    side = torch.rand(count, generator=generator).mul(1 - _LEAST_AREA).add(_LEAST_AREA).sqrt()
+    flip = torch.randint(0, 2, (count,), generator=generator) * 2.0 - 1
+    shift = (torch.rand(count, 2, generator=generator) * 2 - 1) * (1 - side).unsqueeze(1)
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = side * flip, side, shift
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    crops = F.grid_sample(images, grid, align_corners=False, padding_mode="border")
+    return crops.round().clamp(0, 255)
