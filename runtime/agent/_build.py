@@ -162,7 +162,7 @@ class _Build:
         for shapes in self._recipe.profiles:
             profile = builder.create_optimization_profile()
             for name, shape in sorted(shapes.items()):
-                profile.set_shape(name, shape["min"], shape["opt"], shape["max"])
+                profile.set_shape(name, *(tuple(shape[key]) for key in ("min", "opt", "max")))
             config.add_optimization_profile(profile)
 
     def _use_dla(self, builder: Any, network: Any, config: Any) -> dict[str, int] | None:

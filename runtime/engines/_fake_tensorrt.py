@@ -1,10 +1,13 @@
 """A TensorRT without a GPU, for tests: the part of its API that the builder and the engine use.
 
-A "plan" holds the ONNX, and running it means ONNX Runtime. It is strict where the real one is: what
-a version lacks raises AttributeError, an address that was not set or a shape outside of the profile
-is an error. `install(version)` gives a module object to be put into `sys.modules["tensorrt"]`. The
-memory that addresses point to is the host's, as with the stand-in for `libcuda` that the tests
-compile. It runs on the device's Python 3.8, like its neighbours.
+Names, and names of parameters, are TensorRT's; a test compares them with what was read from the
+real one, version by version, so that what runs on this fake is at least a call that exists. What is
+not TensorRT's starts with `_`. A "plan" holds the ONNX, and running it means ONNX Runtime. A shape
+outside of the profile is refused, and what a version lacks raises AttributeError, as there.
+
+`install(version)` gives a module object to be put into `sys.modules["tensorrt"]`. The memory that
+addresses point to is the host's, as with the stand-in for `libcuda` that the tests compile. It runs
+on the device's Python 3.8, like its neighbours.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ class ILogger:
     INTERNAL_ERROR = Severity.INTERNAL_ERROR
     ERROR = Severity.ERROR
 
-    def log(self, severity: Severity, message: str) -> None:
+    def log(self, severity: Severity, msg: str) -> None:
         """Implemented by the derived class."""
         raise NotImplementedError
 
@@ -67,7 +70,6 @@ class TensorIOMode(enum.IntEnum):
 class NetworkDefinitionCreationFlag(enum.IntEnum):
     """As in 10 and 11."""
 
-    EXPLICIT_BATCH = 0
     STRONGLY_TYPED = 1
 
 
@@ -98,7 +100,7 @@ class ParserError:
         return self._text
 
 
-class Network:
+class INetworkDefinition:
     """What the parser fills.
 
     Args:
@@ -106,8 +108,8 @@ class Network:
     """
 
     def __init__(self, flags: int) -> None:
-        self.flags = flags
-        self.model = b""
+        self._flags = flags
+        self._model = b""
         self.num_layers = 0
 
     def get_layer(self, index: int) -> int:
@@ -123,7 +125,7 @@ class OnnxParser:
         logger: unused.
     """
 
-    def __init__(self, network: Network, logger: ILogger) -> None:
+    def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
         self._network = network
         self._errors: list[ParserError] = []
 
@@ -140,7 +142,7 @@ class OnnxParser:
         if unknown:
             self._errors.append(ParserError(f"no importer registered for op: {unknown[0]}"))
             return False
-        self._network.model = model
+        self._network._model = model
         self._network.num_layers = len(graph.node)
         return True
 
@@ -154,20 +156,22 @@ class OnnxParser:
         return self._errors[index]
 
 
-class OptimizationProfile:
+class IOptimizationProfile:
     """Shapes of the inputs."""
 
     def __init__(self) -> None:
-        self.shapes: dict[str, list[list[int]]] = {}
+        self._shapes: dict[str, list[list[int]]] = {}
 
-    def set_shape(self, name: str, low: list[int], best: list[int], high: list[int]) -> None:
+    def set_shape(
+        self, input: str, min: tuple[int, ...], opt: tuple[int, ...], max: tuple[int, ...]
+    ) -> None:
         """Of one input."""
-        if not all(a <= b <= c for a, b, c in zip(low, best, high)):  # noqa: B905 - Python 3.8
-            raise ValueError(f"{name}: {low} <= {best} <= {high} does not hold")
-        self.shapes[name] = [list(low), list(best), list(high)]
+        if not all(a <= b <= c for a, b, c in zip(min, opt, max)):  # noqa: B905 - Python 3.8
+            raise ValueError(f"{input}: {min} <= {opt} <= {max} does not hold")
+        self._shapes[input] = [list(min), list(opt), list(max)]
 
 
-class TimingCache:
+class ITimingCache:
     """Bytes that grow by one with each build.
 
     Args:
@@ -175,51 +179,51 @@ class TimingCache:
     """
 
     def __init__(self, content: bytes) -> None:
-        self.content = content
+        self._content = content
 
     def serialize(self) -> bytes:
         """To be stored."""
-        return self.content + b"t"
+        return self._content + b"t"
 
 
-class BuilderConfig:
+class IBuilderConfig:
     """Settings of a build."""
 
     def __init__(self) -> None:
-        self.flags: set[int] = {int(BuilderFlag10.TF32)}
-        self.profiles: list[OptimizationProfile] = []
-        self.limits: dict[int, int] = {}
+        self._flags: set[int] = {int(BuilderFlag10.TF32)}
+        self._profiles: list[IOptimizationProfile] = []
+        self._limits: dict[int, int] = {}
         self.default_device_type = DeviceType.GPU
         self.DLA_core = -1
-        self._cache = TimingCache(b"")
+        self._cache = ITimingCache(b"")
 
-    def set_memory_pool_limit(self, pool: MemoryPoolType, size: int) -> None:
+    def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: int) -> None:
         """Remembers it."""
-        self.limits[int(pool)] = size
+        self._limits[int(pool)] = pool_size
 
     def set_flag(self, flag: enum.IntEnum) -> None:
         """Remembers it."""
-        self.flags.add(int(flag))
+        self._flags.add(int(flag))
 
     def clear_flag(self, flag: enum.IntEnum) -> None:
         """Forgets it."""
-        self.flags.discard(int(flag))
+        self._flags.discard(int(flag))
 
-    def add_optimization_profile(self, profile: OptimizationProfile) -> int:
+    def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
         """Its index."""
-        self.profiles.append(profile)
-        return len(self.profiles) - 1
+        self._profiles.append(profile)
+        return len(self._profiles) - 1
 
-    def create_timing_cache(self, content: bytes) -> TimingCache:
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
         """From stored bytes, or none."""
-        return TimingCache(content)
+        return ITimingCache(serialized_timing_cache)
 
-    def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
+    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
         """Uses it."""
         self._cache = cache
         return not ignore_mismatch
 
-    def get_timing_cache(self) -> TimingCache:
+    def get_timing_cache(self) -> ITimingCache:
         """The one in use."""
         return self._cache
 
@@ -240,30 +244,32 @@ class Builder:
     def __init__(self, logger: ILogger) -> None:
         self._logger = logger
 
-    def create_network(self, flags: int) -> Network:
+    def create_network(self, flags: int) -> INetworkDefinition:
         """An empty one."""
-        return Network(flags)
+        return INetworkDefinition(flags)
 
-    def create_builder_config(self) -> BuilderConfig:
+    def create_builder_config(self) -> IBuilderConfig:
         """The defaults."""
-        return BuilderConfig()
+        return IBuilderConfig()
 
-    def create_optimization_profile(self) -> OptimizationProfile:
+    def create_optimization_profile(self) -> IOptimizationProfile:
         """An empty one."""
-        return OptimizationProfile()
+        return IOptimizationProfile()
 
-    def build_serialized_network(self, network: Network, config: BuilderConfig) -> bytes | None:
+    def build_serialized_network(
+        self, network: INetworkDefinition, config: IBuilderConfig
+    ) -> bytes | None:
         """A plan, or None."""
-        if _has_free_batch(network.model) and not config.profiles:
+        if _has_free_batch(network._model) and not config._profiles:
             self._logger.log(Severity.ERROR, "Network has dynamic inputs, but no profile")
             return None
         papers = {
-            "flags": network.flags,
-            "config": sorted(config.flags),
-            "workspace": config.limits,
-            "profiles": [profile.shapes for profile in config.profiles],
+            "flags": network._flags,
+            "config": sorted(config._flags),
+            "workspace": config._limits,
+            "profiles": [profile._shapes for profile in config._profiles],
         }
-        return MAGIC + json.dumps(papers).encode() + b"\n" + network.model
+        return MAGIC + json.dumps(papers).encode() + b"\n" + network._model
 
 
 def _has_free_batch(model: bytes) -> bool:
@@ -283,16 +289,16 @@ class Runtime:
     def __init__(self, logger: ILogger) -> None:
         self._logger = logger
 
-    def deserialize_cuda_engine(self, plan: bytes) -> CudaEngine | None:
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
         """An engine, or None where the bytes are no plan."""
-        if not plan.startswith(MAGIC):
+        if not serialized_engine.startswith(MAGIC):
             self._logger.log(Severity.ERROR, "Serialization assertion magicTagRead failed")
             return None
-        papers, _, model = plan[len(MAGIC) :].partition(b"\n")
-        return CudaEngine(json.loads(papers), model)
+        papers, _, model = serialized_engine[len(MAGIC) :].partition(b"\n")
+        return ICudaEngine(json.loads(papers), model)
 
 
-class CudaEngine:
+class ICudaEngine:
     """An ONNX Runtime session behind TensorRT's names.
 
     Args:
@@ -303,56 +309,56 @@ class CudaEngine:
     def __init__(self, papers: dict[str, Any], model: bytes) -> None:
         import onnxruntime
 
-        self.papers = papers
+        self._papers = papers
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(
+        self._session = onnxruntime.InferenceSession(
             model, options, providers=["CPUExecutionProvider"]
         )
-        self.tensors = [*self.session.get_inputs(), *self.session.get_outputs()]
-        self.num_inputs = len(self.session.get_inputs())
-        self.num_io_tensors = len(self.tensors)
+        self._tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
+        self._num_inputs = len(self._session.get_inputs())
+        self.num_io_tensors = len(self._tensors)
         self.num_layers = 7
 
     def get_tensor_name(self, index: int) -> str:
         """Inputs first."""
-        return str(self.tensors[index].name)
+        return str(self._tensors[index].name)
 
     def _index(self, name: str) -> int:
-        return [tensor.name for tensor in self.tensors].index(name)
+        return [tensor.name for tensor in self._tensors].index(name)
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         """Which way it goes."""
-        is_input = self._index(name) < self.num_inputs
+        is_input = self._index(name) < self._num_inputs
         return TensorIOMode.INPUT if is_input else TensorIOMode.OUTPUT
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         """-1 where any size goes."""
-        shape = self.tensors[self._index(name)].shape
+        shape = self._tensors[self._index(name)].shape
         return tuple(size if isinstance(size, int) else -1 for size in shape)
 
     def get_tensor_dtype(self, name: str) -> str:
         """The name of numpy's type stands for TensorRT's type."""
-        return {"tensor(float)": "float32"}[self.tensors[self._index(name)].type]
+        return {"tensor(float)": "float32"}[self._tensors[self._index(name)].type]
 
-    def get_tensor_profile_shape(self, name: str, profile: int) -> list[list[int]]:
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[list[int]]:
         """Smallest, best, largest."""
-        shapes: list[list[int]] = self.papers["profiles"][profile][name]
+        shapes: list[list[int]] = self._papers["profiles"][profile_index][name]
         return shapes
 
-    def create_execution_context(self) -> ExecutionContext:
+    def create_execution_context(self) -> IExecutionContext:
         """One run at a time."""
-        return ExecutionContext(self)
+        return IExecutionContext(self)
 
 
-class ExecutionContext:
+class IExecutionContext:
     """Runs an engine.
 
     Args:
         engine: the engine.
     """
 
-    def __init__(self, engine: CudaEngine) -> None:
+    def __init__(self, engine: ICudaEngine) -> None:
         self._engine = engine
         self._addresses: dict[str, int] = {}
         self._shapes = {
@@ -360,9 +366,9 @@ class ExecutionContext:
             for i in range(engine.num_io_tensors)
         }
 
-    def set_tensor_address(self, name: str, address: int) -> bool:
+    def set_tensor_address(self, name: str, memory: int) -> bool:
         """Where a tensor lies."""
-        self._addresses[name] = address
+        self._addresses[name] = memory
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -378,13 +384,13 @@ class ExecutionContext:
         """As it is for the shapes that were set."""
         return self._shapes[name]
 
-    def execute_async_v3(self, stream: int) -> bool:
+    def execute_async_v3(self, stream_handle: int) -> bool:
         """Reads and writes the memory at the addresses."""
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        inputs = names[: self._engine.num_inputs]
-        outputs = names[self._engine.num_inputs :]
+        inputs = names[: self._engine._num_inputs]
+        outputs = names[self._engine._num_inputs :]
         feeds = {name: self._memory(name).copy() for name in inputs}
-        values = self._engine.session.run(outputs, feeds)
+        values = self._engine._session.run(outputs, feeds)
         for name, value in zip(outputs, values):  # noqa: B905 - Python 3.8
             self._memory(name)[...] = value
         return True
@@ -394,6 +400,11 @@ class ExecutionContext:
         count = int(np.prod(shape))
         pointer = ctypes.cast(self._addresses[name], ctypes.POINTER(ctypes.c_float))
         return np.ctypeslib.as_array(pointer, (count,)).reshape(shape)
+
+
+def nptype(trt_type: str) -> Any:
+    """The numpy type of a TensorRT type."""
+    return np.dtype(trt_type)
 
 
 def install(version: str) -> types.ModuleType:
@@ -411,7 +422,7 @@ def install(version: str) -> types.ModuleType:
         "TensorIOMode": TensorIOMode,
         "NetworkDefinitionCreationFlag": NetworkDefinitionCreationFlag,
         "BuilderFlag": BuilderFlag11 if is_11 else BuilderFlag10,
-        "nptype": np.dtype,
+        "nptype": nptype,
     }
     for name, member in members.items():
         setattr(module, name, member)
