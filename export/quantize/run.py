@@ -47,10 +47,18 @@ class QuantizeConfig:
     recover: bool = False
     """Whether the integer model learns from the float student: minutes in place of seconds. It
     takes all photos beyond those that calibrate."""
-    recovery: RecoveryConfig = RecoveryConfig()
-    """How it learns."""
+    recovery_steps: int = 600
+    """How many updates it learns for."""
+    recovery_lr: float = 0.02
+    """How fast it learns, in steps of each weight's grid."""
+
+    @property
+    def recovery(self) -> RecoveryConfig:
+        """How it learns."""
+        return RecoveryConfig(steps=self.recovery_steps, lr=self.recovery_lr)
 
     def __post_init__(self) -> None:
+        _ = self.recovery  # which checks itself
         if self.calibrator not in ("auto", *METHODS):
             raise unknown_name("calibrator", self.calibrator, ("auto", *METHODS))
 
