@@ -1,6 +1,8 @@
 """The command line as a contract: help, errors, exit codes, JSON, and the options scripts use."""
 
+import inspect
 import json
+import shlex
 import subprocess
 import sys
 
@@ -8,8 +10,17 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from edgeseed import distill, export, quickstart, runtime
 from edgeseed.cli._main import cli, main
+from edgeseed.core.errors import GateError
+from edgeseed.distill._settings import build_settings
+from edgeseed.distill.methods import load_method
 
+CALLS = {
+    "quickstart": quickstart.quickstart, "distill": distill.distill, "pretrain": distill.pretrain,
+    "finetune": distill.finetune, "evaluate": distill.evaluate, "export": export.export,
+    "verify": export.verify, "profile": runtime.profile, "compare": runtime.compare,
+}  # fmt: skip
 COMMANDS = cli.list_commands(click.Context(cli))
 
 
@@ -28,6 +39,43 @@ def test_every_command_has_help_and_json(command):
     text = cli.get_command(click.Context(cli), command)
     assert text is not None
     assert text.help
+
+
+def examples(name: str) -> list[list[str]]:
+    """The command lines below "Examples:" in a command's help, without `edgeseed`."""
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    text = (command.epilog or "").partition("Examples:")[2].replace("\\\n", " ")
+    return [shlex.split(line)[1:] for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_example_in_a_help_is_a_call_that_the_command_takes(command):
+    # The help of distill advised --set teacher_temperature, which seed calls tau_teacher.
+    lines = examples(command)
+    assert lines
+    for name, *arguments in lines:
+        called = cli.get_command(click.Context(cli), name)
+        assert called is not None
+        context = called.make_context(name, arguments)
+        if name in ("distill", "pretrain"):
+            build_settings(
+                load_method(context.params["method"]),
+                name=context.params["method"],
+                options={},
+                overrides=context.params["settings"],
+                config=None,
+            )
+
+
+@pytest.mark.parametrize("command", sorted(CALLS))
+def test_every_option_is_an_argument_of_the_python_call(command):
+    found = cli.get_command(click.Context(cli), command)
+    assert found is not None
+    options = {parameter.name for parameter in found.params} - {"as_json"}
+    arguments = set(inspect.signature(CALLS[command]).parameters)
+    renamed = {"pretrain": {}, "export": {"settings": "options"}}.get(command, {})
+    assert {renamed.get(name, name) for name in options} <= arguments
 
 
 def test_help_imports_nothing_heavy():
@@ -60,13 +108,13 @@ def test_the_options_that_scripts_rely_on_are_there():
         "quickstart": "--out --seed --json",
         "distill": "--method --teacher --student --peer --activation --drop-se --data --out "
         "--epochs --batch-size --image-size --lr --seed --devices --precision --set --config "
-        "--resume --during --json",
+        "--resume --during --labels --json",
         "finetune": "--data --test-data --labels --projection --out --epochs --batch-size "
         "--image-size --lr --seed --devices --precision --set --config --resume --json",
-        "pretrain": "--method --model --data --out --epochs --batch-size --image-size --lr --seed "
-        "--devices --precision --set --config --resume --during --json",
-        "evaluate": "--data --test-data --protocol --save-classifier --save-metrics --batch-size "
-        "--image-size --device --seed --json",
+        "pretrain": "--method --model --activation --drop-se --data --out --epochs --batch-size "
+        "--image-size --lr --seed --devices --precision --set --config --resume --during --json",
+        "evaluate": "--data --test-data --protocol --labels --save-lists --save-classifier "
+        "--save-metrics --batch-size --image-size --device --seed --set --json",
         "export": "--target --precision --calibration --out --min-agreement --max-drop --batch "
         "--no-verify --seed --set --json",
         "verify": "--data --json",
@@ -102,20 +150,66 @@ def test_the_options_that_scripts_rely_on_are_there():
         ),
     ],
 )
-def test_a_wrong_call_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch):
+def test_a_wrong_call_is_one_line_and_exit_code_2(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    output = capsys.readouterr()
+    assert caught.value.code == 2
+    assert message in output.err
+    assert output.out == ""
     assert list(tmp_path.iterdir()) == []
 
 
-def test_json_errors_are_json():
-    done = run("verify", "nowhere", "--json")
-    assert json.loads(done.stdout)["error"]["type"] == "UsageError"
+def test_a_process_of_its_own_ends_with_the_error_and_its_code():
+    done = run("distil")
     assert done.returncode == 2
+    assert "did you mean 'distill'?" in done.stderr
+    assert done.stdout == ""
+
+
+def test_json_errors_are_json(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["verify", "nowhere", "--json"])
+    assert json.loads(capsys.readouterr().out)["error"]["type"] == "UsageError"
+    assert caught.value.code == 2
+
+
+class BrokenLimit:
+    """A comparison of which one result breaks a limit."""
+
+    def to_dict(self):
+        return {"groups": []}
+
+    def table(self):
+        return "the table"
+
+    def check(self, limits):
+        raise GateError(f"new.json breaks {limits[0]}")
+
+
+def test_a_broken_limit_is_in_the_one_json_value_that_compare_prints(monkeypatch, capsys):
+    # It was a second value behind the first: no JSON reader took both.
+    monkeypatch.setattr("edgeseed.runtime.compare", lambda *_, **__: BrokenLimit())
+    with pytest.raises(SystemExit) as caught:
+        main(["compare", "a.json", "--fail-if", "p90>+5%", "--json"])
+    assert caught.value.code == 1
+    output = capsys.readouterr()
+    assert json.loads(output.out) == {"groups": [], "failed": "new.json breaks p90>+5%"}
+    assert output.err == "edgeseed: error: new.json breaks p90>+5%\n"
+
+
+def test_ctrl_c_is_one_word_and_the_shells_code(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        main(["methods"])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "edgeseed: interrupted\n"
 
 
 @pytest.mark.parametrize("command", ["methods", "targets", "devices", "teachers"])
