@@ -29,6 +29,10 @@ class EngineFacts:
     precisions: tuple[str, ...]
     """Precisions that make sense there, the one to try first at the front."""
     threads: int = 1
+    scheme: str | None = None
+    """The integers of int8 there, as `export --scheme` takes them; None for the target's first."""
+    versions: tuple[str, ...] = ()
+    """Versions of its library that the device's systems bring, oldest first."""
     note: str = ""
 
 
@@ -47,6 +51,10 @@ class Profile:
     """The one to use first at the front."""
     measured: bool
     """Whether edgeseed ever ran on the real device."""
+    compute_capability: str = ""
+    """Of its NVIDIA GPU: engines are built for one."""
+    dla_cores: int = 0
+    """Deep Learning Accelerators of an NVIDIA Jetson."""
     memory_gib: tuple[int, ...] = ()
     """The sizes it is sold with."""
     software: dict[str, str] = dataclasses.field(default_factory=dict)

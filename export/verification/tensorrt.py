@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from edgeseed import profiles
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import GateError
 from edgeseed.export.targets._half import LARGEST
@@ -48,6 +49,7 @@ class TensorRTModel(OnnxModel):
         precision: What it was exported as.
         float32: Types or names of nodes that compute in float32.
         quantization: The manifest's record of it; None for a float model.
+        versions: Of TensorRT, that are to build it.
     """
 
     runner = "onnxruntime CPU rounding to float16; not TensorRT"
@@ -60,7 +62,9 @@ class TensorRTModel(OnnxModel):
         precision: str = "fp16",
         float32: Sequence[str] = (),
         quantization: Mapping[str, Any] | None = None,
+        versions: Sequence[str] = MADE_FOR,
     ) -> None:
+        self._versions = versions
         super().__init__(
             path, batch=batch, precision=precision, float32=float32, quantization=quantization
         )
@@ -109,7 +113,7 @@ class TensorRTModel(OnnxModel):
 
     def lint(self) -> tuple[Finding, ...]:
         """What TensorRT would refuse, run in another type than meant, or overflow in."""
-        findings = [*preflight(self.graph, versions=MADE_FOR)]
+        findings = [*preflight(self.graph, versions=self._versions)]
         if self._precision != "fp32":
             findings += lint_types(self.graph, self._float32)
         if self._seen is not None:
@@ -158,9 +162,18 @@ def open_tensorrt(folder: Path, manifest: Manifest) -> TensorRTModel:
         precision=manifest.precision,
         float32=manifest.provenance["model"].get("float32", ()),
         quantization=manifest.quantization,
+        versions=_versions(manifest),
     )
     model.check_interface(manifest)
     return model
+
+
+def _versions(manifest: Manifest) -> Sequence[str]:
+    """Of TensorRT: those of the device that it was exported for, or all that edgeseed knows."""
+    name = manifest.provenance["export"].get("profile")
+    if name is None:
+        return MADE_FOR
+    return profiles.load(name).engine_for("tensorrt").versions or MADE_FOR
 
 
 def rounded(model: ModelProto) -> ModelProto:

@@ -19,7 +19,7 @@ from edgeseed.distill.methods import load_method
 CALLS = {
     "quickstart": quickstart.quickstart, "distill": distill.distill, "pretrain": distill.pretrain,
     "finetune": distill.finetune, "evaluate": distill.evaluate, "export": export.export,
-    "verify": export.verify, "profile": runtime.profile, "compare": runtime.compare,
+    "verify": export.verify, "build": runtime.build, "profile": runtime.profile, "compare": runtime.compare,
 }  # fmt: skip
 COMMANDS = cli.list_commands(click.Context(cli))
 
