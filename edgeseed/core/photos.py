@@ -1,6 +1,6 @@
-"""Photos, wherever they come from: folders of any nesting, class folders, and a few named sets.
+"""Photos, wherever they come from: folders of any nesting, tar shards, and a few named sets.
 
-The only place that opens image files. What phones and scanners make is turned into upright 8-bit
+The only place that decodes images. What phones and scanners make is turned into upright 8-bit
 RGB: EXIF rotation, CMYK, grey, 16 bits, alpha and animation are handled; what cannot be read is
 skipped, counted and listed, and is an error once it is more than a tenth.
 """
@@ -27,7 +27,7 @@ from edgeseed.core.registry import unknown_name
 MAX_BROKEN_SHARE = 0.10
 _LISTED = 5
 # Files that lie beside photos by custom; they are passed over without being counted as broken.
-_SIDECARS = frozenset(
+SIDECARS = frozenset(
     [
         ".csv",
         ".db",
@@ -147,23 +147,27 @@ class PhotoSet:
 # --------------------------------------------------------------------------- decoding
 
 
-def decode(source: str | Path | bytes) -> Image.Image:
+def decode(source: str | Path | bytes, *, name: str | None = None) -> Image.Image:
     """Reads one photo as upright 8-bit RGB.
 
     The first frame of an animation; alpha over white; 16 bits scaled to 8; EXIF rotation applied.
 
+    Args:
+        source: A file, or the bytes of one.
+        name: What it is called in messages; by default its path.
+
     Raises:
         DataError: If it is no image, truncated, or too large to be a photo.
     """
-    return _decode(source, side=None).image
+    return _decode(source, side=None, name=name).image
 
 
-def decode_draft(source: str | Path | bytes, *, side: int) -> Draft:
+def decode_draft(source: str | Path | bytes, *, side: int, name: str | None = None) -> Draft:
     """As `decode`, but a JPEG may come smaller; see `PhotoSet.draft`."""
-    return _decode(source, side=side)
+    return _decode(source, side=side, name=name)
 
 
-def _decode(source: str | Path | bytes, *, side: int | None) -> Draft:
+def _decode(source: str | Path | bytes, *, side: int | None, name: str | None) -> Draft:
     try:
         with warnings.catch_warnings():
             # Large panoramas are fine; what is beyond twice that is refused by Pillow as an error.
@@ -178,7 +182,7 @@ def _decode(source: str | Path | bytes, *, side: int | None) -> Draft:
                 size = (whole[1], whole[0]) if is_turned else whole
                 return Draft(_to_rgb(ImageOps.exif_transpose(image)), size)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        name = "the image" if isinstance(source, bytes) else str(source)
+        name = name or ("the image" if isinstance(source, bytes) else str(source))
         raise DataError(f"{name} cannot be read as an image: {_reason(error)}") from error
 
 
@@ -297,7 +301,7 @@ def _open_folder(root: Path, *, labels: bool | None) -> PhotoSet:
             bar.advance()
     good = [name for name, reason in zip(names, reasons, strict=True) if reason is None]
     skipped = [Skipped(n, r) for n, r in zip(names, reasons, strict=True) if r is not None]
-    broken = [item for item in skipped if Path(item.path).suffix.lower() not in _SIDECARS]
+    broken = [item for item in skipped if Path(item.path).suffix.lower() not in SIDECARS]
     _judge(root, num_good=len(good), broken=broken)
     sizes = [(root / name).stat().st_size for name in good]
     classes, targets = _class_folders(root, good, labels=labels)
@@ -305,7 +309,7 @@ def _open_folder(root: Path, *, labels: bool | None) -> PhotoSet:
         name=str(root),
         source=_Files(root, good),
         indices=np.arange(len(good), dtype=np.int64),
-        fingerprint=_fingerprint(
+        fingerprint=fingerprint_of(
             Path(name).as_posix() + f" {size}" for name, size in zip(good, sizes, strict=True)
         ),
         labels=targets,
@@ -356,7 +360,8 @@ def _class_folders(
     return classes, np.array([number[top] for top in tops if top is not None], dtype=np.int64)
 
 
-def _fingerprint(lines: Iterable[str]) -> str:
+def fingerprint_of(lines: Iterable[str]) -> str:
+    """Digest of a set: one line a photo, in order, with its name and size."""
     digest = hashlib.sha256()
     for line in lines:
         digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
@@ -490,8 +495,9 @@ def open_photos(source: str | Path, *, labels: bool | None = None, min_count: in
     """Opens a set of photos.
 
     Args:
-        source: A folder of any nesting (class folders are labels), `digits`, or
-            `fashion-mnist[=FOLDER]`; a named set's test split is `NAME:test`.
+        source: A folder of any nesting (class folders are labels); tar shards, as a folder of
+            them or a pattern (`train-{000..127}.tar`, also `https://` and `s3://`); `digits` or
+            `fashion-mnist[=FOLDER]`, whose test split is `NAME:test`.
         labels: True demands labels, False ignores class folders, None takes them if they are there.
         min_count: The least number of photos that makes sense for the caller.
 
@@ -518,6 +524,10 @@ def _open(source: str, *, labels: bool | None) -> PhotoSet:
             if labels is not False
             else dataclasses.replace(photos, labels=None, classes=None)
         )
+    from edgeseed.core import shards
+
+    if shards.are_shards(source):
+        return shards.open_shards(source, labels=labels)
     path = Path(source)
     if path.is_dir():
         return _open_folder(path, labels=labels)
