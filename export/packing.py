@@ -16,8 +16,15 @@ from edgeseed.export.golden import Golden, golden_inputs, write_golden
 from edgeseed.export.graph import INPUT_NAME, Batch
 from edgeseed.export.samples import Photos, Samples
 from edgeseed.export.targets._target import Model, Target, WriteRequest, WrittenModel
-from edgeseed.export.verification.reference import reference_outputs
-from edgeseed.export.verification.run import LABELS_FILE, PHOTOS_FILE, STUDENT_FILE, gather, judge
+from edgeseed.export.verification.reference import Outputs, reference_outputs
+from edgeseed.export.verification.run import (
+    LABELS_FILE,
+    PHOTOS_FILE,
+    STUDENT_FILE,
+    Evidence,
+    gather,
+    judge,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +40,22 @@ class Origin:
     environment: Mapping[str, Any]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Made:
+    """A bundle that was just made, and what its gates found."""
+
+    bundle: Bundle
+    evidence: Evidence
+    gates: tuple[GateResult, ...]
+    """Whether they passed or not."""
+    seconds: float = 0.0
+
+    @property
+    def runner(self) -> str:
+        """What computed the model here."""
+        return self.evidence.model.runner
+
+
 def write_bundle(
     folder: Path,
     origin: Origin,
@@ -40,24 +63,35 @@ def write_bundle(
     request: WriteRequest,
     *,
     quantization: dict[str, Any] | None,
-) -> tuple[Bundle, list[GateResult]]:
+    reference: Outputs | None = None,
+) -> Made:
     """Fills an empty folder with a bundle, and judges it.
 
-    Returns:
-        The sealed bundle and its gates, whether they passed or not.
+    Args:
+        folder: Where to.
+        origin: The student and its photos.
+        target: What to make.
+        request: The program and how it is to be written.
+        quantization: The record of how the program was quantized.
+        reference: The float student's outputs on the proof photos, where they are known already.
     """
     spec = origin.spec
     written = target.write(request, folder)
     _write_proof(folder, origin.student, origin.samples.proof)
     if spec.classes is not None:
         write_text(folder / LABELS_FILE, "\n".join(spec.classes) + "\n")
-    manifest = _manifest(origin, target, request, written, quantization=quantization)
+    manifest = describe_bundle(origin, target, request, written, quantization=quantization)
     _write_golden(folder, origin, target.open(folder, manifest))
     evidence = gather(Bundle(path=folder, manifest=manifest))
-    gates = judge(evidence)
-    manifest = dataclasses.replace(manifest, gates=tuple(gates))
+    gates = tuple(judge(evidence, reference=reference))
+    bundle = seal(folder, dataclasses.replace(manifest, gates=gates))
+    return Made(bundle=bundle, evidence=evidence, gates=gates)
+
+
+def seal(folder: Path, manifest: Manifest) -> Bundle:
+    """Writes the model card, then the manifest with the digests of all files."""
     write_text(folder / "MODEL_CARD.md", model_card(manifest))
-    return Bundle(path=folder, manifest=seal_bundle(folder, manifest)), gates
+    return Bundle(path=folder, manifest=seal_bundle(folder, manifest))
 
 
 def _write_proof(folder: Path, student: Path, proof: Photos) -> None:
@@ -97,14 +131,15 @@ def tensor_specs(
     return (image,), results
 
 
-def _manifest(
+def describe_bundle(
     origin: Origin,
     target: Target,
     request: WriteRequest,
     written: WrittenModel,
     *,
-    quantization: dict[str, Any] | None,
+    quantization: dict[str, Any] | None = None,
 ) -> Manifest:
+    """The manifest before there are gates and digests."""
     spec = origin.spec
     inputs, outputs = tensor_specs(spec, batch=request.batch, outputs=request.output_names)
     return Manifest(
@@ -174,9 +209,36 @@ On {photos["proof"]} photos held out from calibration (source: {photos["source"]
 {gates}
 
 `edgeseed verify` recomputes all of it from this folder.
-
+{_speed_lines(manifest)}{_selection_lines(manifest)}
 ## Made from
 
 Student {manifest.name}, sha256 `{manifest.student_sha256[:16]}...`;
 edgeseed {manifest.provenance["environment"].get("edgeseed")}.
 """
+
+
+def _speed_lines(manifest: Manifest) -> str:
+    record = manifest.speed
+    if record is None:
+        return ""
+    if not record["timed"]:
+        return f"\n## Speed\n\nNot compared: {record['reason']}.\n"
+    own = record["compared"][manifest.precision]
+    return (
+        f"\n## Speed\n\n{record['speedup']:.2f} times as fast as {record['baseline']} on the "
+        f"machine that exported it (one photo, one thread, {own['n']} rounds in turns; "
+        f"{record['runner']}). `edgeseed profile` measures it on the device.\n"
+    )
+
+
+def _selection_lines(manifest: Manifest) -> str:
+    record = manifest.selection
+    if record is None:
+        return ""
+    rows = "\n".join(
+        f"| {row['precision']} | {row['verdict']} | {row['reason']} |"
+        for row in record["candidates"]
+    )
+    return (
+        f"\n## Chosen\n\n{record['why']}.\n\n| precision | verdict | why |\n|---|---|---|\n{rows}\n"
+    )

@@ -1,28 +1,42 @@
 """`edgeseed export`: a student file becomes a proven bundle."""
 
 import dataclasses
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from edgeseed.core.bundle import Bundle, GateResult
 from edgeseed.core.config import build_config, to_plain
-from edgeseed.core.console import say
+from edgeseed.core.console import say, warn
 from edgeseed.core.environment import environment
 from edgeseed.core.errors import UsageError
 from edgeseed.core.files import atomic_directory
 from edgeseed.core.network import load_student
 from edgeseed.core.registry import unknown_name
-from edgeseed.export.graph import Batch, build_program, output_names
-from edgeseed.export.packing import Origin, write_bundle
-from edgeseed.export.quantize.run import QuantizeConfig, quantize
-from edgeseed.export.quantize.schemes import SCHEMES
-from edgeseed.export.samples import draw_samples, scratch_folder
+from edgeseed.export.building import Form, Workshop, compare_with_float, plainest
+from edgeseed.export.graph import Batch
+from edgeseed.export.packing import Made, Origin, seal
+from edgeseed.export.quantize.run import QuantizeConfig
+from edgeseed.export.samples import MAX_CALIBRATION, draw_samples, scratch_folder
+from edgeseed.export.selection import (
+    Attempt,
+    Prefer,
+    select,
+    selected_speed,
+    time_attempts,
+    try_form,
+)
 from edgeseed.export.targets import TARGETS
-from edgeseed.export.targets._target import Precision, Target, WriteRequest
+from edgeseed.export.targets._target import Precision, Target
 from edgeseed.export.verification.gates import MAX_DROP_POINTS, MIN_AGREEMENT
-from edgeseed.export.verification.run import gather, require_passed
+from edgeseed.export.verification.run import require_passed
+from edgeseed.profiles import load as load_profile
+from edgeseed.profiles.schema import EngineFacts
+
+AUTO = "auto"
+_HOST = "host"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +51,10 @@ class ExportResult:
     """Of the model alone."""
     gates: tuple[GateResult, ...]
     quantization: dict[str, Any] | None
+    speed: dict[str, Any] | None
+    """Beside the float model on this machine; None where nothing was compared."""
+    selection: dict[str, Any] | None
+    """What `auto` tried, chose, and why."""
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -51,11 +69,16 @@ def export(
     target: str = "onnx",
     precision: str = "fp32",
     calibration: str | Path | None = None,
+    calibration_count: int = MAX_CALIBRATION,
     out: str | Path,
+    profile: str | None = None,
+    prefer: Prefer = "speed",
     min_agreement: float | None = None,
     max_drop: float | None = None,
     batch: Batch = "dynamic",
     scheme: str | None = None,
+    keep_float: Sequence[str] = (),
+    speed: bool = True,
     verify: bool = True,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
@@ -66,17 +89,23 @@ def export(
     Args:
         student: A `student.safetensors`.
         target: `onnx`, `coreml` or another file of `export/targets/`.
-        precision: `fp32`, or a lower one that the target has.
+        precision: `fp32`, a lower one that the target has, or `auto`: all of them are made, and
+            the best that is proven is kept (see `export.selection`).
         calibration: Photos, needed for int8; without labels, and disjoint parts of them calibrate
             and judge. For float precisions they become the golden photos; without, coloured fields
             do.
+        calibration_count: Most photos to calibrate with.
         out: The bundle's folder; it must not exist.
+        profile: The device it is for, by the name of its profile: what that cannot run is refused.
+        prefer: What `auto` looks for among what is proven: `speed` or `size`.
         min_agreement: Least share of photos on which a quantized model decides as the student does
             (default 0.98).
         max_drop: Most accuracy it may lose, in points, where labels are known (default 1.0).
         batch: `"dynamic"`, or the one batch size that the model takes. A target whose format fixes
             the batch (Core ML: 1) takes that one in either case.
         scheme: The integers of int8, where the target has several: `x86` or `arm` for ONNX.
+        keep_float: Regular expressions of the names of layers that int8 leaves in float.
+        speed: Whether to compare the speed of int8 with float, where this machine can.
         verify: Whether a gate that does not hold is an error. They are computed and recorded
             anyway.
         seed: Of the split of the photos.
@@ -90,19 +119,27 @@ def export(
         UsageError: If the call does not make sense: unknown target or precision, no calibration
             photos.
         WorkError: If the target cannot express the network.
-        GateError: If a gate does not hold; nothing is written then.
+        GateError: If a gate does not hold, for `auto` in every precision; nothing is written then.
     """
     start = time.monotonic()
-    chosen, level = _choose(target, precision, calibration)
-    chosen_scheme = _choose_scheme(chosen, level, scheme)
+    chosen: Target = TARGETS.load(target)
+    engine = None if profile is None else load_profile(profile).engine_for(target)
+    if prefer not in get_args(Prefer):
+        raise unknown_name("preference", prefer, get_args(Prefer))
+    forms = _forms(chosen, precision, engine=engine, scheme=scheme, profile=profile)
+    makeable, hopeless = _sort_out(forms, chosen, precision, calibration)
+    if keep_float and not any(form.scheme for form in forms):
+        raise UsageError(
+            f"--keep-float is about the layers of int8; --precision {precision} has none"
+        )
     batch = _choose_batch(chosen, batch)
     config = build_config(QuantizeConfig, values=quantization, what="quantization")
     settings = {
-        "target": target, "precision": precision, "batch": batch, "seed": seed,
+        "target": target, "requested": precision, "batch": batch, "seed": seed,
         "min_agreement": MIN_AGREEMENT if min_agreement is None else min_agreement,
         "max_drop": MAX_DROP_POINTS if max_drop is None else max_drop,
-        "options": target_options(chosen, options or {}), "scheme": chosen_scheme,
-        "quantization": to_plain(config),
+        "profile": profile, "keep_float": list(keep_float),
+        "options": target_options(chosen, options or {}), "quantization": to_plain(config),
     }  # fmt: skip
     network, spec = load_student(student)
     with atomic_directory(Path(out)) as folder, scratch_folder() as scratch:
@@ -111,60 +148,102 @@ def export(
             spec.preprocess,
             classes=spec.classes,
             scratch=Path(scratch),
-            calibrate=level in chosen.schemes,
+            calibrate=any(form.scheme for form in makeable),
+            max_calibration=calibration_count,
             seed=seed,
         )
         origin = Origin(
             student=Path(student), network=network, spec=spec, samples=samples,
             settings=settings, environment=environment(),
         )  # fmt: skip
-        bundle, gates = _make(
-            folder,
-            origin,
-            chosen,
-            level,
-            batch=batch,
-            scheme=chosen_scheme,
-            config=config,
+        workshop = Workshop(origin, chosen, batch=batch, config=config, keep_float=keep_float)
+        place = Path(scratch)
+        timed = speed and profile in (None, _HOST)
+        if precision == AUTO:
+            attempts = [try_form(workshop, f, place / f.precision) for f in makeable] + hopeless
+            bundle = _keep_best(
+                workshop, attempts, folder, timed=timed, prefer=prefer, profile=profile
+            )
+        else:
+            made = workshop.make(makeable[0], folder)
+            if verify:
+                require_passed(made.evidence, list(made.gates))
+            bundle = _with_speed(workshop, made, place) if timed else made.bundle
+    return _result(bundle, out=out, seconds=time.monotonic() - start)
+
+
+def _forms(
+    target: Target,
+    precision: str,
+    *,
+    engine: EngineFacts | None,
+    scheme: str | None,
+    profile: str | None,
+) -> list[Form]:
+    """What may be made: what the target has and the device runs, best first.
+
+    Raises:
+        UnknownNameError: If that is nothing.
+    """
+    if precision not in (*target.precisions, AUTO):
+        raise unknown_name(
+            f"precision of target {target.name}", precision, (*target.precisions, AUTO)
         )
-        if verify:
-            require_passed(gather(bundle), gates)
-    result = ExportResult(
-        bundle=str(out),
-        target=target,
-        precision=level,
-        model=bundle.manifest.model,
-        size_bytes=bundle.model_size_bytes,
-        gates=tuple(gates),
-        quantization=bundle.manifest.quantization,
-        seconds=time.monotonic() - start,
-    )
-    say(
-        f"exported {out}: {target} {level}, "
-        f"{result.size_bytes / 1e6:.2f} MB, {result.seconds:.1f} s"
-    )
-    return result
+    useful = target.precisions if engine is None else engine.precisions
+    wanted = useful if precision == AUTO else (precision,)
+    if precision not in (*useful, AUTO):
+        raise UsageError(
+            f"--precision {precision}: profile {profile} runs target {target.name} as "
+            f"{' or '.join(useful)}; choose one of these, or leave out --profile"
+        )
+    preferred = scheme or (engine.scheme if engine else None)
+    forms = [
+        Form(precision=name, scheme=_choose_scheme(target, name, preferred))
+        for name in (target.precisions if engine is None else _in_order(target, engine))
+        if name in wanted
+    ]
+    if scheme is not None and not any(form.scheme for form in forms):
+        raise UsageError(
+            f"--scheme is about the integers of int8; --precision {precision} of target "
+            f"{target.name} has none"
+        )
+    return forms
 
 
-def _choose(
-    target: str, precision: str, calibration: str | Path | None
-) -> tuple[Target, Precision]:
-    chosen: Target = TARGETS.load(target)
-    if precision not in chosen.precisions:
-        raise unknown_name(f"precision of target {target}", precision, chosen.precisions)
-    if precision in chosen.schemes and calibration is None:
+def _in_order(target: Target, engine: EngineFacts) -> list[Precision]:
+    """The target's precisions that the device runs, in the device's order."""
+    known = {name: name for name in target.precisions}
+    return [known[name] for name in engine.precisions if name in known]
+
+
+def _sort_out(
+    forms: Sequence[Form], target: Target, precision: str, calibration: str | Path | None
+) -> tuple[list[Form], list[Attempt]]:
+    """The forms that can be made, and for `auto` those that cannot for want of photos."""
+    if calibration is not None:
+        return list(forms), []
+    if precision == AUTO:
+        # Judged by its decisions, which on coloured fields mean nothing.
+        blind = [form for form in forms if form.precision not in target.parity_limit]
+        why = {"problem": "needs photos to be judged by", "helps": "add --calibration FOLDER"}
+        return [form for form in forms if form not in blind], [
+            Attempt(form=form, **why) for form in blind
+        ]
+    if forms[0].scheme is not None:
         raise UsageError(
             f"--precision {precision} needs photos to calibrate with; "
             "add --calibration FOLDER (labels are not needed)"
         )
-    return chosen, precision
+    return list(forms), []
 
 
 def _choose_scheme(target: Target, precision: Precision, scheme: str | None) -> str | None:
     known = target.schemes.get(precision, ())
+    if not known:
+        return None
     if scheme is not None and scheme not in known:
         raise unknown_name(f"scheme of {target.name} {precision}", scheme, known)
-    return scheme or next(iter(known), None)
+    return scheme or known[0]
 
 
 def _choose_batch(target: Target, batch: Batch) -> Batch:
@@ -190,34 +269,80 @@ def target_options(target: Target, options: Mapping[str, Any]) -> dict[str, Any]
     return {**target.options, **options}
 
 
-def _make(
+def sort_settings(
+    target: str, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings by name -> the target's options and the quantization's settings.
+
+    Raises:
+        UnknownNameError: If a name is neither.
+    """
+    options = TARGETS.load(target).options
+    fields = [field.name for field in dataclasses.fields(QuantizeConfig)]
+    for name in settings:
+        if name not in options and name not in fields:
+            raise unknown_name(f"setting of export to {target}", name, (*options, *fields))
+    own = {name: value for name, value in settings.items() if name in options}
+    return own, {name: value for name, value in settings.items() if name not in own}
+
+
+def _keep_best(
+    workshop: Workshop,
+    attempts: Sequence[Attempt],
     folder: Path,
-    origin: Origin,
-    target: Target,
-    precision: Precision,
     *,
-    batch: Batch,
-    scheme: str | None,
-    config: QuantizeConfig,
-) -> tuple[Bundle, list[GateResult]]:
-    # Calibration runs photos in batches of its own, whatever the batch of the model will be.
-    program = build_program(
-        origin.network, origin.spec.preprocess, batch=batch if scheme is None else "dynamic"
+    timed: bool,
+    prefer: Prefer,
+    profile: str | None,
+) -> Bundle:
+    """Chooses among the attempts and moves the chosen one into `folder`."""
+    baseline = plainest(workshop.target)
+    speeds = time_attempts(workshop, attempts) if timed else {}
+    selection = select(attempts, speeds, baseline=baseline, prefer=prefer, profile=profile)
+    made = selection.attempt.made
+    assert made is not None
+    shutil.copytree(made.bundle.path, folder, dirs_exist_ok=True)
+    return seal(
+        folder,
+        dataclasses.replace(
+            made.bundle.manifest,
+            speed=selected_speed(selection, baseline=baseline),
+            selection=selection.record,
+        ),
     )
-    names = output_names(program)
-    quantization = None
-    if scheme is not None:
-        assert origin.samples.calibration is not None
-        quantized = quantize(
-            program, SCHEMES.load(scheme), origin.samples.calibration, batch=batch, config=config
+
+
+def _with_speed(workshop: Workshop, made: Made, scratch: Path) -> Bundle:
+    """For int8: the bundle with its speed beside float written down, and a warning if it lost."""
+    manifest = made.bundle.manifest
+    if manifest.quantization is None:
+        return made.bundle
+    record = compare_with_float(workshop, made, scratch)
+    if record["timed"] and record["speedup"] <= 1:
+        warn(
+            f"{manifest.precision} is not faster than {record['baseline']} here: "
+            f"{record['speedup']:.2f} times as fast on one thread; ship it for its size only, or "
+            "let --precision auto choose"
         )
-        program, quantization = quantized.program, quantized.record
-    request = WriteRequest(
-        program=program,
-        output_names=names,
-        spec=origin.spec,
-        precision=precision,
-        batch=batch,
-        options=origin.settings["options"],
+    return seal(made.bundle.path, dataclasses.replace(manifest, speed=record))
+
+
+def _result(bundle: Bundle, *, out: str | Path, seconds: float) -> ExportResult:
+    manifest = bundle.manifest
+    result = ExportResult(
+        bundle=str(out),
+        target=manifest.target,
+        precision=manifest.precision,
+        model=manifest.model,
+        size_bytes=bundle.model_size_bytes,
+        gates=manifest.gates,
+        quantization=manifest.quantization,
+        speed=manifest.speed,
+        selection=manifest.selection,
+        seconds=seconds,
     )
-    return write_bundle(folder, origin, target, request, quantization=quantization)
+    say(
+        f"exported {out}: {result.target} {result.precision}, "
+        f"{result.size_bytes / 1e6:.2f} MB, {seconds:.1f} s"
+    )
+    return result

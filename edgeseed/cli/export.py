@@ -1,10 +1,11 @@
 """`edgeseed export`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from edgeseed.cli._options import emit, gate_lines, json_option, silence, size
+from edgeseed.cli._options import emit, gate_lines, json_option, silence, size, table
 
 
 @click.command(
@@ -13,6 +14,8 @@ Examples:
   edgeseed export student.safetensors --target onnx --precision fp32 --out bundles/onnx-fp32
   edgeseed export student.safetensors --target onnx --precision int8 --calibration photos/ --out bundles/onnx-int8
   edgeseed export student.safetensors --target coreml --precision fp16 --calibration photos/ --out bundles/coreml
+  edgeseed export student.safetensors --precision auto --calibration photos/ --out bundles/onnx
+  edgeseed export student.safetensors --precision int8 --profile pixel-8 --calibration photos/ --out bundles/pixel
 """
 )
 @click.argument("student")
@@ -24,12 +27,43 @@ Examples:
     default="fp32",
     show_default=True,
     metavar="P",
-    help="fp32, or a lower one that the target has.",
+    help="fp32, fp16, w8 or int8, as far as the target has it, or auto: the best that is proven.",
+)
+@click.option(
+    "--prefer",
+    type=click.Choice(["speed", "size"]),
+    default="speed",
+    show_default=True,
+    help="What auto looks for among what is proven.",
+)
+@click.option(
+    "--profile",
+    metavar="NAME",
+    help="The device it is for: what that cannot run is refused. See `edgeseed devices`.",
 )
 @click.option(
     "--calibration",
     metavar="D",
     help="Photos, no labels needed: int8 is calibrated and judged on disjoint parts of them.",
+)
+@click.option(
+    "--calibration-count",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    metavar="N",
+    help="Most photos to calibrate with.",
+)
+@click.option(
+    "--scheme",
+    metavar="NAME",
+    help="The integers of int8: x86 or arm for onnx.  [default: the profile's, else x86]",
+)
+@click.option(
+    "--keep-float",
+    multiple=True,
+    metavar="REGEX",
+    help="Layers that int8 leaves in float, by the names that `edgeseed explain` lists.",
 )
 @click.option(
     "--out",
@@ -64,6 +98,14 @@ Examples:
     help="Write the bundle even if a gate fails (the gates are recorded).",
 )
 @click.option(
+    "--no-speed",
+    "speed",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Do not compare the speed of int8 with float on this machine (about two seconds).",
+)
+@click.option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
@@ -75,7 +117,7 @@ Examples:
     "settings",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="An option of the target, such as opset=20.",
+    help="Any other setting: an option of the target such as opset=20, or of quantization such as calibrator=mse.",
 )
 @json_option
 def command(as_json: bool, settings: tuple[str, ...], batch: str, **options: Any) -> None:
@@ -83,17 +125,57 @@ def command(as_json: bool, settings: tuple[str, ...], batch: str, **options: Any
     from edgeseed.core.config import split_override
     from edgeseed.core.errors import ConfigError
     from edgeseed.export import export
+    from edgeseed.export.run import sort_settings
 
     if batch != "dynamic" and not (batch.isdecimal() and int(batch) > 0):
         raise ConfigError(f"--batch {batch!r} is neither dynamic nor a number above 0")
+    target_options, quantization = sort_settings(
+        options["target"], dict(map(split_override, settings))
+    )
     with silence(as_json):
         result = export(
             batch="dynamic" if batch == "dynamic" else int(batch),
-            options=dict(map(split_override, settings)),
+            options=target_options,
+            quantization=quantization,
             **options,
         )
     text = (
         f"{result.bundle}: {result.target} {result.precision}, {size(result.size_bytes)}, "
-        f"in {result.seconds:.0f} s\n{gate_lines(result.gates)}"
+        f"in {result.seconds:.0f} s\n{gate_lines(result.gates)}{_speed_line(result.speed)}"
     )
+    if result.selection is not None:
+        text += f"\n\n{selection_table(result.selection)}"
     emit(result, as_json=as_json, text=text)
+
+
+def selection_table(selection: Mapping[str, Any]) -> str:
+    """What `auto` tried, a line each, and why it chose."""
+    header = ("precision", "verdict", "size", "one photo", "speed", "as the student", "drop", "why")
+    rows = [_cells(row) for row in selection["candidates"]]
+    return f"{table(rows, header=header)}\nchosen {selection['chosen']}: {selection['why']}"
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    close, drop = row["closeness"], row["accuracy_drop"]
+    return (
+        row["precision"],
+        row["verdict"],
+        "-" if row["size_bytes"] is None else size(row["size_bytes"]),
+        "-" if row["median_ms"] is None else f"{row['median_ms']:.2f} ms",
+        "-" if row["speedup"] is None else f"{row['speedup']:.2f}x",
+        "-" if close is None else f"{close['gate']} {close['value']:.4g} (n={close['n']})",
+        "-" if drop is None else f"{drop:.2f} points",
+        row["reason"],
+    )
+
+
+def _speed_line(speed: Mapping[str, Any] | None) -> str:
+    if speed is None:
+        return ""
+    if not speed["timed"]:
+        return f"\n  speed not compared: {speed['reason']}"
+    rounds = next(iter(speed["compared"].values()))["n"]
+    return (
+        f"\n  {speed['speedup']:.2f} times as fast as {speed['baseline']} here "
+        f"(1 thread, {rounds} rounds in turns); measure it with `edgeseed profile`"
+    )

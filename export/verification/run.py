@@ -164,10 +164,16 @@ def read_proof(folder: Path) -> Photos:
         ) from error
 
 
-def judge(evidence: Evidence) -> list[GateResult]:
-    """All gates that rest on the bundle's own photos."""
+def judge(evidence: Evidence, *, reference: Outputs | None = None) -> list[GateResult]:
+    """All gates that rest on the bundle's own photos.
+
+    Args:
+        evidence: The opened bundle.
+        reference: The float student's outputs on those photos; computed where they are not known.
+    """
     pixels = evidence.proof.pixels
-    reference = reference_outputs(evidence.network, evidence.spec.preprocess, pixels)
+    if reference is None:
+        reference = reference_outputs(evidence.network, evidence.spec.preprocess, pixels)
     outputs = evidence.model.infer(pixels)
     return [
         _student_gate(evidence),
@@ -315,13 +321,23 @@ def require_passed(evidence: Evidence, results: list[GateResult]) -> None:
         return
     gate = failed[0]
     others = f" (and {', '.join(other.name for other in failed[1:])})" if failed[1:] else ""
-    explanation = gate.detail
-    if gate.unit != "problems":
-        explanation = f"{gate.value:.4g} {gate.unit}, limit {gate.limit:g}; {_explain(evidence)}"
-    raise GateError(
-        f"gate {gate.name}{others} failed: {explanation.rstrip('; ')}; "
-        f"{_ADVICE.get(gate.name.partition(' on ')[0], 'export it again')}"
-    )
+    # What is wrong with the file itself says more than a guess from its outputs could.
+    lint = next((other.detail for other in failed if other.name == "lint"), "")
+    cause = "" if gate.unit == "problems" else lint or _explain(evidence)
+    explanation = "; ".join(part for part in (shortfall(gate), cause) if part)
+    raise GateError(f"gate {gate.name}{others} failed: {explanation}; {advice(gate)}")
+
+
+def shortfall(gate: GateResult) -> str:
+    """By how much a gate does not hold."""
+    if gate.unit == "problems":
+        return gate.detail
+    return f"{gate.value:.4g} {gate.unit}, limit {gate.limit:g}"
+
+
+def advice(gate: GateResult) -> str:
+    """Which knob helps against a gate that does not hold."""
+    return _ADVICE.get(gate.name.partition(" on ")[0], "export it again")
 
 
 def _explain(evidence: Evidence) -> str:
@@ -331,12 +347,12 @@ def _explain(evidence: Evidence) -> str:
         evidence.spec.preprocess,
         evidence.proof.pixels,
     )
-    shifts = (evidence.manifest.quantization or {}).get("shifted", {})
+    quantization = evidence.manifest.quantization
     tolerance = 0.02 if evidence.quantized else 1e-3
-    cause = likely_cause(*subject, tolerance=tolerance, shifts=shifts)
+    cause = likely_cause(*subject, tolerance=tolerance, quantization=quantization)
     if cause:
         return f"likely cause: {cause}"
-    errors = layer_errors(*subject, shifts=shifts)
+    errors = layer_errors(*subject, quantization=quantization)
     return f"layers that add most error: {worst_layers(errors)}" if errors else ""
 
 

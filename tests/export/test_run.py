@@ -5,9 +5,17 @@ import numpy as np
 import pytest
 
 from edgeseed.core.bundle import read_bundle
-from edgeseed.core.errors import DataError, GateError, UnknownNameError, UsageError
+from edgeseed.core.errors import (
+    ConfigError,
+    DataError,
+    GateError,
+    UnknownNameError,
+    UsageError,
+)
 from edgeseed.core.network import StudentNetwork
-from edgeseed.export import export, verify
+from edgeseed.export import building, export, verify
+from edgeseed.export.speed import Speed
+from edgeseed.export.targets.onnx import scheme_of_this_machine
 from edgeseed.export.testing import CLASSES, save_tiny_student, tiny_student
 
 
@@ -100,6 +108,14 @@ def test_a_gate_that_fails_leaves_nothing_behind(
         ({"precision": "int8", "scheme": "x68"}, UnknownNameError, "did you mean 'x86'"),
         ({"options": {"opsett": 18}}, UnknownNameError, "did you mean 'opset'"),
         ({"batch": -1}, UsageError, "batch is -1"),
+        ({"target": "coreml", "precision": "int4"}, UnknownNameError, "auto, fp16, fp32, int8, w8"),
+        ({"profile": "pixel-9"}, UnknownNameError, "did you mean 'pixel-8'"),
+        ({"profile": "pixel-8", "target": "coreml"}, ConfigError, "runs no coreml bundle"),
+        ({"profile": "pixel-8", "precision": "fp16"}, UsageError, "as int8 or w8 or fp32; choose"),
+        ({"scheme": "arm"}, UsageError, "--scheme is about the integers of int8"),
+        ({"keep_float": ["conv2d"]}, UsageError, "--keep-float is about the layers of int8"),
+        ({"precision": "int8", "keep_float": ["conv9d"]}, UsageError, "fits no layer"),
+        ({"prefer": "sped"}, UnknownNameError, "did you mean 'speed'"),
     ],
 )
 def test_a_wrong_call_says_what_is_right(
@@ -110,7 +126,7 @@ def test_a_wrong_call_says_what_is_right(
     error: type[Exception],
     message: str,
 ) -> None:
-    if "scheme" in arguments:
+    if "scheme" in arguments or "keep_float" in arguments:
         arguments = {**arguments, "calibration": photos}
     with pytest.raises(error, match=message):
         export(student, out=tmp_path / "bundle", **arguments)  # type: ignore[arg-type]  # wrong on purpose
@@ -131,3 +147,88 @@ def test_golden_inputs_are_bytes_that_the_model_takes_as_they_are(made_fp32: Pat
     inputs = np.load(made_fp32 / "golden/inputs.npy")
     assert inputs.dtype == np.uint8
     assert inputs.shape == (4, 3, 32, 32)
+
+
+def test_auto_keeps_one_proven_bundle_and_says_what_it_tried(
+    student: Path, photos: Path, tmp_path: Path
+) -> None:
+    result = export(student, precision="auto", calibration=photos, out=tmp_path / "bundle")
+    manifest = read_bundle(tmp_path / "bundle").manifest
+    assert result.selection == manifest.selection
+    assert manifest.selection is not None
+    rows = {row["precision"]: row for row in manifest.selection["candidates"]}
+    assert set(rows) == {"fp32", "fp16", "w8", "int8"}
+    assert rows[manifest.precision]["verdict"] == "chosen"
+    assert manifest.selection["chosen"] == manifest.precision == result.precision
+    assert all(row["median_ms"] > 0 and row["size_bytes"] > 0 for row in rows.values())
+    assert rows["fp32"]["speedup"] == 1
+    assert rows["fp32"]["accuracy_drop"] == 0
+    assert manifest.selection["why"] in (tmp_path / "bundle/MODEL_CARD.md").read_text()
+    assert verify(tmp_path / "bundle").passed
+    assert list(tmp_path.iterdir()) == [tmp_path / "bundle"]
+
+
+def test_auto_without_photos_leaves_out_what_photos_must_judge(
+    student: Path, tmp_path: Path
+) -> None:
+    result = export(student, precision="auto", out=tmp_path / "bundle", prefer="size")
+    assert result.selection is not None
+    verdicts = {row["precision"]: row["verdict"] for row in result.selection["candidates"]}
+    assert verdicts == {"fp32": "passed", "fp16": "chosen", "w8": "not made", "int8": "not made"}
+
+
+def test_auto_for_a_device_tries_what_the_device_runs_and_does_not_time_it_here(
+    student: Path, photos: Path, tmp_path: Path
+) -> None:
+    result = export(
+        student, precision="auto", profile="raspberry-pi-5", calibration=photos,
+        out=tmp_path / "bundle",
+    )  # fmt: skip
+    assert result.selection is not None
+    assert [row["precision"] for row in result.selection["candidates"]] == ["int8", "w8", "fp32"]
+    assert result.precision == "int8"
+    assert result.quantization is not None
+    assert result.quantization["scheme"] == "arm"
+    assert result.speed is None
+    assert all(row["median_ms"] is None for row in result.selection["candidates"])
+
+
+def test_int8_is_compared_with_float_and_warned_of_if_slower(
+    made_int8: Path, student: Path, photos: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    speed = read_bundle(made_int8).manifest.speed
+    assert speed is not None
+    assert speed["timed"]
+    assert speed["baseline"] == "fp32"
+    assert set(speed["compared"]) == {"fp32", "int8"}
+
+    def slow(runs: dict[str, object], *, baseline: str) -> dict[str, Speed]:
+        return {
+            name: Speed(
+                median_ms=1, p10_ms=1, p90_ms=1, n=10, speedup=1 if name == baseline else 0.5
+            )
+            for name in runs
+        }
+
+    monkeypatch.setattr(building, "compare_speed", slow)
+    export(
+        student, precision="int8", calibration=photos, out=tmp_path / "bundle",
+        quantization={"max_float_layers": 0, "calibrator": "minmax"},
+    )  # fmt: skip
+    assert "warning: int8 is not faster than fp32 here: 0.50 times" in capsys.readouterr().err
+
+
+def test_another_processors_integers_are_not_timed(
+    student: Path, photos: Path, tmp_path: Path
+) -> None:
+    other = "arm" if scheme_of_this_machine() == "x86" else "x86"
+    result = export(
+        student, precision="int8", scheme=other, calibration=photos, out=tmp_path / "bundle",
+        quantization={"max_float_layers": 0, "calibrator": "minmax"}, keep_float=["linear"],
+    )  # fmt: skip
+    assert result.speed is not None
+    assert not result.speed["timed"]
+    assert f"other integers than {other}" in result.speed["reason"]
+    assert result.quantization is not None
+    assert result.quantization["float"]["linear"] == "asked for by --keep-float linear"

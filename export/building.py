@@ -1,0 +1,194 @@
+"""Makes bundles of one student. What several of them share is computed once."""
+
+import dataclasses
+import difflib
+import functools
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.export import ExportedProgram
+
+from edgeseed.core.config import to_plain
+from edgeseed.core.errors import UsageError
+from edgeseed.export.graph import Batch, build_program, output_names
+from edgeseed.export.packing import Made, Origin, describe_bundle, write_bundle
+from edgeseed.export.quantize.run import QuantizeConfig, quantize
+from edgeseed.export.quantize.schemes import SCHEMES
+from edgeseed.export.speed import Speed, compare_speed
+from edgeseed.export.targets._target import Model, Precision, Target, WriteRequest
+from edgeseed.export.verification.reference import Outputs, reference_outputs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """One form that a student may take on a target."""
+
+    precision: Precision
+    scheme: str | None
+    """Of the integers, where the precision has them."""
+
+
+class Workshop:
+    """Turns one student into bundles for one target.
+
+    Args:
+        origin: The student, its photos, and the settings that go into the manifest.
+        target: What to make.
+        batch: Of the models.
+        config: Settings of quantization.
+        keep_float: Patterns of layers that int8 leaves in float.
+    """
+
+    def __init__(
+        self,
+        origin: Origin,
+        target: Target,
+        *,
+        batch: Batch,
+        config: QuantizeConfig,
+        keep_float: Sequence[str] = (),
+    ) -> None:
+        self.origin = origin
+        self.target = target
+        self.batch = batch
+        self.config = config
+        self.keep_float = tuple(keep_float)
+
+    @functools.cached_property
+    def free_program(self) -> ExportedProgram:
+        """The float program of any batch size."""
+        return build_program(self.origin.network, self.origin.spec.preprocess, batch="dynamic")
+
+    @functools.cached_property
+    def program(self) -> ExportedProgram:
+        """The float program of the batch size that was asked for."""
+        if self.batch == "dynamic":
+            return self.free_program
+        return build_program(self.origin.network, self.origin.spec.preprocess, batch=self.batch)
+
+    @functools.cached_property
+    def reference(self) -> Outputs:
+        """What the float student says of the photos held out as proof."""
+        origin = self.origin
+        return reference_outputs(
+            origin.network, origin.spec.preprocess, origin.samples.proof.pixels
+        )
+
+    def make(self, form: Form, folder: Path) -> Made:
+        """Writes one bundle into an empty folder, and judges it."""
+        start = time.monotonic()
+        program, quantization = self._program(form)
+        made = write_bundle(
+            folder,
+            self._origin(form),
+            self.target,
+            self._request(form, program),
+            quantization=quantization,
+            reference=self.reference,
+        )
+        return dataclasses.replace(made, seconds=time.monotonic() - start)
+
+    def open_float(self, folder: Path) -> Model:
+        """Writes only the model of the plainest float precision, and opens it."""
+        form = Form(precision=plainest(self.target), scheme=None)
+        request = self._request(form, self.program)
+        written = self.target.write(request, folder)
+        manifest = describe_bundle(self._origin(form), self.target, request, written)
+        return self.target.open(folder, manifest)
+
+    def _origin(self, form: Form) -> Origin:
+        settings = {**self.origin.settings, **to_plain(form)}
+        return dataclasses.replace(self.origin, settings=settings)
+
+    def _request(self, form: Form, program: ExportedProgram) -> WriteRequest:
+        return WriteRequest(
+            program=program,
+            output_names=output_names(program),
+            spec=self.origin.spec,
+            precision=form.precision,
+            batch=self.batch,
+            options=self.origin.settings["options"],
+        )
+
+    def _program(self, form: Form) -> tuple[ExportedProgram, dict[str, Any] | None]:
+        if form.scheme is None:
+            return self.program, None
+        assert self.origin.samples.calibration is not None
+        # Calibration runs photos in batches of its own, whatever the batch of the model will be.
+        quantized = quantize(
+            self.free_program,
+            SCHEMES.load(form.scheme),
+            self.origin.samples.calibration,
+            batch=self.batch,
+            config=self.config,
+            keep_float=matching_layers(self.free_program, self.keep_float),
+        )
+        return quantized.program, quantized.record
+
+
+def plainest(target: Target) -> Precision:
+    """The float precision that the others are compared with."""
+    floats = [name for name in target.precisions if name in target.parity_limit]
+    return "fp32" if "fp32" in floats else floats[0]
+
+
+def matching_layers(program: ExportedProgram, patterns: Sequence[str]) -> dict[str, str]:
+    """Layers of a program whose whole name fits one of the regular expressions, and why.
+
+    Raises:
+        UsageError: If a pattern is no regular expression, or fits no layer.
+    """
+    names = [node.name for node in program.graph.nodes if node.op == "call_function"]
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        try:
+            fitting = [name for name in names if re.fullmatch(pattern, name)]
+        except re.error as error:
+            raise UsageError(
+                f"--keep-float {pattern!r} is no regular expression: {error}"
+            ) from None
+        if not fitting:
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+            raise UsageError(
+                f"--keep-float {pattern!r} fits no layer; there are names such as "
+                f"{', '.join(near)} (`edgeseed explain` lists them)"
+            )
+        found |= dict.fromkeys(fitting, f"asked for by --keep-float {pattern}")
+    return found
+
+
+def compare_with_float(workshop: Workshop, made: Made, scratch: Path) -> dict[str, Any]:
+    """How fast a quantized model is beside the float one, for the manifest."""
+    precision, baseline = made.bundle.manifest.precision, plainest(workshop.target)
+    run = made.evidence.model.single_run()
+    if run is None:
+        return not_timed(made)
+    float_run = workshop.open_float(scratch).single_run()
+    assert float_run is not None
+    speeds = compare_speed({baseline: float_run, precision: run}, baseline=baseline)
+    return speed_record(speeds, precision=precision, baseline=baseline, runner=made.runner)
+
+
+def not_timed(made: Made) -> dict[str, Any]:
+    """The record of a model whose speed this machine cannot tell."""
+    scheme = made.bundle.manifest.quantization
+    what = f", which has other integers than {scheme['scheme']}" if scheme else ""
+    return {"timed": False, "reason": f"{made.runner} on this machine{what} is no measure of it"}
+
+
+def speed_record(
+    speeds: dict[str, Speed], *, precision: str, baseline: str, runner: str
+) -> dict[str, Any]:
+    """The record of a comparison."""
+    return {
+        "timed": True,
+        "speedup": speeds[precision].speedup,
+        "baseline": baseline,
+        "batch": 1,
+        "threads": 1,
+        "runner": runner,
+        "compared": to_plain(speeds),
+    }
