@@ -123,7 +123,8 @@ class Recipe:
         Raises:
             EngineError: If it is missing, of a newer edgeseed, or not what it should be.
         """
-        return _read(cls, path, "export the bundle anew")
+        recipe: Recipe = _read(cls, path, "export the bundle anew")
+        return recipe
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,8 @@ class Record:
         Raises:
             EngineError: If it is missing, of a newer edgeseed, or not what it should be.
         """
-        return _read(cls, path, "build the engine anew: edgeseed build BUNDLE")
+        record: Record = _read(cls, path, "build the engine anew: edgeseed build BUNDLE")
+        return record
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""

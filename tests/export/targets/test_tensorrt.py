@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgeseed.core.bundle import read_bundle
 from edgeseed.core.errors import ArtifactError, ConfigError, GateError, UsageError, WorkError
-from edgeseed.core.network import load_student, save_student
+from edgeseed.core.network import load_student
 from edgeseed.export import export, verify
 from edgeseed.export.graph import Batch, build_program, output_names
 from edgeseed.export.targets import TARGETS, _tensorrt_support
@@ -132,22 +132,41 @@ def test_an_edited_recipe_and_a_truncated_model_are_caught(made_fp16: Path, tmp_
         verify(bundle)
 
 
-def test_overflow_is_an_error_that_names_the_tensor_and_the_way_out(
-    student: Path, photos: Path, tmp_path: Path
-) -> None:
+def loud(path: Path, *, hides: bool) -> TensorRTModel:
+    """A float16 model that makes photos 300 times as bright, and may then divide by them."""
+    inside = [
+        helper.make_node("Cast", ["image"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("Mul", ["h", "by"], ["bright"], name="louder"),
+        helper.make_node("Reciprocal" if hides else "Relu", ["bright"], ["r"]),
+        helper.make_node("Cast", ["r"], ["embedding"], to=TensorProto.FLOAT),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, 2, 2])
+        for name in ("image", "embedding")
+    ]
+    by = numpy_helper.from_array(np.array(300, np.float16), "by")
+    graph = helper.make_graph(inside, "loud", [values[0]], [values[1]], [by])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    path.write_bytes(model.SerializeToString())
+    return TensorRTModel(path, batch="n", precision="fp16")
+
+
+def test_overflow_names_the_tensor_and_the_way_out(tmp_path: Path) -> None:
     """ONNX Runtime would pass it: its CPU computes float16 files in float32, without the casts."""
-    network, spec = load_student(student)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.weight.data *= 1e5
-            break
-    save_student(tmp_path / "loud.safetensors", network, spec)
-    with pytest.raises(
-        GateError, match=r"beyond float16's 65504; .*--set float32=node_\w+"
-    ) as caught:
-        make(tmp_path / "loud.safetensors", photos, tmp_path / "out", "fp16")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
+    photos = np.full((2, 3, 2, 2), 255, np.uint8)
+    problem = r"bright: reaches 7\.65e\+04 .* beyond float16's 65504; .*--set float32=louder$"
+    with pytest.raises(GateError, match=problem):
+        loud(tmp_path / "model.onnx", hides=False).infer(photos)
+
+
+def test_an_overflow_that_does_not_show_in_the_outputs_is_found_by_the_lint(tmp_path: Path) -> None:
+    model = loud(tmp_path / "model.onnx", hides=True)
+    model.infer(np.full((1, 3, 2, 2), 200, np.uint8))
+    assert model.largest_values(np.full((1, 3, 2, 2), 200, np.uint8))["bright"] == 60_000
+    assert model.lint() == ()
+    model = loud(tmp_path / "model.onnx", hides=True)
+    model.infer(np.full((1, 3, 2, 2), 250, np.uint8))
+    assert [finding.where for finding in model.lint()] == ["bright"]
 
 
 @pytest.mark.parametrize(
