@@ -4,10 +4,12 @@ import contextlib
 import importlib.util
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
 
+from edgeseed.core.errors import MissingDependencyError
 from edgeseed.core.optional import require
 
 
@@ -37,8 +39,13 @@ def load_coremltools(why: str) -> ModuleType:
         why: What needs it, as the start of a sentence: `"--target coreml"`.
 
     Raises:
-        MissingDependencyError: If coremltools is not installed. It has no wheel for Windows.
+        MissingDependencyError: If coremltools is not installed, or this is Windows.
     """
+    if sys.platform == "win32":
+        raise MissingDependencyError(
+            f"{why} needs coremltools, which does not exist for Windows; "
+            "do this on Linux, on macOS, or in the Windows Subsystem for Linux"
+        )
     with quiet():
         return require("coremltools", extra="coreml", why=why)
 

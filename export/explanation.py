@@ -89,7 +89,7 @@ def explain(bundle: str | Path, *, picture: str | Path | None = None) -> Explana
         evidence.network,
         evidence.spec.preprocess,
         evidence.proof.pixels,
-        shifts=record.get("shifted", {}),
+        quantization=record,
     )
     measured = {layer.name: layer for layer in errors}
     names = [name for name, kind in record["integer"].items() if kind in ("conv", "linear")]

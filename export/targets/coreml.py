@@ -37,7 +37,9 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from edgeseed.core.bundle import Manifest
+from edgeseed.core.console import warn
 from edgeseed.core.errors import UsageError, WorkError
+from edgeseed.core.registry import unknown_name
 from edgeseed.export._coremltools import load_coremltools, quiet
 from edgeseed.export.graph import INPUT_NAME, trace
 from edgeseed.export.quantize.palettes import palettize
@@ -67,6 +69,7 @@ class CoreMLTarget(Target):
         """Writes `model.mlpackage`."""
         settings = Settings.from_request(request)
         coremltools = load_coremltools("--target coreml")
+        _say_what_has_no_effect(request, settings)
         model = convert(coremltools, request, settings)
         if request.precision == "w8":
             model = compress_weights(coremltools, model, weights=settings.weights)
@@ -118,6 +121,13 @@ class Settings:
         return cls(weights=weights, float32=tuple(name.strip() for name in names if name.strip()))
 
 
+def _say_what_has_no_effect(request: WriteRequest, settings: Settings) -> None:
+    if settings.weights != WEIGHTS[0] and request.precision != "w8":
+        warn(f"weights={settings.weights} has no effect on {request.precision}, only on w8")
+    if settings.float32 and request.precision == "fp32":
+        warn("float32 has no effect on fp32, where every operation is in float32")
+
+
 class _WithProbabilities(nn.Module):
     """A program with the softmax of its logits as one more output.
 
@@ -140,8 +150,10 @@ def convert(coremltools: Any, request: WriteRequest, settings: Settings) -> Any:
 
     Raises:
         WorkError: If coremltools cannot express the network, by either of its two roads.
+        UnknownNameError: If an operation to be kept in float32 is not in the program.
     """
     module = _module(request)
+    precision = _ComputePrecision(settings.float32)
     names = list(request.output_names)
     if request.spec.classes is not None:
         module, names = _WithProbabilities(module), [*names, _PROBABILITIES]
@@ -162,19 +174,21 @@ def convert(coremltools: Any, request: WriteRequest, settings: Settings) -> Any:
                 ],
                 outputs=[coremltools.TensorType(name=name, dtype=np.float32) for name in names],
                 minimum_deployment_target=coremltools.target.iOS17,
-                compute_precision=_compute_precision(coremltools, request, settings),
+                compute_precision=precision.of(coremltools, request.precision),
                 # Loading compiles the model for this machine's devices; only a Mac can, and no one
                 # asked.
                 skip_model_load=True,
             )
 
-    return _first_that_works(
+    model = _first_that_works(
         run,
         {
             "torch.export": lambda: _exported(module, example),
             "trace": lambda: _traced(module, example),
         },
     )
+    precision.check_names()
+    return model
 
 
 def _module(request: WriteRequest) -> nn.Module:
@@ -213,17 +227,40 @@ def _traced(module: nn.Module, example: Tensor) -> object:
         return torch.jit.trace(module, example, strict=False)
 
 
-def _compute_precision(coremltools: Any, request: WriteRequest, settings: Settings) -> Any:
-    if request.precision == "fp32":
-        return coremltools.precision.FLOAT32
-    if not settings.float32:
-        return coremltools.precision.FLOAT16
+class _ComputePrecision:
+    """Which operations compute in float32, and whether all those that were named exist.
 
-    def in_float16(operation: Any) -> bool:
-        names = (operation.op_type, operation.name)
-        return not any(kept in names for kept in settings.float32)
+    Args:
+        kept: Types or names of operations that stay in float32.
+    """
 
-    return coremltools.transform.FP16ComputePrecision(op_selector=in_float16)
+    def __init__(self, kept: tuple[str, ...]) -> None:
+        self.kept = kept
+        self.types: set[str] = set()
+        self.names: set[str] = set()
+
+    def of(self, coremltools: Any, precision: Precision) -> Any:
+        """As coremltools takes it."""
+        if precision == "fp32":
+            return coremltools.precision.FLOAT32
+        return coremltools.transform.FP16ComputePrecision(op_selector=self._in_float16)
+
+    def _in_float16(self, operation: Any) -> bool:
+        self.types.add(operation.op_type)
+        self.names.add(operation.name)
+        return operation.op_type not in self.kept and operation.name not in self.kept
+
+    def check_names(self) -> None:
+        """Raises for a name that no operation had.
+
+        Raises:
+            UnknownNameError: If there is one; it lists the types, for names are many.
+        """
+        if not self.types:
+            return  # float32 throughout: nothing was asked
+        for name in self.kept:
+            if name not in self.types | self.names:
+                raise unknown_name("operation to keep in float32:", name, self.types)
 
 
 def compress_weights(coremltools: Any, model: Any, *, weights: str) -> Any:

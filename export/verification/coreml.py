@@ -15,6 +15,7 @@ from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import ArtifactError
 from edgeseed.export._coremltools import load_coremltools, quiet
 from edgeseed.export.targets._target import Finding, Model
+from edgeseed.export.verification.calibration import lint_scales
 from edgeseed.export.verification.mil.interpreter import Arithmetic, Interpreter, open_interpreter
 from edgeseed.export.verification.mil.program import (
     Constant,
@@ -75,7 +76,8 @@ class CoreMLModel(Model):
         """What is wrong with the package itself.
 
         A photo that is not taken as RGB; weights that float16 cannot hold; a layer meant to
-        be int8 and is not, or whose weights have one scale for all channels.
+        be int8 and is not, or whose weights have one scale for all channels; scales of another
+        calibration than the manifest's.
         """
         program = self.interpreter.program
         colors = [each for each in program.inputs if getattr(each, "color", "RGB") != "RGB"]
@@ -86,6 +88,11 @@ class CoreMLModel(Model):
                 for place in self.interpreter.infinite_weights()
             ),
             *_integer_findings(program, self.quantization),
+            *(
+                []
+                if self.quantization is None
+                else lint_scales(_scales(program), self.quantization)
+            ),
         )
 
     def predict(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
@@ -105,6 +112,20 @@ class CoreMLModel(Model):
         coremltools = load_coremltools("Core ML prediction")
         with quiet():
             return coremltools.models.MLModel(str(self.package))
+
+
+def _scales(program: Program) -> list[float]:
+    """Of the stored activations."""
+    constants = {
+        each.results[0].name: constant.value
+        for each in program.operations
+        if each.type == "const"
+        for (constant,) in each.arguments.values()
+        if isinstance(constant, Constant)
+    }
+    found = [each.arguments["scale"][0] for each in program.operations if each.type == "quantize"]
+    values = [each.value if isinstance(each, Constant) else constants[each.name] for each in found]
+    return [float(np.asarray(value).item()) for value in values]
 
 
 def _integer_findings(

@@ -4,9 +4,10 @@ A mistake in preprocessing leaves the weights right and every layer wrong, so no
 blamed. But the student itself can be made to make the same mistake: if it then agrees with the
 model, the mistake is found. A mistake in a weight shows at the first layer that differs, and its
 shape there says what it is: off by a constant in each channel is a bias, off by a factor is a
-scale.
+scale. Ranges of another time do not fit the student's values (see `calibration`).
 """
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from edgeseed.export.graph import build_program, float_graph
 from edgeseed.export.targets._target import Model
+from edgeseed.export.verification.calibration import range_uses, stale_calibration
 from edgeseed.export.verification.gates import Array, relative_error
 from edgeseed.export.verification.reference import (
     Outputs,
@@ -58,7 +60,7 @@ def likely_cause(
     pixels: npt.NDArray[np.uint8],
     *,
     tolerance: float,
-    shifts: Mapping[str, float] | None = None,
+    quantization: Mapping[str, Any] | None = None,
 ) -> str:
     """One sentence on what is probably wrong, or an empty one.
 
@@ -68,7 +70,7 @@ def likely_cause(
         preprocess: The student's own preprocessing.
         pixels: (N, 3, H, W) photos; a few are enough.
         tolerance: Relative error below which outputs count as the same.
-        shifts: Constants that the quantization has added to layers, by name.
+        quantization: The manifest's record of it; None for a float model.
     """
     pixels = np.asarray(pixels[:NUM_PHOTOS])
     outputs = model.infer(pixels)
@@ -76,7 +78,8 @@ def likely_cause(
     return (
         _output_mistake(outputs, reference, tolerance)
         or _input_mistake(outputs, reference, network, preprocess, pixels)
-        or _layer_mistake(*_both_insides(model, network, preprocess, pixels, shifts or {}))
+        or _calibration_mistake(network, preprocess, pixels, quantization)
+        or _layer_mistake(*_both_insides(model, network, preprocess, pixels, quantization))
     )
 
 
@@ -108,10 +111,11 @@ def _input_mistake(
     pixels: npt.NDArray[np.uint8],
 ) -> str:
     right = _distance(outputs, reference)
-    distances = {
-        what: _distance(outputs, make())
-        for what, make in _mistakes(network, preprocess, pixels).items()
-    }
+    distances = {}
+    for what, make in _mistakes(network, preprocess, pixels).items():
+        # torch has no statistics of one photo whose last map is one pixel, and says so.
+        with contextlib.suppress(ValueError):
+            distances[what] = _distance(outputs, make())
     what = min(distances, key=lambda name: distances[name])
     return f"outputs match if {what}" if distances[what] * _EXPLAINS < right else ""
 
@@ -141,13 +145,21 @@ def _mistakes(
         "height and width are swapped": normalized(np.ascontiguousarray(pixels.swapaxes(2, 3))),
         "photos are upside down": normalized(np.ascontiguousarray(pixels[:, :, ::-1])),
         "batch norm uses the statistics of the batch (training mode)": lambda: _training_mode(
-            network, preprocess, pixels
+            network, preprocess, pixels, batch=len(pixels)
+        ),
+        # Core ML's batch of photos is one, whatever is asked of it.
+        "batch norm uses the statistics of each photo (training mode)": lambda: _training_mode(
+            network, preprocess, pixels, batch=1
         ),
     }
 
 
 def _training_mode(
-    network: StudentNetwork, preprocess: Preprocess, pixels: npt.NDArray[np.uint8]
+    network: StudentNetwork,
+    preprocess: Preprocess,
+    pixels: npt.NDArray[np.uint8],
+    *,
+    batch: int,
 ) -> Outputs:
     network = copy.deepcopy(network)
     for module in network.modules():
@@ -155,9 +167,22 @@ def _training_mode(
             module.train()
 
     def batches() -> Iterator[torch.Tensor]:
-        yield torch.from_numpy(preprocess.normalize(pixels))
+        for start in range(0, len(pixels), batch):
+            yield torch.from_numpy(preprocess.normalize(pixels[start : start + batch]))
 
     return network_outputs(network, batches())
+
+
+def _calibration_mistake(
+    network: StudentNetwork,
+    preprocess: Preprocess,
+    pixels: npt.NDArray[np.uint8],
+    quantization: Mapping[str, Any] | None,
+) -> str:
+    if quantization is None:
+        return ""
+    graph = float_graph(build_program(network, preprocess))
+    return stale_calibration(range_uses(graph, pixels, quantization))
 
 
 def layer_errors(
@@ -166,10 +191,10 @@ def layer_errors(
     preprocess: Preprocess,
     pixels: npt.NDArray[np.uint8],
     *,
-    shifts: Mapping[str, float] | None = None,
+    quantization: Mapping[str, Any] | None = None,
 ) -> list[LayerError]:
     """Errors of the convolutions and linear layers that the model shows, in the order they run."""
-    program, inside = _both_insides(model, network, preprocess, pixels, shifts or {})
+    program, inside = _both_insides(model, network, preprocess, pixels, quantization)
     errors: list[LayerError] = []
     before = 0.0
     for name, value in inside.items():
@@ -192,9 +217,10 @@ def _both_insides(
     network: StudentNetwork,
     preprocess: Preprocess,
     pixels: npt.NDArray[np.uint8],
-    shifts: Mapping[str, float],
+    quantization: Mapping[str, Any] | None,
 ) -> tuple[Outputs, Outputs]:
     """The layers' outputs of the float program and of the model, by name."""
+    shifts = (quantization or {}).get("shifted", {})
     pixels = np.asarray(pixels[:NUM_PHOTOS])
     graph = float_graph(build_program(network, preprocess))
     names = layer_names(graph)
