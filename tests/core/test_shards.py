@@ -2,17 +2,23 @@
 
 import io
 import pickle
+import re
 import tarfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from edgeseed.core.errors import DataError, MissingDependencyError
 from edgeseed.core.photos import open_photos
 from edgeseed.distill import distill
+from edgeseed.distill.data import PhotoOrder, StreamedCanvases
 from edgeseed.distill.labels import photo_names
 
 fsspec: Any = pytest.importorskip("fsspec")
@@ -120,6 +126,44 @@ def test_shards_over_fsspec_are_read_by_their_parts() -> None:
         photos.image(5)
 
 
+class _Parts(SimpleHTTPRequestHandler):
+    """Serves files, and parts of files, as object stores do."""
+
+    def do_GET(self) -> None:
+        content = Path(self.translate_path(self.path)).read_bytes()
+        span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        self.send_response(206 if span else 200)
+        if span:
+            total, content = len(content), content[int(span[1]) : int(span[2]) + 1]
+            self.send_header("Content-Range", f"bytes {span[1]}-{span[2]}/{total}")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_shards_over_http_are_read_here_and_by_loader_workers(
+    shards: Path,
+) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is missing: pip install 'edgeseed[remote]'")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Parts, directory=str(shards)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/train-{{000..002}}.tar"
+        photos = open_photos(url)
+        near = open_photos(shards)
+        assert np.array_equal(np.asarray(photos.image(4)), np.asarray(near.image(4)))
+        source = StreamedCanvases(photos, side=16, device=torch.device("cpu"), workers=2)
+        order = PhotoOrder(9, batch_size=3, seed=0)
+        batches = list(source.batches(order, start=0, stop=3))
+        assert sorted(int(i) for batch in batches for i in batch.indices) == list(range(9))
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -146,7 +190,8 @@ def test_a_student_learns_from_shards_what_it_learns_from_the_folder(
 ) -> None:
     for path in sorted(shards.iterdir()):
         with tarfile.open(path) as tar:
-            tar.extractall(tmp_path / "folder" / path.name, filter="data")
+            photos = [member for member in tar if member.name.endswith(".jpg")]
+            tar.extractall(tmp_path / "folder" / path.name, photos, filter="data")
     losses = [
         distill(
             method="moco", teacher=None, student="test_efficientnet", data=data, epochs=1,
