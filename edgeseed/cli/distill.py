@@ -63,10 +63,12 @@ def training_text(result: Any) -> str:
     others = "".join(
         f"{n + ':':9}{path}\n" for n, path in result.networks.items() if path != result.student
     )
+    speed = result.images_per_second
+    rate = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
     passes = "1 epoch" if result.epochs == 1 else f"{result.epochs} epochs"
     return (
         f"{result.method}: {passes} of {result.num_photos} photos in {result.seconds:.0f} s "
-        f"on {result.device} ({result.images_per_second:,.0f} images/s)\n"
+        f"on {result.device} ({rate} images/s)\n"
         f"loss {result.loss:.4f}{floor}{knn}\n"
         f"student: {result.student}\n{others}"
         f"curves:  {result.out / 'curves.png'}"
