@@ -22,7 +22,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgeseed import profiles
 from edgeseed.core.bundle import Manifest
-from edgeseed.core.errors import GateError
+from edgeseed.core.errors import GateError, UsageError
 from edgeseed.export.targets._half import LARGEST
 from edgeseed.export.targets._target import Finding
 from edgeseed.export.targets._tensorrt_support import MADE_FOR, preflight
@@ -155,7 +155,9 @@ def open_tensorrt(folder: Path, manifest: Manifest) -> TensorRTModel:
 
     Raises:
         ArtifactError: If the file is no whole ONNX model, or has other inputs or outputs.
+        UsageError: If it is to run on a DLA that the device it was exported for does not have.
     """
+    _check_dla(manifest)
     model = TensorRTModel(
         folder / manifest.model,
         batch=manifest.inputs[0].shape[0],
@@ -166,6 +168,22 @@ def open_tensorrt(folder: Path, manifest: Manifest) -> TensorRTModel:
     )
     model.check_interface(manifest)
     return model
+
+
+def _check_dla(manifest: Manifest) -> None:
+    name, core = manifest.provenance["export"].get("profile"), _dla_core(manifest)
+    if name is None or core is None:
+        return
+    cores = profiles.load(name).dla_cores
+    if core >= cores:
+        raise UsageError(
+            f"--set dla_core={core}: profile {name} has {cores} DLA cores; leave it out"
+        )
+
+
+def _dla_core(manifest: Manifest) -> int | None:
+    core: int | None = manifest.provenance["model"].get("dla_core")
+    return core
 
 
 def _versions(manifest: Manifest) -> Sequence[str]:

@@ -120,7 +120,7 @@ class _Build:
         network = builder.create_network(self._network_flags())
         self._parse(network, model)
         config = builder.create_builder_config()
-        self._configure(builder, config)
+        self._configure(config)
         self._add_profiles(builder, config)
         timing_cache = config.create_timing_cache(cache or b"")
         config.set_timing_cache(timing_cache, ignore_mismatch=False)
@@ -150,7 +150,7 @@ class _Build:
             f"TensorRT {self._trt.__version__} cannot read {self._recipe.model}: {reason}"
         )
 
-    def _configure(self, builder: Any, config: Any) -> None:
+    def _configure(self, config: Any) -> None:
         trt, recipe = self._trt, self._recipe
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe.workspace_mib * _MIB)
         if recipe.tf32:

@@ -41,7 +41,7 @@ class ILogger:
     INTERNAL_ERROR = Severity.INTERNAL_ERROR
     ERROR = Severity.ERROR
 
-    def log(self, severity: Severity, msg: str) -> None:
+    def log(self, severity: enum.IntEnum, msg: str) -> None:
         """Implemented by the derived class."""
         raise NotImplementedError
 

@@ -159,7 +159,7 @@ class _Tensor:
         self.is_dynamic = any(size < 0 for size in self.shape)
         self.largest = self.shape
         if self.is_dynamic:
-            self.largest = _largest_shape(engine, self)
+            self.largest = _largest_shape(trt, engine, self)
         self.size_bytes = int(np.prod(self.largest)) * self.dtype.itemsize
         self.pointer = 0
         self.host: NDArray[Any] | None = None
@@ -170,10 +170,11 @@ class _Tensor:
         return TensorSpec(self.name, shape, self.dtype.name)
 
 
-def _largest_shape(engine: Any, tensor: _Tensor) -> tuple[int, ...]:
+def _largest_shape(trt: Any, engine: Any, tensor: _Tensor) -> tuple[int, ...]:
     """Of an input: what its profile allows. Of an output: the same batch."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    name = tensor.name if tensor.is_input else names[0]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    name = tensor.name if tensor.is_input else inputs[0]
     largest = tuple(engine.get_tensor_profile_shape(name, 0)[2])
     if tensor.is_input:
         return largest

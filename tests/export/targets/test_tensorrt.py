@@ -187,6 +187,23 @@ def test_what_the_dla_cannot_is_refused_with_the_way_out(
         )  # fmt: skip
 
 
+def test_a_profile_says_which_versions_and_which_accelerators_there_are(made_fp16: Path) -> None:
+    manifest = read_bundle(made_fp16).manifest
+
+    def for_device(name: str, **details: Any) -> TensorRTModel:
+        provenance = {**manifest.provenance, "export": {"profile": name}, "model": details}
+        model = TARGETS.load("tensorrt").open(
+            made_fp16, dataclasses.replace(manifest, provenance=provenance)
+        )
+        assert isinstance(model, TensorRTModel)
+        return model
+
+    assert for_device("jetson-orin-nano")._versions == ("10.3", "10.16")
+    assert for_device("jetson-agx-orin", dla_core=1).lint() == ()
+    with pytest.raises(UsageError, match="profile jetson-orin-nano has 0 DLA cores; leave it out"):
+        for_device("jetson-orin-nano", dla_core=0)
+
+
 def write(student: Path, folder: Path, *, batch: Batch = 1, **options: Any) -> Path:
     """The target's own files alone, without golden photos and gates."""
     network, spec = load_student(student)
