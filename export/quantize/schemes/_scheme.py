@@ -65,5 +65,8 @@ class Scheme:
     residual_skips: bool = False
     """Whether the sum of a layer's result and a skip connection belongs to that layer: the result
     comes to it in float, the skip in integers."""
+    stem_channels: int = 0
+    """Layers right behind the photo with at most so many channels stay in float at high
+    resolutions; 0 for none. See `x86`."""
     depthwise_multiple: int = 1
     """Number of channels that the runtime's depthwise kernel takes at a time."""
