@@ -19,7 +19,7 @@ from edgeseed.export.building import Form, Workshop, compare_with_float, plaines
 from edgeseed.export.graph import Batch
 from edgeseed.export.packing import Made, Origin, seal
 from edgeseed.export.quantize.run import QuantizeConfig
-from edgeseed.export.samples import MAX_CALIBRATION, draw_samples, scratch_folder
+from edgeseed.export.samples import MAX_CALIBRATION, MAX_LEARNING, draw_samples, scratch_folder
 from edgeseed.export.selection import (
     Attempt,
     Prefer,
@@ -78,6 +78,7 @@ def export(
     batch: Batch = "dynamic",
     scheme: str | None = None,
     keep_float: Sequence[str] = (),
+    recover: bool = False,
     speed: bool = True,
     verify: bool = True,
     seed: int = 0,
@@ -105,6 +106,9 @@ def export(
             the batch (Core ML: 1) takes that one in either case.
         scheme: The integers of int8, where the target has several: `x86` or `arm` for ONNX.
         keep_float: Regular expressions of the names of layers that int8 leaves in float.
+        recover: Whether int8 learns from the float student (quantization-aware distillation), on up
+            to 10,000 further photos of `calibration`, unlabelled: minutes in place of seconds, for
+            where rounding alone loses too much. See `quantize.recovery`.
         speed: Whether to compare the speed of int8 with float, where this machine can.
         verify: Whether a gate that does not hold is an error. They are computed and recorded
             anyway.
@@ -132,8 +136,11 @@ def export(
         raise UsageError(
             f"--keep-float is about the layers of int8; --precision {precision} has none"
         )
+    if recover and not any(form.scheme for form in forms):
+        raise UsageError(f"--recover is about int8; --precision {precision} has none")
     batch = _choose_batch(chosen, batch)
-    config = build_config(QuantizeConfig, values=quantization, what="quantization")
+    values = {**(quantization or {}), **({"recover": True} if recover else {})}
+    config = build_config(QuantizeConfig, values=values, what="quantization")
     settings = {
         "target": target, "requested": precision, "batch": batch, "seed": seed,
         "min_agreement": MIN_AGREEMENT if min_agreement is None else min_agreement,
@@ -150,6 +157,7 @@ def export(
             scratch=Path(scratch),
             calibrate=any(form.scheme for form in makeable),
             max_calibration=calibration_count,
+            max_learning=MAX_LEARNING if config.recover else 0,
             seed=seed,
         )
         origin = Origin(

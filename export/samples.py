@@ -20,6 +20,8 @@ from edgeseed.core.preprocess import Preprocess
 
 MAX_PROOF = 256
 MAX_CALIBRATION = 512
+# What `--recover` learns on besides: as many as its updates see.
+MAX_LEARNING = 10_000
 # With fewer photos than this, neither the ranges nor the share of agreement mean anything.
 MIN_PHOTOS = 16
 NUM_GOLDEN = 4
@@ -35,6 +37,8 @@ class Photos:
     """(N, 3, H, W) RGB; may lie in a file rather than in memory."""
     labels: npt.NDArray[np.int64] | None = None
     """(N,) indices into the student's classes."""
+    sides: npt.NDArray[np.int64] | None = None
+    """(N,) pixels of each photo's shorter side before the preprocessing, where that is known."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -53,6 +57,8 @@ class Samples:
     """Photos before the preprocessing, at most 640 pixels on the longer side."""
     proof: Photos
     calibration: Photos | None
+    learning: Photos | None
+    """Further photos, for int8 to learn on."""
     description: dict[str, object]
     """For the manifest: source, fingerprint, counts, seed."""
 
@@ -65,6 +71,7 @@ def draw_samples(
     scratch: Path,
     calibrate: bool,
     max_calibration: int = MAX_CALIBRATION,
+    max_learning: int = 0,
     seed: int,
 ) -> Samples:
     """Opens, splits and preprocesses the photos.
@@ -77,6 +84,7 @@ def draw_samples(
         scratch: An existing folder for the pixels, so that memory does not grow with their number.
         calibrate: Whether a calibration set is needed besides the proof.
         max_calibration: Most photos to calibrate with.
+        max_learning: Most photos besides these, for int8 to learn on.
         seed: Of the shuffle.
 
     Raises:
@@ -91,20 +99,25 @@ def draw_samples(
             golden=tuple(fields[:NUM_GOLDEN]),
             proof=Photos(pixels=pixels),
             calibration=None,
+            learning=None,
             description={"source": "synthetic colour fields", "seed": seed, "proof": len(pixels)},
         )
     photos = open_photos(source, min_count=MIN_PHOTOS if calibrate else NUM_GOLDEN)
     order = np.random.default_rng(seed).permutation(len(photos))
     num_proof = min(MAX_PROOF, len(photos) // 2 if calibrate else len(photos))
     proof = _preprocess(photos, order[:num_proof], preprocess, classes, scratch / "proof.npy")
-    calibration = None
+    calibration = learning = None
     if calibrate:
-        chosen = order[num_proof : num_proof + max_calibration]
+        drawn = order[num_proof : num_proof + max_calibration + max_learning]
+        chosen, rest = np.split(drawn, [max_calibration])
         calibration = _preprocess(photos, chosen, preprocess, classes, scratch / "calibration.npy")
+        if max_learning and len(rest):
+            learning = _preprocess(photos, rest, preprocess, None, scratch / "learning.npy")
     return Samples(
         golden=tuple(_shrink(photos.image(int(i))) for i in order[:NUM_GOLDEN]),
         proof=proof,
         calibration=calibration,
+        learning=learning,
         description={
             "source": Path(photos.name).name,
             "fingerprint": photos.fingerprint,
@@ -112,6 +125,7 @@ def draw_samples(
             "available": len(photos),
             "proof": len(proof),
             "calibration": 0 if calibration is None else len(calibration),
+            "learning": 0 if learning is None else len(learning),
             "disjoint": True,
         },
     )
@@ -156,11 +170,14 @@ def _preprocess(
         path, mode="w+", dtype=np.uint8, shape=(len(indices), 3, size, size)
     )
     kept: list[int] = []
+    sides: list[int] = []
     with progress("reading photos", len(indices)) as bar:
         for index in indices:
             try:
-                pixels[len(kept)] = preprocess.pixels(photos.image(int(index)))
+                photo = photos.image(int(index))
+                pixels[len(kept)] = preprocess.pixels(photo)
                 kept.append(int(index))
+                sides.append(min(photo.size))
             except DataError:
                 # Its header looked whole when the set was opened; one broken body is no reason to
                 # end.
@@ -172,7 +189,11 @@ def _preprocess(
             "cannot be decoded; remove or replace them"
         )
     pixels.flush()
-    return Photos(pixels=pixels[: len(kept)], labels=_labels(photos, np.array(kept), classes))
+    return Photos(
+        pixels=pixels[: len(kept)],
+        labels=_labels(photos, np.array(kept), classes),
+        sides=np.array(sides),
+    )
 
 
 def _labels(

@@ -15,6 +15,7 @@ Examples:
   edgeseed export student.safetensors --target onnx --precision int8 --calibration photos/ --out bundles/onnx-int8
   edgeseed export student.safetensors --target coreml --precision fp16 --calibration photos/ --out bundles/coreml
   edgeseed export student.safetensors --precision auto --calibration photos/ --out bundles/onnx
+  edgeseed export student.safetensors --precision int8 --recover --calibration photos/ --out bundles/onnx-int8
   edgeseed export student.safetensors --precision int8 --profile pixel-8 --calibration photos/ --out bundles/pixel
 """
 )
@@ -64,6 +65,11 @@ Examples:
     multiple=True,
     metavar="REGEX",
     help="Layers that int8 leaves in float, by the names that `edgeseed explain` lists.",
+)
+@click.option(
+    "--recover",
+    is_flag=True,
+    help="Let int8 learn from the float student on further --calibration photos: minutes, for where rounding loses too much.",
 )
 @click.option(
     "--out",

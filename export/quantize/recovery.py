@@ -19,6 +19,7 @@ The result that agrees best on photos kept aside is taken; if that is the start,
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,6 +32,7 @@ from edgeseed.export.graph import constant, input_of, new_constant, tidy
 from edgeseed.export.quantize.calibration import batch_size_for
 from edgeseed.export.quantize.insertion import UNROUNDED, Numbers, insert_quantization
 from edgeseed.export.quantize.layout import Layout
+from edgeseed.export.quantize.numbers import ops
 from edgeseed.export.quantize.schemes._scheme import Scheme
 from edgeseed.export.quantize.simulation import simulate
 from edgeseed.export.samples import Photos
@@ -115,11 +117,14 @@ class _Learner:
         self.student = simulate(tidy(quantized))
         parameters = [(layer.weight_steps, layer.bias_steps) for layer in self.layers]
         self.optimizer = torch.optim.Adam([p for pair in parameters for p in pair], lr=config.lr)
-        warm_up = max(1, round(_WARM_UP * config.steps))
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, max_lr=config.lr, total_steps=config.steps + 1,
-            pct_start=warm_up / (config.steps + 1), cycle_momentum=False,
-        )  # fmt: skip
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._share)
+
+    def _share(self, step: int) -> float:
+        """Of the peak rate: a line up, then half a cosine down to nothing."""
+        warm_up = math.ceil(_WARM_UP * self.config.steps)
+        if step < warm_up:
+            return (step + 1) / warm_up
+        return 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.config.steps))
 
     def update(self, teacher: fx.GraphModule, images: Tensor, step: int) -> None:
         if step == 0:
@@ -169,6 +174,7 @@ class _Layer:
         self.weight_steps = nn.Parameter(torch.zeros_like(self.weight))
         self.bias_steps = nn.Parameter(torch.zeros_like(self.bias))
         self.bias_unit = torch.zeros_like(self.bias)
+        self.bias_grid = _grid_of(quantized, node.args[2])
         self._replace_constants(quantized, node)
 
     def _replace_constants(self, quantized: fx.GraphModule, node: fx.Node) -> None:
@@ -188,6 +194,10 @@ class _Layer:
             )
             bias_steps = graph.get_attr(f"{node.name}_bias_steps")
             bias = graph.call_function(_moved_bias, (start, unit, bias_steps))
+            if self.bias_grid is not None:
+                quantized.register_buffer(f"{node.name}_bias_grid", self.bias_grid)
+                grid = graph.get_attr(f"{node.name}_bias_grid")
+                bias = graph.call_function(_rounded, (bias, grid))
         node.args = (node.args[0], weight, bias, *node.args[3:])
 
     def values(self) -> tuple[Tensor, Tensor]:
@@ -209,7 +219,19 @@ def rounded_weight(start: Tensor, scales: Tensor, steps: Tensor, *, low: int, hi
         high: Greatest integer.
     """
     position = torch.clamp(start / scales + steps, low, high)
-    return (position + (position.round() - position).detach()) * scales
+    return _rounded(position, torch.ones_like(scales)) * scales
+
+
+def _rounded(value: Tensor, grid: Tensor) -> Tensor:
+    """To multiples of `grid`; the gradient is that of the identity."""
+    return value + ((value / grid).round() * grid - value).detach()
+
+
+def _grid_of(quantized: fx.GraphModule, bias: Any) -> Tensor | None:
+    """(O,) steps of an integer bias; None for a bias in float."""
+    if bias.target is not ops.dequantize_per_channel.default:
+        return None
+    return constant(quantized, input_of(bias, 1))
 
 
 def _moved_bias(start: Tensor, unit: Tensor, steps: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from edgeseed.export.quantize.schemes._scheme import Scheme
 from edgeseed.export.quantize.sensitivity import Score, search_floats
 from edgeseed.export.quantize.simulation import simulate
 from edgeseed.export.quantize.widening import widen_channels
-from edgeseed.export.samples import MAX_CALIBRATION, Photos
+from edgeseed.export.samples import Photos
 from edgeseed.export.verification.gates import decisions_kept, distance
 from edgeseed.export.verification.reference import Outputs
 
@@ -45,8 +45,7 @@ class QuantizeConfig:
     max_float_layers: int = 8
     """Most layers that the search may leave in float."""
     recover: bool = False
-    """Whether the integer model learns from the float student: minutes in place of seconds. It
-    takes all photos beyond those that calibrate."""
+    """Whether the integer model learns from the float student: minutes in place of seconds."""
     recovery_steps: int = 600
     """How many updates it learns for."""
     recovery_lr: float = 0.02
@@ -83,6 +82,7 @@ def quantize(
     scheme: Scheme,
     photos: Photos,
     *,
+    learning: Photos | None = None,
     batch: Batch,
     config: QuantizeConfig | None = None,
     keep_float: Mapping[str, str] | None = None,
@@ -94,11 +94,14 @@ def quantize(
         scheme: What the runtime computes in.
         photos: Calibration photos. The last eighth chooses between the ways of calibrating and is
             not calibrated with.
+        learning: Further photos for `config.recover`; where there are few, `photos` serve.
         batch: As the program was built for.
         config: Settings.
         keep_float: Layers by node name that stay in float in any case, and why.
     """
-    worker = _Worker(float_graph(program), scheme, photos, config or QuantizeConfig())
+    worker = _Worker(
+        float_graph(program), scheme, photos, config or QuantizeConfig(), learning=learning
+    )
     numbers, layout = worker.work(dict(keep_float or {}))
     quantized = insert_quantization(worker.graph, layout, numbers, scheme)
     size = int(photos.pixels.shape[-1])
@@ -112,7 +115,13 @@ class _Worker:
     """One quantization: the graph, the photos by their use, and what was found on the way."""
 
     def __init__(
-        self, graph: fx.GraphModule, scheme: Scheme, photos: Photos, config: QuantizeConfig
+        self,
+        graph: fx.GraphModule,
+        scheme: Scheme,
+        photos: Photos,
+        config: QuantizeConfig,
+        *,
+        learning: Photos | None,
     ) -> None:
         self.graph, self.scheme, self.config = graph, scheme, config
         self.widened = (
@@ -121,8 +130,9 @@ class _Worker:
             else []
         )
         held_out = min(_num_selection(photos), max(1, len(photos) // 4))
-        self.learning = Photos(pixels=photos.pixels[:-held_out])
-        self.ranging = Photos(pixels=self.learning.pixels[:MAX_CALIBRATION])
+        self.ranging = Photos(pixels=photos.pixels[:-held_out])
+        many = learning is not None and len(learning) >= len(self.ranging)
+        self.learning = learning if learning is not None and many else self.ranging
         self.selection = Photos(pixels=photos.pixels[-held_out:])
         self.truth = run_graph(graph, self.selection)
         self.tried: dict[str, Score] = {}

@@ -27,7 +27,10 @@ STUDENT_FILE = "reference/student.safetensors"
 PHOTOS_FILE = "reference/photos.npz"
 LABELS_FILE = "labels.txt"
 
-_MORE_PHOTOS = "try more or more typical calibration photos, or another --precision"
+_MORE_PHOTOS = (
+    "let int8 learn with --recover, try more or more typical calibration photos or another "
+    "--precision"
+)
 _ADVICE = {
     "parity": "the file does not compute what the student computes; export it again",
     "top1_agreement": f"{_MORE_PHOTOS}, or accept less with --min-agreement",

@@ -232,3 +232,24 @@ def test_another_processors_integers_are_not_timed(
     assert f"other integers than {other}" in result.speed["reason"]
     assert result.quantization is not None
     assert result.quantization["float"]["linear"] == "asked for by --keep-float linear"
+
+
+def test_int8_can_learn_from_the_float_student(student: Path, photos: Path, tmp_path: Path) -> None:
+    """Photos beyond those that calibrate are what it learns on, and none of the proof's."""
+    result = export(
+        student, precision="int8", calibration=photos, calibration_count=12, recover=True,
+        out=tmp_path / "bundle", speed=False, verify=False,
+        quantization={"max_float_layers": 0, "calibrator": "minmax", "recovery_steps": 6},
+    )  # fmt: skip
+    assert result.quantization is not None
+    assert result.quantization["tried"].keys() == {
+        "minmax", "minmax + bias correction", "recovery"
+    }  # fmt: skip
+    samples = read_bundle(tmp_path / "bundle").manifest.provenance["photos"]
+    assert (samples["calibration"], samples["learning"]) == (12, 20)
+
+
+def test_recovery_is_about_integers(student: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--recover is about int8; --precision fp16 has none"):
+        export(student, precision="fp16", recover=True, out=tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
