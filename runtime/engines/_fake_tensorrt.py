@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import importlib
 import json
 import types
 from typing import TYPE_CHECKING
@@ -307,8 +308,8 @@ class ICudaEngine:
     """
 
     def __init__(self, papers: dict[str, Any], model: bytes) -> None:
-        import onnxruntime
-
+        # Not an import statement, which type checkers take for the module beside this one.
+        onnxruntime: Any = importlib.import_module("onnxruntime")
         self._papers = papers
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

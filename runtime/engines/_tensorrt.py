@@ -15,6 +15,7 @@ bundle/
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +42,8 @@ def load_tensorrt() -> Any:
         EngineError: If there is none, or one without strongly typed networks.
     """
     try:
-        import tensorrt
+        # Not an import statement, which type checkers take for the module beside this one.
+        tensorrt: Any = importlib.import_module("tensorrt")
     except ImportError as error:
         raise EngineError(
             "TensorRT is not installed for this Python (" + str(error).split("\n")[0] + "). "
