@@ -287,4 +287,5 @@ def random_crops(images: Tensor, generator: torch.Generator) -> Tensor:
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = side * flip, side, shift
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     crops = F.grid_sample(images, grid, align_corners=False, padding_mode="border")
-    return crops.round().clamp(0, 255)
+    # The order of bytes in which convolutions learn half as fast again on a CPU.
+    return crops.round().clamp(0, 255).contiguous(memory_format=torch.channels_last)

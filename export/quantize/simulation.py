@@ -2,6 +2,8 @@
 
 `quantize` followed by `dequantize` becomes one `fake_quantize`, whose gradient is that of the
 identity inside the range (the straight-through estimator of Bengio et al., 2013, arXiv 1308.3432).
+It is written in elementary operators: torch's own is not vectorised on CPUs, and took a third of
+the time of a training step.
 The same bytes read in a second way are the same fake-quantized tensor, stretched and shifted.
 Constants are read once.
 """
@@ -10,7 +12,7 @@ import operator
 from typing import Any, cast
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from edgeseed.export.graph import constant, input_of, new_constant, tidy
 from edgeseed.export.quantize.numbers import ops
@@ -27,6 +29,32 @@ def simulate(quantized: fx.GraphModule) -> fx.GraphModule:
         elif node.target is ops.dequantize_per_tensor.default:
             _read_tensor(copy, node)
     return tidy(copy)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]  # torch leaves the signature open
+        ctx: Any, value: Tensor, scale: float, low: int, high: int
+    ) -> Tensor:
+        position = value.mul(1 / scale).round_()
+        ctx.save_for_backward((position >= low) & (position <= high))
+        return position.clamp_(low, high).mul_(scale)
+
+    @staticmethod
+    def backward(  # type: ignore[override]  # as above
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor, None, None, None]:
+        (inside,) = ctx.saved_tensors
+        return gradient * inside, None, None, None
+
+
+def fake_quantize(value: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
+    """`value` after a quantizer: of the same shape, on its grid, within its range."""
+    low, high = low - zero_point, high - zero_point
+    if value.requires_grad and torch.is_grad_enabled():
+        found: Tensor = _StraightThrough.apply(value, scale, low, high)
+        return found
+    return value.mul(1 / scale).round_().clamp_(low, high).mul_(scale)
 
 
 def _copy(module: fx.GraphModule) -> fx.GraphModule:
@@ -61,9 +89,7 @@ def _read_tensor(module: fx.GraphModule, node: fx.Node) -> None:
         if step.target is _aten.clamp.default:
             top = cast(int, step.args[2])
     with module.graph.inserting_before(node):
-        result = module.graph.call_function(
-            torch.fake_quantize_per_tensor_affine, (value, scale, zero_point, low, top)
-        )
+        result = module.graph.call_function(fake_quantize, (value, scale, zero_point, low, top))
         for step in steps:
             result = _repeat(module, step, result, scale=scale, zero_point=zero_point)
         if (read_scale, read_zero) != (scale, zero_point):
