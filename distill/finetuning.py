@@ -45,6 +45,7 @@ from edgeseed.distill.methods._method import Batch, Method, Needs, Parts, Progre
 from edgeseed.distill.networks import Student
 from edgeseed.distill.recipe import Recipe
 from edgeseed.distill.students import create_student, describe_student
+from edgeseed.distill.teachers import load_teacher
 from edgeseed.distill.teachers._heads import below, mlp_from_weights
 from edgeseed.distill.teachers._network import weights_digest
 from edgeseed.distill.trainer import Plan, Trainer
@@ -216,7 +217,8 @@ def finetune(
     """Turns a student into a classifier.
 
     Args:
-        student: A student file; or a timm name, for the same network learnt from labels alone.
+        student: A student file; a timm name with its pretrained tag, or `NAME=CHECKPOINT`, to go on
+            from weights that others made; or a bare timm name, to learn from labels alone.
         data: Labelled photos.
         out: The run's folder, new or empty.
         labels: Which labels may be used: a share of each class ("1%"), a number of each ("5pc"),
@@ -226,7 +228,7 @@ def finetune(
             with (`heads.safetensors` beside it), as SimCLRv2 does.
         epochs: Passes over the labelled photos; by default 30, or what makes 500 updates.
         batch_size: Photos a step over all devices.
-        image_size: For a timm name; a student file has its own.
+        image_size: For timm's networks; a student file has its own.
         lr: Peak learning rate, for a batch of 256.
         seed: Of all that is drawn.
         devices: As `distill`.
@@ -306,10 +308,16 @@ def _load_start(
     seed: int,
 ) -> _Start:
     num_classes = len(split.classes)
-    if student.endswith(".safetensors"):
+    is_checkpoint = "=" in student and not Path(student).exists()
+    if student.endswith(".safetensors") and not is_checkpoint:
         start = _from_file(Path(student), image_size=image_size, projection=projection)
     elif projection:
-        raise UsageError(f"{student} was not pretrained, so it has no projection head to keep")
+        raise UsageError(
+            f"{student} is no student file of a pretraining run, so it has no projection head to "
+            "keep; leave out projection"
+        )
+    elif is_checkpoint or "." in student:
+        start = _from_weights(student, split, image_size=image_size)
     else:
         size = image_size or min(describe_student(student).image_size, native_side(split.train))
         network, architecture = create_student(
@@ -327,6 +335,25 @@ def _load_start(
     nn.init.zeros_(head.bias)
     start.network.head = head
     return start
+
+
+def _from_weights(student: str, split: Split, *, image_size: int | None) -> _Start:
+    """A timm network with the weights of a tag or a checkpoint, at the photos' own size."""
+    name = student.partition("=")[0].partition(".")[0]
+    size = image_size or min(describe_student(name).image_size, native_side(split.train))
+    pretrained = load_teacher(student, image_size=size)
+    network, architecture = create_student(name, seed=0, image_size=size)
+    weights = pretrained.trunk.get_submodule("network").state_dict()
+    try:
+        network.backbone.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{student} was pretrained in a form that a student of timm's {name} does not have; "
+            "it can be a teacher"
+        ) from error
+    preprocess = dataclasses.replace(pretrained.preprocess, resize=size)
+    provenance = {"student": student, "weights_sha256": pretrained.digest}
+    return _Start(network, architecture, preprocess, {**provenance, "licence": pretrained.licence})
 
 
 def _from_file(path: Path, *, image_size: int | None, projection: bool) -> _Start:

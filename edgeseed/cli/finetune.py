@@ -13,6 +13,7 @@ Examples:
   edgeseed finetune runs/mobilenet/student.safetensors --data labelled/ --labels 1% --out runs/classifier
   edgeseed finetune runs/teacher/student.safetensors --data labelled/ --labels 5pc --projection --out runs/t5
   edgeseed finetune efficientnet_b0 --data labelled/ --labels list.txt --out runs/labels-alone
+  edgeseed finetune mobilenetv3_large_100.ra_in1k --data labelled/ --out runs/from-imagenet
 """
 )
 @click.argument("student")

@@ -133,6 +133,29 @@ def test_a_timm_name_is_the_baseline_from_labels_alone(tmp_path: Path) -> None:
     assert "before" not in spec.provenance["start"]
 
 
+def test_others_weights_are_where_it_starts(tmp_path: Path) -> None:
+    network, _ = create_student("test_resnet", seed=7, image_size=SIZE)
+    weights = tmp_path / "theirs.safetensors"
+    save_file(network.backbone.state_dict(), weights)
+    result = _finetune(
+        f"test_resnet={weights}", tmp_path, image_size=SIZE, settings=(*QUICK, "train=head")
+    )
+    tuned, spec = load_student(result.student)
+    for name, value in network.backbone.state_dict().items():
+        assert tuned.backbone.state_dict()[name].equal(value), name
+    assert spec.preprocess.image_size == spec.preprocess.resize == SIZE
+    assert "licence" in spec.provenance["start"]
+
+
+def test_others_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    network, _ = create_student("test_resnet", seed=7, image_size=SIZE)
+    weights = tmp_path / "theirs.safetensors"
+    save_file(network.backbone.state_dict(), weights)
+    with pytest.raises(ArtifactError, match="does not fit test_efficientnet"):
+        _finetune(f"test_efficientnet={weights}", tmp_path, image_size=SIZE)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_label_list_from_one_run_serves_another(student_file: Path, tmp_path: Path) -> None:
     first = _finetune(student_file, tmp_path / "a", seed=3)
     labels = str(first.out / "labels.txt")
