@@ -133,7 +133,7 @@ class _Learner:
             wanted = teacher(images)
         loss = imitation_loss(self.student(images), wanted)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
+        loss.backward()
         self.optimizer.step()
         self.schedule.step()
 

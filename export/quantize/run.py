@@ -224,8 +224,10 @@ class _Worker:
             if missing:
                 seen |= calibrate(self.graph, changed, Photos(pixels=self.ranging.pixels[:64]))
             made = self._numbers(seen, changed, method)
-            kept = {"bias_corrections": numbers.bias_corrections, "learned": numbers.learned}
-            return dataclasses.replace(made, **kept), changed
+            made = dataclasses.replace(
+                made, bias_corrections=numbers.bias_corrections, learned=numbers.learned
+            )
+            return made, changed
 
         search = search_floats(
             layout,

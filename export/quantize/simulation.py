@@ -33,17 +33,13 @@ def simulate(quantized: fx.GraphModule) -> fx.GraphModule:
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]  # torch leaves the signature open
-        ctx: Any, value: Tensor, scale: float, low: int, high: int
-    ) -> Tensor:
+    def forward(ctx: Any, value: Tensor, scale: float, low: int, high: int) -> Tensor:
         position = value.mul(1 / scale).round_()
         ctx.save_for_backward((position >= low) & (position <= high))
         return position.clamp_(low, high).mul_(scale)
 
     @staticmethod
-    def backward(  # type: ignore[override]  # as above
-        ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (inside,) = ctx.saved_tensors
         return gradient * inside, None, None, None
 

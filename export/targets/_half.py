@@ -202,7 +202,7 @@ class _Converter:
             self.made[new_name] = _half_tensor(tensor, new_name, is_scale=is_scale)
         return new_name
 
-    def _give(self, node: NodeProto, index: int, kind: int) -> None:
+    def _give(self, node: NodeProto, index: int, kind: TensorProto.DataType) -> None:
         name = node.output[index]
         if name in self.outputs and kind == _HALF:
             node.output[index] = self.names[name] = f"{name}_half"

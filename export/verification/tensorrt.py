@@ -107,7 +107,7 @@ class TensorRTModel(OnnxModel):
                     helper.make_node("Reshape", [f"{name}_max", "_one"], [f"{name}_largest"]),
                 ]
             )
-        model.graph.initializer.append(numpy_helper.from_array(np.int64([1]), "_one"))
+        model.graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "_one"))
         found = self._values(pixels, [f"{name}_largest" for name in names], model=model)
         return {name.partition(_EXACT)[0]: float(found[f"{name}_largest"].max()) for name in names}
 
