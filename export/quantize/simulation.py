@@ -39,8 +39,8 @@ class _StraightThrough(torch.autograd.Function):
         return position.clamp_(low, high).mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (inside,) = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (inside,), (gradient,) = ctx.saved_tensors, gradients
         return gradient * inside, None, None, None
 
 

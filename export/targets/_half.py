@@ -137,7 +137,9 @@ class _Converter:
         self.constants = {item.name: item for item in model.graph.initializer}
         self.floats = _float_values(model)
         self.outputs = {value.name for value in model.graph.output}
-        self.types = dict.fromkeys((value.name for value in model.graph.input), _FLOAT)
+        self.types: dict[str, int] = dict.fromkeys(
+            (value.name for value in model.graph.input), _FLOAT
+        )
         """Of each float value in the new graph."""
         self.names: dict[str, str] = {}
         """Values that go by another name now: the graph's outputs, before their cast."""
@@ -202,7 +204,7 @@ class _Converter:
             self.made[new_name] = _half_tensor(tensor, new_name, is_scale=is_scale)
         return new_name
 
-    def _give(self, node: NodeProto, index: int, kind: TensorProto.DataType) -> None:
+    def _give(self, node: NodeProto, index: int, kind: int) -> None:
         name = node.output[index]
         if name in self.outputs and kind == _HALF:
             node.output[index] = self.names[name] = f"{name}_half"
