@@ -18,6 +18,7 @@ from edgeseed.core.registry import unknown_name
 from edgeseed.export.building import Form, Workshop, compare_with_float, plainest
 from edgeseed.export.graph import Batch
 from edgeseed.export.packing import Made, Origin, seal
+from edgeseed.export.photo_statistics import check_photos
 from edgeseed.export.quantize.run import QuantizeConfig
 from edgeseed.export.samples import MAX_CALIBRATION, MAX_LEARNING, draw_samples, scratch_folder
 from edgeseed.export.selection import (
@@ -160,6 +161,12 @@ def export(
             max_learning=MAX_LEARNING if config.recover else 0,
             seed=seed,
         )
+        if calibration is not None and not all(
+            f.precision in chosen.parity_limit for f in makeable
+        ):
+            samples = samples.described(
+                statistics=check_photos(samples.deciding, network, spec.preprocess)
+            )
         origin = Origin(
             student=Path(student), network=network, spec=spec, samples=samples,
             settings=settings, environment=environment(),

@@ -62,6 +62,15 @@ class Samples:
     description: dict[str, object]
     """For the manifest: source, fingerprint, counts, seed."""
 
+    @property
+    def deciding(self) -> Photos:
+        """Those that the most rests on: the calibration photos, without any the proof."""
+        return self.calibration or self.proof
+
+    def described(self, **more: object) -> "Samples":
+        """The same with more to say of them."""
+        return dataclasses.replace(self, description={**self.description, **more})
+
 
 def draw_samples(
     source: str | Path | None,
