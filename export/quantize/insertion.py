@@ -18,6 +18,8 @@ hard-sigmoid(x) = relu6(x + 3) / 6
     add 3 to the bias in front, store in steps of 6/255 with zero point 0: the saturation of the
     integers is the relu6; read in steps of 1/255: the division is free, and no operator is left
 
+gates           squeeze-and-excitation's bytes are repeated along the row (`Scheme.gate_channels`)
+
 relu, relu6     the store's own saturation at 0 and at 6
 silu(x)         x * sigmoid(x), both read from the same bytes; the sigmoid is a table of 256 entries
 the photo       is bytes already: stored in steps of 1, and the normalisation folded into the first
@@ -160,7 +162,7 @@ class _Inserter:
             "conv": self._layer, "linear": self._layer, "relu": self._relu,
             "hardswish": self._hardswish, "hardsigmoid": self._hardsigmoid, "silu": self._silu,
             "view": self._view, "max_pool": self._max_pool, "concat": self._plain,
-            "add": self._plain, "mul": self._plain, "pool": self._plain, "sigmoid": self._plain,
+            "add": self._plain, "mul": self._mul, "pool": self._plain, "sigmoid": self._plain,
         }  # fmt: skip
 
     def visit(self, node: fx.Node) -> None:
@@ -211,6 +213,30 @@ class _Inserter:
             if source in self.stored:
                 node.replace_input_with(source, self._read(source, before=node))
         self._store_unless_joined(node)
+
+    def _mul(self, node: fx.Node) -> None:
+        """A gate of one value a channel is repeated along the row, where that is faster."""
+        gate, width = self._narrow_gate(node)
+        if gate is not None:
+            stored, quantizer = self.stored[gate]
+            with self.graph.inserting_before(node):
+                repeated = self.graph.call_function(
+                    _aten.repeat.default, (stored, [1, 1, 1, width])
+                )
+            value = self._read_as(repeated, quantizer, before=node)
+            node.replace_input_with(gate, value)
+        self._plain(node)
+
+    def _narrow_gate(self, node: fx.Node) -> tuple[fx.Node | None, int]:
+        """The factor of shape (N, C, 1, 1) whose other is (N, C, H, W), and that W."""
+        pair = [input_of(node, 0), input_of(node, 1)]
+        shapes = [getattr(item.meta.get("val"), "shape", ()) for item in pair]
+        if any(len(shape) != 4 or shape[1] >= self.scheme.gate_channels for shape in shapes):
+            return None, 0
+        for gate, of_gate, of_other in zip(pair, shapes, reversed(shapes), strict=True):
+            if tuple(of_gate[2:]) == (1, 1) and of_other[3] > 1:
+                return gate, int(of_other[3])
+        return None, 0
 
     def _store_unless_joined(self, node: fx.Node) -> None:
         if node.name in self.layout.points:

@@ -68,5 +68,8 @@ class Scheme:
     stem_channels: int = 0
     """Layers right behind the photo with at most so many channels stay in float at high
     resolutions; 0 for none. See `x86`."""
+    gate_channels: int = 0
+    """Gates of fewer channels are repeated along a row of the tensor that they multiply; 0 for
+    none. See `x86`."""
     depthwise_multiple: int = 1
     """Number of channels that the runtime's depthwise kernel takes at a time."""

@@ -153,3 +153,15 @@ def test_a_dead_channel_keeps_its_bias(pixels: Pixels) -> None:
     graph = float_graph(trace(module, example_input(32, batch="dynamic"), batch="dynamic"))
     found, _, _ = quantized(graph, SCHEME, pixels)
     assert relative(run(found, pixels)[0], run(graph, pixels)[0]) < 0.05
+
+
+def test_a_narrow_gate_is_repeated_along_the_row_and_no_number_changes(pixels: Pixels) -> None:
+    graph = float_graph(build_program(tiny_student(trained=False), tiny_preprocess()))
+    plain = dataclasses.replace(SCHEME, gate_channels=0)
+    found, as_it_is = (quantized(graph, scheme, pixels[:8])[0] for scheme in (SCHEME, plain))
+    repeats = [node.target is torch.ops.aten.repeat.default for node in found.graph.nodes]
+    # Of two gates; the other multiplies a map of one pixel.
+    assert sum(repeats) == 1
+    assert all(node.target is not torch.ops.aten.repeat.default for node in as_it_is.graph.nodes)
+    for value, truth in zip(run(found, pixels[:8]), run(as_it_is, pixels[:8]), strict=True):
+        assert torch.equal(value, truth)
