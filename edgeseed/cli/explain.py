@@ -14,13 +14,14 @@ Examples:
 )
 @click.argument("bundle", type=click.Path())
 @click.option(
-    "--picture", type=click.Path(), metavar="F", help="Draw the layers' errors, as PNG or SVG."
+    "--picture", type=click.Path(), metavar="F", help="Draw the layers' errors, as PNG, SVG or PDF."
 )
 @json_option
 def command(bundle: str, picture: str | None, as_json: bool) -> None:
-    """Show what was quantized how, and what it costs.
+    """Show what each layer became, and what it costs.
 
-    A line a layer: its numbers, its error against the float student, what stayed in float and why.
+    For any bundle. A line a layer: its numbers, its error against the float student, the range that
+    its input is stored in; then what stayed in float and why.
     """
     from edgeseed.export import explain
 
