@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeseed.core.config import to_plain
-from edgeseed.core.errors import ArtifactError, UsageError
+from edgeseed.core.errors import ArtifactError, SchemaVersionError, UsageError
 from edgeseed.core.files import read_json, sha256_file, write_json
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import check_schema_version
 
 SCHEMA_VERSION = 1
+OLDEST_SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 ENGINES = "engines"
 """Folder of what was built on devices after the export. The manifest does not list it."""
@@ -111,10 +112,11 @@ class Manifest:
         """From `to_dict`'s form.
 
         Raises:
-            SchemaVersionError: If a newer edgeseed wrote it.
+            SchemaVersionError: If an edgeseed wrote it whose manifests this one does not read.
             ArtifactError: If it is not a manifest.
         """
         check_schema_version(values, supported=SCHEMA_VERSION, source=source)
+        _check_readable(values, source=source)
         fields = dict(values)
         try:
             fields["preprocess"] = Preprocess.from_dict(fields["preprocess"])
@@ -128,6 +130,32 @@ class Manifest:
             return cls(**fields)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(f"{source} is not a valid manifest ({error!r})") from error
+
+
+def writer_version(provenance: Any) -> str | None:
+    """The edgeseed that wrote a manifest, by its provenance; None if that does not say."""
+    environment = provenance.get("environment") if isinstance(provenance, Mapping) else None
+    version = environment.get("edgeseed") if isinstance(environment, Mapping) else None
+    return None if version is None else str(version)
+
+
+def _check_readable(values: Mapping[str, Any], *, source: Path) -> None:
+    """Refuses manifests of an older schema, and fields of a version that had more of them."""
+    writer = writer_version(values.get("provenance"))
+    exact = f"edgeseed=={writer}" if writer else "the edgeseed that wrote it"
+    version = values["schema_version"]
+    if version < OLDEST_SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{source} has schema version {version}, this edgeseed reads from "
+            f"{OLDEST_SCHEMA_VERSION} on; {exact} reads it, or export it anew"
+        )
+    known = {field.name for field in dataclasses.fields(Manifest)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise SchemaVersionError(
+            f"{source} has fields that this edgeseed does not know ({', '.join(unknown)}); it was "
+            f"written by another version or edited: {exact} reads it, or export it anew"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,7 +233,7 @@ def read_bundle(folder: str | Path, *, check: bool = True) -> Bundle:
 
     Raises:
         UsageError: If there is no such folder, or no manifest in it.
-        SchemaVersionError: If a newer edgeseed wrote it.
+        SchemaVersionError: If an edgeseed wrote it whose manifests this one does not read.
         ArtifactError: If a file is missing, added or changed; the message names it.
     """
     folder = Path(folder)

@@ -7,10 +7,11 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from edgeseed.core.bundle import Bundle, GateResult, Manifest, read_bundle
+from edgeseed.core.bundle import Bundle, GateResult, Manifest, read_bundle, writer_version
 from edgeseed.core.config import to_plain
 from edgeseed.core.console import say
-from edgeseed.core.errors import ArtifactError, GateError
+from edgeseed.core.environment import edgeseed_version
+from edgeseed.core.errors import ArtifactError, GateError, SchemaVersionError
 from edgeseed.core.files import sha256_file
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.core.photos import open_photos
@@ -121,6 +122,7 @@ def verify(bundle: str | Path, *, data: str | Path | None = None) -> VerifyResul
     evidence = gather(opened)
     results = judge(evidence)
     results.append(_recorded_gate(evidence, results))
+    results += _judge_natively(evidence)
     if data is not None:
         results += _judge_data(evidence, data)
     result = VerifyResult(
@@ -137,7 +139,7 @@ def verify(bundle: str | Path, *, data: str | Path | None = None) -> VerifyResul
 def gather(bundle: Bundle) -> Evidence:
     """Opens everything in a bundle."""
     manifest = bundle.manifest
-    target: Target = TARGETS.load(manifest.target)
+    target = _known_target(bundle)
     network, spec = load_student(bundle.path / STUDENT_FILE)
     return Evidence(
         folder=bundle.path,
@@ -148,6 +150,24 @@ def gather(bundle: Bundle) -> Evidence:
         spec=spec,
         proof=read_proof(bundle.path),
         golden=read_golden(bundle.path),
+    )
+
+
+def _known_target(bundle: Bundle) -> Target:
+    """The bundle's target, if this version has it and its precision.
+
+    Raises:
+        SchemaVersionError: If it does not; it names the version that does.
+    """
+    manifest = bundle.manifest
+    writer = writer_version(manifest.provenance) or "another version"
+    if manifest.target in TARGETS.names():
+        target: Target = TARGETS.load(manifest.target)
+        if manifest.precision in target.precisions:
+            return target
+    raise SchemaVersionError(
+        f"{bundle.path}: this edgeseed {edgeseed_version()} has no target {manifest.target} with "
+        f"precision {manifest.precision}; the bundle was made by edgeseed {writer}, which has"
     )
 
 
@@ -301,6 +321,20 @@ def _wobble(gate: GateResult) -> float:
     return max(0.01, gate.limit)
 
 
+def _judge_natively(evidence: Evidence) -> list[GateResult]:
+    """Decisions and embeddings of the format's own engine, where `infer` is not that.
+
+    Closeness is not asked of it: a Neural Engine sums in float16, and may.
+    """
+    pixels = evidence.proof.pixels
+    outputs = evidence.model.infer_natively(pixels)
+    if outputs is None:
+        return []
+    reference = reference_outputs(evidence.network, evidence.spec.preprocess, pixels)
+    found = gates.similarity_gates(outputs, reference, limits=evidence.limits)
+    return [dataclasses.replace(gate, name=f"{gate.name} on this machine") for gate in found]
+
+
 def _judge_data(evidence: Evidence, data: str | Path) -> list[GateResult]:
     photos = open_photos(data)
     with scratch_folder() as scratch:
@@ -328,7 +362,18 @@ def require_passed(evidence: Evidence, results: list[GateResult]) -> None:
     lint = next((other.detail for other in failed if other.name == "lint"), "")
     cause = "" if gate.unit == "problems" else lint or _explain(evidence)
     explanation = "; ".join(part for part in (shortfall(gate), cause) if part)
-    raise GateError(f"gate {gate.name}{others} failed: {explanation}; {advice(gate)}")
+    raise GateError(
+        f"gate {gate.name}{others} failed: {explanation}; {advice(gate)}{_other_version(evidence)}"
+    )
+
+
+def _other_version(evidence: Evidence) -> str:
+    writer, own = writer_version(evidence.manifest.provenance), edgeseed_version()
+    if writer in (None, own):
+        return ""
+    return (
+        f" (made by edgeseed {writer}, this is {own}: edgeseed=={writer} has the gates it passed)"
+    )
 
 
 def shortfall(gate: GateResult) -> str:

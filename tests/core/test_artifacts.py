@@ -202,6 +202,22 @@ def test_a_newer_bundle_is_refused(bundle):
         read_bundle(bundle)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 0}, r"schema version 0, .* reads from 1 on; edgeseed==9\.9 reads it"),
+        ({"watermark": 1}, r"does not know \(watermark\).* edgeseed==9\.9 reads it, or export"),
+        ({"watermark": 1, "provenance": 3}, "the edgeseed that wrote it reads it"),
+    ],
+)
+def test_a_bundle_of_another_version_names_the_one_that_reads_it(bundle, change, message):
+    values = json.loads((bundle / "manifest.json").read_text())
+    values["provenance"] = {"environment": {"edgeseed": "9.9"}}
+    (bundle / "manifest.json").write_text(json.dumps({**values, **change}))
+    with pytest.raises(SchemaVersionError, match=message):
+        read_bundle(bundle)
+
+
 def test_the_model_digest_depends_on_the_model_alone(bundle):
     before = read_bundle(bundle)
     seal_bundle(bundle, dataclasses.replace(before.manifest, name="other"))

@@ -1,0 +1,216 @@
+"""What an export costs: its time beside the bare tools on the same photos, and its memory.
+
+    python benchmarks/export_cost.py --data FOLDER [--student FILE] [--json OUT]
+
+Time: a float and an int8 bundle of MobileNetV3-L at 224 px, with 512 calibration photos and all
+that proves them (256 further photos, gates, golden photos, the comparison of speed), against bare
+`torch.onnx.export` and ONNX Runtime's `quantize_static` (min-max, per channel) on the same
+calibration photos, which verify nothing. Both sides read and resize the photos themselves. They
+take turns, each in a process of its own, and the ratio is that of each turn.
+
+Memory: the peak resident set of an int8 export, in a fresh process for each number of photos.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgeseed.core.environment import environment
+
+ARCHITECTURE, IMAGE_SIZE, COUNT = "mobilenetv3_large_100", 224, 512
+MEMORY_COUNTS = (128, 512, 1024)
+TIME_BAR, MEMORY_BAR = 1.5, 1.1
+
+
+def make_student(path: Path, photos: Path) -> None:
+    """Random weights with the batch statistics of photos: the cost does not ask for training."""
+    import numpy as np
+    import torch
+
+    from edgeseed.core.network import build_student, save_student
+    from edgeseed.core.photos import open_photos
+    from edgeseed.core.preprocess import Preprocess
+    from edgeseed.core.student import Architecture, StudentSpec
+
+    torch.manual_seed(0)
+    architecture = Architecture(name=ARCHITECTURE)
+    network = build_student(architecture, num_classes=10)
+    preprocess = Preprocess(image_size=IMAGE_SIZE, resize=IMAGE_SIZE, interpolation="bicubic")
+    opened = open_photos(photos)
+    pixels = np.stack([preprocess.pixels(opened.image(i)) for i in range(0, len(opened), 200)])
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        network.train()(torch.from_numpy(preprocess.normalize(pixels[:64])))
+    spec = StudentSpec(
+        architecture=architecture, preprocess=preprocess, embedding_dim=network.embedding_dim,
+        classes=tuple(f"class {i}" for i in range(10)),
+    )  # fmt: skip
+    save_student(path, network.eval(), spec)
+
+
+def run_edgeseed(student: Path, photos: Path, work: Path, *, count: int, precisions: str) -> dict:
+    """The bundles, by the call that the command makes. Gates are computed, not enforced."""
+    from edgeseed.export import export
+
+    seconds = {}
+    for precision in precisions.split(","):
+        start = time.perf_counter()
+        export(
+            student, precision=precision, calibration=photos, calibration_count=count,
+            out=work / precision, verify=False,
+        )  # fmt: skip
+        seconds[precision] = time.perf_counter() - start
+    return seconds
+
+
+def run_bare(student: Path, photos: Path, work: Path, *, count: int) -> dict:
+    """The same two files by the tools that are there already, with nothing verified."""
+    import numpy as np
+    import torch
+    from onnxruntime import quantization
+
+    from edgeseed.core.network import load_student
+    from edgeseed.core.photos import open_photos
+
+    start = time.perf_counter()
+    network, spec = load_student(student)
+    work.mkdir()
+    example = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE)
+    torch.onnx.export(
+        network, (example,), str(work / "float.onnx"), dynamo=True, input_names=["image"],
+        dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}}, verbose=False,
+        external_data=False,
+    )  # fmt: skip
+    exported = time.perf_counter()
+    opened = open_photos(photos)
+    order = np.random.default_rng(0).permutation(len(opened))[:count]
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = self.read()
+
+        def read(self) -> Iterator[dict[str, Any]]:
+            for index in order:
+                pixels = spec.preprocess.pixels(opened.image(int(index)))
+                yield {"image": spec.preprocess.normalize(pixels[None])}
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self.batches, None)
+
+    quantization.quantize_static(
+        str(work / "float.onnx"), str(work / "int8.onnx"), Reader(), per_channel=True,
+        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+        # Without it, ONNX Runtime keeps what all photos gave until the end.
+        extra_options={"CalibMaxIntermediateOutputs": 32},
+    )  # fmt: skip
+    end = time.perf_counter()
+    return {"torch.onnx.export": exported - start, "quantize_static": end - exported}
+
+
+def in_a_process(side: str, student: Path, photos: Path, **options: Any) -> dict[str, Any]:
+    """One side in a fresh process: its seconds and its peak memory."""
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    command = [sys.executable, __file__, "--side", side, "--data", str(photos),
+               "--student", str(student), *words]  # fmt: skip
+    start = time.perf_counter()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found["process_seconds"] = time.perf_counter() - start
+    found["load_average"] = os.getloadavg()[0]
+    print(f"{side} {options}: {found}", file=sys.stderr, flush=True)
+    return found
+
+
+def one_side(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `in_a_process` runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder) / "work"
+        if arguments.side == "bare":
+            seconds = run_bare(arguments.student, arguments.data, work, count=arguments.count)
+        else:
+            seconds = run_edgeseed(
+                arguments.student, arguments.data, work, count=arguments.count,
+                precisions=arguments.precisions,
+            )  # fmt: skip
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "seconds": seconds,
+        "total_seconds": sum(seconds.values()),
+        # Of other work on the machine this tells less than the clock does.
+        "processor_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_mib": usage.ru_maxrss / 1024,
+    }
+
+
+def measure(student: Path, photos: Path, *, turns: int) -> dict[str, Any]:
+    """Both sides in turns, then the memory."""
+    rounds = []
+    for _ in range(turns):
+        edgeseed = in_a_process("edgeseed", student, photos, precisions="fp32,int8")
+        rounds.append({"edgeseed": edgeseed, "bare": in_a_process("bare", student, photos)})
+    ratios = {
+        kind: [turn["edgeseed"][kind] / turn["bare"][kind] for turn in rounds]
+        for kind in ("total_seconds", "processor_seconds")
+    }
+    memory = {
+        count: in_a_process("edgeseed", student, photos, precisions="int8", count=count)
+        for count in MEMORY_COUNTS
+    }
+    peaks = [found["peak_mib"] for found in memory.values()]
+    growth = peaks[-1] / peaks[0]
+    return {
+        "student": ARCHITECTURE,
+        "image_size": IMAGE_SIZE,
+        "calibration_photos": COUNT,
+        "turns": rounds,
+        "ratio": {kind: statistics.median(values) for kind, values in ratios.items()},
+        "ratios": ratios,
+        "memory": memory,
+        "memory_growth": growth,
+        "bars": {"ratio": TIME_BAR, "memory_growth": MEMORY_BAR},
+        "held": {
+            "ratio": statistics.median(ratios["total_seconds"]) <= TIME_BAR,
+            "memory_growth": growth <= MEMORY_BAR,
+        },
+        "environment": environment(),
+    }
+
+
+def main() -> None:
+    """Runs the benchmark, or one side of it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="at least 1,300 photos")
+    parser.add_argument("--student", type=Path)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--side", choices=["edgeseed", "bare"], help=argparse.SUPPRESS)
+    parser.add_argument("--count", type=int, default=COUNT, help=argparse.SUPPRESS)
+    parser.add_argument("--precisions", default="fp32,int8", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(json.dumps(one_side(arguments)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        student = arguments.student or Path(folder) / "student.safetensors"
+        if arguments.student is None:
+            make_student(student, arguments.data)
+        found = measure(student, arguments.data, turns=arguments.turns)
+    text = json.dumps(found, indent=2)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
