@@ -59,6 +59,10 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help=(
+        "From unlabelled photos and a big self-supervised teacher to a small model on your device.\n\n"
+        "\b\nphotos + teacher -> distill -> student.safetensors -> export -> bundle/ -> profile -> result.json"
+    ),
     epilog="Start with: edgeseed quickstart",
 )
 @click.option(
@@ -66,11 +70,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     help="Print the version.",
 )  # fmt: skip
 def cli() -> None:
-    r"""From unlabelled photos and a big self-supervised teacher to a small model on your device.
-
-    \b
-    photos + teacher -> distill -> student.safetensors -> export -> bundle/ -> profile -> result.json
-    """
+    """The command `edgeseed`."""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -22,7 +22,7 @@ Examples:
 )
 @json_option
 def command(bundle: str, device: str, as_json: bool) -> None:
-    """Build a bundle's TensorRT engine on the device that will run it.
+    """Build a bundle's TensorRT engine where it will run.
 
     The device's own TensorRT builds it; the engine is kept in the bundle.
     """

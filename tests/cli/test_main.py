@@ -19,7 +19,8 @@ from edgeseed.distill.methods import load_method
 CALLS = {
     "quickstart": quickstart.quickstart, "distill": distill.distill, "pretrain": distill.pretrain,
     "finetune": distill.finetune, "evaluate": distill.evaluate, "export": export.export,
-    "verify": export.verify, "build": runtime.build, "profile": runtime.profile, "compare": runtime.compare,
+    "verify": export.verify, "build": runtime.build, "profile": runtime.profile,
+    "compare": runtime.compare,
 }  # fmt: skip
 COMMANDS = cli.list_commands(click.Context(cli))
 
@@ -29,6 +30,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-P", "-c", code, *arguments], capture_output=True, text=True, check=False
     )
+
+
+def test_no_help_shows_the_marks_that_format_it():
+    group = CliRunner().invoke(cli, ["--help"]).output
+    assert "\\b" not in group
+    assert "photos + teacher -> distill -> student.safetensors -> export" in group
 
 
 @pytest.mark.parametrize("command", COMMANDS)
