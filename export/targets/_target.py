@@ -84,6 +84,12 @@ class Model(abc.ABC):
     ) -> dict[str, npt.NDArray[np.float32]]:
         """Values inside the model, by the program's node names; what it lacks is left out."""
 
+    def infer_natively(
+        self, pixels: npt.NDArray[np.uint8]
+    ) -> dict[str, npt.NDArray[np.float32]] | None:
+        """As `infer`, by the format's own engine where that is another and this machine has it."""
+        return None
+
     @abc.abstractmethod
     def lint(self) -> tuple[Finding, ...]:
         """What is wrong with the graph itself: see the target."""

@@ -95,14 +95,12 @@ class CoreMLModel(Model):
             ),
         )
 
-    def predict(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
-        """Core ML's own predictions, on a Mac: the real thing, on whatever unit Core ML chooses.
-
-        Raises:
-            ArtifactError: If this is no Mac.
-        """
+    def infer_natively(
+        self, pixels: npt.NDArray[np.uint8]
+    ) -> dict[str, npt.NDArray[np.float32]] | None:
+        """Core ML's own predictions, on a Mac: by whatever unit Core ML chooses; elsewhere None."""
         if sys.platform != "darwin":
-            raise ArtifactError(f"{self.package}: only macOS predicts with Core ML")
+            return None
         rows = [self._core_ml.predict({"image": _as_image(photo)}) for photo in pixels]
         names = [name for name in ("embedding", "logits") if name in rows[0]]
         return {name: np.concatenate([row[name] for row in rows]) for name in names}

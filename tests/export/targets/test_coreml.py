@@ -450,11 +450,49 @@ def test_labels_in_another_order_are_refused(bundle: Path) -> None:
         verify(bundle)
 
 
-def test_only_a_mac_predicts(packages: dict[str, Path], pixels: Pixels) -> None:
-    if sys.platform == "darwin":
-        pytest.skip("this is a Mac")
-    with pytest.raises(ArtifactError, match="only macOS predicts"):
-        CoreMLModel(packages["fp16"]).predict(pixels[:1])
+class FakeCoreML:
+    """Core ML as this machine lacks it: takes an image, as an app would, and answers by name."""
+
+    def __init__(self, model: CoreMLModel, change: Callable[[Pixels], Pixels]) -> None:
+        self.model, self.change = model, change
+
+    def predict(self, inputs: dict[str, Any]) -> dict[str, npt.NDArray[np.float32]]:
+        pixels = np.asarray(inputs["image"]).transpose(2, 0, 1)[None]
+        outputs = self.model.infer(self.change(pixels))
+        return {**outputs, "classLabel": np.array(["red"])}
+
+
+@pytest.fixture
+def as_on_a_mac(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Pixels], Pixels]], None]:
+    def pretend(change: Callable[[Pixels], Pixels]) -> None:
+        monkeypatch.setattr("edgeseed.export.verification.coreml.sys.platform", "darwin")
+        monkeypatch.setattr(
+            CoreMLModel, "_core_ml", property(lambda model: FakeCoreML(model, change))
+        )
+
+    return pretend
+
+
+def test_on_a_mac_verify_judges_what_core_ml_itself_predicts(
+    made_coreml: Path, as_on_a_mac: Callable[..., None]
+) -> None:
+    as_on_a_mac(lambda pixels: pixels)
+    gates = {gate.name: gate for gate in verify(made_coreml).gates}
+    assert gates["top1_agreement on this machine"].value >= 0.98
+    assert gates["embedding_cosine on this machine"].passed
+
+
+def test_on_a_mac_a_model_that_predicts_otherwise_than_it_should_fails(
+    made_coreml: Path, as_on_a_mac: Callable[..., None]
+) -> None:
+    as_on_a_mac(lambda pixels: pixels[:, ::-1].copy())
+    with pytest.raises(GateError, match="gate top1_agreement on this machine"):
+        verify(made_coreml)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="this is a Mac")
+def test_elsewhere_nothing_is_predicted(packages: dict[str, Path], pixels: Pixels) -> None:
+    assert CoreMLModel(packages["fp16"]).infer_natively(pixels[:1]) is None
 
 
 @pytest.mark.coreml
@@ -463,7 +501,31 @@ def test_core_ml_itself_agrees_with_the_interpreter(
     packages: dict[str, Path], pixels: Pixels
 ) -> None:
     model = CoreMLModel(packages["fp16"])
-    assert difference(model.predict(pixels[:8]), model.infer(pixels[:8])) <= 2e-2
+    found = model.infer_natively(pixels[:8])
+    assert found is not None
+    assert difference(found, model.infer(pixels[:8])) <= 2e-2
+
+
+def test_an_operation_that_the_program_lacks_cannot_be_kept_in_float32(
+    network: StudentNetwork, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"'con'; did you mean 'conv'\? known: .*silu"):
+        write(network, tmp_path / "con", "fp16", float32="con")
+
+
+def test_an_option_without_effect_is_told(
+    network: StudentNetwork, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(network, tmp_path / "fp32", "fp32", weights="palette4", float32="conv")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "weights=palette4 has no effect on fp32, only on w8" in said
+    assert "float32 has no effect on fp32" in said
+
+
+def test_on_windows_the_message_says_where_it_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeseed.export._coremltools.sys.platform", "win32")
+    with pytest.raises(MissingDependencyError, match=r"does not exist for Windows; .*Linux"):
+        load_coremltools("--target coreml")
 
 
 def digits(preprocess: Preprocess) -> tuple[Pixels, npt.NDArray[np.int64]]:
