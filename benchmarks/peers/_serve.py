@@ -1,0 +1,32 @@
+"""What every peer's worker does: open one model, then time blocks of runs when it is asked to.
+
+A worker is a process in the peer's own environment, so it imports nothing of edgeseed. It reads one
+line with a number of runs, and answers one line of JSON with the nanoseconds of each.
+"""
+
+import json
+import sys
+import time
+
+
+def serve(run, versions):
+    """Answers until its input ends.
+
+    Args:
+        run: Computes one photo.
+        versions: Name -> version of what computes.
+    """
+    run()
+    answer({"ready": versions})
+    for line in sys.stdin:
+        samples = []
+        for _ in range(int(line)):
+            before = time.perf_counter_ns()
+            run()
+            samples.append(time.perf_counter_ns() - before)
+        answer(samples)
+
+
+def answer(value):
+    """One line of JSON."""
+    print(json.dumps(value), flush=True)

@@ -1,0 +1,52 @@
+"""OpenVINO, with NNCF's post-training quantization for int8. Python of `pip install openvino nncf`.
+
+    python openvino_worker.py MODEL.onnx PHOTOS.npy PRECISION THREADS
+
+MODEL is our fp32 file; NNCF calibrates it with its defaults (`preset=mixed`, its bias correction)
+on the same photos, and both precisions run with the `LATENCY` hint.
+"""
+
+import logging
+import sys
+
+import numpy as np
+import openvino
+from _serve import serve
+
+
+def quantized(model, photos):
+    """NNCF's int8."""
+    import nncf
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    data = nncf.Dataset([photo[None].astype(np.float32) for photo in photos])
+    return nncf.quantize(model, data, preset=nncf.QuantizationPreset.MIXED, subset_size=len(photos))
+
+
+def main():
+    path, photos_path, precision, threads = sys.argv[1:]
+    photos = np.load(photos_path)
+    core = openvino.Core()
+    model = core.read_model(path)
+    model.reshape([1, *photos.shape[1:]])
+    versions = {"openvino": openvino.__version__}
+    if precision == "int8":
+        import nncf
+
+        versions["nncf"] = nncf.__version__
+        model = quantized(model, photos)
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": int(threads),
+        "NUM_STREAMS": 1,
+        # The default computes in bfloat16 where the processor has it, which would not be fp32.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    image = openvino.Tensor(photos[:1].astype(np.float32))
+    request.set_input_tensor(image)
+    serve(request.infer, versions)
+
+
+if __name__ == "__main__":
+    main()
