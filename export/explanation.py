@@ -1,6 +1,7 @@
 """`edgeseed explain`: what an export did to each layer of a bundle, and what stayed in float."""
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -265,7 +266,9 @@ def draw(explanation: Explanation, path: Path) -> None:
     axes = figure.subplots(
         2 if stored else 1, 1, sharex=True, squeeze=False, height_ratios=[2, 1][: 1 + stored]
     )[:, 0]
-    figure.suptitle(explanation.headline(), fontsize=11, x=0.01, ha="left", color=_INK)
+    # matplotlib cuts off what is wider than the figure: at this size, ten letters an inch fit.
+    title = textwrap.fill(explanation.headline(), width=round(10 * figure.get_figwidth()))
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left", color=_INK)
     _draw_errors(axes[0], explanation, rows)
     if stored:
         _draw_ranges(axes[1], rows)
