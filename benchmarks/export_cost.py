@@ -6,7 +6,8 @@ Time: a float and an int8 bundle of MobileNetV3-L at 224 px, with 512 calibratio
 that proves them (256 further photos, gates, golden photos, the comparison of speed), against bare
 `torch.onnx.export` and ONNX Runtime's `quantize_static` (min-max, per channel) on the same
 calibration photos, which verify nothing. Both sides read and resize the photos themselves. They
-take turns, each in a process of its own, and the ratio is that of each turn.
+take turns, each in a process of its own on one core, and the ratio is that of each turn: by the
+clock, and by processor time, which other work on the machine hardly moves.
 
 Memory: the peak resident set of an int8 export, in a fresh process for each number of photos.
 """
@@ -28,7 +29,22 @@ from edgeseed.core.environment import environment
 
 ARCHITECTURE, IMAGE_SIZE, COUNT = "mobilenetv3_large_100", 224, 512
 MEMORY_COUNTS = (128, 512, 1024)
+# The most that are calibrated with, and the proof.
+NUM_PHOTOS, STORED_SIZE = max(MEMORY_COUNTS) + 256, 256
 TIME_BAR, MEMORY_BAR = 1.5, 1.1
+
+
+def enlarge_photos(source: Path, folder: Path) -> None:
+    """As many photos as are needed, as JPEG files of a size that has to be shrunk again."""
+    import numpy as np
+
+    from edgeseed.core.photos import open_photos
+
+    photos = open_photos(source, min_count=NUM_PHOTOS)
+    folder.mkdir()
+    for number, index in enumerate(np.linspace(0, len(photos) - 1, NUM_PHOTOS).astype(int)):
+        photo = photos.image(int(index)).resize((STORED_SIZE, STORED_SIZE))
+        photo.save(folder / f"{number:04}.jpg", quality=90)
 
 
 def make_student(path: Path, photos: Path) -> None:
@@ -44,14 +60,14 @@ def make_student(path: Path, photos: Path) -> None:
     torch.manual_seed(0)
     architecture = Architecture(name=ARCHITECTURE)
     network = build_student(architecture, num_classes=10)
-    preprocess = Preprocess(image_size=IMAGE_SIZE, resize=IMAGE_SIZE, interpolation="bicubic")
+    preprocess = Preprocess(image_size=IMAGE_SIZE, resize=IMAGE_SIZE)
     opened = open_photos(photos)
-    pixels = np.stack([preprocess.pixels(opened.image(i)) for i in range(0, len(opened), 200)])
+    pixels = np.stack([preprocess.pixels(opened.image(i)) for i in range(64)])
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
     with torch.no_grad():
-        network.train()(torch.from_numpy(preprocess.normalize(pixels[:64])))
+        network.train()(torch.from_numpy(preprocess.normalize(pixels)))
     spec = StudentSpec(
         architecture=architecture, preprocess=preprocess, embedding_dim=network.embedding_dim,
         classes=tuple(f"class {i}" for i in range(10)),
@@ -134,6 +150,10 @@ def in_a_process(side: str, student: Path, photos: Path, **options: Any) -> dict
 
 def one_side(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `in_a_process` runs."""
+    if hasattr(os, "sched_setaffinity"):
+        # torch and ONNX Runtime then take one thread each, and no thread waits for another that a
+        # busy machine has put to sleep.
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "work"
         if arguments.side == "bare":
@@ -178,9 +198,13 @@ def measure(student: Path, photos: Path, *, turns: int) -> dict[str, Any]:
         "ratios": ratios,
         "memory": memory,
         "memory_growth": growth,
-        "bars": {"ratio": TIME_BAR, "memory_growth": MEMORY_BAR},
+        "bars": {"ratio": # The most that are calibrated with, and the proof.
+NUM_PHOTOS, STORED_SIZE = max(MEMORY_COUNTS) + 256, 256
+TIME_BAR, "memory_growth": MEMORY_BAR},
         "held": {
-            "ratio": statistics.median(ratios["total_seconds"]) <= TIME_BAR,
+            "ratio": statistics.median(ratios["total_seconds"]) <= # The most that are calibrated with, and the proof.
+NUM_PHOTOS, STORED_SIZE = max(MEMORY_COUNTS) + 256, 256
+TIME_BAR,
             "memory_growth": growth <= MEMORY_BAR,
         },
         "environment": environment(),
@@ -190,7 +214,7 @@ def measure(student: Path, photos: Path, *, turns: int) -> dict[str, Any]:
 def main() -> None:
     """Runs the benchmark, or one side of it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="at least 1,300 photos")
+    parser.add_argument("--data", type=Path, required=True, help=f"at least {NUM_PHOTOS:,} photos")
     parser.add_argument("--student", type=Path)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--json", type=Path)
@@ -202,10 +226,12 @@ def main() -> None:
         print(json.dumps(one_side(arguments)))
         return
     with tempfile.TemporaryDirectory() as folder:
+        photos = Path(folder) / "photos"
+        enlarge_photos(arguments.data, photos)
         student = arguments.student or Path(folder) / "student.safetensors"
         if arguments.student is None:
-            make_student(student, arguments.data)
-        found = measure(student, arguments.data, turns=arguments.turns)
+            make_student(student, photos)
+        found = measure(student, photos, turns=arguments.turns)
     text = json.dumps(found, indent=2)
     print(text)
     if arguments.json:
