@@ -240,10 +240,15 @@ def _sort_out(
     if precision == AUTO:
         # Judged by its decisions, which on coloured fields mean nothing.
         blind = [form for form in forms if form.precision not in target.parity_limit]
-        why = {"problem": "needs photos to be judged by", "helps": "add --calibration FOLDER"}
-        return [form for form in forms if form not in blind], [
-            Attempt(form=form, **why) for form in blind
+        hopeless = [
+            Attempt(
+                form=form,
+                problem="needs photos to be judged by",
+                helps="add --calibration FOLDER",
+            )
+            for form in blind
         ]
+        return [form for form in forms if form not in blind], hopeless
     if forms[0].scheme is not None:
         raise UsageError(
             f"--precision {precision} needs photos to calibrate with; "
