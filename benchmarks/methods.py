@@ -66,7 +66,6 @@ class Preset:
         transformer: EsViT's network.
         classifiers: CRD's pair, teacher and student.
         classifier_batch_size: Of CRD's cells, where another than `batch_size` suits them.
-        regress_settings: Of `regress`.
         esvit_settings: Of its crops and heads.
         labels: SimCLRv2's few labels.
         views: For all cells.
@@ -88,7 +87,6 @@ class Preset:
     transformer: str
     classifiers: tuple[str, str]
     classifier_batch_size: int | None = None
-    regress_settings: tuple[str, ...] = ()
     esvit_settings: tuple[str, ...]
     labels: str = "1%"
     views: tuple[str, ...] = ()
@@ -111,8 +109,6 @@ PRESETS = {
         # With 128 photos a step, six epochs of 4,000 are 186 steps: all three students had hardly
         # begun, and the order of the three was that of how fast they start (LOG.md).
         classifier_batch_size=32,
-        # The default of long runs: in runs this short it hurts (LOG.md).
-        regress_settings=("mixup=false",),
         esvit_settings=(
             "num_local=4", "local_size=16", "hidden_dim=256", "bottleneck_dim=64",
             "num_prototypes=1024", "ema_momentum=0.99",
@@ -276,8 +272,7 @@ def _pretrained(preset: Preset, seed: int, student: str, method: str, *settings:
 
 
 def _distilled(preset: Preset, seed: int, student: str, name: str) -> Cell:
-    own = preset.regress_settings if name == "regress" else ()
-    recipe = _recipe(preset, name, *preset.student_settings, *own)
+    recipe = _recipe(preset, name, *preset.student_settings)
     arguments = {
         "method": name.removesuffix("-unlabelled"), "teacher": _teacher(preset, seed),
         "student": student, **recipe,
