@@ -230,11 +230,13 @@ class _Inserter:
     def _narrow_gate(self, node: fx.Node) -> tuple[fx.Node | None, int]:
         """The factor of shape (N, C, 1, 1) whose other is (N, C, H, W), and that W."""
         pair = [input_of(node, 0), input_of(node, 1)]
-        shapes = [getattr(item.meta.get("val"), "shape", ()) for item in pair]
+        shapes: list[tuple[int, ...]] = [
+            tuple(getattr(item.meta.get("val"), "shape", ())) for item in pair
+        ]
         if any(len(shape) != 4 or shape[1] >= self.scheme.gate_channels for shape in shapes):
             return None, 0
         for gate, of_gate, of_other in zip(pair, shapes, reversed(shapes), strict=True):
-            if tuple(of_gate[2:]) == (1, 1) and of_other[3] > 1:
+            if of_gate[2:] == (1, 1) and of_other[3] > 1:
                 return gate, int(of_other[3])
         return None, 0
 
