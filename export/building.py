@@ -53,7 +53,7 @@ class Workshop:
     ) -> None:
         self.origin = origin
         self.target = target
-        self.batch = batch
+        self.batch: Batch = batch
         self.config = config
         self.keep_float = tuple(keep_float)
 
@@ -132,7 +132,7 @@ class Workshop:
 
 def plainest(target: Target) -> Precision:
     """The float precision that the others are compared with."""
-    floats = [name for name in target.precisions if name in target.parity_limit]
+    floats: list[Precision] = [name for name in target.precisions if name in target.parity_limit]
     return "fp32" if "fp32" in floats else floats[0]
 
 

@@ -227,7 +227,7 @@ def _forms(
 
 def _in_order(target: Target, engine: EngineFacts) -> list[Precision]:
     """The target's precisions that the device runs, in the device's order."""
-    known = {name: name for name in target.precisions}
+    known: dict[str, Precision] = {name: name for name in target.precisions}
     return [known[name] for name in engine.precisions if name in known]
 
 
