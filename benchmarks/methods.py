@@ -65,7 +65,6 @@ class Preset:
         peer: DoGo's second network.
         transformer: EsViT's network.
         classifiers: CRD's pair, teacher and student.
-        classifier_batch_size: Of CRD's cells, where another than `batch_size` suits them.
         esvit_settings: Of its crops and heads.
         labels: SimCLRv2's few labels.
         views: For all cells.
@@ -86,7 +85,6 @@ class Preset:
     peer: str
     transformer: str
     classifiers: tuple[str, str]
-    classifier_batch_size: int | None = None
     esvit_settings: tuple[str, ...]
     labels: str = "1%"
     views: tuple[str, ...] = ()
@@ -106,9 +104,6 @@ PRESETS = {
         peer="resnet10t",
         transformer="cifar_swin_mini",
         classifiers=("cifar_resnet20", "cifar_resnet8"),
-        # With 128 photos a step, six epochs of 4,000 are 186 steps: all three students had hardly
-        # begun, and the order of the three was that of how fast they start (LOG.md).
-        classifier_batch_size=32,
         esvit_settings=(
             "num_local=4", "local_size=16", "hidden_dim=256", "bottleneck_dim=64",
             "num_prototypes=1024", "ema_momentum=0.99",
@@ -344,8 +339,6 @@ def _esvit_cells(preset: Preset, seed: int) -> list[Cell]:
 def _classifier_cells(preset: Preset, seed: int) -> list[Cell]:
     """CRD's pair with labels. All three students train alike; a weight of 0 leaves a term out."""
     teacher, student = preset.classifiers
-    batch_size = preset.classifier_batch_size or preset.batch_size
-    preset = dataclasses.replace(preset, batch_size=batch_size)
     shared = _recipe(preset, "classifier")
     supervised = {
         "student": teacher, "image_size": IMAGE_SIZE, "batch_size": preset.batch_size,
