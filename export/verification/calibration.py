@@ -21,8 +21,8 @@ from edgeseed.export.targets._target import Finding
 
 # Files may keep a scale in float16, which errs by one part in 2048.
 _SAME_SCALE = 2e-3
-# Calibrators cut off a thousandth of a tensor's values, seldom a hundredth.
-_TOO_MANY_BEYOND = 0.05
+# Calibrators cut off a thousandth of a tensor's values at most, entropy a hundredth of a few.
+_TOO_MANY_BEYOND = 0.01
 _TOO_LITTLE_USED = 0.1
 _STALE_SHARE = 0.25
 _LEAST_STALE = 2

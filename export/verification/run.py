@@ -15,6 +15,7 @@ from edgeseed.core.errors import ArtifactError, GateError, SchemaVersionError
 from edgeseed.core.files import sha256_file
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.core.photos import open_photos
+from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import StudentSpec
 from edgeseed.export.golden import Golden, golden_inputs, read_golden
 from edgeseed.export.samples import Photos, preprocess_photos, scratch_folder
@@ -358,9 +359,7 @@ def require_passed(evidence: Evidence, results: list[GateResult]) -> None:
         return
     gate = failed[0]
     others = f" (and {', '.join(other.name for other in failed[1:])})" if failed[1:] else ""
-    # What is wrong with the file itself says more than a guess from its outputs could.
-    lint = next((other.detail for other in failed if other.name == "lint"), "")
-    cause = "" if gate.unit == "problems" else lint or _explain(evidence)
+    cause = _named_cause(evidence, failed)
     explanation = "; ".join(part for part in (shortfall(gate), cause) if part)
     raise GateError(
         f"gate {gate.name}{others} failed: {explanation}; {advice(gate)}{_other_version(evidence)}"
@@ -388,20 +387,37 @@ def advice(gate: GateResult) -> str:
     return _ADVICE.get(gate.name.partition(" on ")[0], "export it again")
 
 
+def _named_cause(evidence: Evidence, failed: list[GateResult]) -> str:
+    gate = failed[0]
+    if gate.unit == "problems":
+        # It says itself what is wrong, but for outputs that are not those of the export.
+        return _cause(evidence) if gate.name == "golden" else ""
+    # What is wrong with the file itself says more than a guess from its outputs could.
+    lint = next((other.detail for other in failed if other.name == "lint"), "")
+    return lint or _explain(evidence)
+
+
 def _explain(evidence: Evidence) -> str:
-    subject = (
-        evidence.model,
-        evidence.network,
-        evidence.spec.preprocess,
-        evidence.proof.pixels,
-    )
-    quantization = evidence.manifest.quantization
-    tolerance = 0.02 if evidence.quantized else 1e-3
-    cause = likely_cause(*subject, tolerance=tolerance, quantization=quantization)
+    cause = _cause(evidence)
     if cause:
-        return f"likely cause: {cause}"
-    errors = layer_errors(*subject, quantization=quantization)
+        return cause
+    quantization = evidence.manifest.quantization
+    errors = layer_errors(*_subject(evidence), quantization=quantization)
     return f"layers that add most error: {worst_layers(errors)}" if errors else ""
+
+
+def _cause(evidence: Evidence) -> str:
+    cause = likely_cause(
+        *_subject(evidence),
+        tolerance=0.02 if evidence.quantized else 1e-3,
+        quantization=evidence.manifest.quantization,
+    )
+    return f"likely cause: {cause}" if cause else ""
+
+
+def _subject(evidence: Evidence) -> tuple[Model, StudentNetwork, Preprocess, npt.NDArray[np.uint8]]:
+    pixels = evidence.proof.pixels
+    return evidence.model, evidence.network, evidence.spec.preprocess, pixels
 
 
 def say_gates(results: list[GateResult]) -> None:
