@@ -134,16 +134,14 @@ def our_block(model: Path, threads: int) -> Block:
 
 
 @contextmanager
-def peer_block(command: list[str], threads: int) -> Iterator[tuple[Block, dict[str, str]]]:
-    """A worker in a peer's environment, on as many cores as it may have threads."""
-    cores = sorted(os.sched_getaffinity(0))[:threads]
+def peer_block(command: list[str]) -> Iterator[tuple[Block, dict[str, str]]]:
+    """A worker in a peer's environment."""
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -185,9 +183,7 @@ def measure_network(
                     str(folder / "photos.npy"), precision, str(threads),
                 ]  # fmt: skip
                 variant = f"{peer}_{precision}"
-                blocks[variant], versions[variant] = stack.enter_context(
-                    peer_block(command, threads)
-                )
+                blocks[variant], versions[variant] = stack.enter_context(peer_block(command))
         for block in blocks.values():
             block(WARM_UP_RUNS)
         rounds = [
