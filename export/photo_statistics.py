@@ -40,6 +40,8 @@ _GREY_COLOUR = 3.0
 _THUMBNAIL = 8
 # Most that two photos' thumbnails may differ anywhere, of 255, to be copies of one another.
 _SAME = 3.0
+# Of the fewest photos that are taken, half calibrate and half are the proof.
+_LEAST_DISTINCT = MIN_PHOTOS // 2
 _DEAD, _QUIET = 0.03, 0.25
 
 MAX_EMPTY = 0.1
@@ -92,7 +94,7 @@ def check_photos(photos: Photos, network: StudentNetwork, preprocess: Preprocess
         The statistics and the warnings, for the manifest.
 
     Raises:
-        DataError: If fewer than 16 of them differ, or nearly all show nothing.
+        DataError: If fewer than 8 of them differ, or nearly all show nothing.
     """
     found = measure_photos(photos, network, preprocess)
     hopeless = hopelessness(found)
@@ -111,7 +113,7 @@ def hopelessness(found: PhotoStatistics) -> str | None:
             f"calibration photos: {found.empty:.0%} of {found.n} are all but one colour; ranges "
             "taken from them fit no real photo: give photos like those that the app will see"
         )
-    if found.distinct < MIN_PHOTOS:
+    if found.distinct < _LEAST_DISTINCT:
         return (
             f"calibration photos: only {found.distinct} of {found.n} differ from one another; "
             f"ranges and proof would rest on these: give at least {MIN_PHOTOS} different ones"

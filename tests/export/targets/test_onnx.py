@@ -2,13 +2,21 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import onnx
+import onnxruntime
 import pytest
+import torch
 
 from edgeseed.core.bundle import read_bundle
-from edgeseed.core.errors import UsageError
+from edgeseed.core.errors import UsageError, WorkError
+from edgeseed.core.network import StudentNetwork
 from edgeseed.export import export
-from edgeseed.export.targets.onnx import TARGET, scheme_of_this_machine
+from edgeseed.export.graph import build_program, example_input, trace
+from edgeseed.export.targets import onnx as onnx_target
+from edgeseed.export.targets.onnx import TARGET, convert_program, scheme_of_this_machine
+from edgeseed.export.testing import tiny_preprocess
 from edgeseed.export.verification.onnx import OnnxModel, optimised_graph
 
 
@@ -125,3 +133,33 @@ def test_signed_integers_are_judged_as_an_arm_processor_runs_them(
     kinds = Counter(node.op_type for node in graph.node)
     assert kinds["QLinearConv"] == 17
     assert kinds["Conv"] == 0
+
+
+def test_an_operator_that_onnx_lacks_is_named(network: StudentNetwork) -> None:
+    class Strange(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.special.bessel_j0(image).mean(dim=(2, 3))
+
+    program = trace(Strange(), example_input(8, batch="dynamic"), batch="dynamic")
+    with pytest.raises(WorkError, match=r"ONNX cannot express this network: .*bessel_j0"):
+        convert_program(program, output_names=("embedding",), opset=18)
+
+
+def test_the_short_road_through_the_exporter_gives_what_the_long_one_gives(
+    network: StudentNetwork, monkeypatch: pytest.MonkeyPatch, pixels: npt.NDArray[np.uint8]
+) -> None:
+    program = build_program(network, tiny_preprocess())
+    before = str(program.graph)
+    short = convert_program(program, output_names=("embedding", "logits"), opset=18)
+    assert str(program.graph) == before
+    monkeypatch.setattr(onnx_target, "_decomposed", lambda program: program)
+    long = convert_program(program, output_names=("embedding", "logits"), opset=18)
+    assert [node.op_type for node in short.graph.node] == [n.op_type for n in long.graph.node]
+    images = {"image": pixels[:4].astype(np.float32)}
+    for one, other in zip(*(run(model, images) for model in (short, long)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def run(model: onnx.ModelProto, images: dict[str, npt.NDArray[np.float32]]) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return list(session.run(None, images))
