@@ -9,6 +9,8 @@ normalisation inside; int8 is XNNPACK's own quantizer (per channel, static) on t
 import logging
 import sys
 import warnings
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,28 +35,34 @@ def quantized(program, photos):
     )
 
 
+def lowered(path, photos, precision):
+    """The program's file for XNNPACK; made at the first call, which takes minutes."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    made = path.with_suffix(f".{precision}.pte")
+    if not made.exists():
+        program = torch.export.load(path)
+        if precision == "int8":
+            program = quantized(program, photos)
+        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        made.write_bytes(edge.to_executorch().buffer)
+    return made
+
+
 def main():
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    path, photos_path, precision, threads = sys.argv[1:]
-    photos = np.load(photos_path)
-    program = torch.export.load(path)
-    if precision == "int8":
-        program = quantized(program, photos)
-
-    from importlib.metadata import version
-
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
     from executorch.extension.pybindings import portable_lib
     from executorch.runtime import Runtime
 
-    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-    buffer = lowered.to_executorch().buffer
+    path, photos_path, precision, threads = sys.argv[1:]
+    photos = np.load(photos_path)
+    model = lowered(Path(path), photos, precision)
     portable_lib._unsafe_reset_threadpool(int(threads))
     versions = {name: version(name) for name in ("executorch", "torch", "torchao")}
     versions["threads"] = str(portable_lib._threadpool_get_thread_count())
-    method = Runtime.get().load_program(buffer).load_method("forward")
+    method = Runtime.get().load_program(model).load_method("forward")
     image = torch.from_numpy(photos[:1]).float()
     serve(lambda: method.execute((image,)), versions)
 
