@@ -6,7 +6,7 @@ Time: a float and an int8 bundle of MobileNetV3-L at 224 px, with 512 calibratio
 that proves them (256 further photos, gates, golden photos, the comparison of speed), against bare
 `torch.onnx.export` and ONNX Runtime's `quantize_static` (min-max, per channel) on the same
 calibration photos, which verify nothing. Both sides read and resize the photos themselves. They
-take turns, each in a process of its own on one core, and the ratio is that of each turn: by the
+take turns, each in a process of its own, and the ratio is that of each turn: by the
 clock, and by processor time, which other work on the machine hardly moves.
 
 Memory: the peak resident set of an int8 export, in a fresh process for each number of photos.
@@ -154,10 +154,6 @@ def in_a_process(side: str, student: Path, photos: Path, **options: Any) -> dict
 
 def one_side(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `in_a_process` runs."""
-    if hasattr(os, "sched_setaffinity"):
-        # torch and ONNX Runtime then take one thread each, and no thread waits for another that a
-        # busy machine has put to sleep.
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "work"
         if arguments.side == "bare":

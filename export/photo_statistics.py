@@ -249,7 +249,7 @@ def _show(network: StudentNetwork, preprocess: Preprocess, pixels: npt.NDArray[n
 
     def note(norm: nn.BatchNorm2d) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            values = inputs[0].double()
+            values = inputs[0].float()
             # (B, 2, C): mean and mean square of each photo's channels
             both = [values.mean(dim=(2, 3)), values.square().mean(dim=(2, 3))]
             moments[norm].append(torch.stack(both, dim=1))
@@ -262,7 +262,8 @@ def _show(network: StudentNetwork, preprocess: Preprocess, pixels: npt.NDArray[n
         with torch.inference_mode():
             for start in range(0, len(pixels), _BATCH):
                 batch = preprocess.normalize(np.asarray(pixels[start : start + _BATCH]))
-                output = network(torch.from_numpy(batch))
+                images = torch.from_numpy(batch).contiguous(memory_format=torch.channels_last)
+                output = network(images)
                 embeddings.append(output.embedding.numpy())
                 if output.logits is not None:
                     logits.append(output.logits.numpy())
@@ -294,7 +295,7 @@ def _norm_shift(moments: dict[nn.BatchNorm2d, list[Tensor]]) -> float | None:
 
 def _distribution(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
     """(C,) means and standard deviations from the parts' means and mean squares."""
-    mean, square = torch.cat(parts).mean(dim=0)
+    mean, square = torch.cat(parts).double().mean(dim=0)
     return mean, torch.sqrt((square - mean.square()).clamp_min(0))
 
 

@@ -26,7 +26,8 @@ def batch_size_for(photos: Photos) -> int:
 def photo_batches(photos: Photos) -> Iterator[Tensor]:
     """The photos as the graph takes them: (N, 3, H, W) float32, 0..255."""
     for batch in photos.batches(batch_size_for(photos)):
-        yield torch.from_numpy(batch).float()
+        # The order in which torch's convolutions on CPUs are nearly twice as fast, and as exact.
+        yield torch.from_numpy(batch).float().contiguous(memory_format=torch.channels_last)
 
 
 def calibrate(

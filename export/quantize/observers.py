@@ -15,7 +15,8 @@ with the float model on photos that were not calibrated with.
 """
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -58,7 +59,8 @@ class Statistics:
 
     def add(self, values: Tensor) -> None:
         """Counts one batch."""
-        low, high = (float(extreme) for extreme in torch.aminmax(values))
+        flat = _in_memory_order(values.detach())
+        low, high = (float(extreme) for extreme in torch.aminmax(flat))
         first = self.low > self.high
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.average_low = low if first else _MOMENTUM * self.average_low + (1 - _MOMENTUM) * low
@@ -66,9 +68,7 @@ class Statistics:
             high if first else _MOMENTUM * self.average_high + (1 - _MOMENTUM) * high
         )
         self._widen(max(abs(low), abs(high)))
-        flat = values.detach().flatten()
-        # An odd stride, so that it does not walk down one column of every picture.
-        flat = flat[:: 1 + 2 * (flat.numel() // (2 * _MAX_VALUES))]
+        flat = flat[:: _sampling_stride(flat.numel(), values.shape)]
         limit = self.width * _BINS_PER_SIDE
         self.counts += torch.histc(flat, bins=2 * _BINS_PER_SIDE, min=-limit, max=limit)
 
@@ -89,6 +89,23 @@ class Statistics:
         filled = counts > 0
         shares = counts[filled] / counts.sum()
         return np.asarray(centres[filled], np.float64), np.asarray(shares, np.float64)
+
+
+def _in_memory_order(values: Tensor) -> Tensor:
+    """All values in a row, whatever their order; without a copy where they lie densely."""
+    is_dense = values.is_contiguous() or (
+        values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last)
+    )
+    return values.as_strided((values.numel(),), (1,)) if is_dense else values.flatten()
+
+
+def _sampling_stride(count: int, shape: Sequence[int]) -> int:
+    """Takes about `_MAX_VALUES` of `count` values, of every row, column and channel alike."""
+    stride = max(1, count // _MAX_VALUES)
+    # A common divisor with a dimension would walk down some of its places and never see the rest.
+    while any(math.gcd(stride, size) > 1 for size in shape[1:]):
+        stride += 1
+    return stride
 
 
 def choose_quantizer(

@@ -79,3 +79,18 @@ def test_symmetric_formats_have_zero_point_zero() -> None:
 def test_relu6_never_spans_more_than_six() -> None:
     quantizer = choose_quantizer(seen(torch.rand(1000) * 20), "minmax", Kind.RELU6, UINT8)
     assert quantizer.range == pytest.approx((0.0, 6.0))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_every_channel_is_seen_in_either_order_of_memory(
+    memory_format: torch.memory_format,
+) -> None:
+    """A stride that shares a divisor with the channels would skip most of them."""
+    channels, side = 24, 96
+    values = torch.arange(float(channels)).view(1, -1, 1, 1).expand(3, -1, side, side)
+    statistics = Statistics()
+    statistics.add(values.contiguous(memory_format=memory_format))
+    _, shares = statistics.distribution()
+    assert (statistics.low, statistics.high) == (0, channels - 1)
+    assert len(shares) == channels
+    assert shares.min() > 0.8 / channels
