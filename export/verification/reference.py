@@ -46,7 +46,9 @@ def network_outputs(network: StudentNetwork, batches: Iterator[Tensor]) -> Outpu
 
 def _normalized(preprocess: Preprocess, pixels: npt.NDArray[np.uint8]) -> Iterator[Tensor]:
     for start in range(0, len(pixels), _BATCH):
-        yield torch.from_numpy(preprocess.normalize(np.asarray(pixels[start : start + _BATCH])))
+        batch = torch.from_numpy(preprocess.normalize(np.asarray(pixels[start : start + _BATCH])))
+        # The order in which torch's convolutions on CPUs are nearly twice as fast, and as exact.
+        yield batch.contiguous(memory_format=torch.channels_last)
 
 
 def layer_names(graph_module: fx.GraphModule) -> tuple[str, ...]:
