@@ -36,14 +36,10 @@ from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from edgeseed.core.student import Architecture, StudentSpec
 from edgeseed.export import export
-from edgeseed.export.graph import build_program, float_graph
-from edgeseed.export.quantize.run import run_graph
-from edgeseed.export.samples import Photos
 from edgeseed.export.targets._target import PRECISIONS, Precision
-from edgeseed.export.targets._whole_numbers import centre_on_whole_numbers
 from edgeseed.export.verification.coreml import CoreMLModel
 from edgeseed.export.verification.gates import relative_error
-from edgeseed.export.verification.reference import Outputs, reference_outputs
+from edgeseed.export.verification.reference import Outputs, reference_outputs, rounded_outputs
 from edgeseed.export.verification.run import read_proof
 
 RESULT = Path(__file__).parent / "results/coreml_architectures.json"
@@ -317,7 +313,7 @@ def graph_parity(bundle: Path, precision: Precision) -> dict[str, float]:
     pixels = read_proof(bundle).pixels[:_GRAPH_PHOTOS]
     network, spec = load_student(bundle / "reference/student.safetensors")
     wanted = reference_outputs(network, spec.preprocess, pixels)
-    half = rounded_student(network, spec.preprocess, pixels)
+    half = rounded_outputs(network, spec.preprocess, pixels)
     package = bundle / read_bundle(bundle).manifest.model
     graph = CoreMLModel(package, arithmetic="float32").infer(pixels)
     rounded = CoreMLModel(package).infer(pixels)
@@ -328,18 +324,6 @@ def graph_parity(bundle: Path, precision: Precision) -> dict[str, float]:
         "parity_to_the_rounded_student": distance(graph, half),
         "parity_median_photo": max(median_error(rounded[name], wanted[name]) for name in wanted),
     }
-
-
-def rounded_student(
-    network: StudentNetwork, preprocess: Preprocess, pixels: npt.NDArray[np.uint8]
-) -> Outputs:
-    """The exported program with its weights rounded to float16, computed in float32 by torch."""
-    graph = float_graph(build_program(network, preprocess))
-    centre_on_whole_numbers(graph)
-    for tensor in (*graph.parameters(), *graph.buffers()):
-        if tensor.is_floating_point():
-            tensor.data = tensor.half().float()
-    return run_graph(graph, Photos(pixels=pixels))
 
 
 def distance(found: Outputs, wanted: Outputs) -> float:

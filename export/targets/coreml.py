@@ -63,7 +63,7 @@ class CoreMLTarget(Target):
     schemes: ClassVar[Mapping[Precision, tuple[str, ...]]] = {"int8": ("coreml", "coreml-affine")}
     fixed_batch: ClassVar[int | None] = 1  # of an image input
     options: ClassVar[Mapping[str, Any]] = {"weights": "linear8", "float32": ""}
-    parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 1e-2}
+    parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 2e-5, "fp16": 2e-3}
 
     def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
         """Writes `model.mlpackage`."""

@@ -80,9 +80,10 @@ class CoreMLModel(Model):
         calibration than the manifest's.
         """
         program = self.interpreter.program
-        colors = [each for each in program.inputs if getattr(each, "color", "RGB") != "RGB"]
+        images = [each for each in program.inputs if isinstance(each, ImageInput)]
+        colors = [each for each in images if each.color != "RGB"]
         return (
-            *(Finding(each.name, "takes its colours in another order than RGB") for each in colors),
+            *(Finding(each.name, f"takes its colours as {each.color}, not RGB") for each in colors),
             *(
                 Finding(place, "has weights beyond 65504, where float16 ends; keep it in float32")
                 for place in self.interpreter.infinite_weights()

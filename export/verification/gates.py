@@ -1,7 +1,8 @@
 """The gates: what an exported model must hold against the float student, as numbers with limits.
 
 ```text
-parity            float models   largest |difference| over largest |value|, worst photo and output
+parity            float models   largest |difference| over largest |value|, worst photo and output;
+                  of float16 at most four times what rounding the student's weights to it costs
 top1_agreement    quantized      share of photos whose top class is the float student's
 self_retrieval    quantized, no head: share of photos whose embedding lies nearest to the float
                   embedding of the same photo, among all photos
@@ -31,6 +32,9 @@ BATCH_LIMIT: Mapping[bool, float] = {False: 1e-4, True: 2e-2}
 # An integer kernel may round a tie the other way on another processor.
 GOLDEN_LIMIT: Mapping[bool, float] = {False: 1e-3, True: 5e-2}
 BATCHES = (1, 2, 7)
+# Values on the way are rounded as well as weights, once an operation and once a layer.
+FLOAT16_FACTOR = 4.0
+FLOAT16_MOST = 5e-2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +120,20 @@ def parity_gate(outputs: Outputs, reference: Outputs, *, limit: float) -> GateRe
         n=len(reference[worst]),
         detail=f"worst output: {worst}",
     )
+
+
+def float16_limit(rounded: Outputs, reference: Outputs, *, least: float) -> float:
+    """The parity that a float16 file must hold: some times what its weights' rounding costs.
+
+    Args:
+        rounded: Outputs of the student with its weights rounded to float16.
+        reference: The student's own.
+        least: Where the network hardly amplifies it.
+    """
+    cost = max(relative_error(rounded[name], reference[name]) for name in reference)
+    limit = min(max(least, FLOAT16_FACTOR * cost), max(least, FLOAT16_MOST))
+    # Two digits: the next machine's kernels give the same.
+    return float(f"{limit:.1e}")
 
 
 def similarity_gates(outputs: Outputs, reference: Outputs, *, limits: Limits) -> list[GateResult]:

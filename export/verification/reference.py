@@ -1,5 +1,6 @@
 """The student in torch, at float precision: what every exported model is compared with."""
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -9,6 +10,8 @@ from torch import Tensor, fx
 
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.export.graph import build_program, float_graph
+from edgeseed.export.targets._whole_numbers import centre_on_whole_numbers
 
 Outputs = dict[str, npt.NDArray[np.float32]]
 _BATCH = 16
@@ -49,6 +52,32 @@ def _normalized(preprocess: Preprocess, pixels: npt.NDArray[np.uint8]) -> Iterat
         batch = torch.from_numpy(preprocess.normalize(np.asarray(pixels[start : start + _BATCH])))
         # The order in which torch's convolutions on CPUs are nearly twice as fast, and as exact.
         yield batch.contiguous(memory_format=torch.channels_last)
+
+
+def rounded_outputs(
+    network: StudentNetwork, preprocess: Preprocess, pixels: npt.NDArray[np.uint8]
+) -> Outputs:
+    """As `reference_outputs`, of the student whose weights are rounded to float16.
+
+    Every network amplifies that rounding as it likes, whatever format it is exported to: what a
+    float16 file differs by is to be seen beside it. Weights are rounded as files keep them, with
+    batch norms folded; values on the way stay float32.
+    """
+    # A copy: the program's own tensors are the student's.
+    graph = copy.deepcopy(float_graph(build_program(network, preprocess)))
+    centre_on_whole_numbers(graph)
+    for tensor in (*graph.parameters(), *graph.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.half().float()
+    parts: list[tuple[Tensor, ...]] = []
+    with torch.inference_mode():
+        for start in range(0, len(pixels), _BATCH):
+            batch = np.asarray(pixels[start : start + _BATCH])
+            parts.append(tuple(graph(torch.from_numpy(batch).float())))
+    return {
+        name: torch.cat(values).numpy()
+        for name, values in zip(("embedding", "logits"), zip(*parts, strict=True), strict=False)
+    }
 
 
 def layer_names(graph_module: fx.GraphModule) -> tuple[str, ...]:

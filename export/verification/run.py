@@ -1,6 +1,8 @@
 """`edgeseed verify`: recomputes every gate from the bundle alone."""
 
 import dataclasses
+import functools
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,12 +25,13 @@ from edgeseed.export.targets import TARGETS
 from edgeseed.export.targets._target import Model, Precision, Target
 from edgeseed.export.verification import gates
 from edgeseed.export.verification.diagnosis import layer_errors, likely_cause, worst_layers
-from edgeseed.export.verification.reference import Outputs, reference_outputs
+from edgeseed.export.verification.reference import Outputs, reference_outputs, rounded_outputs
 
 STUDENT_FILE = "reference/student.safetensors"
 PHOTOS_FILE = "reference/photos.npz"
 LABELS_FILE = "labels.txt"
 
+_ROUNDING_PHOTOS = 32
 _MORE_PHOTOS = (
     "let int8 learn with --recover, try more or more typical calibration photos or another "
     "--precision"
@@ -85,7 +88,18 @@ class Evidence:
     @property
     def quantized(self) -> bool:
         """Whether the model is judged by agreement in place of parity."""
-        return self.limits.parity is None
+        return self.parity_limit is None
+
+    @functools.cached_property
+    def parity_limit(self) -> float | None:
+        """The target's; of float16 as far as the student itself bears the rounding."""
+        limit = self.target.parity_limit.get(cast(Precision, self.manifest.precision))
+        if limit is None or self.manifest.precision != "fp16":
+            return limit
+        subject = (self.network, self.spec.preprocess, self.proof.pixels[:_ROUNDING_PHOTOS])
+        return gates.float16_limit(
+            rounded_outputs(*subject), reference_outputs(*subject), least=limit
+        )
 
     @property
     def rounded(self) -> bool:
@@ -96,9 +110,8 @@ class Evidence:
     def limits(self) -> gates.Limits:
         """What was demanded when it was exported."""
         settings = self.manifest.provenance["export"]
-        precision = cast(Precision, self.manifest.precision)
         return gates.Limits(
-            parity=self.target.parity_limit.get(precision),
+            parity=self.parity_limit,
             min_agreement=settings["min_agreement"],
             max_drop_points=settings["max_drop"],
         )
@@ -302,7 +315,7 @@ def _recorded_gate(evidence: Evidence, results: list[GateResult]) -> GateResult:
         found = now.get(gate.name)
         if found is None:
             continue
-        if gate.limit != found.limit:
+        if not math.isclose(gate.limit, found.limit, rel_tol=0.1):
             problems.append(
                 f"{gate.name}: limit {gate.limit:g} recorded, {found.limit:g} is in force"
             )
