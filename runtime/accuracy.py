@@ -36,13 +36,13 @@ class Photos:
         pixels: (N, 3, H, W) uint8 RGB.
         labels: (N,) indices into the bundle's classes, or None.
         source: where they came from.
-        fingerprint: the set's fingerprint, or None for the bundle's own photos.
+        fingerprint: digest of the set: equal ones are the same photos.
     """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
     source: str
-    fingerprint: str | None
+    fingerprint: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +71,7 @@ class Accuracy:
     Attributes:
         n: photos run on the device.
         source: where they came from.
-        fingerprint: the set's fingerprint, if it has one.
+        fingerprint: digest of the set; None in files of the first versions.
         top1: share of labelled photos whose top class is the label.
         float_top1: the same of the float student, on the host.
         agreement: share of photos on which device and float student agree.
@@ -139,7 +139,7 @@ def _held_out(bundle: Bundle) -> Photos | None:
             pixels=archive["pixels"],
             labels=archive["labels"].astype(np.int64) if has_labels else None,
             source="the bundle's held-out photos",
-            fingerprint=None,
+            fingerprint=bundle.manifest.files[HELD_OUT].sha256,
         )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgeseed.core.console import warn
 from edgeseed.core.errors import UsageError
 from edgeseed.runtime.gates import parse_rule
 from edgeseed.runtime.protocol import Result, read_result
@@ -19,7 +20,8 @@ def compare(
     """Compare results, and write a page about them.
 
     Args:
-        results: `result.json` files or results; the first is what the others are compared with.
+        results: `result.json` files or results; the first is what the others are compared with. A
+            file that is given twice is compared once, with a warning.
         html: where to write the page: one file, nothing is loaded from anywhere.
         fail_if: limits, see runtime/gates.py; the page is written before they are held.
 
@@ -32,15 +34,28 @@ def compare(
         ConfigError: If a limit is not understood.
         GateError: If a result breaks a limit.
     """
-    read = [item if isinstance(item, Result) else read_result(item) for item in results]
+    given = _without_repeats(results)
+    read = [item if isinstance(item, Result) else read_result(item) for item in given]
     if not read:
         raise UsageError("no result to compare; give result files made by `edgeseed profile`")
     rules = [] if fail_if is None else [fail_if] if isinstance(fail_if, str) else list(fail_if)
     for rule in rules:
         parse_rule(rule)  # a typing mistake should cost nothing
-    comparison = rank(read)
+    files = [str(item) for item in given if not isinstance(item, Result)]
+    comparison = rank(read, files=files if len(files) == len(read) else None)
     if html is not None:
         write_comparison(comparison, html)
     if rules:
         comparison.check(rules)
     return comparison
+
+
+def _without_repeats(results: Sequence[str | Path | Result]) -> list[str | Path | Result]:
+    """Each file once: `first.json results/*.json` names the first twice."""
+    kept: dict[Path | int, str | Path | Result] = {}
+    for number, item in enumerate(results):
+        key = number if isinstance(item, Result) else Path(item).resolve()
+        if key in kept:
+            warn(f"{item} is given more than once; it is compared once")
+        kept.setdefault(key, item)
+    return list(kept.values())

@@ -31,6 +31,8 @@ class Metric:
     """Also the suffix that an absolute limit may carry; a share is given as 0.9 or 90%."""
     read: Callable[[Result], float | None]
     decimals: int = 3
+    of_photos: bool = False
+    """Whether it depends on which photos were run."""
 
     def format(self, value: float) -> str:
         """The value with its unit."""
@@ -73,9 +75,9 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "memory": Metric(
             title="peak memory", unit="MiB", read=lambda result: result.memory.peak_mib, decimals=4
         ),
-        "top1": Metric(title="top-1", unit="%", read=_top1),
-        "agreement": Metric(title="agreement", unit="%", read=_agreement),
-        "cosine": Metric(title="mean cosine", unit="", read=_cosine, decimals=5),
+        "top1": Metric(title="top-1", unit="%", read=_top1, of_photos=True),
+        "agreement": Metric(title="agreement", unit="%", read=_agreement, of_photos=True),
+        "cosine": Metric(title="mean cosine", unit="", read=_cosine, decimals=5, of_photos=True),
     }
 )
 

@@ -1,10 +1,13 @@
 """Which results may be ranked with which, and what may be said of two of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from pathlib import PurePath
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from edgeseed.core.errors import ConfigError, GateError
+from edgeseed.runtime.accuracy import Share
 from edgeseed.runtime.gates import METRICS, Rule, parse_rule
 from edgeseed.runtime.protocol import Result
 from edgeseed.runtime.summary import Estimate
@@ -16,6 +19,10 @@ Verdict = Literal["first", "faster", "slower", "indistinguishable", "not ranked"
 # With neighbours on every core two runs' p50 were up to 9.6 % apart, and their p90 up to 258 %
 # (benchmarks/results/latency_repeatability_busy.json): there p90 measures the neighbours.
 MIN_DIFFERENCE: dict[Headline, float] = {"p90": 0.03, "p50": 0.10}
+
+OTHER_PHOTOS = (
+    "of different photos, so they do not compare: profile all results with the same --data"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +55,8 @@ class Row:
     result: Result
     ratio: Ratio
     verdict: Verdict
+    photos: str = ""
+    """Mark of the photos that its accuracy is of, where not all results are of the same ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,17 +88,45 @@ class GateOutcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Results, grouped by what may be ranked together, in the order in which they were given."""
+    """Results, grouped by what may be ranked together, in the order in which they were given.
+
+    Attributes:
+        groups: see `Group`.
+        photos: what the accuracies are of, by the mark in `Row.photos`; one entry, without a mark,
+            where all are of the same photos.
+    """
 
     groups: tuple[Group, ...]
+    photos: Mapping[str, str]
+
+    @property
+    def same_photos(self) -> bool:
+        """Whether the accuracies may be compared with each other."""
+        return len(self.photos) <= 1
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able summary, without the samples."""
-        return {"groups": [_group_to_dict(group) for group in self.groups]}
+        return {
+            "groups": [_group_to_dict(group) for group in self.groups],
+            "photos": dict(self.photos),
+            "same_photos": self.same_photos,
+        }
 
-    def table(self) -> str:
-        """The comparison as plain text."""
-        return "\n\n".join(_group_table(group) for group in self.groups)
+    def table(self, *, notes: bool = True) -> str:
+        """The comparison as plain text.
+
+        Args:
+            notes: whether what is to be known of each result stands below its group.
+        """
+        groups = [_group_table(group, notes=notes) for group in self.groups]
+        return "\n\n".join([*groups, *([self.photos_text()] if self.photos else [])])
+
+    def photos_text(self) -> str:
+        """Which photos the accuracies are of, and whether they may be compared."""
+        if self.same_photos:
+            return f"top-1 and agreement: on {next(iter(self.photos.values()))}"
+        lines = [f"  {mark} {text}" for mark, text in self.photos.items()]
+        return "\n".join([f"top-1 and agreement are {OTHER_PHOTOS}", *lines])
 
     def check(self, fail_if: str | Sequence[str]) -> tuple[GateOutcome, ...]:
         """Hold every limit against every result.
@@ -121,13 +158,54 @@ class Comparison:
         return outcomes
 
 
-def rank(results: Sequence[Result]) -> Comparison:
-    """Group results by what may be ranked together; the first of a group is its baseline."""
-    labels = _labels(results)
-    members: dict[tuple[object, ...], list[tuple[str, Result]]] = {}
-    for label, result in zip(labels, results, strict=True):
-        members.setdefault(_comparable(result), []).append((label, result))
-    return Comparison(groups=tuple(_make_group(rows) for rows in members.values()))
+def rank(results: Sequence[Result], *, files: Sequence[str] | None = None) -> Comparison:
+    """Group results by what may be ranked together; the first of a group is its baseline.
+
+    Args:
+        results: in the order in which they were given.
+        files: their files' names, which tell bundles of one name apart.
+    """
+    labels = _labels(results, files)
+    marks, photos = _mark_photos(results)
+    members: dict[tuple[object, ...], list[_Member]] = {}
+    for member in map(_Member, labels, results, marks):
+        members.setdefault(_comparable(member.result), []).append(member)
+    return Comparison(
+        groups=tuple(_make_group(rows) for rows in members.values()),
+        photos=MappingProxyType(photos),
+    )
+
+
+class _Member(NamedTuple):
+    label: str
+    result: Result
+    photos: str
+
+
+def _mark_photos(results: Sequence[Result]) -> tuple[list[str], dict[str, str]]:
+    """A mark for each result's photos, and what the marks mean; no mark where all are the same."""
+    sets = dict.fromkeys(key for key in map(photo_set, results) if key is not None)
+    names = {key: f"[{number}]" for number, key in enumerate(sets, start=1)}
+    if len(sets) == 1:
+        names = dict.fromkeys(sets, "")
+    texts: dict[str, str] = {}
+    marks = []
+    for result in results:
+        key = photo_set(result)
+        marks.append("" if key is None else names[key])
+        if result.accuracy is not None and key is not None:
+            count = _count(result.accuracy.n, "photo")
+            texts.setdefault(names[key], f"{count} ({result.accuracy.source})")
+    return marks, texts
+
+
+def photo_set(result: Result) -> str | None:
+    """What is equal for two results that were asked the same photos; None where there were none."""
+    accuracy = result.accuracy
+    if accuracy is None or (accuracy.top1 is None and accuracy.agreement is None):
+        return None
+    # Older files do not say which photos a bundle held: those of one bundle are its own.
+    return accuracy.fingerprint or f"{accuracy.source} of {result.bundle.digest}"
 
 
 def _comparable(result: Result) -> tuple[object, ...]:
@@ -138,11 +216,11 @@ def _comparable(result: Result) -> tuple[object, ...]:
     return (result.protocol, result.device.device, machine.cpu_quota, *where)
 
 
-def _make_group(members: list[tuple[str, Result]]) -> Group:
-    first = next((result for _, result in members if result.valid), members[0][1])
-    busy = any(is_disturbed(result) for _, result in members)
+def _make_group(members: list[_Member]) -> Group:
+    first = next((each.result for each in members if each.result.valid), members[0].result)
+    busy = any(is_disturbed(each.result) for each in members)
     headline: Headline = "p50" if busy else "p90"
-    rows = [_row(label, result, first, headline) for label, result in members]
+    rows = [_row(member, first, headline) for member in members]
     rows.sort(key=lambda row: (not row.result.valid, of(row.result, headline).value))
     return Group(title=_title(first), headline=headline, rows=tuple(rows), first=first)
 
@@ -152,12 +230,13 @@ def of(result: Result, headline: Headline) -> Estimate:
     return result.latency.p90 if headline == "p90" else result.latency.p50
 
 
-def _row(label: str, result: Result, first: Result, headline: Headline) -> Row:
+def _row(member: _Member, first: Result, headline: Headline) -> Row:
     return Row(
-        label=label,
-        result=result,
-        ratio=Ratio.of(of(result, headline), of(first, headline)),
-        verdict=_verdict(result, first, headline),
+        label=member.label,
+        result=member.result,
+        ratio=Ratio.of(of(member.result, headline), of(first, headline)),
+        verdict=_verdict(member.result, first, headline),
+        photos=member.photos,
     )
 
 
@@ -184,11 +263,11 @@ def _title(result: Result) -> str:
     return f"{result.protocol.name} on {where} ({machine.cpu}, {cores})"
 
 
-def _labels(results: Sequence[Result]) -> list[str]:
+def _labels(results: Sequence[Result], files: Sequence[str] | None) -> list[str]:
     """The bundle's folder, and for those that share one what tells them apart."""
     folders = [result.bundle.folder for result in results]
     return [
-        folder if folders.count(folder) == 1 else _told_apart(index, results)
+        folder if folders.count(folder) == 1 else _told_apart(index, results, files)
         for index, folder in enumerate(folders)
     ]
 
@@ -201,13 +280,20 @@ _PARTS: tuple[Callable[[Result], str], ...] = (
 )
 
 
-def _told_apart(index: int, results: Sequence[Result]) -> str:
+def _told_apart(index: int, results: Sequence[Result], files: Sequence[str] | None) -> str:
     one = results[index]
     twins = [result for result in results if result.bundle.folder == one.bundle.folder]
     for part in _PARTS:
         if len({part(twin) for twin in twins}) == len(twins):
             return f"{one.bundle.folder} · {part(one)}"
-    return f"{one.bundle.folder} · result {index + 1}"
+    name = f"result {index + 1}" if files is None else _shortest_name(index, files)
+    return f"{one.bundle.folder} · {name}"
+
+
+def _shortest_name(index: int, files: Sequence[str]) -> str:
+    """A file's name without its folder and ending, if no other has the same; else its path."""
+    names = [PurePath(file).stem for file in files]
+    return names[index] if names.count(names[index]) == 1 else files[index]
 
 
 def _count(number: int, noun: str) -> str:
@@ -230,6 +316,10 @@ def _hold_one(rule: Rule, row: Row, first: Result) -> GateOutcome:
     metric = METRICS[rule.metric]
     value = _read(rule, row.result, row.label)
     limit = rule.limit(_read(rule, first, "the first result") if rule.is_relative else None)
+    if rule.is_relative and metric.of_photos and photo_set(row.result) != photo_set(first):
+        raise ConfigError(
+            f"--fail-if {rule.text!r}: {row.label} and the first result are {OTHER_PHOTOS}"
+        )
     passed = not rule.breaks(value, limit)
     detail = f"{metric.title} is {metric.format(value)}, limit {metric.format(limit)}"
     detail += f" ({rule.text})"
@@ -251,17 +341,20 @@ def _read(rule: Rule, result: Result, label: str) -> float:
 # --------------------------------------------------------------------------- text
 
 
-_HEADER = (
-    "", "p50 ms", "p90 ms", "95 % interval", "p99 ms", "CPU ms", "× first", "", "size MB", "top-1",
-    "agreement", "n",
-)  # fmt: skip
-_LEFT = (0, 7)
+_LEFT = (0, 8)
 """Columns of words: the label and the verdict."""
 
 
-def _group_table(group: Group) -> str:
-    lines = [_HEADER, *(_cells(row) for row in group.rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADER))]
+def _header(headline: Headline) -> tuple[str, ...]:
+    return (
+        "", "p50 ms", "p90 ms", f"{headline}'s 95 % interval", "p99 ms", "CPU ms", "runs",
+        f"{headline} × first", "", "size MB", "top-1", "agreement",
+    )  # fmt: skip
+
+
+def _group_table(group: Group, *, notes: bool) -> str:
+    lines = [_header(group.headline), *(_cells(row, group.headline) for row in group.rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     table = "\n".join(
         "  ".join(
             cell.ljust(width) if column in _LEFT else cell.rjust(width)
@@ -269,34 +362,34 @@ def _group_table(group: Group) -> str:
         ).rstrip()
         for line in lines
     )
-    notes = [
+    if not notes:
+        return f"{group.title}\n{table}"
+    remarks = [
         f"{row.label}: {'not valid: ' if reason.invalidates else ''}{reason.message}"
         for row in group.rows
         for reason in row.result.reasons
     ]
     if group.headline == "p50":
-        notes.append("ranked by p50: other work on the machine makes its p90, not the models")
-    return "\n".join([group.title, table, *notes])
+        remarks.append("ranked by p50: other work on the machine makes its p90, not the models")
+    return "\n".join([group.title, table, *remarks])
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Row, headline: Headline) -> tuple[str, ...]:
     latency, accuracy = row.result.latency, row.result.accuracy
     mark = "" if row.result.valid else " (not valid)"
     return (
         row.label + mark,
         f"{latency.p50.value:.3g}",
         f"{latency.p90.value:.3g}",
-        interval_text(latency.p90),
+        interval_text(of(row.result, headline)),
         f"{latency.p99.value:.3g}",
         f"{row.result.cpu_ms:.3g}",
+        str(latency.n),
         f"{row.ratio.value:.2f}",
         row.verdict,
         f"{row.result.bundle.size_bytes / 1e6:.2f}",
-        _percent(None if accuracy is None or accuracy.top1 is None else accuracy.top1.value),
-        _percent(
-            None if accuracy is None or accuracy.agreement is None else accuracy.agreement.value
-        ),
-        str(latency.n),
+        _percent(None if accuracy is None else accuracy.top1, row.photos),
+        _percent(None if accuracy is None else accuracy.agreement, row.photos),
     )
 
 
@@ -306,8 +399,8 @@ def interval_text(estimate: Estimate) -> str:
     return f"{low} … {high}"
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
+def _percent(share: Share | None, mark: str) -> str:
+    return "–" if share is None else f"{share.value:.1%} {mark}".rstrip()
 
 
 def _group_to_dict(group: Group) -> dict[str, Any]:
@@ -325,5 +418,6 @@ def _row_to_dict(row: Row) -> dict[str, Any]:
         "label": row.label,
         "verdict": row.verdict,
         "ratio": asdict(row.ratio),
+        "photos": row.photos,
         "result": values,
     }

@@ -9,11 +9,13 @@ from edgeseed.runtime.accuracy import Accuracy, Share
 from edgeseed.runtime.protocol import Result
 from edgeseed.runtime.ranking import (
     MIN_DIFFERENCE,
+    OTHER_PHOTOS,
     Comparison,
     Group,
     Row,
     is_disturbed,
     of,
+    photo_set,
 )
 from edgeseed.runtime.report import charts, page
 from edgeseed.runtime.report.charts import Series, TimeUnit
@@ -145,11 +147,27 @@ def _results(comparison: Comparison, colours: Colours) -> Section:
         return page.table(head, rows, caption=group.title) + page.notes(_remarks(group))
 
     lead = f"Protocol {comparison.groups[0].title}. " if len(comparison.groups) == 1 else ""
+    lead += "Small print below a figure is its 95 % interval, and below a share how many photos."
+    if comparison.photos and comparison.same_photos:
+        lead += f" {_sentence(comparison.photos_text())}"
     return Section(
         title="Results",
-        lead=f"{lead}Small print below a figure is its 95 % interval.",
-        markup=_per_group(comparison, render),
+        lead=lead,
+        markup=_per_group(comparison, render) + page.notes(_photo_remarks(comparison)),
     )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _photo_remarks(comparison: Comparison) -> list[Cell]:
+    """Where the accuracies are of different photos: that they are, and which mark means which."""
+    if comparison.same_photos:
+        return []
+    sets = "; ".join(f"{mark} {text}" for mark, text in comparison.photos.items())
+    warning = f"They are {OTHER_PHOTOS}. {sets}."
+    return [Cell(text="top-1 and agreement.", detail=warning, css="flag")]
 
 
 def _result_cells(row: Row, group: Group, colours: Colours) -> list[Cell | str]:
@@ -164,8 +182,8 @@ def _result_cells(row: Row, group: Group, colours: Colours) -> list[Cell | str]:
         _estimate_cell(latency.p90, unit),
         _estimate_cell(latency.p99, unit),
         _verdict_cell(row),
-        _share_cell(None if accuracy is None else accuracy.top1),
-        _share_cell(None if accuracy is None else accuracy.agreement),
+        _share_cell(None if accuracy is None else accuracy.top1, row.photos),
+        _share_cell(None if accuracy is None else accuracy.agreement, row.photos),
     ]
 
 
@@ -183,10 +201,13 @@ def _verdict_cell(row: Row) -> Cell:
     return Cell(text=f"{row.ratio.value:.2f}", detail=row.verdict, css=css)
 
 
-def _share_cell(share: Share | None) -> Cell:
+def _share_cell(share: Share | None, mark: str) -> Cell:
     if share is None:
         return Cell(text=NONE)
-    return Cell(text=_percent(share), detail=f"{100 * share.low:.1f} … {100 * share.high:.1f}")
+    return Cell(
+        text=f"{_percent(share)} {mark}".rstrip(),
+        detail=f"{100 * share.low:.1f} … {100 * share.high:.1f}, n={share.n:,}",
+    )
 
 
 def _percent(share: Share) -> str:
@@ -197,7 +218,7 @@ def _remarks(group: Group) -> list[Cell]:
     return [
         Cell(
             text=f"{row.label}: {'not valid, ' if reason.invalidates else ''}{reason.code}.",
-            detail=f"{reason.message[0].upper()}{reason.message[1:]}.",
+            detail=_sentence(reason.message),
             css="bad" if reason.invalidates else "flag",
         )
         for row in group.rows
@@ -261,6 +282,8 @@ def _tradeoffs(comparison: Comparison, colours: Colours) -> Section:
         quality, points = _points(group, colours)
         if not points:
             return "<p>No result here has an accuracy: profile with --data to run photos.</p>"
+        if len({row.photos for row in group.rows if photo_set(row.result) is not None}) > 1:
+            return f"<p>Not drawn: the accuracies are {OTHER_PHOTOS}.</p>"
         caption = "A disc's area is the model's size on disk, its cross the 95 % intervals. "
         caption += "Dotted: what no other model here beats in both."
         draw = charts.tradeoff(

@@ -142,6 +142,7 @@ def make_result(bundle: Bundle, tmp_path: Path) -> MakeResult:
         precision: str = "fp32",
         size_bytes: int = 1_000_000,
         top1: float | None = 0.9,
+        photos: str = "photos",
         machine: dict[str, Any] | None = None,
         reasons: tuple[validity.Reason, ...] | None = None,
         **measured: Any,
@@ -161,7 +162,7 @@ def make_result(bundle: Bundle, tmp_path: Path) -> MakeResult:
             size_bytes=size_bytes,
             digest=folder.ljust(64, "0"),
         )
-        accuracy = None if top1 is None else _accuracy(top1)
+        accuracy = None if top1 is None else _accuracy(top1, photos)
         return dataclasses.replace(
             result,
             bundle=facts,
@@ -172,12 +173,12 @@ def make_result(bundle: Bundle, tmp_path: Path) -> MakeResult:
     return make
 
 
-def _accuracy(top1: float) -> Accuracy:
+def _accuracy(top1: float, photos: str) -> Accuracy:
     share = Share.of(np.arange(200) < round(top1 * 200))
     return Accuracy(
         n=200,
-        source="photos",
-        fingerprint="f" * 64,
+        source=photos,
+        fingerprint=photos.ljust(64, "f"),
         top1=share,
         float_top1=share,
         agreement=share,

@@ -26,7 +26,7 @@ def photos(n: int, labels: list[int] | None = None) -> Photos:
         pixels=np.zeros((n, 3, 2, 2), np.uint8),
         labels=None if labels is None else np.array(labels, np.int64),
         source="here",
-        fingerprint=None,
+        fingerprint="f" * 64,
     )
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,8 @@ import pytest
 
 from edgeseed.core.errors import ConfigError, GateError, UsageError
 from edgeseed.runtime import Comparison, compare
+from edgeseed.runtime.ranking import interval_text
+from edgeseed.runtime.report.comparison import render_comparison
 from edgeseed.runtime.validity import Reason
 
 INVALID = (Reason(code="too-short", message="12 runs", invalidates=True),)
@@ -158,6 +161,28 @@ def test_bundles_of_one_name_are_told_apart(make_result: Any) -> None:
     assert sorted(labels(compare(twins))[0]) == ["tiny-fp32 · result 1", "tiny-fp32 · result 2"]
 
 
+def test_files_of_bundles_of_one_name_go_by_the_files_names(
+    make_result: Any, tmp_path: Path
+) -> None:
+    # They were "result 1" and "result 4", which nobody can look up.
+    paths = [tmp_path / name for name in ("before.json", "after.json")]
+    twins = [tmp_path / folder / "r.json" for folder in ("x", "y")]
+    for seed, path in enumerate([*paths, *twins]):
+        make_result(seed=seed).write(path)
+
+    assert sorted(labels(compare(paths))[0]) == ["tiny-fp32 · after", "tiny-fp32 · before"]
+    assert sorted(labels(compare(twins))[0]) == [f"tiny-fp32 · {path}" for path in twins]
+
+
+def test_a_file_that_is_given_twice_is_compared_once(
+    make_result: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_result(folder="a").write(tmp_path / "a.json")
+
+    assert labels(compare([tmp_path / "a.json", f"{tmp_path}/./a.json"])) == [["a"]]
+    assert "a.json is given more than once; it is compared once" in capsys.readouterr().err
+
+
 def test_files_can_be_compared(make_result: Any, tmp_path: Path) -> None:
     make_result(folder="a").write(tmp_path / "a.json")
 
@@ -172,13 +197,48 @@ def test_nothing_to_compare_is_a_usage_error() -> None:
 def test_the_table_has_every_figure(make_result: Any) -> None:
     table = compare([make_result(folder="a"), make_result(folder="b", median_ms=9, seed=1)]).table()
 
-    first, header, a, b = table.splitlines()
+    first, header, a, b, _, photos = table.splitlines()
     assert first == "quick on Fake Board (Fake A76, 4 cores)"
     assert header.split()[:4] == ["p50", "ms", "p90", "ms"]
+    assert " p90's 95 % interval " in header
+    assert re.search(r"CPU ms +runs +p90 × first", header)
+    assert photos == "top-1 and agreement: on 200 photos (photos)"
     assert a.startswith("a ")
     assert " first " in a
     assert "90.0%" in b
     assert len({len(line.rstrip()) for line in (header, a, b)}) == 1
+
+
+def test_the_interval_in_the_table_is_of_what_is_ranked(make_result: Any) -> None:
+    # It was p90's, also where the rows are ranked by p50.
+    comparison = compare([make_result(median_ms=1, load_during=BUSY)])
+
+    _, header, row, *_ = comparison.table().splitlines()
+    assert " p50's 95 % interval " in header
+    assert interval_text(comparison.groups[0].rows[0].result.latency.p50) in row
+
+
+def test_accuracies_of_different_photos_are_marked_and_not_ranked(make_result: Any) -> None:
+    # One result was of --data, one of the bundle's own photos, and the table put 90 % beside 50 %.
+    results = [
+        make_result(folder="a", photos="test"),
+        make_result(folder="b", seed=1, top1=0.5, photos="the bundle's held-out photos"),
+        make_result(folder="c", seed=2, top1=None),
+    ]
+    comparison = compare(results)
+
+    table = comparison.table()
+    assert re.search(r"^a .*90\.0% \[1\] +90\.0% \[1\]$", table, re.MULTILINE)
+    assert re.search(r"^b .*50\.0% \[2\] +50\.0% \[2\]$", table, re.MULTILINE)
+    assert "of different photos, so they do not compare: profile all results with the same" in table
+    assert table.endswith("[1] 200 photos (test)\n  [2] 200 photos (the bundle's held-out photos)")
+    assert comparison.to_dict()["same_photos"] is False
+    with pytest.raises(ConfigError, match="b and the first result are of different photos"):
+        comparison.check("top1<-1pt")
+    page = render_comparison(comparison)
+    assert "Not drawn: the accuracies are of different photos" in page
+    assert "90.0 % [1]" in page
+    assert "[2] 200 photos (the bundle" in page
 
 
 def test_the_summary_is_json_and_leaves_the_samples_out(make_result: Any) -> None:
