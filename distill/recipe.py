@@ -1,7 +1,7 @@
 """How a method is trained: optimiser, rates, schedule, batch and length, as its paper has them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 
@@ -47,6 +47,10 @@ class Recipe:
     epochs: int = 100
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{field.name}={value} must be a finite number")
         positive = ("lr", "lr_batch_size", "batch_size", "epochs")
         for name in positive:
             if getattr(self, name) <= 0:

@@ -1,5 +1,6 @@
 """The one training loop. It knows no method by name: see `methods/_method.py` for what it calls."""
 
+import dataclasses
 import math
 import os
 import signal
@@ -137,6 +138,7 @@ class Trainer:
         self._trained_s = 0.0
         self._last: dict[str, Any] = {}
         self._saved_at = time.monotonic()
+        self._saved_step: int | None = None
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def fit(self) -> Outcome:
@@ -277,9 +279,21 @@ class Trainer:
             lr = self.optimizer.param_groups[0]["lr"]
             raise WorkError(
                 f"training diverged: {' and '.join(broken)} became {means[broken[0]]} before step "
-                f"{self.step} (learning rate {lr:.3g}); lower --lr, raise the temperatures or use "
-                "--precision fp32. The last good state is in the run folder"
+                f"{self.step} (learning rate {lr:.3g}); {self._against_divergence()}. The run "
+                f"folder has {self._what_is_saved()}"
             )
+
+    def _against_divergence(self) -> str:
+        names = [field.name for field in dataclasses.fields(self.method.config)]
+        temperatures = [name for name in names if name.startswith(("tau", "temperature"))]
+        steps = ["lower --lr", *(f"raise {name}" for name in temperatures)]
+        if self.plan.dtype != torch.float32:
+            steps.append("use --precision fp32")
+        return " or ".join(steps)
+
+    def _what_is_saved(self) -> str:
+        step = self._saved_step
+        return "no state yet" if step is None else f"the state after step {step}"
 
     def _place(self) -> dict[str, Any]:
         group = self.optimizer.param_groups[0]
@@ -366,11 +380,13 @@ class Trainer:
         self._window.load_state_dict(state["window"])
         self._trained_s = float(state["trained_s"])
         self._last = dict(state["last"])
+        self._saved_step = self.step
 
     def _save_state(self) -> None:
         self._saved_at = time.monotonic()
         if self._folder is not None:
             self._folder.save_state(self.state_dict())
+            self._saved_step = self.step
 
 
 class _Interrupt:

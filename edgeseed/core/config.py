@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import tomllib
 import types
 import typing
@@ -84,7 +85,8 @@ def _read(hint: Any, value: Any) -> Any:
     if hint is int:
         return _read_int(value)
     if hint is float:
-        if isinstance(value, bool):
+        # nan passes every `value <= 0`, and would be found out in the middle of the work.
+        if isinstance(value, bool) or not math.isfinite(float(value)):
             raise ValueError
         return float(value)
     if hint is str:
@@ -151,9 +153,12 @@ def _describe(hint: Any) -> str:
         )
     if origin is tuple:
         return "a list such as 1,2,3"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(
-        hint, str(hint)
-    )
+    return {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a finite number",
+        str: "text",
+    }.get(hint, str(hint))
 
 
 def to_plain(value: Any) -> Any:

@@ -203,6 +203,12 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "setting": (
         (*TAUGHT, "--data", "photos", "--set", "mixupp=no"), 2, "did you mean 'mixup'",
     ),
+    "learning rate": (
+        (*TAUGHT, "--data", "photos", "--lr", "nan"), 2, "lr=nan is not a finite number",
+    ),
+    "learning rate, in finetune": (
+        (*FINETUNE, "--data", "photos", "--lr", "inf"), 2, "lr=inf is not a finite number",
+    ),
     "option": ((*TAUGHT, "--data", "photos", "--epoch", "3"), 2, "--epochs"),
     "missing option": (("distill", "--data", "photos"), 2, "Missing option '--student'"),
 }  # fmt: skip

@@ -63,7 +63,10 @@ def test_strings_are_read_by_the_fields_type(override, field, expected):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("rate=fast", "rate='fast' is not a number"),
+        ("rate=fast", "rate='fast' is not a finite number"),
+        # nan passed as a learning rate, and ended as a traceback in a run folder.
+        ("rate=nan", "rate='nan' is not a finite number"),
+        ("rate=inf", "rate='inf' is not a finite number"),
         ("size=1.5", "size='1.5' is not a whole number"),
         ("on=maybe", "on='maybe' is not true or false"),
         ("mode=c", "mode='c' is not one of a, b, 3"),

@@ -9,6 +9,8 @@ from edgeseed.distill.recipe import Recipe
     ("field", "value", "message"),
     [
         ("lr", 0.0, "lr=0.0 must be above 0"),
+        ("lr", float("nan"), "lr=nan must be a finite number"),
+        ("final_weight_decay", float("inf"), "final_weight_decay=inf must be a finite number"),
         ("batch_size", -1, "batch_size=-1 must be above 0"),
         ("epochs", 0, "epochs=0 must be above 0"),
         ("weight_decay", -0.1, "weight_decay=-0.1 must not be negative"),

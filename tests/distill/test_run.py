@@ -322,7 +322,7 @@ def assert_nothing_written(tmp_path: Path) -> None:
         ({"data": "nowhere/"}, DataError, "does not exist"),
         ({"batch_size": 64}, DataError, "needs at least 64 photos, and there are 24"),
         ({"settings": ["tau=1"]}, ConfigError, "unknown setting of method seed 'tau'"),
-        ({"settings": ["tau_student=warm"]}, ConfigError, "is not a number"),
+        ({"settings": ["tau_student=warm"]}, ConfigError, "is not a finite number"),
         ({"settings": ["tau_student=0"]}, ConfigError, "must be above 0"),
         ({"settings": ["recipe.momentun=1"]}, ConfigError, "did you mean 'momentum'"),
         ({"settings": ["recipies.lr=1"]}, ConfigError, "unknown group of settings"),
@@ -418,11 +418,31 @@ def test_divergence_is_an_error_before_the_state_is_spoilt(
         return result
 
     monkeypatch.setattr(Method, "forward", diverge)
-    with pytest.raises(WorkError, match=r"training diverged: loss became nan.*lower --lr"):
+    with pytest.raises(WorkError, match=r"training diverged: loss became nan.*lower --lr") as found:
         call()
+    assert "raise tau_student or raise tau_teacher" in str(found.value)
+    assert "fp32" not in str(found.value)  # It is what was used.
+    assert str(found.value).endswith("The run folder has the state after step 3")
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert state["step"] == 3
     assert all(bool(torch.isfinite(value).all()) for value in state["method"].values())
+
+
+def test_divergence_before_a_state_was_saved_promises_none(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It spoke of a good state, and told regress to raise temperatures, of which it has none.
+    forward = Method.forward
+
+    def diverge(self: Method[Any], batch: Any, progress: Any) -> Any:
+        result = forward(self, batch, progress)
+        result.loss.data.fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr(Method, "forward", diverge)
+    with pytest.raises(WorkError, match=r"lower --lr\. The run folder has no state yet"):
+        call(method="regress")
+    assert not (tmp_path / "run" / "state.pt").exists()
 
 
 def test_student_file_keeps_the_form_it_was_trained_in(call: Call, tmp_path: Path) -> None:
