@@ -10,7 +10,7 @@ from edgeseed import profiles
 from edgeseed.core.bundle import Bundle, read_bundle
 from edgeseed.core.console import warn
 from edgeseed.core.environment import environment
-from edgeseed.core.errors import ConfigError
+from edgeseed.core.errors import ConfigError, UsageError
 from edgeseed.core.registry import unknown_name
 from edgeseed.profiles import EngineFacts, Profile
 from edgeseed.runtime.accuracy import Accuracy, Photos, float_outputs, gather_photos, score
@@ -68,7 +68,7 @@ def profile(
         protocol: `rapid`, `quick`, `normal` or `sustained`.
         data: photos to run for agreement and, with labels, top-1; by default the held-out
             photos in the bundle.
-        out: where to write the result.
+        out: where to write the result; the file must not exist.
         threads: threads of the engine; by default the profile's.
         unit: compute unit to ask for; by default the profile's.
         seed: which photos are drawn where `data` has more than are run.
@@ -77,11 +77,13 @@ def profile(
         The result, also when it is not valid: it says so, and why.
 
     Raises:
-        UsageError: If a name is unknown or the bundle or data is missing.
+        UsageError: If a name is unknown, the bundle or data is missing, or `out` exists.
         ArtifactError: If the bundle is broken or was changed.
         GateError: If the model does not give its golden outputs on the device.
         WorkError: If the device or the engine failed.
     """
+    if Path(out).exists():
+        raise UsageError(f"{out} exists already; choose another --out or remove it")
     plan = _plan(bundle, device, profile, protocol, threads, unit)
     photos = gather_photos(plan.bundle, data, seed=seed)
     pixels = None if photos is None else photos.pixels
@@ -167,6 +169,7 @@ def _result(plan: _Plan, seen: Observation, accuracy: Accuracy | None, *, seed: 
     summary = Summary.from_samples(measured["samples_ns"])
     placement = _placement(measured["placement"])
     thermals = _thermals(measured["thermals"])
+    machine = Machine(**measured["machine"])
     elapsed_s = measured["elapsed_ns"] / NS_PER_SECOND
     evidence = Evidence(
         protocol=plan.protocol,
@@ -174,6 +177,8 @@ def _result(plan: _Plan, seen: Observation, accuracy: Accuracy | None, *, seed: 
         elapsed_s=elapsed_s,
         steady=measured["warm_up"]["steady"],
         placement=placement,
+        threads=plan.threads,
+        cores=min(machine.usable_cores, machine.cpu_quota or machine.usable_cores),
         throttle_events=_throttle_events(thermals),
         load_before=Load(**measured["load_before"]),
         load_during=Load(**measured["load_during"]),
@@ -184,7 +189,7 @@ def _result(plan: _Plan, seen: Observation, accuracy: Accuracy | None, *, seed: 
             device=plan.device.name,
             profile=plan.profile.name,
             title=plan.profile.title,
-            machine=Machine(**measured["machine"]),
+            machine=machine,
         ),
         engine=EngineRun(
             name=plan.engine.name,

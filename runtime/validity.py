@@ -14,7 +14,10 @@ MAX_DRIFT = 1.15
 MAX_OTHER_CORES = 0.25
 MAX_STOLEN_CORES = 0.02
 
-Code = Literal["too-short", "wrong-unit", "split-unit", "throttled", "noisy", "unsteady", "busy"]
+Code = Literal[
+    "too-short", "wrong-unit", "split-unit", "too-many-threads", "throttled", "noisy", "unsteady",
+    "busy",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +44,10 @@ class Evidence:
     elapsed_s: float
     steady: bool
     placement: Placement
+    threads: int
+    """Of the engine."""
+    cores: float
+    """That the process may use: a container's quota may be less than one."""
     throttle_events: int | None
     load_before: Load
     load_during: Load
@@ -48,7 +55,7 @@ class Evidence:
 
 def judge(evidence: Evidence) -> tuple[Reason, ...]:
     """Every rule that `evidence` breaks; an empty answer is a clean result."""
-    rules = (_length, _unit, _throttling, _noise, _warm_up, _neighbours)
+    rules = (_length, _unit, _threads, _throttling, _noise, _warm_up, _neighbours)
     return tuple(reason for rule in rules for reason in rule(evidence))
 
 
@@ -78,6 +85,17 @@ def _unit(evidence: Evidence) -> Iterator[Reason]:
             code="split-unit",
             message=f"{placement.share:.0%} of the nodes ran on {placement.requested}, the rest "
             "elsewhere",
+            invalidates=False,
+        )
+
+
+def _threads(evidence: Evidence) -> Iterator[Reason]:
+    threads, cores = evidence.threads, evidence.cores
+    if threads > max(cores, 1):
+        yield Reason(
+            code="too-many-threads",
+            message=f"{threads} threads on {cores:g} usable cores take turns and wait for each "
+            f"other: measure with --threads {max(int(cores), 1)}",
             invalidates=False,
         )
 

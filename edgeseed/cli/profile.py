@@ -41,7 +41,11 @@ Examples:
 )
 @click.option("--unit", metavar="U", help="Compute unit to ask for.  [default: the profile's]")
 @click.option(
-    "--out", required=True, type=click.Path(), metavar="R.json", help="Where to write the result."
+    "--out",
+    required=True,
+    type=click.Path(),
+    metavar="R.json",
+    help="Where to write the result; must not exist.",
 )
 @click.option(
     "--seed",
@@ -60,5 +64,6 @@ def command(as_json: bool, **options: Any) -> None:
 
     with silence(as_json):
         result = profile(**options)
-        text = compare([result]).table()
+        # What is to be known of the result was just said on stderr, as warnings.
+        text = compare([result]).table(notes=False)
     emit(result, as_json=as_json, text=f"{text}\n\nwritten to {options['out']}")

@@ -177,6 +177,28 @@ def test_a_process_of_its_own_ends_with_the_error_and_its_code():
     assert done.stdout == ""
 
 
+def test_the_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "edgeseed", "--version"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("edgeseed ")
+
+
+def test_profile_says_each_warning_once(monkeypatch, capsys):
+    # They were warnings on stderr and notes below the table as well.
+    class Compared:
+        def table(self, *, notes):
+            return "the table" + (" and the notes" if notes else "")
+
+    monkeypatch.setattr("edgeseed.runtime.profile", lambda **_: None)
+    monkeypatch.setattr("edgeseed.runtime.compare", lambda _: Compared())
+    with pytest.raises(SystemExit) as caught:
+        main(["profile", "bundle", "--out", "r.json"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == "the table\n\nwritten to r.json\n"
+
+
 def test_json_errors_are_json(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["verify", "nowhere", "--json"])

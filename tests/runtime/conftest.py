@@ -152,9 +152,9 @@ def make_result(bundle: Bundle, tmp_path: Path) -> MakeResult:
         measurement = fake_measurement(samples_ns or drawn, **measured)
         measurement["machine"] |= machine or {}
         measurement["elapsed_ns"] = max(measurement["elapsed_ns"], 10_000_000_000)
-        result = profile(
-            bundle.path, device=FakeDevice(measurement), out=tmp_path / f"{folder}-{seed}.json"
-        )
+        out = tmp_path / f"{folder}-{seed}.json"
+        out.unlink(missing_ok=True)
+        result = profile(bundle.path, device=FakeDevice(measurement), out=out)
         facts = dataclasses.replace(
             result.bundle,
             folder=folder,

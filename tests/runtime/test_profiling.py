@@ -50,11 +50,34 @@ def test_only_files_that_ship_travel_to_the_device(bundle: Bundle, tmp_path: Pat
     }
 
 
+def test_a_result_that_exists_is_not_written_over(bundle: Bundle, tmp_path: Path) -> None:
+    # The measurement before was gone without a word.
+    out = tmp_path / "r.json"
+    out.write_text("an hour of measuring")
+    device = FakeDevice(fake_measurement(STEADY))
+
+    with pytest.raises(UsageError, match=r"r\.json exists already; choose another --out or rem"):
+        profile(bundle.path, device=device, out=out)
+
+    assert out.read_text() == "an hour of measuring"
+    assert not device.jobs
+
+
+def test_too_many_threads_are_warned_of(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = FakeDevice(fake_measurement(STEADY))
+
+    profile(bundle.path, device=device, threads=64, out=tmp_path / "r.json")
+
+    assert "warning: too-many-threads: 64 threads on 4 usable cores" in capsys.readouterr().err
+
+
 def test_the_profile_chooses_engine_unit_and_threads(bundle: Bundle, tmp_path: Path) -> None:
     device = FakeDevice(fake_measurement(STEADY))
 
     profile(bundle.path, device=device, profile="raspberry-pi-5", out=tmp_path / "r.json")
-    profile(bundle.path, device=device, threads=2, unit="xnnpack", out=tmp_path / "r.json")
+    profile(bundle.path, device=device, threads=2, unit="xnnpack", out=tmp_path / "r2.json")
 
     found = [(job.engine, job.unit, job.threads) for job in device.jobs]
     assert found == [("onnxruntime", "cpu", 4), ("onnxruntime", "xnnpack", 2)]
@@ -67,7 +90,7 @@ def test_a_model_that_rounds_may_differ_more_from_its_golden_outputs(
 
     for precision in ("fp32", "fp16", "int8"):
         bundle = make_bundle(precision, precision=precision)
-        profile(bundle.path, device=device, out=tmp_path / "r.json")
+        profile(bundle.path, device=device, out=tmp_path / f"{precision}.json")
 
     assert [job.golden_tolerance for job in device.jobs] == [1e-3, 5e-2, 5e-2]
 

@@ -20,6 +20,8 @@ def evidence(samples_ms: Any = STEADY_MS, **changes: Any) -> Evidence:
         "elapsed_s": 10.0,
         "steady": True,
         "placement": Placement("cpu", "cpu", {"cpu": 10}),
+        "threads": 1,
+        "cores": 4.0,
         "throttle_events": 0,
         "load_before": CALM,
         "load_during": CALM,
@@ -56,6 +58,20 @@ def test_nodes_on_another_unit_are_flagged() -> None:
 
     assert codes(found) == [("split-unit", False)]
     assert "80% of the nodes" in judge(found)[0].message
+
+
+def test_more_threads_than_cores_are_flagged() -> None:
+    # 64 threads on two cores were measured without a word.
+    assert codes(evidence(threads=4)) == []
+    assert codes(evidence(threads=64)) == [("too-many-threads", False)]
+    assert judge(evidence(threads=64, cores=2.0))[0].message == (
+        "64 threads on 2 usable cores take turns and wait for each other: measure with --threads 2"
+    )
+
+
+def test_one_thread_in_a_small_container_is_not_too_many() -> None:
+    assert codes(evidence(cores=0.5)) == []
+    assert "1.5 usable cores" in judge(evidence(threads=2, cores=1.5))[0].message
 
 
 def test_planted_throttling_does_not_count() -> None:

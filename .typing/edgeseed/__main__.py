@@ -1,0 +1,1 @@
+../../edgeseed/__main__.py
