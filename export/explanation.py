@@ -12,10 +12,10 @@ from edgeseed.core.bundle import GateResult, Manifest, read_bundle
 from edgeseed.core.config import to_plain
 from edgeseed.core.errors import UsageError
 from edgeseed.core.files import atomic_file
-from edgeseed.export.graph import build_program, float_graph, input_of
+from edgeseed.export.graph import input_of
 from edgeseed.export.verification.calibration import RangeUse, range_uses
 from edgeseed.export.verification.diagnosis import NUM_PHOTOS, LayerError, layer_errors
-from edgeseed.export.verification.reference import layer_names
+from edgeseed.export.verification.reference import comparable_graph, layer_names
 from edgeseed.export.verification.run import Evidence, gather
 
 if TYPE_CHECKING:
@@ -197,7 +197,9 @@ def _reads(evidence: Evidence) -> dict[str, RangeUse]:
     """By layer, the stored tensor that it reads and how the photos fill its range."""
     if evidence.manifest.quantization is None:
         return {}
-    graph = float_graph(build_program(evidence.network, evidence.spec.preprocess))
+    graph = comparable_graph(
+        evidence.network, evidence.spec.preprocess, evidence.manifest.quantization
+    )
     pixels = evidence.proof.pixels[:NUM_PHOTOS]
     uses = range_uses(graph, pixels, evidence.manifest.quantization)
     found = {}

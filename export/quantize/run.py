@@ -14,6 +14,7 @@ from edgeseed.core.registry import unknown_name
 from edgeseed.export.graph import Batch, example_input, float_graph, trace
 from edgeseed.export.quantize.calibration import calibrate, numbers_by_method, photo_batches
 from edgeseed.export.quantize.correction import bias_corrections
+from edgeseed.export.quantize.equalization import equalize_channels
 from edgeseed.export.quantize.insertion import HARDSIGMOID_SHIFT, Numbers, insert_quantization
 from edgeseed.export.quantize.layout import Kind, Layout, plan_layout
 from edgeseed.export.quantize.observers import METHODS, Method, Statistics
@@ -27,9 +28,11 @@ from edgeseed.export.verification.gates import decisions_kept, distance
 from edgeseed.export.verification.reference import Outputs
 
 # Photos that choose between candidates: as many pixels at any size, within these counts.
-_SELECTION = (64, 256)
-_SELECTION_PIXELS = 64 * 224 * 224
-_MAX_CORRECTION = 32
+_SELECTION = (64 * 224 * 224, (64, 256))
+# Photos that show which channels are wide and which are narrow.
+_LOOK = (16 * 224 * 224, (16, 128))
+# Photos whose means correct the biases: as many positions at any size.
+_CORRECTION = (32 * 224 * 224, (32, 512))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +41,8 @@ class QuantizeConfig:
 
     calibrator: str = "auto"
     """`auto`, or one of `minmax`, `moving-average`, `percentile`, `entropy`, `mse`."""
+    equalize: bool = True
+    """Whether channels of unlike range are evened out where that is exact."""
     bias_correction: bool = True
     min_agreement: float = 0.99
     """Below this share of kept decisions the layers that lose most are left in float. It is more
@@ -62,10 +67,10 @@ class QuantizeConfig:
             raise unknown_name("calibrator", self.calibrator, ("auto", *METHODS))
 
 
-def _num_selection(photos: Photos) -> int:
-    least, most = _SELECTION
+def _count_for(photos: Photos, pixels: int, limits: tuple[int, int]) -> int:
+    """How many photos of this size hold so many pixels, within limits."""
     height, width = photos.pixels.shape[2:]
-    return max(least, min(most, _SELECTION_PIXELS // int(height * width)))
+    return max(limits[0], min(limits[1], pixels // int(height * width)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,12 +129,15 @@ class _Worker:
         learning: Photos | None,
     ) -> None:
         self.graph, self.scheme, self.config = graph, scheme, config
+        some = Photos(pixels=photos.pixels[: _count_for(photos, *_LOOK)])
+        # First: its factors are of the student's own channels, without those that widening adds.
+        self.evened = equalize_channels(graph, some) if config.equalize else {}
         self.widened = (
             widen_channels(graph, multiple=scheme.depthwise_multiple)
             if scheme.depthwise_multiple > 1
             else []
         )
-        held_out = min(_num_selection(photos), max(1, len(photos) // 4))
+        held_out = min(_count_for(photos, *_SELECTION), max(1, len(photos) // 4))
         self.ranging = Photos(pixels=photos.pixels[:-held_out])
         many = learning is not None and len(learning) >= len(self.ranging)
         self.learning = learning if learning is not None and many else self.ranging
@@ -174,7 +182,8 @@ class _Worker:
     def _correct(self, numbers: Numbers, layout: Layout) -> Numbers:
         if not self.config.bias_correction:
             return numbers
-        some = Photos(pixels=self.ranging.pixels[:_MAX_CORRECTION])
+        count = _count_for(self.ranging, *_CORRECTION)
+        some = Photos(pixels=self.ranging.pixels[:count])
         simulated = simulate(insert_quantization(self.graph, layout, numbers, self.scheme))
         corrections = bias_corrections(self.graph, simulated, layout, some)
         corrected = dataclasses.replace(numbers, bias_corrections=corrections)
@@ -261,6 +270,7 @@ class _Worker:
             "float": dict(layout.floats),
             "sensitivity": dict(self.gains),
             "widened": self.widened,
+            "equalized": {name: evened.to_dict() for name, evened in self.evened.items()},
             "shifted": dict.fromkeys(shifted, HARDSIGMOID_SHIFT),
             "ranges": {name: list(q.range) for name, q in numbers.quantizers.items()},
         }

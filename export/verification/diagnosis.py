@@ -20,12 +20,12 @@ from torch import fx, nn
 
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from edgeseed.export.graph import build_program, float_graph
 from edgeseed.export.targets._target import Model
 from edgeseed.export.verification.calibration import range_uses, stale_calibration
 from edgeseed.export.verification.gates import Array, relative_error
 from edgeseed.export.verification.reference import (
     Outputs,
+    comparable_graph,
     layer_names,
     layer_outputs,
     network_outputs,
@@ -187,7 +187,7 @@ def _calibration_mistake(
 ) -> str:
     if quantization is None:
         return ""
-    graph = float_graph(build_program(network, preprocess))
+    graph = comparable_graph(network, preprocess, quantization)
     return stale_calibration(range_uses(graph, pixels, quantization))
 
 
@@ -226,7 +226,7 @@ def _both_insides(
     """The layers' outputs of the float program and of the model, by name."""
     shifts = (quantization or {}).get("shifted", {})
     pixels = np.asarray(pixels[:NUM_PHOTOS])
-    graph = float_graph(build_program(network, preprocess))
+    graph = comparable_graph(network, preprocess, quantization)
     names = layer_names(graph)
     program = layer_outputs(graph, pixels, names)
     found = {**_last_layers(graph, model.infer(pixels)), **model.layers(pixels, names)}

@@ -1,7 +1,8 @@
 """The student in torch, at float precision: what every exported model is compared with."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from torch import Tensor, fx
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.export.graph import build_program, float_graph
+from edgeseed.export.quantize.equalization import Evened, apply_factors
 from edgeseed.export.targets._whole_numbers import centre_on_whole_numbers
 
 Outputs = dict[str, npt.NDArray[np.float32]]
@@ -78,6 +80,23 @@ def rounded_outputs(
         name: torch.cat(values).numpy()
         for name, values in zip(("embedding", "logits"), zip(*parts, strict=True), strict=False)
     }
+
+
+def comparable_graph(
+    network: StudentNetwork, preprocess: Preprocess, quantization: Mapping[str, Any] | None
+) -> fx.GraphModule:
+    """The float program as the quantized one was made of it: layer by layer the same numbers.
+
+    Args:
+        network: The student.
+        preprocess: The student's own preprocessing.
+        quantization: The manifest's record, which says how channels were evened out; None for a
+            float model.
+    """
+    graph = copy.deepcopy(float_graph(build_program(network, preprocess)))
+    recorded = (quantization or {}).get("equalized", {})
+    apply_factors(graph, {name: Evened.from_dict(each) for name, each in recorded.items()})
+    return graph
 
 
 def layer_names(graph_module: fx.GraphModule) -> tuple[str, ...]:

@@ -64,6 +64,7 @@ def made_int8(workplace: Path, student: Path, photos: Path) -> Path:
         precision="int8",
         calibration=photos,
         out=workplace / "int8",
+        min_agreement=0.95,  # one of 32 photos is 3 points
         quantization={"max_float_layers": 0},
     )
     return workplace / "int8"

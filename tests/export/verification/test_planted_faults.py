@@ -413,13 +413,14 @@ def test_shuffled_labels_are_caught(fp32_bundle: Path) -> None:
         verify(fp32_bundle)
 
 
-def test_an_edited_gate_is_caught(int8_bundle: Path) -> None:
+@pytest.mark.parametrize("limit", [0.5, 0.96])
+def test_an_edited_gate_is_caught(int8_bundle: Path, limit: float) -> None:
     def change(manifest: Manifest) -> Manifest:
-        better = tuple(dataclasses.replace(gate, limit=0.5) for gate in manifest.gates)
+        better = tuple(dataclasses.replace(gate, limit=limit) for gate in manifest.gates)
         return dataclasses.replace(manifest, gates=better)
 
     reseal(int8_bundle, change)
-    with pytest.raises(GateError, match=r"recorded.*limit 0.5 recorded, 0.98 is in force"):
+    with pytest.raises(GateError, match=rf"recorded.*limit {limit} recorded, 0.95 is in force"):
         verify(int8_bundle)
 
 
