@@ -229,7 +229,7 @@ def _positions(node: fx.Node) -> int:
 
 def _keeps_channels(node: fx.Node, channels: int) -> bool:
     """Whether an operator lets a factor of each channel through and leaves it where it is."""
-    shape = getattr(node.meta.get("val"), "shape", ())
+    shape: tuple[Any, ...] = getattr(node.meta.get("val"), "shape", ())
     if len(shape) < 2 or str(shape[1]) != str(channels):
         return False
     if node.target in _PADS:
