@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from edgeseed.core.config import build_config, read_toml, to_plain
+from edgeseed.core.config import build_config, read_toml, split_override, to_plain
 from edgeseed.core.console import say
 from edgeseed.core.errors import ConfigError
 from edgeseed.core.registry import unknown_name
@@ -149,6 +149,14 @@ def build_settings(
             what="the student",
         ),
     )
+
+
+def is_given(
+    name: str, *, options: Mapping[str, Any], overrides: Sequence[str], config: Path | None
+) -> bool:
+    """Whether a field of the recipe was said by an option, by `--set` or by the file."""
+    said = {split_override(text)[0] for text in _split_overrides(overrides)["recipe"]}
+    return options.get(name) is not None or name in said or name in _read_sections(config)["recipe"]
 
 
 def _read_sections(config: Path | None) -> dict[str, dict[str, Any]]:

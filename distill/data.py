@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from edgeseed.core.console import progress, say, warn
+from edgeseed.core.console import count_of, progress, say, warn
 from edgeseed.core.environment import memory_gib, usable_cores
 from edgeseed.core.errors import DataError
 from edgeseed.core.photos import MAX_BROKEN_SHARE, PhotoSet
@@ -274,7 +274,7 @@ def _judge_broken(photos: PhotoSet, reasons: list[str]) -> None:
             f"{photos.name}: {len(reasons)} of {len(photos)} photos cannot be read, more than "
             f"{MAX_BROKEN_SHARE:.0%}: {listing}"
         )
-    warn(f"{photos.name}: {len(reasons)} photos are skipped: {listing}")
+    warn(f"{photos.name}: {count_of(len(reasons), 'photo')} skipped: {listing}")
 
 
 def _near(canvases: Tensor, device: torch.device) -> Tensor:
@@ -321,7 +321,10 @@ class StreamedCanvases:
             substituted += broken
             yield CanvasBatch(canvases, shapes.numpy(), indices.numpy())
         if substituted:
-            warn(f"{self.photos.name}: {substituted} times a broken photo was replaced by the next")
+            warn(
+                f"{self.photos.name}: {count_of(substituted, 'time')} a broken photo was replaced "
+                "by the next"
+            )
 
 
 class _Steps(Sampler[list[int]]):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeseed.core.config import to_plain
-from edgeseed.core.console import quiet, say
+from edgeseed.core.console import count_of, quiet, say
 from edgeseed.core.environment import environment
 from edgeseed.core.errors import ArtifactError, ConfigError, UsageError
 from edgeseed.core.network import ProjectedTrunk, StudentNetwork, load_student
@@ -24,7 +24,13 @@ from edgeseed.core.student import Architecture
 from edgeseed.distill import _distributed
 from edgeseed.distill._device import Precision, choose_device, choose_dtypes, process_group
 from edgeseed.distill._run_folder import HEADS, RunFolder
-from edgeseed.distill._settings import Settings, StudentSettings, build_settings, check_form
+from edgeseed.distill._settings import (
+    Settings,
+    StudentSettings,
+    build_settings,
+    check_form,
+    is_given,
+)
 from edgeseed.distill.data import (
     PhotoOrder,
     canvas_side,
@@ -52,8 +58,8 @@ from edgeseed.distill.trainer import Plan, Trainer
 from edgeseed.distill.views import Augmenter, ViewPlan, weak_crop
 
 LABELS_FILE = "labels.txt"
-# A few labels are repeated (under other crops) until an epoch has this many steps: what the loop
-# does between epochs would take longer than the epoch.
+# A few labels are repeated (under other crops) until an epoch of the loop has about this many
+# steps: what the loop does between epochs would take longer than the epoch.
 _STEPS_AN_EPOCH = 25
 _CHANNELS_LAST_FROM = 48
 
@@ -174,7 +180,8 @@ class FinetuneResult:
         classes: Class names.
         metric: Accuracy on the test photos, which chose nothing: the last epoch is reported.
         split: Where the test photos came from.
-        epochs: Passes over the labelled photos, which a few labels are given many of.
+        epochs: Passes over the labelled photos, which a few labels are given many of; as nearly as
+            whole batches allow.
         seconds: Of training.
         device: Where it ran.
     """
@@ -245,12 +252,14 @@ def finetune(
         WorkError: If training diverges, is interrupted, or the disk is full.
     """
     options = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    path = None if config is None else Path(config)
     built = build_settings(
-        Supervised,
-        name="finetune",
-        options=options,
-        overrides=settings,
-        config=None if config is None else Path(config),
+        Supervised, name="finetune", options=options, overrides=settings, config=path
+    )
+    asked = frozenset(
+        name
+        for name in ("epochs", "warmup_epochs")
+        if is_given(name, options=options, overrides=settings, config=path)
     )
     run = {
         "command": "finetune",
@@ -281,8 +290,10 @@ def finetune(
             projection=projection,
             seed=seed,
         )
-        run_ = _Finetuning(built, run, split, chosen, start, options=options, device=device)
-        return run_.go(Path(out), resume=resume)
+        built = _fit(built, asked=asked, batch_size=batch_size, num_labels=len(chosen.indices))
+        return _Finetuning(built, run, split, chosen, start, device=device).go(
+            Path(out), resume=resume
+        )
 
 
 # --------------------------------------------------------------------------- where it starts
@@ -471,17 +482,23 @@ class _Finetuning:
         chosen: LabelList,
         start: _Start,
         *,
-        options: Mapping[str, Any],
         device: torch.device,
     ) -> None:
+        self.settings = settings
         self.run = run
         self.split = split
         self.chosen = chosen
         self.start = start
         self.device = device
         self.photos = split.train.subset(chosen.indices)
-        self.settings, num_repeats = _fit(settings, options, num_labels=len(self.photos))
-        self.repeated = self.photos.subset(np.tile(np.arange(len(self.photos)), num_repeats))
+        self.rounds = _plan_rounds(
+            settings.recipe.epochs,
+            batch_size=settings.recipe.batch_size,
+            num_labels=len(self.photos),
+        )
+        self.repeated = self.photos.subset(
+            np.tile(np.arange(len(self.photos)), self.rounds.num_repeats)
+        )
         size = start.preprocess.image_size
         self.views = self.settings.views.apply(Supervised.views(settings.method, size))
         if self.views.mixup:
@@ -507,7 +524,7 @@ class _Finetuning:
         say(
             f"finetune: {self.run['student']}, {len(self.photos)} labels of "
             f"{len(self.split.classes)} classes ({self.chosen.description}), "
-            f"{self._passes(plan)} passes on {self.device}"
+            f"{count_of(self.settings.recipe.epochs, 'pass')} on {self.device}"
         )
         outcome = trainer.fit()
         method.fold()
@@ -528,13 +545,10 @@ class _Finetuning:
             classes=self.split.classes,
             metric=metric,
             split=self.split.description,
-            epochs=self._passes(plan),
+            epochs=self.settings.recipe.epochs,
             seconds=round(outcome.seconds, 2),
             device=str(self.device),
         )
-
-    def _passes(self, plan: Plan) -> int:
-        return plan.recipe.epochs * (len(self.repeated) // len(self.photos))
 
     def _sections(self) -> dict[str, dict[str, Any]]:
         sections = {"run": self.run, **to_plain(self.settings)}
@@ -552,7 +566,12 @@ class _Finetuning:
             device=self.device,
             workers=settings.training.workers,
         )
-        recipe = settings.recipe
+        rounds = self.rounds
+        recipe = dataclasses.replace(
+            settings.recipe,
+            epochs=rounds.num_epochs,
+            warmup_epochs=settings.recipe.warmup_epochs / rounds.num_repeats,
+        )
         return Plan(
             recipe=recipe,
             training=settings.training,
@@ -565,6 +584,8 @@ class _Finetuning:
             seed=seed,
             device=self.device,
             dtype=choose_dtypes(self.run["precision"], device=self.device, teacher=None).student,
+            num_steps=rounds.num_steps,
+            steps_a_pass=(len(self.photos) / recipe.batch_size if rounds.num_repeats > 1 else None),
         )
 
     def _channels_last(self) -> bool:
@@ -610,14 +631,14 @@ class _Finetuning:
             logits,
             torch.from_numpy(labels_of(self.split.test)),
             num_train=len(self.photos),
-            protocol=f"finetune-{settings.method.train}-1",
+            protocol=f"finetune-{settings.method.train}-2",
             settings={
                 "labels": self.chosen.description,
                 "projection": self.run["projection"],
                 "method": to_plain(settings.method),
                 "recipe": to_plain(settings.recipe),
                 "views": to_plain(self.views),
-                "repeats_an_epoch": len(self.repeated) // len(self.photos),
+                "steps": self.rounds.num_steps,
                 "reported": "the last epoch",
             },
         )
@@ -637,26 +658,61 @@ class _Finetuning:
 
 
 def _fit(
-    settings: Settings, options: Mapping[str, Any], *, num_labels: int
-) -> tuple[Settings, int]:
-    """The recipe for this many labels, and how often they are repeated in an epoch.
+    settings: Settings, *, asked: Collection[str], batch_size: int | None, num_labels: int
+) -> Settings:
+    """The recipe for this many labels: what config.toml says, and takes back as it is.
 
-    The batch is one that the labels fill. Unless epochs were given, there are as many as make
-    `min_steps` updates.
+    The batch is one that the labels fill. Unless epochs were asked for, there are as many as make
+    `min_steps` updates; the warm-up then keeps its share, unless it was asked for itself.
     """
     size = fit_batch_size(
-        options.get("batch_size"),
+        batch_size,
         usual=settings.recipe.batch_size,
         num_samples=num_labels,
         num_devices=_distributed.world_size(),
     )
     recipe = dataclasses.replace(settings.recipe, batch_size=size)
-    passes = recipe.epochs
-    if options.get("epochs") is None and passes == Supervised.RECIPE.epochs:
-        passes = max(passes, math.ceil(settings.method.min_steps * size / num_labels))
-    num_repeats = min(passes, math.ceil(_STEPS_AN_EPOCH * size / num_labels))
-    epochs = math.ceil(passes / num_repeats)
-    recipe = dataclasses.replace(
-        recipe, epochs=epochs, warmup_epochs=recipe.warmup_epochs * epochs / recipe.epochs
+    if "epochs" not in asked:
+        passes = _enough_passes(recipe, min_steps=settings.method.min_steps, num_labels=num_labels)
+        stretch = 1.0 if "warmup_epochs" in asked else passes / recipe.epochs
+        recipe = dataclasses.replace(
+            recipe, epochs=passes, warmup_epochs=recipe.warmup_epochs * stretch
+        )
+    return dataclasses.replace(settings, recipe=recipe)
+
+
+def _enough_passes(recipe: Recipe, *, min_steps: int, num_labels: int) -> int:
+    size = recipe.batch_size
+    passes = max(recipe.epochs, math.ceil(min_steps * size / num_labels))
+    # Batches are whole, so that this may be a few steps short.
+    while _plan_rounds(passes, batch_size=size, num_labels=num_labels).num_steps < min_steps:
+        passes += 1
+    return passes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rounds:
+    """How the loop goes through few labels.
+
+    Attributes:
+        num_repeats: Passes over the labels that an epoch of the loop makes.
+        num_epochs: Epochs of the loop; the last is cut short where passes do not divide evenly.
+        num_steps: Of the whole run.
+    """
+
+    num_repeats: int
+    num_epochs: int
+    num_steps: int
+
+
+def _plan_rounds(passes: int, *, batch_size: int, num_labels: int) -> _Rounds:
+    """The rounds that make these passes, as nearly as whole batches allow."""
+    most_repeats = min(passes, math.ceil(_STEPS_AN_EPOCH * batch_size / num_labels))
+    num_epochs = math.ceil(passes / most_repeats)
+    num_repeats = math.ceil(passes / num_epochs)
+    whole = num_epochs * (num_repeats * num_labels // batch_size)
+    return _Rounds(
+        num_repeats=num_repeats,
+        num_epochs=num_epochs,
+        num_steps=min(whole, round(passes * num_labels / batch_size)),
     )
-    return dataclasses.replace(settings, recipe=recipe), num_repeats

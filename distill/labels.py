@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgeseed.core.console import warn
+from edgeseed.core.console import count_of, warn
 from edgeseed.core.errors import DataError, UsageError
 from edgeseed.core.files import write_text
 from edgeseed.core.photos import PhotoSet, open_photos
@@ -279,8 +279,9 @@ def _read_labels(photos: PhotoSet, path: Path) -> LabelList:
     missing = [name for name in wanted if name not in numbers]
     if missing:
         raise DataError(
-            f"{path} names {len(missing)} photos that {photos.name} has not: {_some(missing)}; "
-            "give the list of these photos, with paths as they are below that folder"
+            f"{path} names {count_of(len(missing), 'photo')} that {photos.name} has not: "
+            f"{_some(missing)}; give the list of these photos, with paths as they are below that "
+            "folder"
         )
     chosen = np.unique(np.array([numbers[name] for name in wanted], dtype=np.int64))
     present = np.unique(labels_of(photos)[chosen])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edgeseed.core.config import to_plain
-from edgeseed.core.console import quiet, say
+from edgeseed.core.console import count_of, quiet, say
 from edgeseed.core.environment import environment
 from edgeseed.core.errors import ConfigError, DataError, UsageError
 from edgeseed.core.network import StudentNetwork, load_student
@@ -466,8 +466,9 @@ class _Run:
         taught = "" if teacher is None else f" from {teacher.name} ({_short(dtypes.teacher)})"
         say(
             f"{self.run.method}: {self.run.student}{taught}, "
-            f"{len(self.photos)} photos at {self.image_size} px, {recipe.epochs} epochs of "
-            f"{plan.order.steps_per_epoch} steps of {recipe.batch_size} photos, "
+            f"{len(self.photos)} photos at {self.image_size} px, "
+            f"{count_of(recipe.epochs, 'epoch')} of "
+            f"{count_of(plan.order.steps_per_epoch, 'step')} of {recipe.batch_size} photos, "
             f"{recipe.optimizer} with peak learning rate {recipe.peak_lr:.3g}, "
             f"{_short(plan.dtype)} on {self.device}"
         )

@@ -77,6 +77,9 @@ class Plan:
         device: Where it computes.
         dtype: Of the trained networks' matrix products.
         score_every: Epochs between two scores; None never.
+        num_steps: Of the whole run, if the last epoch is cut short; None runs all epochs whole.
+        steps_a_pass: What counts as an epoch in the metrics, where `source` repeats each photo, so
+            that the loop's own epochs are several passes; None takes those.
     """
 
     recipe: Recipe
@@ -89,11 +92,14 @@ class Plan:
     device: torch.device
     dtype: torch.dtype = torch.float32
     score_every: int | None = None
+    num_steps: int | None = None
+    steps_a_pass: float | None = None
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
-        return self.recipe.epochs * self.order.steps_per_epoch
+        whole = self.recipe.epochs * self.order.steps_per_epoch
+        return whole if self.num_steps is None else min(whole, self.num_steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +261,8 @@ class Trainer:
 
     def _after_step(self, bar: Bar) -> None:
         plan = self.plan
-        ends_epoch = self.step % plan.order.steps_per_epoch == 0
+        is_whole = self.step % plan.order.steps_per_epoch == 0
+        ends_epoch = is_whole or self.step == plan.total_steps
         if self.step % plan.training.log_steps == 0 or ends_epoch:
             self._log_window(bar, write=not ends_epoch)
         if ends_epoch:
@@ -297,9 +304,10 @@ class Trainer:
 
     def _place(self) -> dict[str, Any]:
         group = self.optimizer.param_groups[0]
+        steps_an_epoch = self.plan.steps_a_pass or self.plan.order.steps_per_epoch
         return {
             "step": self.step,
-            "epoch": round(self.step / self.plan.order.steps_per_epoch, 4),
+            "epoch": round(self.step / steps_an_epoch, 4),
             "lr": group["lr"],
             "weight_decay": group["weight_decay"],
         }
@@ -320,7 +328,8 @@ class Trainer:
     def _scores(self) -> dict[str, float]:
         plan = self.plan
         epoch = self.step // plan.order.steps_per_epoch
-        due = plan.score_every and (epoch % plan.score_every == 0 or epoch == plan.recipe.epochs)
+        is_last = self.step == plan.total_steps
+        due = plan.score_every and (epoch % plan.score_every == 0 or is_last)
         if self._score is None or not due:
             return {}
         self.method.eval()

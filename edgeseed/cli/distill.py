@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from edgeseed.cli._options import emit, silence, student_options, training_options
+from edgeseed.core.console import count_of
 
 
 @click.command(
@@ -65,7 +66,7 @@ def training_text(result: Any) -> str:
     )
     speed = result.images_per_second
     rate = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
-    passes = "1 epoch" if result.epochs == 1 else f"{result.epochs} epochs"
+    passes = count_of(result.epochs, "epoch")
     return (
         f"{result.method}: {passes} of {result.num_photos} photos in {result.seconds:.0f} s "
         f"on {result.device} ({rate} images/s)\n"

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from edgeseed.cli._options import emit, json_option, silence
+from edgeseed.core.console import count_of
 
 
 @click.command(
@@ -79,7 +80,7 @@ def command(as_json: bool, **options: Any) -> None:
     with silence(as_json):
         result = finetune(**options)
     text = (
-        f"{result.num_labels} labels ({result.labels}), {result.epochs} epochs in {result.seconds:.0f} s: "
+        f"{result.num_labels} labels ({result.labels}), {count_of(result.epochs, 'pass')} in {result.seconds:.0f} s: "
         f"top-1 {result.metric.top1_percent:.2f} % (n={result.metric.n}, {result.split})\n"
         f"classifier: {result.student}"
     )

@@ -44,6 +44,12 @@ def warn(text: str) -> None:
     console().print(f"warning: {text}", style="yellow", markup=False)
 
 
+def count_of(number: int, noun: str) -> str:
+    """A number with its noun: "1 epoch", "2 epochs", "1 pass", "2 passes"."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{ending}"
+
+
 class Bar:
     """Progress of one piece of work: live on a terminal, a plain line now and then elsewhere."""
 

@@ -152,7 +152,7 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     # labels
     "list with missing photos": (
         (*FINETUNE, "--data", "photos", "--labels", "list.txt"), 2,
-        "names 1 photos that photos has not: class1/nowhere.png",
+        "names 1 photo that photos has not: class1/nowhere.png",
     ),
     "1 % of too few": (
         (*FINETUNE, "--data", "photos", "--labels", "1%"), 2, "use a larger share, or 5pc",

@@ -137,7 +137,7 @@ def test_broken_photos_are_left_out_and_named(
     assert source.photos.labels is not None
     assert len(source.photos.labels) == 28
     message = capsys.readouterr().err
-    assert "2 photos are skipped" in message
+    assert "2 photos skipped" in message
     assert "000.png" in message
 
 

@@ -1,5 +1,7 @@
 """Fine-tuning: what trains, what stays, and a file that predicts what was measured."""
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from edgeseed.core.config import read_toml
 from edgeseed.core.errors import ArtifactError, ConfigError, DataError, UsageError
 from edgeseed.core.network import ProjectedTrunk, StudentNetwork, load_student, save_student
 from edgeseed.core.photos import open_photos
@@ -19,6 +22,7 @@ from edgeseed.distill.finetuning import (
     FinetuneConfig,
     FinetuneResult,
     Supervised,
+    _plan_rounds,
     finetune,
     fold_projection,
     read_first_projection,
@@ -76,7 +80,7 @@ def test_the_result_says_how_labels_were_chosen_and_what_came_of_them(
 ) -> None:
     result = _finetune(student_file, tmp_path)
     assert (result.num_labels, result.labels) == (50, "5 of each class, seed 0")
-    assert result.metric.protocol == "finetune-all-1"
+    assert result.metric.protocol == "finetune-all-2"
     assert (result.metric.n, result.metric.num_train) == (450, 50)
     assert result.metric.settings["recipe"]["optimizer"] == "adamw"
     assert "digits:test" in result.split
@@ -108,7 +112,7 @@ def test_a_frozen_trunk_keeps_every_weight_and_statistic(
     result = _finetune(student_file, tmp_path, settings=(*QUICK, "train=head"))
     after = load_student(result.student)[0].backbone.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in after.items())
-    assert result.metric.protocol == "finetune-head-1"
+    assert result.metric.protocol == "finetune-head-2"
 
 
 def test_full_fine_tuning_moves_the_trunk(student_file: Path, tmp_path: Path) -> None:
@@ -171,10 +175,78 @@ def test_a_few_labels_get_enough_updates_unless_epochs_are_given(
     few = _finetune(
         student_file, tmp_path / "a", labels="1pc", settings=("min_steps=40", "train=head")
     )
-    # A batch of 8 of the 10 photos: 40 updates are 32 passes, in epochs of 25 steps.
-    assert few.epochs >= 32
+    # A batch of 8 of the 10 photos: 40 updates are 32 passes, in two epochs of the loop.
+    assert few.epochs == 32
+    assert few.metric.settings["steps"] == 40
     given = _finetune(student_file, tmp_path / "b", labels="1pc", settings=(), epochs=3)
     assert given.epochs == 3
+    # 30 is also the default: it was taken for "not given", by --set and from a file.
+    usual = _finetune(student_file, tmp_path / "c", labels="1pc", settings=("recipe.epochs=30",))
+    assert (usual.epochs, usual.metric.settings["steps"]) == (30, 36)
+
+
+def _sees(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Counts the photos that are trained on."""
+    seen = {"photos": 0}
+    step = Supervised.step
+
+    def counted(self: Supervised, batch: Any, progress: Any) -> Any:
+        seen["photos"] += len(batch.indices)
+        return step(self, batch, progress)
+
+    monkeypatch.setattr(Supervised, "step", counted)
+    return seen
+
+
+def test_passes_are_as_many_as_were_asked_for(
+    student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 17 passes were two epochs of 16 passes: 32.
+    seen = _sees(monkeypatch)
+    quick = ("train=head", "recipe.batch_size=16")
+    result = _finetune(student_file, tmp_path, labels="2pc", settings=quick, epochs=37)
+    assert result.epochs == 37
+    assert abs(seen["photos"] - 37 * 20) <= 16
+    last = json.loads((result.out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["epoch"] == pytest.approx(37, abs=16 / 20)
+
+
+def test_config_is_what_was_asked_for_and_gives_the_same_run_again(
+    student_file: Path, tmp_path: Path
+) -> None:
+    # Epochs of the loop were written in place of passes: 9 of 25, taken back as 9.
+    call: dict[str, Any] = {"labels": "2pc", "settings": ("train=head",)}
+    first = _finetune(student_file, tmp_path / "a", epochs=37, batch_size=16, lr=3e-3, **call)
+    recipe = read_toml(first.out / "config.toml")["recipe"]
+    assert (recipe["epochs"], recipe["batch_size"]) == (37, 16)
+    assert recipe["warmup_epochs"] == 3
+    call["config"] = first.out / "config.toml"
+    again = _finetune(student_file, tmp_path / "b", **call)
+    assert again.metric.settings == first.metric.settings
+    expected, got = (load_student(run.student)[0].state_dict() for run in (first, again))
+    assert all(torch.equal(got[name], value) for name, value in expected.items())
+    resumed = _finetune(student_file, tmp_path / "b", resume=True, **call)
+    assert resumed.epochs == 37
+
+
+def test_the_default_number_of_passes_is_taken_back_too(student_file: Path, tmp_path: Path) -> None:
+    call: dict[str, Any] = {"labels": "3pc", "settings": ("train=head", "min_steps=61")}
+    first = _finetune(student_file, tmp_path / "a", **call)
+    assert first.metric.settings["steps"] >= 61
+    again = _finetune(student_file, tmp_path / "b", config=first.out / "config.toml", **call)
+    assert again.metric.settings == first.metric.settings
+
+
+@pytest.mark.parametrize("num_labels", [2, 10, 37, 100, 1000])
+@pytest.mark.parametrize("passes", [1, 2, 3, 17, 30, 97])
+def test_rounds_make_the_passes_to_within_a_batch_an_epoch(passes: int, num_labels: int) -> None:
+    size = min(16, num_labels)
+    rounds = _plan_rounds(passes, batch_size=size, num_labels=num_labels)
+    missing = passes * num_labels - rounds.num_steps * size
+    assert -size / 2 <= missing <= rounds.num_epochs * size
+    # All epochs of the loop are begun, and no more.
+    steps_an_epoch = rounds.num_repeats * num_labels // size
+    assert math.ceil(rounds.num_steps / steps_an_epoch) == rounds.num_epochs
 
 
 # --------------------------------------------------------------------------- the loss

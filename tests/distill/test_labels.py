@@ -85,7 +85,7 @@ def test_lists_of_bare_file_names_are_read_as_simclr_publishes_them(
 def test_missing_photos_in_a_list_are_named(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text("ant/ant_0.png\nbee/nothing.png\nbee/bee_0.png\n")
-    with pytest.raises(DataError, match=r"names 1 photos that .* has not: bee/nothing\.png"):
+    with pytest.raises(DataError, match=r"names 1 photo that .* has not: bee/nothing\.png"):
         choose_labels(open_photos(folder), str(path), seed=0)
 
 
