@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from edgeseed.core.console import say
+from edgeseed.core.console import note
 
 
 def world_size() -> int:
@@ -86,7 +86,7 @@ def synchronize_batch_norm(network: nn.Module) -> None:
     if world_size() == 1:
         return
     if dist.get_backend() != "nccl":
-        say("BatchNorm stays within each process: PyTorch synchronises it on GPUs only")
+        note("BatchNorm stays within each process: PyTorch synchronises it on GPUs only")
         return
     from timm.layers.norm_act import convert_sync_batchnorm
 

@@ -1,12 +1,12 @@
 """From options, `--set` and a TOML file to the settings of a run, whole and checked."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from edgeseed.core.config import build_config, read_toml, split_override, to_plain
-from edgeseed.core.console import say
+from edgeseed.core.console import note
 from edgeseed.core.errors import ConfigError
 from edgeseed.core.registry import unknown_name
 from edgeseed.distill.methods._method import Method
@@ -52,6 +52,44 @@ class RunSettings:
             raise ConfigError(f"during={self.during} must be at least 1 epoch")
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dials:
+    """What a file takes back of its `[run]`, where the call does not say it; see `RunSettings`.
+
+    The rest of `[run]` (the method, networks, photos and labels) is what is run, and said by the
+    call.
+    """
+
+    image_size: int | None = None
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+def set_dials(config: Path | None, **given: Any) -> Dials:
+    """Makes the dials: their defaults, then the file's, then what the call gave.
+
+    Args:
+        config: A TOML file with the sections of a run's config.toml.
+        given: What the call gave; None is not given. The file is asked for these names alone.
+
+    Raises:
+        ConfigError: If the file's values do not fit.
+    """
+    section = {} if config is None else read_toml(config).get("run", {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"{config}: run is a value; settings stand in sections, as [run]")
+    taken = {
+        name: section[name] for name, value in given.items() if value is None and name in section
+    }
+    if taken:
+        values = ", ".join(f"{name}={value}" for name, value in taken.items())
+        note(
+            f"{config}: {values} as in that run; method, networks, photos and labels are the call's"
+        )
+    dials = build_config(Dials, values=taken, what=f"{config}: [run]")
+    return replace(dials, **{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,15 +203,14 @@ def _read_sections(config: Path | None) -> dict[str, dict[str, Any]]:
         return sections
     for name, section in read_toml(config).items():
         if name == "run":
-            say(f"{config}: its section [run] is left aside; what is run is said by the call")
-        elif name not in sections:
+            continue  # See `set_dials`.
+        if name not in sections:
             raise ConfigError(f"{config}: {unknown_name('section', name, ('run', *_SECTIONS))}")
-        elif not isinstance(section, dict):
+        if not isinstance(section, dict):
             raise ConfigError(
                 f"{config}: {name} is a value; settings stand in sections, as [{name}]"
             )
-        else:
-            sections[name] = section
+        sections[name] = section
     return sections
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from edgeseed.core.console import count_of, progress, say, warn
+from edgeseed.core.console import count_of, note, progress, warn
 from edgeseed.core.environment import memory_gib, usable_cores
 from edgeseed.core.errors import DataError
 from edgeseed.core.photos import MAX_BROKEN_SHARE, PhotoSet
@@ -127,7 +127,7 @@ def fit_batch_size(wanted: int | None, *, usual: int, num_samples: int, num_devi
             f"use --batch-size {size // num_devices * num_devices}"
         )
     if size < usual and wanted is None:
-        say(f"batch of {size} photos instead of {usual}: there are {num_samples} photos")
+        note(f"batch of {size} photos instead of {usual}: there are {num_samples} photos")
     return size
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from edgeseed.core.config import build_config, to_plain
-from edgeseed.core.console import progress, say
+from edgeseed.core.console import note, progress
 from edgeseed.core.environment import environment, usable_cores
 from edgeseed.core.errors import ConfigError, DataError, UsageError
 from edgeseed.core.network import load_student, save_student
@@ -466,7 +466,7 @@ def measure_knn(features: Features, *, settings: KnnSettings) -> list[Metric]:
     metrics = []
     for k, votes in zip(settings.k, scores, strict=True):
         if k > num_train:
-            say(f"knn: k={k} is more than the {num_train} training photos; all of them vote")
+            note(f"knn: k={k} is more than the {num_train} training photos; all of them vote")
         used = {"k": min(k, num_train), "asked_k": k, "temperature": settings.temperature}
         metrics.append(
             make_metric(
@@ -595,7 +595,7 @@ def _write_classifier(
 ) -> None:
     network, spec = load_student(source)
     if network.head is not None:
-        say(f"{source} has a head for {len(spec.classes or ())} classes; {path} gets the new one")
+        note(f"{source} has a head for {len(spec.classes or ())} classes; {path} gets the new one")
     network.head = nn.Linear(network.embedding_dim, len(split.classes))
     network.head.load_state_dict({"weight": probe.weight.cpu(), "bias": probe.bias.cpu()})
     trained_on = {"data": split.train.name, "fingerprint": split.train.fingerprint}

@@ -30,6 +30,7 @@ from edgeseed.distill._settings import (
     build_settings,
     check_form,
     is_given,
+    set_dials,
 )
 from edgeseed.distill.data import (
     PhotoOrder,
@@ -214,9 +215,9 @@ def finetune(
     batch_size: int | None = None,
     image_size: int | None = None,
     lr: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     devices: str | int = "auto",
-    precision: Precision = "auto",
+    precision: Precision | None = None,
     settings: Sequence[str] = (),
     config: str | Path | None = None,
     resume: bool = False,
@@ -237,12 +238,13 @@ def finetune(
         batch_size: Photos a step over all devices.
         image_size: For timm's networks; a student file has its own.
         lr: Peak learning rate, for a batch of 256.
-        seed: Of all that is drawn.
+        seed: Of all that is drawn. By default 0.
         devices: As `distill`.
         precision: As `distill`.
         settings: `"train=head"` freezes the trunk; `"recipe.field=value"`, `"views.…"`,
             `"training.…"` and (for a timm name) `"student.…"` as `distill`.
-        config: A TOML file with settings.
+        config: A TOML file with settings, such as another run's config.toml; its image size, seed
+            and precision are taken as well, where they are not given here.
         resume: Go on with the run in `out`.
 
     Raises:
@@ -261,6 +263,11 @@ def finetune(
         for name in ("epochs", "warmup_epochs")
         if is_given(name, options=options, overrides=settings, config=path)
     )
+    # A student file has its own size, whatever another run was given.
+    has_size = _is_student_file(str(student)) and image_size is None
+    size = {} if has_size else {"image_size": image_size}
+    dials = set_dials(path, **size, seed=seed, precision=precision)
+    image_size, seed = dials.image_size, dials.seed
     run = {
         "command": "finetune",
         "student": str(student),
@@ -271,7 +278,7 @@ def finetune(
         "image_size": "none" if image_size is None else image_size,
         "seed": seed,
         "devices": str(devices),
-        "precision": precision,
+        "precision": dials.precision,
     }
     check_form(str(student), built.student)
     device = choose_device(devices)
@@ -279,7 +286,7 @@ def finetune(
     chosen = choose_labels(split.train, labels, seed=seed)
     with (
         process_group(device),
-        quiet(not _distributed.is_main()),
+        quiet(not _distributed.is_main(), notes=True),
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
     ):
         start = _load_start(
@@ -319,15 +326,14 @@ def _load_start(
     seed: int,
 ) -> _Start:
     num_classes = len(split.classes)
-    is_checkpoint = "=" in student and not Path(student).exists()
-    if student.endswith(".safetensors") and not is_checkpoint:
+    if _is_student_file(student):
         start = _from_file(Path(student), image_size=image_size, projection=projection)
     elif projection:
         raise UsageError(
             f"{student} is no student file of a pretraining run, so it has no projection head to "
             "keep; leave out projection"
         )
-    elif is_checkpoint or "." in student:
+    elif _is_checkpoint(student) or "." in student:
         start = _from_weights(student, split, image_size=image_size)
     else:
         size = image_size or min(describe_student(student).image_size, native_side(split.train))
@@ -346,6 +352,14 @@ def _load_start(
     nn.init.zeros_(head.bias)
     start.network.head = head
     return start
+
+
+def _is_checkpoint(student: str) -> bool:
+    return "=" in student and not Path(student).exists()
+
+
+def _is_student_file(student: str) -> bool:
+    return student.endswith(".safetensors") and not _is_checkpoint(student)
 
 
 def _from_weights(student: str, split: Split, *, image_size: int | None) -> _Start:

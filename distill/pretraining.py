@@ -1,11 +1,12 @@
 """`pretrain`: one call from photos alone to a network that can teach."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgeseed.core.errors import UsageError
 from edgeseed.distill._device import Precision
-from edgeseed.distill._settings import Activation, RunSettings, student_overrides
+from edgeseed.distill._settings import Activation, RunSettings, set_dials, student_overrides
 from edgeseed.distill.methods import METHODS, load_method
 from edgeseed.distill.run import DistillResult, train
 
@@ -22,9 +23,9 @@ def pretrain(
     batch_size: int | None = None,
     image_size: int | None = None,
     lr: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     devices: str | int = "auto",
-    precision: Precision = "auto",
+    precision: Precision | None = None,
     settings: Sequence[str] = (),
     config: str | Path | None = None,
     resume: bool = False,
@@ -48,11 +49,12 @@ def pretrain(
         image_size: Side of the network's input, in pixels; by default its own, less for small
             photos.
         lr: Peak learning rate, for the recipe's `lr_batch_size`; by default the method's.
-        seed: Of all that is drawn: weights, order, crops, queues.
+        seed: Of all that is drawn: weights, order, crops, queues. By default 0.
         devices: As `distill` takes them.
-        precision: `fp32`, `bf16`, or `auto`, which chooses by device and network.
+        precision: `fp32`, `bf16`, or `auto`, the default, which chooses by device and network.
         settings: As `distill` takes them. For small sets and batches see the method's own words.
-        config: A TOML file with settings, such as another run's config.toml.
+        config: A TOML file with settings, such as another run's config.toml; its image size, seed
+            and precision are taken as well, where they are not given here.
         resume: Go on with the run in `out`; nothing but devices and loading may have changed.
         during: Measure kNN accuracy every so many epochs; the photos need labels for it.
 
@@ -71,21 +73,21 @@ def pretrain(
             f"{'teacher' if needs.teacher else 'peer'}; use `edgeseed distill`, or one of the "
             f"methods that pre-train: {', '.join(pretraining_methods())}"
         )
+    path = None if config is None else Path(config)
+    dials = set_dials(path, image_size=image_size, seed=seed, precision=precision)
     return train(
         RunSettings(
             method=method,
             student=model,
             data=str(data),
-            image_size=image_size,
-            seed=seed,
             devices=str(devices),
-            precision=precision,
             during=during,
+            **dataclasses.asdict(dials),
         ),
         out=Path(out),
         options={"epochs": epochs, "batch_size": batch_size, "lr": lr},
         overrides=(*student_overrides(activation=activation, drop_se=drop_se), *settings),
-        config=None if config is None else Path(config),
+        config=path,
         resume=resume,
     )
 

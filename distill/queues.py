@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeseed.core.console import say
+from edgeseed.core.console import note
 from edgeseed.core.errors import ConfigError
 from edgeseed.distill import _distributed
 
@@ -77,5 +77,5 @@ def fit_queue_size(wanted: int | None, *, usual: int, batch_size: int, num_sampl
         return wanted
     size = min(usual // batch_size * batch_size or batch_size, largest)
     if size < usual:
-        say(f"queue of {size} embeddings instead of {usual}: there are {num_samples} photos")
+        note(f"queue of {size} embeddings instead of {usual}: there are {num_samples} photos")
     return size

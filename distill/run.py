@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edgeseed.core.config import to_plain
-from edgeseed.core.console import count_of, quiet, say
+from edgeseed.core.console import count_of, note, quiet, say
 from edgeseed.core.environment import environment
 from edgeseed.core.errors import ConfigError, DataError, UsageError
 from edgeseed.core.network import StudentNetwork, load_student
@@ -30,6 +30,7 @@ from edgeseed.distill._settings import (
     build_settings,
     check_form,
     plain_sections,
+    set_dials,
     student_overrides,
 )
 from edgeseed.distill.data import (
@@ -110,9 +111,9 @@ def distill(
     batch_size: int | None = None,
     image_size: int | None = None,
     lr: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     devices: str | int = "auto",
-    precision: Precision = "auto",
+    precision: Precision | None = None,
     settings: Sequence[str] = (),
     config: str | Path | None = None,
     resume: bool = False,
@@ -136,13 +137,14 @@ def distill(
         image_size: Side of the student's input, in pixels; by default the student's, less for small
             photos.
         lr: Peak learning rate, for the recipe's `lr_batch_size`; by default the method's.
-        seed: Of all that is drawn: weights, order, crops, queues.
+        seed: Of all that is drawn: weights, order, crops, queues. By default 0.
         devices: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`, or the number of processes that torchrun
             started.
-        precision: `fp32`, `bf16`, or `auto`, which chooses by device and network.
+        precision: `fp32`, `bf16`, or `auto`, the default, which chooses by device and network.
         settings: `"field=value"` for the method, `"recipe.field=value"`, `"views.…"`,
             `"training.…"`, `"student.…"` for the rest.
-        config: A TOML file with settings, such as another run's config.toml.
+        config: A TOML file with settings, such as another run's config.toml; its image size, seed
+            and precision are taken as well, where they are not given here.
         resume: Go on with the run in `out`; nothing but devices and loading may have changed.
         during: Measure kNN accuracy every so many epochs; the photos need labels for it.
 
@@ -153,6 +155,8 @@ def distill(
         UsageError: If the call is wrong: unknown names, settings that do not fit, too few photos.
         WorkError: If training diverges, is interrupted, or the disk is full.
     """
+    path = None if config is None else Path(config)
+    dials = set_dials(path, image_size=image_size, seed=seed, precision=precision)
     return train(
         RunSettings(
             method=method,
@@ -161,16 +165,14 @@ def distill(
             peer=peer,
             labels=labels,
             data=str(data),
-            image_size=image_size,
-            seed=seed,
             devices=str(devices),
-            precision=precision,
             during=during,
+            **dataclasses.asdict(dials),
         ),
         out=Path(out),
         options={"epochs": epochs, "batch_size": batch_size, "lr": lr},
         overrides=(*student_overrides(activation=activation, drop_se=drop_se), *settings),
-        config=None if config is None else Path(config),
+        config=path,
         resume=resume,
     )
 
@@ -207,7 +209,7 @@ def train(
     device = choose_device(run.devices)
     with (
         process_group(device),
-        quiet(not _distributed.is_main()),
+        quiet(not _distributed.is_main(), notes=True),
         # Weights of heads are drawn from torch's generator; it is given back as it was.
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
     ):
@@ -547,7 +549,7 @@ def _image_size(run: RunSettings, photos: PhotoSet) -> int:
     native = native_side(photos)
     size = min(usual, max(32, -(-native // 32) * 32))
     if size < usual:
-        say(f"image size {size} instead of the student's {usual}: the photos are {native} pixels")
+        note(f"image size {size} instead of the student's {usual}: the photos are {native} pixels")
     return size
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import timm
 import torch
 
-from edgeseed.core.console import say
+from edgeseed.core.console import note
 from edgeseed.core.errors import ConfigError
 from edgeseed.core.network import StudentNetwork, build_student, unknown_model
 from edgeseed.core.student import Architecture
@@ -209,7 +209,7 @@ def _check_student(network: StudentNetwork, architecture: Architecture, size: in
     finally:
         network.train(training)
     if features.map is not None and max(features.map.shape[2:]) < _SMALL_MAP <= size:
-        say(
+        note(
             f"student {architecture.name}: photos of {size} px end as a map of one pixel; "
             "--set student.reduce_stride=2 or 4 keeps more (at 4 or 16 times the compute), larger "
             "photos do too"

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from edgeseed.core.console import say, warn
+from edgeseed.core.console import note, warn
 from edgeseed.core.errors import ConfigError
 from edgeseed.distill import _distributed
 from edgeseed.distill.losses import in_full_precision, labelled_cross_entropy, soft_label_loss
@@ -453,7 +453,7 @@ def _fit_negatives(wanted: int | None, num_samples: int) -> int:
         return wanted
     count = min(USUAL_NEGATIVES, num_samples - 1)
     if count < USUAL_NEGATIVES:
-        say(f"{count} negatives instead of {USUAL_NEGATIVES}: there are {num_samples} photos")
+        note(f"{count} negatives instead of {USUAL_NEGATIVES}: there are {num_samples} photos")
     return count
 
 

@@ -42,7 +42,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edgeseed.core.console import say
+from edgeseed.core.console import note
 from edgeseed.distill import _distributed, _schedules
 from edgeseed.distill.losses import entropy
 from edgeseed.distill.methods._dino import (
@@ -261,7 +261,7 @@ def _fit_prototypes(wanted: int | None, num_samples: int) -> int:
         return wanted
     size = min(USUAL_PROTOTYPES, 1 << (max(num_samples, 2).bit_length() - 1))
     if size < USUAL_PROTOTYPES:
-        say(f"{size} prototypes instead of {USUAL_PROTOTYPES}: there are {num_samples} photos")
+        note(f"{size} prototypes instead of {USUAL_PROTOTYPES}: there are {num_samples} photos")
     return size
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from edgeseed.core.console import say
+from edgeseed.core.console import note
 from edgeseed.core.errors import ConfigError
 from edgeseed.distill.methods._method import Batch, Method, Needs, Parts, Progress, StepResult
 from edgeseed.distill.methods._soft_labels import classifying_teacher, imitate
@@ -100,7 +100,7 @@ def _choose_label_weight(wanted: float | None, labels: Tensor | None) -> float:
             "none; sort them into class folders, or use label_weight=0"
         )
     if wanted is None and has_labels:
-        say(f"kd: labels with weight {USUAL_LABEL_WEIGHT}; label_weight=0 uses the teacher alone")
+        note(f"kd: labels with weight {USUAL_LABEL_WEIGHT}; label_weight=0 uses the teacher alone")
         return USUAL_LABEL_WEIGHT
     return wanted or 0.0
 

@@ -35,7 +35,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from edgeseed.core.console import say
+from edgeseed.core.console import note
 from edgeseed.core.errors import ConfigError
 from edgeseed.distill.heads import mlp
 from edgeseed.distill.losses import entropy, queue_similarity, soft_cross_entropy
@@ -110,7 +110,7 @@ class Seed(Method[SeedConfig]):
             self._waiting_small: Tensor | None = None
             self._enlarges = not parts.teacher.takes(small_size(parts.student.image_size))
             if self._enlarges:
-                say(f"{parts.teacher.name} takes one size only: small crops are enlarged for it")
+                note(f"{parts.teacher.name} takes one size only: small crops are enlarged for it")
 
     @staticmethod
     def _new_queue(size: int, dim: int, parts: Parts) -> EmbeddingQueue:

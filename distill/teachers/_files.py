@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import nn
 
-from edgeseed.core.console import say
+from edgeseed.core.console import note
 from edgeseed.core.errors import ArtifactError
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.distill.teachers._checkpoints import Checkpoint, parse_checkpoint, read_weights
@@ -92,7 +92,7 @@ def _window_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
 def _say_normalisation(name: str, path: Path, network: nn.Module) -> None:
     config = cast(Any, network).pretrained_cfg
     full_name = f"{config['architecture']}.{config.get('tag', '')}".rstrip(".")
-    say(
+    note(
         f"teacher {name}={path}: normalised as timm's {full_name} (mean {config['mean']}, std "
         f"{config['std']}); another tag in the name chooses another normalisation"
     )

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from edgeseed.core.console import say, warn
+from edgeseed.core.console import note, warn
 from edgeseed.core.errors import ArtifactError, ConfigError, UsageError
 from edgeseed.core.network import load_student
 from edgeseed.core.preprocess import Preprocess
@@ -57,7 +57,7 @@ def load_teacher(spec: str, *, image_size: int | None = None) -> Teacher:
         None: "whether commercial use is allowed must be read there",
     }
     line = f"teacher {teacher.name}: licence {teacher.licence}; {use[teacher.commercial_ok]}"
-    (warn if teacher.commercial_ok is False else say)(line)
+    (warn if teacher.commercial_ok is False else note)(line)
     return teacher
 
 
@@ -129,7 +129,7 @@ def _from_hub(spec: str, image_size: int | None) -> Teacher:
     if not isinstance(embedding, torch.Tensor) or embedding.ndim != 2:
         raise ArtifactError(f"teacher {spec} gives no (B, D) embedding; edgeseed cannot use it")
     if info is None:
-        say(f"teacher {spec} is not in edgeseed's table: it is given ImageNet's mean and std")
+        note(f"teacher {spec} is not in edgeseed's table: it is given ImageNet's mean and std")
     return Teacher(
         trunk,
         name=spec,

@@ -13,10 +13,13 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def json_option(function: _Function) -> _Function:
-    """`--json`: the result as one JSON value on stdout, nothing else but warnings on stderr."""
-    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(
-        function
-    )
+    """`--json`: the result as one JSON value on stdout, nothing but notes and warnings on stderr."""
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Print the result as JSON; notes and warnings go to stderr.",
+    )(function)
 
 
 def training_options(function: _Function) -> _Function:
@@ -27,12 +30,12 @@ def training_options(function: _Function) -> _Function:
         click.option("--epochs", type=click.IntRange(min=1), help="Passes over the photos.  [default: the method's]"),
         click.option("--batch-size", type=click.IntRange(min=1), help="Photos a step, over all devices.  [default: the method's]"),
         click.option("--image-size", type=click.IntRange(min=8), help="Side of the input, in pixels.  [default: the network's]"),
-        click.option("--lr", type=float, help="Peak learning rate.  [default: the method's]"),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that is drawn."),
+        click.option("--lr", type=float, help="Peak learning rate at recipe.lr_batch_size photos a step; another --batch-size scales it, as recipe.lr_scaling says.  [default: the method's]"),
+        click.option("--seed", type=click.IntRange(min=0), help="Of all that is drawn.  [default: 0]"),
         click.option("--devices", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, mps, or the number of processes under torchrun."),
-        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True, help="Of the arithmetic."),
+        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Of the arithmetic.  [default: auto]"),
         click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Any other setting; may be given several times."),
-        click.option("--config", type=click.Path(), metavar="F.toml", help="Settings from a file, such as another run's config.toml."),
+        click.option("--config", type=click.Path(), metavar="F.toml", help="Settings from a file, such as another run's config.toml; also its image size, seed and precision."),
         click.option("--resume", is_flag=True, help="Go on with the run in RUN."),
         click.option("--during", type=click.IntRange(min=1), metavar="N", help="Measure kNN accuracy every N epochs; the photos need labels for it."),
         json_option,
@@ -55,7 +58,7 @@ def student_options(function: _Function) -> _Function:
 
 @contextlib.contextmanager
 def silence(as_json: bool) -> Iterator[None]:
-    """Keeps stderr to warnings under `--json`."""
+    """Keeps stderr to notes and warnings under `--json`."""
     with quiet(as_json):
         yield
 
@@ -89,12 +92,3 @@ def gate_lines(gates: Any) -> str:
         f"(limit {gate.limit:.6g}, n={gate.n})" + (f"  {gate.detail}" if gate.detail else "")
         for gate in gates
     )
-
-
-def size(num_bytes: float) -> str:
-    """Bytes as people read them, in powers of 1000 as shops and stores count."""
-    for unit in ("B", "kB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.2f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.2f} GB"

@@ -46,10 +46,12 @@ Examples:
 @click.option(
     "--image-size", type=click.IntRange(min=8), help="For a timm name; a student file has its own."
 )
-@click.option("--lr", type=float, help="Peak learning rate, for a batch of 256.")
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that is drawn."
+    "--lr",
+    type=float,
+    help="Peak learning rate at 256 photos a step; another --batch-size scales it, by the root.  [default: 0.001]",
 )
+@click.option("--seed", type=click.IntRange(min=0), help="Of all that is drawn.  [default: 0]")
 @click.option(
     "--devices",
     default="auto",
@@ -59,9 +61,7 @@ Examples:
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="Of the arithmetic.",
+    help="Of the arithmetic.  [default: auto]",
 )
 @click.option(
     "--set",
@@ -70,7 +70,12 @@ Examples:
     metavar="FIELD=VALUE",
     help="Any other setting, such as train=head.",
 )
-@click.option("--config", type=click.Path(), metavar="F.toml", help="Settings from a file.")
+@click.option(
+    "--config",
+    type=click.Path(),
+    metavar="F.toml",
+    help="Settings from a file, such as another run's config.toml; also its image size, seed and precision.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in RUN.")
 @json_option
 def command(as_json: bool, **options: Any) -> None:

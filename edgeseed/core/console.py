@@ -12,17 +12,24 @@ if TYPE_CHECKING:
 
 _PLAIN_INTERVAL_S = 15.0
 _quiet = False
+_without_notes = False
 
 
 @contextlib.contextmanager
-def quiet(enabled: bool = True) -> Iterator[None]:
-    """Silences `say` and `progress` inside the block (warnings are still shown)."""
-    global _quiet
-    before, _quiet = _quiet, enabled or _quiet
+def quiet(enabled: bool = True, *, notes: bool = False) -> Iterator[None]:
+    """Silences `say` and `progress` inside the block; warnings are still shown, and notes.
+
+    Args:
+        enabled: Whether to silence anything.
+        notes: Whether to silence notes as well: of many processes, one says them.
+    """
+    global _quiet, _without_notes
+    before = _quiet, _without_notes
+    _quiet, _without_notes = enabled or _quiet, (enabled and notes) or _without_notes
     try:
         yield
     finally:
-        _quiet = before
+        _quiet, _without_notes = before
 
 
 @functools.cache
@@ -34,9 +41,18 @@ def console() -> "Console":
 
 
 def say(text: str) -> None:
-    """One line of information."""
+    """One line on how far the work has come."""
     if not _quiet:
         console().print(text, markup=False)
+
+
+def note(text: str) -> None:
+    """One line that stays true when the work is done: a choice that was made, or advice.
+
+    Also under `--json`: whoever reads only the result would not learn it otherwise.
+    """
+    if not _without_notes:
+        console().print(f"note: {text}", markup=False)
 
 
 def warn(text: str) -> None:

@@ -252,6 +252,20 @@ def test_strange_photos_are_learnt_from_and_broken_ones_listed(
     assert "class1/words.bin: not an image" in output.err
 
 
+def test_advice_is_given_under_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # It was dropped with the progress: the licence of a teacher, the size of a batch.
+    with pytest.raises(SystemExit) as caught:
+        main([*TAUGHT, "--data", "photos", "--out", str(tmp_path / "run"), "--json"])
+    assert caught.value.code == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["epochs"] == 1
+    notes = output.err.splitlines()
+    assert all(line.startswith("note: ") for line in notes)
+    assert any("teacher teacher.safetensors: licence not stated" in line for line in notes)
+    assert any("end as a map of one pixel" in line for line in notes)
+    assert any("batch of 16 photos instead of" in line for line in notes)
+
+
 @pytest.mark.parametrize("command", [("verify",), ("profile", "--out", "r.json"), ("explain",)])
 def test_one_changed_byte_of_a_bundle_is_found(
     command: tuple[str, ...], capsys: pytest.CaptureFixture[str]

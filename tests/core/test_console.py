@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgeseed.core.console import count_of
+from edgeseed.core.console import count_of, note, quiet, say
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,16 @@ from edgeseed.core.console import count_of
 def test_a_noun_agrees_with_its_number(number: int, noun: str, text: str) -> None:
     # "1 epochs" and "1 passes" were printed.
     assert count_of(number, noun) == text
+
+
+def test_notes_are_said_where_progress_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with quiet():
+        say("halfway")
+        note("a smaller batch")
+    with quiet(notes=True):
+        note("a smaller batch, says the second process")
+        with quiet():
+            note("and within")
+    with quiet(False, notes=True):
+        note("the first process")
+    assert capsys.readouterr().err == "note: a smaller batch\nnote: the first process\n"

@@ -216,7 +216,8 @@ def test_config_is_what_was_asked_for_and_gives_the_same_run_again(
 ) -> None:
     # Epochs of the loop were written in place of passes: 9 of 25, taken back as 9.
     call: dict[str, Any] = {"labels": "2pc", "settings": ("train=head",)}
-    first = _finetune(student_file, tmp_path / "a", epochs=37, batch_size=16, lr=3e-3, **call)
+    recipe = {"epochs": 37, "batch_size": 16, "lr": 3e-3}
+    first = _finetune(student_file, tmp_path / "a", seed=5, **recipe, **call)
     recipe = read_toml(first.out / "config.toml")["recipe"]
     assert (recipe["epochs"], recipe["batch_size"]) == (37, 16)
     assert recipe["warmup_epochs"] == 3
@@ -227,6 +228,18 @@ def test_config_is_what_was_asked_for_and_gives_the_same_run_again(
     assert all(torch.equal(got[name], value) for name, value in expected.items())
     resumed = _finetune(student_file, tmp_path / "b", resume=True, **call)
     assert resumed.epochs == 37
+
+
+def test_a_timm_names_size_is_taken_back_and_a_student_file_keeps_its_own(
+    student_file: Path, tmp_path: Path
+) -> None:
+    quick = (*QUICK, "train=head")
+    first = _finetune("test_resnet", tmp_path / "a", image_size=24, settings=quick)
+    config = first.out / "config.toml"
+    again = _finetune("test_resnet", tmp_path / "b", config=config, settings=quick)
+    assert load_student(again.student)[1].preprocess.image_size == 24
+    other = _finetune(student_file, tmp_path / "c", config=config, settings=quick)
+    assert load_student(other.student)[1].preprocess.image_size == SIZE
 
 
 def test_the_default_number_of_passes_is_taken_back_too(student_file: Path, tmp_path: Path) -> None:

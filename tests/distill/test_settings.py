@@ -1,12 +1,20 @@
 """From options, `--set` and a file to settings: who wins, and what is refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgeseed.core.config import write_toml
 from edgeseed.core.errors import ConfigError
-from edgeseed.distill._settings import RunSettings, Settings, build_settings, plain_sections
+from edgeseed.distill._settings import (
+    Dials,
+    RunSettings,
+    Settings,
+    build_settings,
+    plain_sections,
+    set_dials,
+)
 from edgeseed.distill.methods.seed import Seed
 
 
@@ -63,6 +71,22 @@ def test_value_in_place_of_a_section_is_an_error(tmp_path: Path) -> None:
     config.write_text("recipe = 3\n")
     with pytest.raises(ConfigError, match=r"settings stand in sections, as \[recipe\]"):
         build(config=config)
+
+
+def test_dials_of_another_run_are_taken_back_unless_the_call_has_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # README: config.toml holds all settings, --config takes it back. Seed and size were left aside.
+    config = tmp_path / "mine.toml"
+    config.write_text('[run]\nmethod = "kd"\nseed = 3\nimage_size = 64\nprecision = "bf16"\n')
+    given: dict[str, Any] = {"image_size": None, "seed": 0, "precision": None}
+    assert set_dials(config, **given) == Dials(image_size=64, seed=0, precision="bf16")
+    assert "image_size=64, precision=bf16 as in that run" in capsys.readouterr().err
+    assert set_dials(None, **given) == Dials()
+    assert capsys.readouterr().err == ""
+    config.write_text("[run]\nseed = 1.5\n")
+    with pytest.raises(ConfigError, match=r"mine\.toml: \[run\]: seed=1\.5 is not a whole number"):
+        set_dials(config, seed=None)
 
 
 @pytest.mark.parametrize(
