@@ -85,9 +85,10 @@ def run_edgeseed(student: Path, photos: Path, work: Path, *, count: int, precisi
     seconds = {}
     for precision in precisions.split(","):
         start = time.perf_counter()
+        integers = {"calibration_count": count, "quantization": SETTINGS}
         export(
-            student, precision=precision, calibration=photos, calibration_count=count,
-            out=work / precision, verify=False, quantization=SETTINGS,
+            student, precision=precision, calibration=photos, out=work / precision, verify=False,
+            **(integers if precision == "int8" else {}),
         )  # fmt: skip
         seconds[precision] = time.perf_counter() - start
     return seconds

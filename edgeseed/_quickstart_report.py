@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from edgeseed.core.bundle import GateResult
+from edgeseed.core.files import readable_size
 from edgeseed.distill.evaluation import Metric
 from edgeseed.quickstart import QuickstartResult, Shipped, Trained, commands_for_own_photos
 from edgeseed.runtime import Comparison
@@ -12,7 +13,6 @@ from edgeseed.runtime.report.comparison import SECTIONS
 from edgeseed.runtime.report.page import Cell, Section
 from edgeseed.runtime.report.svg import Scale, Svg, number
 
-_MB = 1e6
 _LANE = 54
 
 
@@ -183,7 +183,7 @@ def _bundles(result: QuickstartResult) -> Section:
     rows: list[list[Cell | str]] = [
         [
             Cell(text=item.name, detail=f"run by {item.verified.runner}"),
-            f"{item.exported.size_bytes / _MB:.2f} MB",
+            readable_size(item.exported.size_bytes),
             _gate_cell(item),
             "not measured here" if item.result is None else _latency(item),
         ]

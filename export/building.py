@@ -19,7 +19,7 @@ from edgeseed.export.quantize.run import QuantizeConfig, quantize
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.speed import Speed, compare_speed
 from edgeseed.export.targets._target import Model, Precision, Target, WriteRequest
-from edgeseed.export.verification.reference import Outputs, reference_outputs
+from edgeseed.export.verification.reference import Outputs, layer_names, reference_outputs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +152,8 @@ def matching_layers(program: ExportedProgram, patterns: Sequence[str]) -> dict[s
                 f"--keep-float {pattern!r} is no regular expression: {error}"
             ) from None
         if not fitting:
-            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.7)
+            near = near or list(layer_names(program.graph_module)[:3])
             raise UsageError(
                 f"--keep-float {pattern!r} fits no layer; there are names such as "
                 f"{', '.join(near)} (`edgeseed explain` lists them)"
@@ -176,8 +177,9 @@ def compare_with_float(workshop: Workshop, made: Made, scratch: Path) -> dict[st
 def not_timed(made: Made) -> dict[str, Any]:
     """The record of a model whose speed this machine cannot tell."""
     scheme = made.bundle.manifest.quantization
-    what = f", which has other integers than {scheme['scheme']}" if scheme else ""
-    return {"timed": False, "reason": f"{made.runner} on this machine{what} is no measure of it"}
+    what = f"scheme {scheme['scheme']}" if scheme else "it"
+    reason = f"{what} is computed otherwise here than on its device (by {made.runner})"
+    return {"timed": False, "reason": reason}
 
 
 def speed_record(

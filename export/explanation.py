@@ -11,7 +11,7 @@ from torch import fx
 from edgeseed.core.bundle import GateResult, Manifest, read_bundle
 from edgeseed.core.config import to_plain
 from edgeseed.core.errors import UsageError
-from edgeseed.core.files import atomic_file
+from edgeseed.core.files import atomic_file, readable_size
 from edgeseed.export.graph import input_of
 from edgeseed.export.verification.calibration import RangeUse, range_uses
 from edgeseed.export.verification.diagnosis import NUM_PHOTOS, LayerError, layer_errors
@@ -85,7 +85,7 @@ class Explanation:
 
     def headline(self) -> str:
         """What it is, in a line."""
-        words = [f"{self.name}: {self.target} {self.precision}", f"{self.size_bytes / 1e6:.2f} MB"]
+        words = [f"{self.name}: {self.target} {self.precision}", readable_size(self.size_bytes)]
         shown = ("parity", "top1_agreement", "self_retrieval", "accuracy_drop")
         words += [
             f"{gate.name.replace('_', ' ')} {_number(gate)} (n={gate.n})"

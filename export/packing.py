@@ -16,7 +16,7 @@ from edgeseed.core.network import StudentNetwork
 from edgeseed.core.student import StudentSpec
 from edgeseed.export.golden import Golden, golden_inputs, write_golden
 from edgeseed.export.graph import INPUT_NAME, Batch
-from edgeseed.export.samples import Photos, Samples
+from edgeseed.export.samples import SYNTHETIC, Photos, Samples
 from edgeseed.export.targets._target import Model, Target, WriteRequest, WrittenModel
 from edgeseed.export.verification.reference import Outputs, reference_outputs
 from edgeseed.export.verification.run import (
@@ -204,11 +204,12 @@ Model file: `{manifest.model}`. Runs on {runtime}.
 |---|---|---|---|
 {outputs}
 
-`golden/` holds photos, the inputs that they must become, and the outputs that the model must give.
+`golden/` holds {_golden_of(photos)}, the inputs that they must become, and the outputs that
+the model must give.
 
 ## Proven
 
-On {photos["proof"]} photos held out from calibration (source: {photos["source"]}).
+{_proven_on(photos)}
 
 | gate | value | limit | passed | n | detail |
 |---|---|---|---|---|---|
@@ -221,6 +222,20 @@ On {photos["proof"]} photos held out from calibration (source: {photos["source"]
 Student {manifest.name}, sha256 `{manifest.student_sha256[:16]}...`;
 edgeseed {manifest.provenance["environment"].get("edgeseed")}.
 """
+
+
+def _golden_of(photos: Mapping[str, Any]) -> str:
+    return SYNTHETIC if photos["source"] == SYNTHETIC else "photos"
+
+
+def _proven_on(photos: Mapping[str, Any]) -> str:
+    if photos["source"] == SYNTHETIC:
+        return (
+            f"On {photos['proof']} {SYNTHETIC}, not on photos: none were given. "
+            "`edgeseed export --calibration FOLDER` proves it on yours."
+        )
+    held_out = " held out from calibration" if photos.get("calibration") else ""
+    return f"On {photos['proof']} photos{held_out} (source: {photos['source']})."
 
 
 def _speed_lines(manifest: Manifest) -> str:

@@ -12,7 +12,7 @@ from edgeseed.core.config import build_config, to_plain
 from edgeseed.core.console import say, warn
 from edgeseed.core.environment import environment
 from edgeseed.core.errors import UsageError
-from edgeseed.core.files import atomic_directory
+from edgeseed.core.files import atomic_directory, readable_size
 from edgeseed.core.network import load_student
 from edgeseed.core.registry import unknown_name
 from edgeseed.export.building import Form, Workshop, compare_with_float, plainest
@@ -20,7 +20,14 @@ from edgeseed.export.graph import Batch
 from edgeseed.export.packing import Made, Origin, seal
 from edgeseed.export.photo_statistics import check_photos
 from edgeseed.export.quantize.run import QuantizeConfig
-from edgeseed.export.samples import MAX_CALIBRATION, MAX_LEARNING, draw_samples, scratch_folder
+from edgeseed.export.samples import (
+    MAX_CALIBRATION,
+    MAX_LEARNING,
+    SYNTHETIC,
+    Samples,
+    draw_samples,
+    scratch_folder,
+)
 from edgeseed.export.selection import (
     Attempt,
     Prefer,
@@ -70,7 +77,7 @@ def export(
     target: str = "onnx",
     precision: str = "fp32",
     calibration: str | Path | None = None,
-    calibration_count: int = MAX_CALIBRATION,
+    calibration_count: int | None = None,
     out: str | Path,
     profile: str | None = None,
     prefer: Prefer = "speed",
@@ -92,11 +99,11 @@ def export(
         student: A `student.safetensors`.
         target: `onnx`, `coreml` or another file of `export/targets/`.
         precision: `fp32`, a lower one that the target has, or `auto`: all of them are made, and
-            the best that is proven is kept (see `export.selection`).
+            of those that are proven one is kept (see `export.selection`).
         calibration: Photos, needed for int8; without labels, and disjoint parts of them calibrate
             and judge. For float precisions they become the golden photos; without, coloured fields
             do.
-        calibration_count: Most photos to calibrate with.
+        calibration_count: Most photos to calibrate int8 with (default 512).
         out: The bundle's folder; it must not exist.
         profile: The device it is for, by the name of its profile: what that cannot run is refused.
         prefer: What `auto` looks for among what is proven: `speed` or `size`.
@@ -122,7 +129,7 @@ def export(
 
     Raises:
         UsageError: If the call does not make sense: unknown target or precision, no calibration
-            photos.
+            photos, or an argument that would have no effect.
         WorkError: If the target cannot express the network.
         GateError: If a gate does not hold, for `auto` in every precision; nothing is written then.
     """
@@ -133,12 +140,19 @@ def export(
         raise unknown_name("preference", prefer, get_args(Prefer))
     forms = _forms(chosen, precision, engine=engine, scheme=scheme, profile=profile)
     makeable, hopeless = _sort_out(forms, chosen, precision, calibration)
-    if keep_float and not any(form.scheme for form in forms):
-        raise UsageError(
-            f"--keep-float is about the layers of int8; --precision {precision} has none"
-        )
-    if recover and not any(form.scheme for form in forms):
-        raise UsageError(f"--recover is about int8; --precision {precision} has none")
+    _refuse_idle(
+        forms,
+        chosen,
+        precision,
+        of_integers={
+            "--keep-float": bool(keep_float),
+            "--recover": recover,
+            "--calibration-count": calibration_count is not None,
+            **{f"--set {name}": True for name in quantization or {}},
+        },
+        of_choice={f"--prefer {prefer}": prefer != "speed"},
+        of_decisions={"--min-agreement": min_agreement is not None},
+    )
     batch = _choose_batch(chosen, batch)
     values = {**(quantization or {}), **({"recover": True} if recover else {})}
     config = build_config(QuantizeConfig, values=values, what="quantization")
@@ -157,10 +171,11 @@ def export(
             classes=spec.classes,
             scratch=Path(scratch),
             calibrate=any(form.scheme for form in makeable),
-            max_calibration=calibration_count,
+            max_calibration=calibration_count or MAX_CALIBRATION,
             max_learning=MAX_LEARNING if config.recover else 0,
             seed=seed,
         )
+        _say_what_proves(samples, max_drop=max_drop)
         if calibration is not None and not all(
             f.precision in chosen.parity_limit for f in makeable
         ):
@@ -185,6 +200,21 @@ def export(
                 require_passed(made.evidence, list(made.gates))
             bundle = _with_speed(workshop, made, place) if timed else made.bundle
     return _result(bundle, out=out, seconds=time.monotonic() - start)
+
+
+def _say_what_proves(samples: Samples, *, max_drop: float | None) -> None:
+    """A warning where the proof is less than a reader of the gates would think."""
+    if samples.synthetic:
+        warn(
+            f"no photos were given: {len(samples.proof)} {SYNTHETIC} stand in for them, which show "
+            "that the file computes what the student computes, and no more; add --calibration "
+            "FOLDER to prove it on yours"
+        )
+    if max_drop is not None and samples.proof.labels is None:
+        warn(
+            "--max-drop has no effect here: it needs --calibration in class folders named as the "
+            "student's classes; it is kept for `edgeseed verify --data`"
+        )
 
 
 def _forms(
@@ -223,6 +253,36 @@ def _forms(
             f"{target.name} has none"
         )
     return forms
+
+
+def _refuse_idle(
+    forms: Sequence[Form],
+    target: Target,
+    precision: str,
+    *,
+    of_integers: Mapping[str, bool],
+    of_choice: Mapping[str, bool],
+    of_decisions: Mapping[str, bool],
+) -> None:
+    """Refuses options that were given and would change nothing.
+
+    Raises:
+        UsageError: If there is one; it says when it has an effect.
+    """
+    integers = any(form.scheme for form in forms)
+    # A target with an engine of its own judges decisions by that, also those of float models.
+    decides = target.judges_natively or not all(f.precision in target.parity_limit for f in forms)
+    rules = (
+        (of_integers, integers, "is about int8"),
+        (of_choice, precision == AUTO, "is about --precision auto"),
+        (of_decisions, decides, "is about w8 and int8; fp32 and fp16 are judged by parity"),
+    )
+    for options, has_effect, when in rules:
+        idle = [option for option, given in options.items() if given and not has_effect]
+        if idle:
+            raise UsageError(
+                f"{idle[0]} {when}: with --precision {precision} it has no effect; leave it out"
+            )
 
 
 def _in_order(target: Target, engine: EngineFacts) -> list[Precision]:
@@ -363,6 +423,6 @@ def _result(bundle: Bundle, *, out: str | Path, seconds: float) -> ExportResult:
     )
     say(
         f"exported {out}: {result.target} {result.precision}, "
-        f"{result.size_bytes / 1e6:.2f} MB, {seconds:.1f} s"
+        f"{readable_size(result.size_bytes)}, {seconds:.1f} s"
     )
     return result

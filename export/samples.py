@@ -25,6 +25,8 @@ MAX_LEARNING = 10_000
 # With fewer photos than this, neither the ranges nor the share of agreement mean anything.
 MIN_PHOTOS = 16
 NUM_GOLDEN = 4
+SYNTHETIC = "synthetic colour fields"
+"""The source where no photos were given."""
 _NUM_SYNTHETIC = 32
 _MAX_GOLDEN_SIDE = 640
 
@@ -61,6 +63,11 @@ class Samples:
     """Further photos, for int8 to learn on."""
     description: dict[str, object]
     """For the manifest: source, fingerprint, counts, seed."""
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether no photos were given."""
+        return self.description["source"] == SYNTHETIC
 
     @property
     def deciding(self) -> Photos:
@@ -109,7 +116,7 @@ def draw_samples(
             proof=Photos(pixels=pixels),
             calibration=None,
             learning=None,
-            description={"source": "synthetic colour fields", "seed": seed, "proof": len(pixels)},
+            description={"source": SYNTHETIC, "seed": seed, "proof": len(pixels)},
         )
     photos = open_photos(source, min_count=MIN_PHOTOS if calibrate else NUM_GOLDEN)
     order = np.random.default_rng(seed).permutation(len(photos))

@@ -138,9 +138,17 @@ def _held_out(bundle: Bundle) -> Photos | None:
         return Photos(
             pixels=archive["pixels"],
             labels=archive["labels"].astype(np.int64) if has_labels else None,
-            source="the bundle's held-out photos",
+            source=_source_of(bundle),
             fingerprint=bundle.manifest.files[HELD_OUT].sha256,
         )
+
+
+def _source_of(bundle: Bundle) -> str:
+    """What the bundle's own photos are; without any given, its export made colour fields."""
+    source = str(bundle.manifest.provenance.get("photos", {}).get("source", ""))
+    if source.startswith("synthetic"):
+        return f"the bundle's {source}, no photos"
+    return "the bundle's held-out photos"
 
 
 def _decode(photos: PhotoSet, bundle: Bundle) -> NDArray[np.uint8]:

@@ -2,7 +2,8 @@
 
 import click
 
-from edgeseed.cli._options import emit, json_option, silence, size
+from edgeseed.cli._options import emit, json_option, silence
+from edgeseed.core.files import readable_size
 
 
 @click.command(
@@ -32,7 +33,7 @@ def command(bundle: str, device: str, as_json: bool) -> None:
         result = build(bundle, device=device)
     record = result.record
     text = (
-        f"{result.engine}: {size(record.size_bytes)}, built in {record.seconds:.0f} s for "
+        f"{result.engine}: {readable_size(record.size_bytes)}, built in {record.seconds:.0f} s for "
         f"{record.gpu} (compute capability {record.compute_capability}), TensorRT {record.tensorrt}"
     )
     emit(result, as_json=as_json, text=text)

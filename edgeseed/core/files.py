@@ -170,3 +170,12 @@ def sha256_file(path: Path) -> str:
     """The hex SHA-256 of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def readable_size(num_bytes: float) -> str:
+    """Bytes as people read them, in powers of 1000 as shops and stores count."""
+    for unit in ("B", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.2f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.2f} GB"

@@ -114,6 +114,8 @@ class Target(abc.ABC):
     """The target's own options with their defaults."""
     fixed_batch: ClassVar[int | None] = None
     """The one batch size that the format takes; None where any goes."""
+    judges_natively: ClassVar[bool] = False
+    """Whether its models have `infer_natively`, by which decisions are judged besides."""
     parity_limit: ClassVar[Mapping[Precision, float]]
     """Largest relative error of a float precision against the student itself."""
 

@@ -8,7 +8,7 @@ self_retrieval    quantized, no head: share of photos whose embedding lies neare
                   embedding of the same photo, among all photos
 embedding_cosine  quantized      mean cosine to the float embedding
 accuracy_drop     with labels    float accuracy minus this model's, in points
-batch             all            outputs alone, in pairs and in sevens agree
+batch             not Core ML    outputs alone, in pairs and in sevens agree
 golden            all            the golden photos give their stored tensors and outputs
 ```
 """
@@ -197,7 +197,9 @@ def batch_gate(alone: Outputs, together: Mapping[int, Outputs], *, rounded: bool
         passed=errors[worst] <= limit,
         unit="relative error",
         n=len(errors),
-        detail=f"batches of {', '.join(map(str, errors))} against 1; worst: {worst}",
+        # A model of one batch size gets the photos that there are, and copies of them to fill it.
+        detail=f"{' and '.join(map(str, errors))} photos at a time against 1, filled up where the "
+        f"model takes more; worst: {worst}",
     )
 
 

@@ -21,5 +21,8 @@ def test_layers_to_keep_are_named_by_pattern(network: StudentNetwork) -> None:
     assert found["linear"] == "asked for by --keep-float linear"
     with pytest.raises(UsageError, match=r"'conf2d_1' fits no layer; .* such as conv2d_1"):
         matching_layers(program, ["conf2d_1"])
+    # It answered with names of arithmetic such as sub, which are no layers.
+    with pytest.raises(UsageError, match=r"'nosuch' fits .* such as conv2d, conv2d_1, conv2d_2 "):
+        matching_layers(program, ["nosuch"])
     with pytest.raises(UsageError, match="no regular expression"):
         matching_layers(program, ["conv2d_("])

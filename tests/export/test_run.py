@@ -12,6 +12,7 @@ from edgeseed.core.errors import (
     UnknownNameError,
     UsageError,
 )
+from edgeseed.core.files import readable_size
 from edgeseed.core.network import StudentNetwork
 from edgeseed.export import building, export, verify
 from edgeseed.export.speed import Speed
@@ -56,12 +57,35 @@ def test_int8_is_a_quarter_of_the_size(made_fp32: Path, made_int8: Path) -> None
     )  # of a tiny network, whose graph weighs as much as its weights
 
 
-def test_a_float_export_needs_no_photos(student: Path, tmp_path: Path) -> None:
+def test_a_float_export_needs_no_photos(
+    student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     export(student, out=tmp_path / "bundle", batch=1)
     manifest = read_bundle(tmp_path / "bundle").manifest
     assert manifest.provenance["photos"]["source"] == "synthetic colour fields"
+    # The card spoke of photos, and the terminal said nothing.
+    assert "32 synthetic colour fields stand in for them" in capsys.readouterr().err
+    card = (tmp_path / "bundle/MODEL_CARD.md").read_text()
+    assert "On 32 synthetic colour fields, not on photos: none were given." in card
+    assert "`golden/` holds synthetic colour fields," in card
+    assert "held out" not in card
     assert manifest.inputs[0].shape == (1, 3, 32, 32)
     assert verify(tmp_path / "bundle").passed
+
+
+def test_a_limit_without_labels_is_said_to_have_no_effect(
+    student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(student, out=tmp_path / "bundle", max_drop=0.5)
+    assert "--max-drop has no effect here: it needs --calibration in cl" in capsys.readouterr().err
+
+
+def test_sizes_read_alike_on_both_streams(
+    student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # 114.63 kB on stdout was 0.11 MB on stderr.
+    result = export(student, out=tmp_path / "bundle")
+    assert f"onnx fp32, {readable_size(result.size_bytes)}, " in capsys.readouterr().err
 
 
 def test_the_same_call_gives_the_same_model(student: Path, photos: Path, tmp_path: Path) -> None:
@@ -113,9 +137,13 @@ def test_a_gate_that_fails_leaves_nothing_behind(
         ({"profile": "pixel-8", "target": "coreml"}, ConfigError, "runs no coreml bundle"),
         ({"profile": "pixel-8", "precision": "fp16"}, UsageError, "as int8 or w8 or fp32; choose"),
         ({"scheme": "arm"}, UsageError, "--scheme is about the integers of int8"),
-        ({"keep_float": ["conv2d"]}, UsageError, "--keep-float is about the layers of int8"),
+        ({"keep_float": ["conv2d"]}, UsageError, "--keep-float is about int8"),
         ({"precision": "int8", "keep_float": ["conv9d"]}, UsageError, "fits no layer"),
         ({"prefer": "sped"}, UnknownNameError, "did you mean 'speed'"),
+        ({"prefer": "size"}, UsageError, "--prefer size is about --precision auto: with"),
+        ({"min_agreement": 1.0}, UsageError, "is about w8 and int8; fp32 and fp16 are judged by p"),
+        ({"calibration_count": 3}, UsageError, "--calibration-count is about int8: with"),
+        ({"quantization": {"calibrator": "mse"}}, UsageError, "--set calibrator is about int8"),
     ],
 )
 def test_a_wrong_call_says_what_is_right(
@@ -229,7 +257,10 @@ def test_another_processors_integers_are_not_timed(
     )  # fmt: skip
     assert result.speed is not None
     assert not result.speed["timed"]
-    assert f"other integers than {other}" in result.speed["reason"]
+    # It read "onnxruntime CPU on this machine, which has other integers than arm is no measure".
+    assert result.speed["reason"] == (
+        f"scheme {other} is computed otherwise here than on its device (by onnxruntime CPU)"
+    )
     assert result.quantization is not None
     assert result.quantization["float"]["linear"] == "asked for by --keep-float linear"
 
@@ -250,6 +281,6 @@ def test_int8_can_learn_from_the_float_student(student: Path, photos: Path, tmp_
 
 
 def test_recovery_is_about_integers(student: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--recover is about int8; --precision fp16 has none"):
+    with pytest.raises(UsageError, match="--recover is about int8: with --precision fp16"):
         export(student, precision="fp16", recover=True, out=tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
