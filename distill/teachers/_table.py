@@ -11,7 +11,7 @@ class TeacherInfo:
     """One row of `edgeseed teachers`.
 
     Attributes:
-        name: What to give as `--teacher` (for `file`: with `=PATH` behind it).
+        name: Of the network; families share names of files, `spec` says what to write.
         family: Who trained it, and how.
         source: Where the weights come from: timm's hub, `torch.hub`, or a file that one fetches
         oneself.
@@ -37,9 +37,14 @@ class TeacherInfo:
     commercial_ok: bool | None
     head: str
 
+    @property
+    def spec(self) -> str:
+        """What to give as `--teacher`; CHECKPOINT stands for the family's file."""
+        return f"{self.name}=CHECKPOINT" if self.source == "file" else self.name
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        return dataclasses.asdict(self)
+        return {"spec": self.spec, **dataclasses.asdict(self)}
 
 
 def _rows(
@@ -285,6 +290,12 @@ def list_teachers() -> tuple[TeacherInfo, ...]:
 def find_teacher(name: str) -> TeacherInfo | None:
     """The row of a name that timm or torch.hub serves, or None; families share names of files."""
     return next((row for row in list_teachers() if row.name == name and row.source != "file"), None)
+
+
+def families_of_files(name: str) -> tuple[str, ...]:
+    """The families that publish a network of that name as a file."""
+    rows = list_teachers()
+    return tuple(row.family for row in rows if row.name == name and row.source == "file")
 
 
 LAYOUT_FAMILIES = {

@@ -11,13 +11,14 @@ import timm
 import torch
 from torch import nn
 
+from edgeseed.core.console import note
 from edgeseed.core.errors import UsageError, WorkError
 from edgeseed.core.network import StudentNetwork, unknown_model
 from edgeseed.core.preprocess import Interpolation, Preprocess
 from edgeseed.distill.features import Features, check_image_size, extract
 from edgeseed.distill.teachers._licences import Licence, licence_of_timm
 from edgeseed.distill.teachers._network import Teacher
-from edgeseed.distill.teachers._table import TeacherInfo, find_teacher
+from edgeseed.distill.teachers._table import TeacherInfo, families_of_files, find_teacher
 
 _PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
@@ -42,11 +43,22 @@ def load_timm(name: str, *, image_size: int | None) -> Teacher:
         UsageError: If there are no such weights.
         WorkError: If they cannot be fetched.
     """
+    families = ", ".join(families_of_files(name))
+    if families and not timm.is_model(name):
+        raise UsageError(
+            f"teacher {name} is a file ({families}), not one that timm serves: fetch it, and write "
+            f"{name}=CHECKPOINT"
+        )
     check_name(name)
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise UsageError(f"teacher {name}: timm has no weights of it; give a file: {name}=PATH")
     full_name = f"{name.partition('.')[0]}.{config.tag}" if config.tag else name
+    if families:
+        note(
+            f"teacher {name} is timm's {full_name}; those of {families} are files, written "
+            f"{name}=CHECKPOINT"
+        )
     info = find_teacher(full_name)
     # The classifier is built and taken off after loading: with it timm loads strictly.
     network = build_timm(
@@ -142,9 +154,9 @@ def _check_network(name: str) -> None:
 def _cannot_fetch(name: str, error: BaseException) -> WorkError:
     reason = " ".join(str(error).split())[:120]
     return WorkError(
-        f"teacher {name}: its weights are not in the local cache and cannot be fetched ({reason}); "
-        "fetch them where there is a network and give the file: "
-        f"--teacher {name}=PATH/model.safetensors"
+        f"{name}: its weights are not in the local cache and cannot be fetched ({reason}); fetch "
+        "them where there is a network, and write the file behind the name: "
+        f"{name}=PATH/model.safetensors"
     )
 
 

@@ -6,6 +6,10 @@ from edgeseed.cli._options import emit, json_option, table
 
 _COMMERCIAL = {True: "yes", False: "NO", None: "read it"}
 
+_SOURCES = """
+CHECKPOINT: the family's own file, which you fetch. hub:... comes from torch.hub, the rest from timm's hub.
+Any other timm name, NAME=CHECKPOINT or hub entry works as well, and so does a student.safetensors."""
+
 
 @click.command(
     epilog="""\b
@@ -25,7 +29,8 @@ def command(commercial: bool, as_json: bool) -> None:
     teachers = [info for info in list_teachers() if info.commercial_ok or not commercial]
     rows = [
         (
-            info.name,
+            info.spec,
+            info.family,
             str(info.embedding_dim),
             str(info.image_size),
             info.head,
@@ -34,5 +39,7 @@ def command(commercial: bool, as_json: bool) -> None:
         )
         for info in teachers
     ]
-    text = table(rows, header=("teacher", "dim", "px", "head", "licence", "commercial use"))
-    emit([info.to_dict() for info in teachers], as_json=as_json, text=text)
+    text = table(
+        rows, header=("--teacher", "family", "dim", "px", "head", "licence", "commercial use")
+    )
+    emit([info.to_dict() for info in teachers], as_json=as_json, text=f"{text}\n{_SOURCES}")

@@ -248,6 +248,17 @@ def test_listings_are_json_too(command):
     assert json.loads(result.output)
 
 
+def test_teachers_are_listed_by_what_to_write():
+    # Rows of files stood there by a bare name: unknown to --teacher, or another network's.
+    lines = CliRunner().invoke(cli, ["teachers"]).output.splitlines()
+    assert lines[0].split()[:2] == ["--teacher", "family"]
+    rows = [line.split()[:2] for line in lines]
+    assert ["simclrv2_r50_1x_sk0=CHECKPOINT", "SimCLRv2"] in rows
+    families = [row[1] for row in rows if row and row[0] == "resnet50=CHECKPOINT"]
+    assert families == ["SwAV", "MoCo-v2", "MoCo-v3"]
+    assert not any(row and row[0] == "resnet50" for row in rows)
+
+
 def test_doctor_says_what_works():
     result = CliRunner().invoke(cli, ["doctor", "--json"])
     checks = {check["name"]: check for check in json.loads(result.output)["checks"]}

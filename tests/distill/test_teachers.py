@@ -666,6 +666,11 @@ def test_a_file_without_weights_lists_what_it_holds(tmp_path: Path) -> None:
 def test_calls_that_are_wrong_say_what_is_right(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'test_vit'"):
         load_teacher("test_vitt")
+    # `edgeseed teachers` lists it, and it was "unknown".
+    with pytest.raises(UsageError, match=r"file \(SimCLRv2.*write simclrv2_r50_1x_sk0=CHECKPOINT"):
+        load_teacher("simclrv2_r50_1x_sk0")
+    with pytest.raises(UsageError, match=r"file \(SwAV\).*write resnet50w2=CHECKPOINT"):
+        load_teacher("resnet50w2")
     with pytest.raises(UsageError, match=r"no weights tagged 'dyno'; timm has: .*dino"):
         load_teacher("vit_small_patch16_224.dyno")
     with pytest.raises(UsageError, match="write NAME="):
@@ -684,15 +689,33 @@ def test_an_image_size_that_patches_do_not_fill_names_the_nearest(tmp_path: Path
         load_teacher(f"test_vit={path}", image_size=50)
 
 
-def test_without_a_network_the_error_says_how_to_give_a_file(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is in the cache, and the hub cannot be reached."""
     for variable in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(WorkError, match=r"--teacher vit_small_patch16_224\.dino=PATH"):
+
+
+@pytest.mark.usefixtures("no_network")
+def test_without_a_network_the_error_says_how_to_give_a_file() -> None:
+    # It advised --teacher, which finetune has not.
+    with pytest.raises(WorkError, match=r"name: vit_small_patch16_224\.dino=PATH") as found:
         load_teacher("vit_small_patch16_224.dino")
+    assert "--teacher" not in str(found.value)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_name_that_files_share_says_whose_weights_it_stands_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Listed for SwAV and MoCo, it was given timm's supervised weights without a word.
+    with pytest.raises(WorkError):
+        load_teacher("resnet50")
+    message = capsys.readouterr().err
+    assert "resnet50 is timm's resnet50.a1_in1k" in message
+    assert "SwAV, MoCo-v2, MoCo-v3 are files, written resnet50=CHECKPOINT" in message
 
 
 def test_a_head_that_is_no_mlp_is_refused() -> None:
@@ -734,6 +757,15 @@ def test_the_tables_embedding_dims_are_those_of_the_networks(name: str) -> None:
         network: Any = timm.create_model(name, num_classes=0)
     row = next(row for row in list_teachers() if row.name == name)
     assert network.num_features == row.embedding_dim
+
+
+def test_what_the_table_says_to_write_is_one_row() -> None:
+    written = [(row.spec, row.family) for row in list_teachers()]
+    assert len(set(written)) == len(written)
+    # What two families share is a file's name: the file says which it is.
+    specs = [spec for spec, _ in written]
+    assert all("=" in spec for spec in specs if specs.count(spec) > 1)
+    assert all(row.to_dict()["spec"] == row.spec for row in list_teachers())
 
 
 def test_every_teacher_says_its_licence_and_whether_it_may_be_sold() -> None:
