@@ -122,7 +122,8 @@ def distill(
     """Distils a teacher into a student on unlabelled photos.
 
     Args:
-        method: A name that `METHODS.names()` lists.
+        method: A name that `METHODS.names()` lists, of a method that needs a teacher or a peer;
+            `pretrain` runs the others.
         teacher: Frozen network, as `load_teacher` reads it; None for a method that has none.
         student: A timm name, or a student file to go on from.
         data: Photos, as `open_photos` reads them.
@@ -155,6 +156,12 @@ def distill(
         UsageError: If the call is wrong: unknown names, settings that do not fit, too few photos.
         WorkError: If training diverges, is interrupted, or the disk is full.
     """
+    needs = load_method(method).NEEDS
+    if not (needs.teacher or needs.peer):
+        raise UsageError(
+            f"method {method} does not distil: it learns from photos alone; use "
+            f"`edgeseed pretrain --method {method} --model {student}`"
+        )
     path = None if config is None else Path(config)
     dials = set_dials(path, image_size=image_size, seed=seed, precision=precision)
     return train(

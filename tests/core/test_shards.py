@@ -17,7 +17,7 @@ from PIL import Image
 
 from edgeseed.core.errors import DataError, MissingDependencyError
 from edgeseed.core.photos import open_photos
-from edgeseed.distill import distill
+from edgeseed.distill import pretrain
 from edgeseed.distill.data import PhotoOrder, StreamedCanvases
 from edgeseed.distill.labels import photo_names
 
@@ -193,8 +193,8 @@ def test_a_student_learns_from_shards_what_it_learns_from_the_folder(
             photos = [member for member in tar if member.name.endswith(".jpg")]
             tar.extractall(tmp_path / "folder" / path.name, photos, filter="data")
     losses = [
-        distill(
-            method="moco", teacher=None, student="test_efficientnet", data=data, epochs=1,
+        pretrain(
+            method="moco", model="test_efficientnet", data=data, epochs=1,
             image_size=32, batch_size=4, devices="cpu", out=tmp_path / f"run{number}",
             settings=("training.workers=0", "training.cache=off"),
         ).loss

@@ -112,6 +112,18 @@ def test_method_that_needs_a_teacher_names_those_that_do_not(tmp_path: Path) -> 
         pretrain(method="seed", model="test_resnet", data="digits", out=tmp_path / "run")
 
 
+def test_method_of_photos_alone_is_sent_to_pretrain(tmp_path: Path) -> None:
+    # `distill --method simclr` without a teacher pretrained, in silence.
+    for teacher in (None, "resnet50"):
+        with pytest.raises(
+            UsageError, match=r"simclr does not distil.*edgeseed pretrain --method s"
+        ):
+            distill(
+                method="simclr", teacher=teacher, student="test_resnet", data="digits",
+                out=tmp_path / "run",
+            )  # fmt: skip
+
+
 def test_bad_setting_is_found_before_anything_is_written(
     make_photos: MakePhotos, tmp_path: Path
 ) -> None:

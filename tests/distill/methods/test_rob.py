@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from edgeseed.core.errors import ConfigError
 from edgeseed.core.network import load_student
-from edgeseed.distill import DistillResult, distill
+from edgeseed.distill import DistillResult, distill, pretrain
 from edgeseed.distill.methods import METHODS
 from edgeseed.distill.methods._dino import DinoConfig, DinoHead, view_cross_entropies
 from edgeseed.distill.methods.rob import Rob, RobConfig, view_pairs
@@ -233,16 +233,23 @@ def test_what_esvit_made_teaches_another_network_and_the_run_resumes_exactly(
 ) -> None:
     photos = make_photos(16)
 
-    def run(method: str, out: str, **changes: Any) -> DistillResult:
-        arguments: dict[str, Any] = {
-            "method": method, "teacher": None, "student": "test_resnet", "data": photos,
-            "out": tmp_path / out, "epochs": 2, "batch_size": 8, "image_size": 32,
-            "devices": "cpu", "settings": [f"{name}={value}" for name, value in FEW.items()],
-        }  # fmt: skip
-        return distill(**{**arguments, **changes})
+    common: dict[str, Any] = {
+        "data": photos, "batch_size": 8, "image_size": 32, "devices": "cpu",
+        "settings": [f"{name}={value}" for name, value in FEW.items()],
+    }  # fmt: skip
+    teacher = str(
+        pretrain(
+            method="esvit", model="test_resnet", out=tmp_path / "teacher", epochs=1, **common
+        ).student
+    )
 
-    teacher = str(run("esvit", "teacher", epochs=1).student)
-    whole = run("rob", "whole", teacher=teacher, student="test_vit")
+    def run(out: str, *, resume: bool = False) -> DistillResult:
+        return distill(
+            method="rob", teacher=teacher, student="test_vit", out=tmp_path / out, epochs=2,
+            resume=resume, **common,
+        )  # fmt: skip
+
+    whole = run("whole")
     end_epoch = Trainer._end_epoch
 
     def end_and_die(self: Trainer) -> None:
@@ -252,8 +259,8 @@ def test_what_esvit_made_teaches_another_network_and_the_run_resumes_exactly(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_end_epoch", end_and_die)
         with pytest.raises(KeyboardInterrupt):
-            run("rob", "cut", teacher=teacher, student="test_vit")
-    resumed = run("rob", "cut", teacher=teacher, student="test_vit", resume=True)
+            run("cut")
+    resumed = run("cut", resume=True)
     assert resumed.loss == whole.loss
     states = [load_student(one.student)[0].state_dict() for one in (whole, resumed)]
     assert all(torch.equal(states[1][key], value) for key, value in states[0].items())
