@@ -2,9 +2,11 @@
 
 A mistake in preprocessing leaves the weights right and every layer wrong, so no layer can be
 blamed. But the student itself can be made to make the same mistake: if it then agrees with the
-model, the mistake is found. A mistake in a weight shows at the first layer that differs, and its
-shape there says what it is: off by a constant in each channel is a bias, off by a factor is a
-scale. Ranges of another time do not fit the student's values (see `calibration`).
+model, the mistake is found. A mistake in a weight shows at the first layer that does not make of
+its own input what the student's layer makes of it, by far more than eight bits round off; its shape
+there says what it is: off by a constant in each channel is a bias, off by a factor is a scale. An
+error that a layer only inherits and enlarges, as the head of unsure classes does, is no mistake.
+Ranges of another time do not fit the student's values (see `calibration`).
 """
 
 import contextlib
@@ -16,10 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from edgeseed.export.graph import input_of
 from edgeseed.export.targets._target import Model
 from edgeseed.export.verification.calibration import range_uses, stale_calibration
 from edgeseed.export.verification.gates import Array, relative_error
@@ -40,6 +43,9 @@ _LAYER_TOLERANCE = 1e-2
 # Of the largest value; integers alone may bring a single value this far off.
 _LEAST_MISTAKE = 0.1
 _UNEXPLAINED = 0.25
+# An activation between two layers may round several times over.
+_BEYOND_ROUNDING = 5.0
+_LEVELS = 255
 _WORST_LAYERS = 3
 
 
@@ -80,7 +86,7 @@ def likely_cause(
         _output_mistake(outputs, reference, tolerance)
         or _input_mistake(outputs, reference, network, preprocess, pixels)
         or _calibration_mistake(network, preprocess, pixels, quantization)
-        or _layer_mistake(*_both_insides(model, network, preprocess, pixels, quantization))
+        or _layer_mistake(model, network, preprocess, pixels, quantization)
     )
 
 
@@ -200,7 +206,8 @@ def layer_errors(
     quantization: Mapping[str, Any] | None = None,
 ) -> list[LayerError]:
     """Errors of the convolutions and linear layers that the model shows, in the order they run."""
-    program, inside = _both_insides(model, network, preprocess, pixels, quantization)
+    graph = comparable_graph(network, preprocess, quantization)
+    program, inside = _both_insides(model, graph, pixels, quantization)
     errors: list[LayerError] = []
     before = 0.0
     for name, value in inside.items():
@@ -218,15 +225,13 @@ def worst_layers(errors: list[LayerError]) -> str:
 
 def _both_insides(
     model: Model,
-    network: StudentNetwork,
-    preprocess: Preprocess,
+    graph: fx.GraphModule,
     pixels: npt.NDArray[np.uint8],
     quantization: Mapping[str, Any] | None,
 ) -> tuple[Outputs, Outputs]:
     """The layers' outputs of the float program and of the model, by name."""
     shifts = (quantization or {}).get("shifted", {})
     pixels = np.asarray(pixels[:NUM_PHOTOS])
-    graph = comparable_graph(network, preprocess, quantization)
     names = layer_names(graph)
     program = layer_outputs(graph, pixels, names)
     found = {**_last_layers(graph, model.infer(pixels)), **model.layers(pixels, names)}
@@ -247,15 +252,82 @@ def _last_layers(graph: fx.GraphModule, outputs: Outputs) -> Outputs:
     return {node.name: value for node, value in zip(nodes, outputs.values(), strict=False)}
 
 
-def _layer_mistake(program: Outputs, inside: Outputs) -> str:
+def _layer_mistake(
+    model: Model,
+    network: StudentNetwork,
+    preprocess: Preprocess,
+    pixels: npt.NDArray[np.uint8],
+    quantization: Mapping[str, Any] | None,
+) -> str:
+    graph = comparable_graph(network, preprocess, quantization)
+    program, inside = _both_insides(model, graph, pixels, quantization)
+    replay = _Replay(graph, inside, ranges=(quantization or {}).get("ranges", {}))
+    with torch.inference_mode():
+        replay.run(torch.from_numpy(np.asarray(pixels)).float())
     previous = 0.0
     for name, value in inside.items():
         error = relative_error(value, program[name])
         # Quantization noise grows slowly; a mistake is a jump.
-        if error > max(_LAYER_TOLERANCE, 5 * previous) and error > _LEAST_MISTAKE:
-            return f"the first layer that differs is {name}: {_describe(value, program[name])}"
+        jumps = error > max(_LAYER_TOLERANCE, 5 * previous) and error > _LEAST_MISTAKE
+        if jumps and replay.is_beyond_rounding(name):
+            what = _describe(value, replay.expected[name])
+            return f"the first layer that differs is {name}: {what}"
         previous = max(previous, error)
     return ""
+
+
+class _Replay(fx.Interpreter):
+    """Runs the float program on what the model itself computed: each layer on its own input.
+
+    Args:
+        graph: The float program.
+        inside: The model's values of the layers, by name.
+        ranges: In which the model stores values, as far as they are known.
+    """
+
+    def __init__(
+        self, graph: fx.GraphModule, inside: Outputs, *, ranges: Mapping[str, Any]
+    ) -> None:
+        super().__init__(graph)
+        self.inside = inside
+        self.ranges = ranges
+        self.expected: Outputs = {}
+        """What the student's layer makes of the model's input to it."""
+        self.rounded: Outputs = {}
+        """The same with that input and the weights rounded to eight bits."""
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if n.name not in self.inside:
+            return value
+        assert isinstance(value, Tensor)
+        self.expected[n.name] = value.numpy()
+        source, weight, *others = self.fetch_args_kwargs_from_env(n)[0]
+        assert callable(n.target)
+        assert isinstance(source, Tensor)
+        assert isinstance(weight, Tensor)
+        low, high = self.ranges.get(input_of(n).name, source.aminmax())
+        rounded = _round(source, float(low), float(high)), _round_channels(weight)
+        self.rounded[n.name] = n.target(*rounded, *others).numpy()
+        return torch.from_numpy(self.inside[n.name])
+
+    def is_beyond_rounding(self, name: str) -> bool:
+        """Whether the model's layer is further from the student's than eight bits explain."""
+        expected = self.expected[name]
+        own = _rms_error(self.inside[name], expected)
+        return own > _BEYOND_ROUNDING * _rms_error(self.rounded[name], expected)
+
+
+def _round(value: Tensor, low: float, high: float) -> Tensor:
+    step = max((high - low) / _LEVELS, 1e-20)
+    return low + torch.round((value.clamp(low, high) - low) / step) * step
+
+
+def _round_channels(weight: Tensor) -> Tensor:
+    """To eight bits, one scale an output channel."""
+    step = weight.abs().flatten(1).amax(1) * (2 / _LEVELS)
+    step = step.clamp(min=1e-20).reshape(-1, *[1] * (weight.ndim - 1))
+    return torch.round(weight / step) * step
 
 
 def _describe(value: Array, truth: Array) -> str:
@@ -266,14 +338,22 @@ def _describe(value: Array, truth: Array) -> str:
     """
     rows = [np.moveaxis(array, 1, 0).reshape(array.shape[1], -1) for array in (value, truth)]
     difference = rows[0] - rows[1]
-    energy = max(float(np.mean(difference**2)), 1e-20)
+    energy = float(np.mean(difference**2))
+    # Small noise in place of large values is no small multiple of them.
+    of_factor = min(energy, float(np.mean(rows[0] ** 2)))
     factor = float(np.sum(rows[0] * rows[1]) / max(float(np.sum(rows[1] ** 2)), 1e-20))
     around_mean = difference - difference.mean(axis=1, keepdims=True)
     left = {
-        "each channel is off by a constant, so a bias was dropped or changed": around_mean,
-        f"it is {factor:.3g} times too large, so a scale is wrong": rows[0] - factor * rows[1],
+        "each channel is off by a constant, so a bias was dropped or changed": (
+            around_mean, energy,
+        ),
+        f"it is {factor:.3g} times too large, so a scale is wrong": (
+            rows[0] - factor * rows[1], of_factor,
+        ),
+    }  # fmt: skip
+    shares = {
+        what: float(np.mean(rest**2)) / max(whole, 1e-20) for what, (rest, whole) in left.items()
     }
-    shares = {what: float(np.mean(rest**2)) / energy for what, rest in left.items()}
     what = min(shares, key=lambda name: shares[name])
     if shares[what] < _UNEXPLAINED:
         return what

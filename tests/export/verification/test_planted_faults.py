@@ -33,6 +33,7 @@ from edgeseed.export.samples import Photos
 from edgeseed.export.targets import TARGETS
 from edgeseed.export.targets._target import WriteRequest
 from edgeseed.export.targets.onnx import convert_program
+from edgeseed.export.testing import CLASSES, save_tiny_student, tiny_preprocess
 from edgeseed.export.verification.run import read_proof
 
 Constants = dict[str, np.ndarray]
@@ -187,6 +188,53 @@ def test_a_doubled_scale_in_an_int8_model_is_caught_and_named(int8_bundle: Path)
     assert re.search(r"conv2d_3: it is (1.9\d*|2|2.0\d*) times too large, so a scale", message), (
         message
     )
+
+
+def other_weights(index: int) -> Callable[[StudentNetwork], None]:
+    def change(network: StudentNetwork) -> None:
+        layers = [
+            part
+            for part in network.modules()
+            if isinstance(part, torch.nn.Conv2d | torch.nn.Linear)
+        ]
+        generator = torch.Generator().manual_seed(0)
+        weight = layers[index].weight
+        with torch.no_grad():
+            noise = torch.randn(weight.shape, generator=generator)
+            weight.copy_(noise * weight.std())
+
+    return change
+
+
+@pytest.mark.parametrize(("index", "name"), [(3, "conv2d_3"), (-1, "linear")])
+def test_other_weights_in_an_int8_model_are_caught_and_named(
+    int8_bundle: Path, index: int, name: str
+) -> None:
+    remake(int8_bundle, other_weights(index))
+    with pytest.raises(GateError, match=f"{name}: its weights are not the student's"):
+        verify(int8_bundle)
+
+
+def test_rounding_that_a_head_enlarges_is_called_no_mistake(
+    network: StudentNetwork, photos: Path, pixels: Any, tmp_path: Path
+) -> None:
+    # A head that had hardly learnt anything was said to have another's weights: the classes of a
+    # fresh probe differ along directions in which embeddings hardly do, and rounding does.
+    network = copy.deepcopy(network)
+    assert network.head is not None
+    with torch.no_grad():
+        embedding = network(torch.from_numpy(tiny_preprocess().normalize(pixels))).embedding
+        _, _, directions = torch.linalg.svd(embedding - embedding.mean(0))
+        weak = directions[len(CLASSES) + 4 : 2 * len(CLASSES) + 4]
+        network.head.weight.copy_(100 * weak)
+        network.head.bias.copy_(-embedding.mean(0) @ network.head.weight.T)
+    path = save_tiny_student(tmp_path / "unsure.safetensors", network)
+    with pytest.raises(GateError, match=r"top1_agreement.*layers that add most error") as caught:
+        export(
+            path, precision="int8", calibration=photos, out=tmp_path / "bundle",
+            quantization={"max_float_layers": 0, "calibrator": "minmax"},
+        )  # fmt: skip
+    assert "likely cause" not in str(caught.value)
 
 
 def test_scales_of_another_calibration_than_the_manifests_are_caught(int8_bundle: Path) -> None:
