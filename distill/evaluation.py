@@ -27,6 +27,7 @@ from edgeseed.distill._protocols.linear import LinearResult, LinearSettings, pro
 from edgeseed.distill.labels import (
     LabelList,
     Split,
+    check_apart,
     choose_labels,
     draw_share,
     labels_of,
@@ -188,7 +189,8 @@ def evaluate(
     Raises:
         UnknownNameError: If a protocol or the network is unknown.
         UsageError: If a file does not exist, or the options do not go together.
-        DataError: If the photos have no labels, or too few.
+        DataError: If the photos have no labels, or too few, or the test photos are those that are
+            learnt from.
         ArtifactError: If the student file is broken.
     """
     protocols = _protocols(protocol)
@@ -201,6 +203,8 @@ def evaluate(
         LinearSettings, values=_values(linear), overrides=changes["linear"], what="protocol linear"
     )
     split = split_labelled(data, test_data=test_data, seed=seed)
+    if test_data is not None and {"knn", "linear"} & set(protocols):
+        check_apart(split.train, split.test)
     # Before anything is computed: too few photos for 1 % would show only after the other protocols.
     lists = _choose_lists(split, labels, seed=seed) if "finetune" in protocols else {}
     if save_lists is not None:

@@ -43,6 +43,7 @@ from edgeseed.distill.evaluation import Metric, embed, make_metric, predict
 from edgeseed.distill.labels import (
     LabelList,
     Split,
+    check_apart,
     choose_labels,
     labels_of,
     save_labels,
@@ -249,7 +250,8 @@ def finetune(
 
     Raises:
         UsageError: If the call is wrong.
-        DataError: If there are too few photos or labels, or a list names photos that are missing.
+        DataError: If there are too few photos or labels, a list names photos that are missing, or
+            the test photos are those that are learnt from.
         ArtifactError: If a file is broken.
         WorkError: If training diverges, is interrupted, or the disk is full.
     """
@@ -284,6 +286,8 @@ def finetune(
     device = choose_device(devices)
     split = split_labelled(data, test_data=test_data, seed=seed)
     chosen = choose_labels(split.train, labels, seed=seed)
+    if test_data is not None:
+        check_apart(split.train.subset(chosen.indices), split.test)
     with (
         process_group(device),
         quiet(not _distributed.is_main(), notes=True),

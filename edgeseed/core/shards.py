@@ -27,10 +27,12 @@ from edgeseed.core.optional import require
 from edgeseed.core.photos import (
     SIDECARS,
     Draft,
+    Mark,
     PhotoSet,
     decode,
     decode_draft,
     fingerprint_of,
+    sample_file,
 )
 
 SUFFIX = ".tar"
@@ -240,6 +242,14 @@ class Shards:
     def draft(self, index: int, side: int) -> Draft:
         """As `image`, but a JPEG may come smaller."""
         return decode_draft(self._read(index), side=side, name=self.name(index))
+
+    def mark(self, index: int) -> Mark:
+        """Its bytes; of a shard that lies elsewhere, its name, for each read is a request."""
+        url = self._urls[int(self._numbers[index])]
+        offset, size = (int(value) for value in self._places[index])
+        if _is_remote(url):
+            return Mark(size, self.name(index).encode)
+        return Mark(size, lambda: sample_file(Path(url), start=offset, size=size))
 
     def _read(self, index: int) -> bytes:
         url = self._urls[int(self._numbers[index])]

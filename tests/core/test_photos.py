@@ -7,7 +7,13 @@ import pytest
 from PIL import Image
 
 from edgeseed.core.errors import DataError, UnknownNameError
-from edgeseed.core.photos import decode, open_photos, photos_from_arrays
+from edgeseed.core.photos import (
+    Shared,
+    decode,
+    open_photos,
+    photos_from_arrays,
+    shared_photos,
+)
 
 
 def save(path: Path, image: Image.Image, **options) -> Path:
@@ -385,3 +391,26 @@ def test_grey_and_cmyk_are_drafted_as_rgb(tmp_path, mode):
     _gradient(800, 400).convert(mode).save(tmp_path / "a.jpg")
     draft = open_photos(tmp_path).draft(0, 60)
     assert (draft.image.mode, draft.image.size) == ("RGB", (200, 100))
+
+
+# ------------------------------------------------------------------ photos of two sets
+
+
+def test_copies_are_found_under_any_name_and_neighbours_are_not(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    for index in range(6):
+        # As large as a photo, and all of one size: BMP does not compress.
+        pixels = rng.integers(0, 255, (128, 128, 3), np.uint8)
+        copied = save(tmp_path / "one" / f"{index}.bmp", Image.fromarray(pixels)).read_bytes()
+        if index < 4:
+            (tmp_path / "two" / f"copy-{index}.bmp").write_bytes(copied)
+        else:
+            (tmp_path / "two" / f"other-{index}.bmp").write_bytes(copied[:54] + copied[:53:-1])
+    one, two = open_photos(tmp_path / "one"), open_photos(tmp_path / "two")
+    assert shared_photos(two, one) == Shared(4, 6)
+    assert shared_photos(one, one) == Shared(6, 6)
+    assert shared_photos(two.subset([4, 5]), one) == Shared(0, 2)
+    digits = open_photos("digits")
+    assert shared_photos(digits, one) == Shared(0, len(digits))

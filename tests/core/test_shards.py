@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from edgeseed.core.errors import DataError, MissingDependencyError
-from edgeseed.core.photos import open_photos
+from edgeseed.core.photos import Shared, open_photos, shared_photos
 from edgeseed.distill import pretrain
 from edgeseed.distill.data import PhotoOrder, StreamedCanvases
 from edgeseed.distill.labels import photo_names
@@ -183,6 +183,15 @@ def test_a_shard_that_is_none_is_one_line(tmp_path: Path, content: bytes, messag
 
 def test_photos_are_called_as_in_the_tar(shards: Path) -> None:
     assert photo_names(open_photos(shards))[4] == "train-001.tar/part.1/010001.jpg"
+
+
+def test_copies_of_a_shards_photos_are_found(shards: Path, tmp_path: Path) -> None:
+    with tarfile.open(shards / "train-001.tar") as tar:
+        photos = [member for member in tar if member.name.endswith(".jpg")]
+        tar.extractall(tmp_path / "folder", photos, filter="data")
+    unpacked, packed = open_photos(tmp_path / "folder"), open_photos(shards)
+    assert shared_photos(unpacked, packed) == Shared(3, 3)
+    assert shared_photos(packed, unpacked) == Shared(3, 9)
 
 
 def test_a_student_learns_from_shards_what_it_learns_from_the_folder(

@@ -513,6 +513,29 @@ def test_photos_without_labels_are_an_error(student_file: Path, tmp_path: Path) 
         evaluate(student_file, data=tmp_path / "photos")
 
 
+def test_test_photos_that_were_learnt_from_are_an_error_or_told(
+    student_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # kNN gave 100 % without a word.
+    data = _folder(tmp_path / "data", {"ant": 8, "bee": 8})
+    copy = tmp_path / "copy"
+    for number, photo in enumerate(sorted(data.rglob("*.png"))):
+        (copy / photo.parent.name).mkdir(parents=True, exist_ok=True)
+        (copy / photo.parent.name / f"{number}.png").write_bytes(photo.read_bytes())
+    for test in (data, copy):
+        with pytest.raises(DataError, match="are those that are learnt from"):
+            evaluate(student_file, data=data, test_data=test, protocol="knn")
+    with pytest.raises(DataError, match="are those that are learnt from"):
+        evaluate(student_file, data="digits", test_data="digits", protocol="linear")
+    for photo in sorted(copy.rglob("*.png"))[:12]:
+        Image.new("RGB", (20, 20), (len(photo.name), int(photo.stem), 0)).save(photo)
+    capsys.readouterr()
+    evaluate(student_file, data=data, test_data=copy, protocol="knn")
+    assert "4 of 16 test photos that were compared are copies" in capsys.readouterr().err
+    evaluate(student_file, data="digits", test_data="digits:test", protocol="knn")
+    assert "copies" not in capsys.readouterr().err
+
+
 def test_one_photo_a_class_cannot_choose_a_learning_rate(
     student_file: Path, tmp_path: Path
 ) -> None:

@@ -386,6 +386,17 @@ def test_wrong_calls_leave_nothing_behind(student_file: Path, tmp_path: Path) ->
         assert not (tmp_path / "out").exists()
 
 
+def test_test_photos_that_were_learnt_from_are_told(
+    student_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Of the photos whose labels are used: the others of that folder may be tested on.
+    with pytest.raises(DataError, match="are those that are learnt from"):
+        _finetune(student_file, tmp_path, test_data="digits", labels="100%")
+    assert not (tmp_path / "out").exists()
+    _finetune(student_file, tmp_path, test_data="digits", settings=(*QUICK, "train=head"))
+    assert "50 of 1347 test photos that were compared are copies" in capsys.readouterr().err
+
+
 def test_an_occupied_folder_is_not_overwritten(student_file: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("mine")
