@@ -4,7 +4,7 @@ import dataclasses
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import fx
 
@@ -26,7 +26,13 @@ _LAYERS = ("conv", "linear")
 _FLOATS = {"fp32": "float32", "fp16": "float16", "w8": "float"}
 _BLUE, _GREY, _RED, _INK = "#4477aa", "#b0b0b0", "#cc3311", "#333333"
 _NUM_NAMED = 3
+_LEAST_NAMED = 1e-4
+"""What is printed as 0.00 % is not worth a name."""
+_PLAIN = ("fp32", "fp16")
+"""Precisions in which no layer has numbers of its own to be told."""
 _FURTHEST_SOURCE = 4
+# Of the picture's width: names of layers further right stand to the left of their pointers.
+_TURN = 0.75
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +87,7 @@ class Explanation:
     def most(self) -> tuple[LayerRow, ...]:
         """The layers that add most error, the worst first."""
         rows = sorted(self.layers, key=lambda row: -(row.added or 0.0))
-        return tuple(row for row in rows[:_NUM_NAMED] if row.added)
+        return tuple(row for row in rows[:_NUM_NAMED] if (row.added or 0.0) >= _LEAST_NAMED)
 
     def headline(self) -> str:
         """What it is, in a line."""
@@ -95,16 +101,13 @@ class Explanation:
         return ", ".join(words)
 
     def to_text(self) -> str:
-        """As a table, the layers that add most error marked."""
-        widest = max(len("layer"), *(len(row.name) for row in self.layers))
-        worst = {row.name for row in self.most()}
+        """As a table, the layers that add most error marked; of a float model only these."""
         lines = [
             self.headline(),
             f"weights: {self.weights}; layers run by {self.runner} on {self.photos} photos",
             "",
-            f"{'layer':<{widest}}  computed    error   added  {'reads, stored in':<16}  cut off",
         ]
-        lines += [_line(row, widest, mark=row.name in worst) for row in self.layers]
+        lines += self._float_lines() if self.precision in _PLAIN else self._table_lines(self.layers)
         if self.float_operations:
             lines += ["", "not in integers:"]
             lines += [
@@ -118,6 +121,23 @@ class Explanation:
                 for name, score in self.tried.items()
             ]
         return "\n".join(lines)
+
+    def _table_lines(self, rows: tuple[LayerRow, ...]) -> list[str]:
+        worst = {row.name for row in self.most()}
+        widest = max(len("layer"), *(len(row.name) for row in rows))
+        header = (
+            f"{'layer':<{widest}}  computed    error   added  {'reads, stored in':<16}  cut off"
+        )
+        return [header, *(_line(row, widest, mark=row.name in worst) for row in rows)]
+
+    def _float_lines(self) -> list[str]:
+        largest = max((row.error or 0.0 for row in self.layers), default=0.0)
+        computed = " and ".join(dict.fromkeys(row.computed for row in self.layers))
+        line = f"{len(self.layers)} layers in {computed}, errors up to {largest:.1e} of the output"
+        named = tuple(row for row in self.layers if row in self.most())
+        if not named:
+            return [f"{line}; none adds as much as {_LEAST_NAMED:.2%}"]
+        return [f"{line}; those that add most:", "", *self._table_lines(named)]
 
 
 def _number(gate: GateResult) -> str:
@@ -274,6 +294,7 @@ def draw(explanation: Explanation, path: Path) -> None:
     _draw_errors(axes[0], explanation, rows)
     if stored:
         _draw_ranges(axes[1], rows)
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
     axes[-1].set_xlabel("convolutions and linear layers, in the order they run", color=_INK)
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
@@ -299,23 +320,39 @@ def _draw_errors(axes: "Axes", explanation: Explanation, rows: list[LayerRow]) -
     if any(row.reason for row in rows):
         axes.bar([0], [0], color=_GREY, label="left in float")
     top = max(errors, default=0.0) or 1.0
-    axes.set_ylim(0, 1.3 * top)
-    # In the order of the layers, each a line higher, so that neighbours do not cover each other.
-    named = sorted(map(rows.index, explanation.most()))
-    for height, place in enumerate(named, start=1):
+    named = _by_height(list(map(rows.index, explanation.most())), len(rows))
+    # Names stand above all of the curve, a line each, and the legend above the picture.
+    axes.set_ylim(0, top * (1.1 + 0.12 * len(named)))
+    for line, place in enumerate(named):
         row = rows[place]
+        side: tuple[Literal["left", "right"], float] = (
+            ("left", 0.0) if place < _TURN * len(rows) else ("right", 1.0)
+        )
+        axes.plot(place, errors[place], marker="o", markersize=3, color=_INK)
         axes.annotate(
-            f"{row.name} +{100 * (row.added or 0):.2g} %",
+            f" {row.name} +{100 * (row.added or 0):.2g} % ",
             (place, errors[place]),
-            xytext=(0, 14 * height),
-            textcoords="offset points",
-            ha="left" if place < len(rows) / 2 else "right",
+            xytext=(place, top * (1.1 + 0.12 * line)),
+            ha=side[0],
             fontsize=8,
             color=_INK,
-            arrowprops={"arrowstyle": "-", "color": _INK, "linewidth": 0.5},
+            arrowprops={"arrowstyle": "-", "color": _INK, "linewidth": 0.5, "relpos": (side[1], 0)},
         )
     axes.set_ylabel("error, % of the float\noutput's root mean square", color=_INK)
-    axes.legend(loc="upper left", ncols=3, frameon=False, fontsize=8)
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8, borderaxespad=0
+    )
+
+
+def _by_height(places: list[int], num_layers: int) -> list[int]:
+    """Places in the order of their names' lines, so that no pointer crosses another's name.
+
+    A name stands to the right of its pointer, so the leftmost is the highest; at the right end,
+    where there is no room, to its left, and these stand above all others, the rightmost highest.
+    """
+    turn = _TURN * num_layers
+    left = sorted((place for place in places if place < turn), reverse=True)
+    return left + sorted(place for place in places if place >= turn)
 
 
 def _draw_ranges(axes: "Axes", rows: list[LayerRow]) -> None:

@@ -21,7 +21,8 @@ def command(bundle: str, picture: str | None, as_json: bool) -> None:
     """Show what each layer became, and what it costs.
 
     For any bundle. A line a layer: its numbers, its error against the float student, the range that
-    its input is stored in; then what stayed in float and why.
+    its input is stored in; then what stayed in float and why. Of fp32 and fp16 only the layers that
+    add most error.
     """
     from edgeseed.export import explain
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 
 from edgeseed.core.errors import UsageError
 from edgeseed.export import explain
+from edgeseed.export.explanation import _by_height
 
 
 def test_every_layer_is_told_with_its_error_and_the_range_that_it_reads(made_int8: Path) -> None:
@@ -33,7 +35,32 @@ def test_a_float_bundle_is_explained_too(made_fp32: Path) -> None:
     assert {row.computed for row in found.layers} == {"float32"}
     assert max(row.error or 0 for row in found.layers) < 1e-4
     assert found.scheme == ""
-    assert "tried" not in found.to_text()
+    text = found.to_text()
+    assert "tried" not in text
+    # It was a row of 0.00% for each layer, three of them marked as the worst.
+    assert text.endswith("; none adds as much as 0.01%")
+    assert "18 layers in float32, errors up to " in text
+    assert found.most() == ()
+
+
+def test_of_a_float_bundle_that_errs_the_worst_layers_are_told(made_fp32: Path) -> None:
+    found = explain(made_fp32)
+    layers = tuple(
+        dataclasses.replace(row, error=0.02, added=0.01 if row.name == "conv2d_4" else 0.0)
+        for row in found.layers
+    )
+    text = dataclasses.replace(found, layers=layers).to_text()
+    assert "errors up to 2.0e-02 of the output; those that add most:" in text
+    assert [line.split()[0] for line in text.splitlines() if "<- adds" in line] == ["conv2d_4"]
+
+
+@pytest.mark.parametrize(
+    ("places", "heights"),
+    [([3, 10, 20], [20, 10, 3]), ([2, 46, 50], [2, 46, 50]), ([], [])],
+)
+def test_no_pointer_crosses_another_layers_name(places: list[int], heights: list[int]) -> None:
+    # Names stood on the curve, and pointers went through the names of their neighbours.
+    assert _by_height(places, 52) == heights
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
