@@ -22,31 +22,42 @@ from edgeseed.export.samples import Photos
 _HAS_WEIGHTS = ("conv", "linear")
 
 
+def layer_means(float_graph: fx.GraphModule, layout: Layout, photos: Photos) -> dict[str, Tensor]:
+    """Means of the output channels of each integer layer, (O,) by layer name, as it should be.
+
+    Args:
+        float_graph: The float graph.
+        layout: Which layers are integer.
+        photos: Those that `bias_corrections` will be given.
+    """
+    layers = [name for name, operator in layout.operators.items() if operator in _HAS_WEIGHTS]
+    recorder = _MeanRecorder(float_graph, layers)
+    count = 0
+    with torch.inference_mode():
+        for batch in photo_batches(photos):
+            recorder.run(batch)
+            count += len(batch)
+    shifted = {name for name in layers if layout.points.get(name) is Kind.HARDSIGMOID}
+    return {
+        name: total / count + (HARDSIGMOID_SHIFT if name in shifted else 0.0)
+        for name, total in recorder.totals.items()
+    }
+
+
 def bias_corrections(
-    float_graph: fx.GraphModule, simulated: fx.GraphModule, layout: Layout, photos: Photos
+    simulated: fx.GraphModule, wanted: Mapping[str, Tensor], photos: Photos
 ) -> dict[str, Tensor]:
     """What to add to the bias of each integer layer, (O,) by layer name.
 
     Args:
-        float_graph: The float graph.
-        simulated: The same graph quantized, as `simulate` makes it.
-        layout: Which layers are integer.
-        photos: A few dozen; all of them go through the quantized graph at once, as every correction
-            changes what the next layer sees.
+        simulated: The quantized graph, as `simulate` makes it.
+        wanted: What `layer_means` gives for these photos.
+        photos: All of them go through the quantized graph at once, as every correction changes
+            what the next layer sees. Their means must be better known than the shift is large:
+            a pooled layer has one position a photo.
     """
-    layers = [name for name, operator in layout.operators.items() if operator in _HAS_WEIGHTS]
-    recorder = _MeanRecorder(float_graph, layers)
+    corrector = _Corrector(simulated, wanted)
     with torch.inference_mode():
-        count = 0
-        for batch in photo_batches(photos):
-            recorder.run(batch)
-            count += len(batch)
-        shifted = {name for name in layers if layout.points.get(name) is Kind.HARDSIGMOID}
-        wanted = {
-            name: total / count + (HARDSIGMOID_SHIFT if name in shifted else 0.0)
-            for name, total in recorder.totals.items()
-        }
-        corrector = _Corrector(simulated, wanted)
         corrector.run(torch.cat(list(photo_batches(photos))))
     return corrector.corrections
 

@@ -159,7 +159,7 @@ class _Group:
         )
 
     def _before(self, tensor: fx.Node) -> list[fx.Node] | None:
-        if _is_layer(tensor):
+        if _is_layer(tensor) or _is_factor(tensor):
             self.fronts.append(tensor)
             return [] if len(constant(self.module, input_of(tensor, 1))) == self.channels else None
         if not _keeps_channels(tensor, self.channels):
@@ -199,7 +199,7 @@ def _groups_of(graph_module: fx.GraphModule) -> Iterator[_Group]:
     """Every group through which a factor gets, once."""
     known: set[fx.Node] = set()
     for node in graph_module.graph.nodes:
-        if _is_layer(node) and node not in known:
+        if (_is_layer(node) or _is_factor(node)) and node not in known:
             group = _Group(graph_module, len(constant(graph_module, input_of(node, 1))))
             if group.collect(node):
                 known |= group.tensors
@@ -212,6 +212,13 @@ def _is_layer(node: fx.Node) -> bool:
         and is_constant(node.args[1])
         and (len(node.args) < 3 or node.args[2] is None or is_constant(node.args[2]))
     )
+
+
+def _is_factor(node: fx.Node) -> bool:
+    """Whether it multiplies the channels of an embedding by constants. See `embedding`."""
+    value = node.meta.get("val")
+    is_matrix = isinstance(value, Tensor) and value.dim() == 2
+    return node.target is _aten.mul.Tensor and is_matrix and is_constant(node.args[1])
 
 
 def _num_groups(node: fx.Node) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from edgeseed.export.graph import input_of, is_constant
+from edgeseed.export.quantize.embedding import tail_of
 from edgeseed.export.quantize.schemes._scheme import Operator, Scheme
 
 _aten = torch.ops.aten
@@ -180,6 +181,8 @@ class _Planner:
         self.floats = keep_float
         self.operators: dict[fx.Node, Operator] = {}
         self.points: dict[fx.Node, Kind] = {}
+        tail = tail_of(graph) if scheme.float_embedding else None
+        self.tail: Collection[fx.Node] = tail or ()
         self.stem: set[fx.Node] = set()
         """The photo, and what was made of it by narrow layers alone."""
 
@@ -195,7 +198,9 @@ class _Planner:
             self.floats[node.name] = f"scheme {self.scheme.name} has no integer {operator}"
             return
         sources = self._sources(node, operator)
-        if operator in _HAS_WEIGHTS and not self.scheme.single_positions and _is_single(node):
+        if node in self.tail and operator not in _HAS_WEIGHTS:
+            self.floats[node.name] = "it makes the embedding, which is not rounded"
+        elif operator in _HAS_WEIGHTS and not self.scheme.single_positions and _is_single(node):
             self.floats[node.name] = "it sees one position only, where int8 gains nothing"
         elif operator in _HAS_WEIGHTS:
             self._take(node, operator, sources)
@@ -230,7 +235,8 @@ class _Planner:
         else:
             for source in sources:
                 self.points.setdefault(source, Kind.FREE)
-        if not self.scheme.float_results and any(user.op != "output" for user in node.users):
+        stays_float = self.scheme.float_results or node in self.tail
+        if not stays_float and any(user.op != "output" for user in node.users):
             self.points[node] = Kind.FREE
 
     def _take_skip(self, node: fx.Node, sources: list[fx.Node]) -> None:

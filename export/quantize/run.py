@@ -13,7 +13,8 @@ from edgeseed.core.console import say
 from edgeseed.core.registry import unknown_name
 from edgeseed.export.graph import Batch, example_input, float_graph, trace
 from edgeseed.export.quantize.calibration import calibrate, numbers_by_method, photo_batches
-from edgeseed.export.quantize.correction import bias_corrections
+from edgeseed.export.quantize.correction import bias_corrections, layer_means
+from edgeseed.export.quantize.embedding import free_embedding
 from edgeseed.export.quantize.equalization import equalize_channels
 from edgeseed.export.quantize.insertion import HARDSIGMOID_SHIFT, Numbers, insert_quantization
 from edgeseed.export.quantize.layout import Kind, Layout, plan_layout
@@ -29,6 +30,10 @@ from edgeseed.export.verification.reference import Outputs
 
 # Photos that choose between candidates: as many pixels at any size, within these counts.
 _SELECTION = (64 * 224 * 224, (64, 256))
+# Ways of calibrating whose biases are corrected.
+_FINALISTS = 3
+_LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
+_CORRECTED = " + bias correction"
 # Photos that show which channels are wide and which are narrow.
 _LOOK = (16 * 224 * 224, (16, 128))
 # Photos whose means correct the biases: as many positions at any size.
@@ -110,10 +115,19 @@ def quantize(
     numbers, layout = worker.work(dict(keep_float or {}))
     quantized = insert_quantization(worker.graph, layout, numbers, scheme)
     size = int(photos.pixels.shape[-1])
+    program_of_integers = trace(quantized, example_input(size, batch=batch), batch=batch)
+    renamed = _renamed(quantized.graph, program_of_integers.graph)
     return Quantized(
-        program=trace(quantized, example_input(size, batch=batch), batch=batch),
-        record=worker.record(layout, numbers),
+        program=program_of_integers, record={**worker.record(layout, numbers), "renamed": renamed}
     )
+
+
+def _renamed(before: fx.Graph, after: fx.Graph) -> dict[str, str]:
+    """The layers that tracing gave another name, which it takes from their operators."""
+    names = [
+        [node.name for node in graph.nodes if node.target in _LAYERS] for graph in (before, after)
+    ]
+    return {old: new for old, new in zip(*names, strict=False) if old != new}
 
 
 class _Worker:
@@ -129,6 +143,8 @@ class _Worker:
         learning: Photos | None,
     ) -> None:
         self.graph, self.scheme, self.config = graph, scheme, config
+        if scheme.float_embedding:
+            free_embedding(graph)
         some = Photos(pixels=photos.pixels[: _count_for(photos, *_LOOK)])
         # First: its factors are of the student's own channels, without those that widening adds.
         self.evened = equalize_channels(graph, some) if config.equalize else {}
@@ -153,7 +169,6 @@ class _Worker:
         layout = plan_layout(self.graph.graph, self.scheme, keep_float=keep_float)
         statistics = calibrate(self.graph, layout, self.ranging)
         numbers = self._choose(statistics, layout)
-        numbers = self._correct(numbers, layout)
         if self.config.recover:
             numbers = self._recover(numbers, layout)
         too_low = self.score.agreement < self.config.min_agreement
@@ -164,35 +179,39 @@ class _Worker:
     def _choose(self, statistics: Mapping[str, Statistics], layout: Layout) -> Numbers:
         """The ranges that agree most with the float model on photos they have not seen."""
         names = METHODS if self.config.calibrator == "auto" else (self.config.calibrator,)
-        candidates = {}
+        candidates: dict[str, Numbers] = {}
         for method in METHODS:
             if method in names:
                 candidates[method] = self._numbers(statistics, layout, method)
                 self.tried[method] = self._score(candidates[method], layout)
-        best = min(candidates, key=lambda method: self.tried[method].distance)
-        self.chosen, self.score = best, self.tried[best]
+        if self.config.bias_correction:
+            candidates |= self._corrected(candidates, layout)
+        best = min(candidates, key=lambda name: self.tried[name].distance)
+        self.chosen, self.score = best.removesuffix(_CORRECTED), self.tried[best]
         return candidates[best]
+
+    def _corrected(self, candidates: Mapping[str, Numbers], layout: Layout) -> dict[str, Numbers]:
+        """The better half, each with its own corrections: what was best need not stay so."""
+        count = _count_for(self.ranging, *_CORRECTION)
+        some = Photos(pixels=self.ranging.pixels[:count])
+        wanted = layer_means(self.graph, layout, some)
+        corrected = {}
+        for method in sorted(candidates, key=lambda name: self.tried[name].distance)[:_FINALISTS]:
+            simulated = simulate(
+                insert_quantization(self.graph, layout, candidates[method], self.scheme)
+            )
+            name = f"{method}{_CORRECTED}"
+            corrected[name] = dataclasses.replace(
+                candidates[method], bias_corrections=bias_corrections(simulated, wanted, some)
+            )
+            self.tried[name] = self._score(corrected[name], layout)
+        return corrected
 
     def _numbers(
         self, statistics: Mapping[str, Statistics], layout: Layout, method: Method
     ) -> Numbers:
         numbers = numbers_by_method(statistics, layout, self.scheme, method)
         return dataclasses.replace(numbers, weight_scales=self.weight_scales)
-
-    def _correct(self, numbers: Numbers, layout: Layout) -> Numbers:
-        if not self.config.bias_correction:
-            return numbers
-        count = _count_for(self.ranging, *_CORRECTION)
-        some = Photos(pixels=self.ranging.pixels[:count])
-        simulated = simulate(insert_quantization(self.graph, layout, numbers, self.scheme))
-        corrections = bias_corrections(self.graph, simulated, layout, some)
-        corrected = dataclasses.replace(numbers, bias_corrections=corrections)
-        found = self._score(corrected, layout)
-        self.tried[f"{self.chosen} + bias correction"] = found
-        if found.distance > self.score.distance:
-            return numbers
-        self.score = found
-        return corrected
 
     def _recover(self, numbers: Numbers, layout: Layout) -> Numbers:
         recovered = recover(

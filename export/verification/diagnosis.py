@@ -12,7 +12,7 @@ Ranges of another time do not fit the student's values (see `calibration`).
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -234,15 +234,34 @@ def _both_insides(
     pixels = np.asarray(pixels[:NUM_PHOTOS])
     names = layer_names(graph)
     program = layer_outputs(graph, pixels, names)
-    found = {**_last_layers(graph, model.infer(pixels)), **model.layers(pixels, names)}
+    found = {
+        **_last_layers(graph, model.infer(pixels)),
+        **_layers_of(model, pixels, names, (quantization or {}).get("renamed", {})),
+    }
     inside = {}
     for name in names:
-        if name in found and found[name].ndim == program[name].ndim:
-            # A quantized layer may have more channels, of zeros, and a constant added to its bias.
+        if name in found:
+            # A quantized layer may have more channels, of zeros, and a constant added to its bias;
+            # one that sees a single position may have lost its height and width.
             value = found[name][:, : program[name].shape[1]] - np.float32(shifts.get(name, 0.0))
-            if value.shape == program[name].shape:
-                inside[name] = value
+            if (
+                value.shape == program[name].shape[: value.ndim]
+                and value.size == program[name].size
+            ):
+                inside[name] = value.reshape(program[name].shape)
     return program, inside
+
+
+def _layers_of(
+    model: Model,
+    pixels: npt.NDArray[np.uint8],
+    names: Sequence[str],
+    renamed: Mapping[str, str],
+) -> Outputs:
+    """The layers that the model shows; `renamed` says by what name a layer goes in the model."""
+    theirs = [renamed.get(name, name) for name in names]
+    found = model.layers(pixels, theirs)
+    return {name: found[their] for name, their in zip(names, theirs, strict=True) if their in found}
 
 
 def _last_layers(graph: fx.GraphModule, outputs: Outputs) -> Outputs:

@@ -62,6 +62,8 @@ class Scheme:
     single_positions: bool = True
     """Whether layers that see one position only, such as those of squeeze-and-excitation and the
     head behind a global pooling, compute in integers too."""
+    float_embedding: bool = False
+    """Whether the layer that makes the embedding hands it on in float. See `embedding`."""
     residual_skips: bool = False
     """Whether the sum of a layer's result and a skip connection belongs to that layer: the result
     comes to it in float, the skip in integers."""

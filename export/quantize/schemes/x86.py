@@ -28,6 +28,7 @@ SCHEME = Scheme(
     saturation_is_activation=True,
     integer_bias=True,
     exact_image=True,
+    float_embedding=True,
     stem_channels=16,
     gate_channels=160,
     depthwise_multiple=16,

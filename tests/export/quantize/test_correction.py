@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from edgeseed.export.graph import build_program, float_graph
 from edgeseed.export.quantize.calibration import calibrate, numbers_by_method
-from edgeseed.export.quantize.correction import bias_corrections
+from edgeseed.export.quantize.correction import bias_corrections, layer_means
 from edgeseed.export.quantize.insertion import insert_quantization
 from edgeseed.export.quantize.layout import plan_layout
 from edgeseed.export.quantize.schemes import SCHEMES
@@ -26,7 +26,7 @@ def test_corrected_layers_keep_their_means(pixels: npt.NDArray[np.uint8]) -> Non
     photos = Photos(pixels=pixels)
     numbers = numbers_by_method(calibrate(graph, layout, photos), layout, scheme, "minmax")
     quantized = simulate(insert_quantization(graph, layout, numbers, scheme))
-    corrections = bias_corrections(graph, quantized, layout, photos)
+    corrections = bias_corrections(quantized, layer_means(graph, layout, photos), photos)
     corrected = dataclasses.replace(numbers, bias_corrections=corrections)
     names = layer_names(graph)
     truth = layer_outputs(graph, pixels, names)
