@@ -17,6 +17,8 @@ installs it
 A message is one line: what was asked, what was found, and how to fix it.
 """
 
+from typing import Any
+
 
 class EdgeseedError(Exception):
     """Base of all errors that a caller may want to catch."""
@@ -59,4 +61,12 @@ class WorkError(EdgeseedError):
 
 
 class GateError(EdgeseedError):
-    """The result was made, and did not pass its gates."""
+    """The result was made, and did not pass its gates.
+
+    Attributes:
+        result: All that was measured, where there is more than the message says; else None.
+    """
+
+    def __init__(self, message: str, *, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result

@@ -131,6 +131,7 @@ def verify(bundle: str | Path, *, data: str | Path | None = None) -> VerifyResul
     Raises:
         ArtifactError: If a file is missing, added or changed, or is not what the manifest says.
         GateError: If a gate does not hold: which, by how much, the likely cause and what helps.
+            Its `result` has all gates.
     """
     opened = read_bundle(bundle, check=True)
     evidence = gather(opened)
@@ -146,7 +147,11 @@ def verify(bundle: str | Path, *, data: str | Path | None = None) -> VerifyResul
         runner=evidence.model.runner,
         gates=tuple(results),
     )
-    require_passed(evidence, results)
+    try:
+        require_passed(evidence, results)
+    except GateError as error:
+        error.result = result
+        raise
     return result
 
 

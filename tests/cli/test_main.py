@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from edgeseed import distill, export, quickstart, runtime
 from edgeseed.cli._main import cli, main
+from edgeseed.core.bundle import GateResult
 from edgeseed.core.errors import GateError
 from edgeseed.distill._settings import build_settings
 from edgeseed.distill.methods import load_method
@@ -204,6 +205,35 @@ def test_json_errors_are_json(capsys):
         main(["verify", "nowhere", "--json"])
     assert json.loads(capsys.readouterr().out)["error"]["type"] == "UsageError"
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("extra", [(), ("--json",)])
+def test_verify_shows_all_gates_also_when_one_fails(extra, monkeypatch, capsys):
+    gates = (
+        GateResult(name="student", value=0, limit=0, passed=True, unit="problems", n=1),
+        GateResult(name="lint", value=2, limit=0, passed=False, unit="problems", n=1),
+    )
+    result = export.VerifyResult(
+        bundle="b", target="onnx", precision="int8", runner="onnxruntime CPU", gates=gates
+    )
+
+    def fail(bundle, *, data):
+        raise GateError("gate lint failed: two layers are float", result=result)
+
+    monkeypatch.setattr("edgeseed.export.verify", fail)
+    with pytest.raises(SystemExit) as caught:
+        main(["verify", "b", *extra])
+    assert caught.value.code == 1
+    output = capsys.readouterr()
+    assert output.err == "edgeseed: error: gate lint failed: two layers are float\n"
+    if extra:
+        value = json.loads(output.out)
+        assert [gate["passed"] for gate in value["gates"]] == [True, False]
+        assert value["failed"] == "gate lint failed: two layers are float"
+    else:
+        lines = output.out.splitlines()
+        assert any("lint" in line and "FAIL" in line for line in lines), lines
+        assert any("student" in line and "ok" in line for line in lines), lines
 
 
 class BrokenLimit:
