@@ -56,7 +56,8 @@ class Preset:
         data: Photos, unless others are given.
         train_per_class: Training photos drawn of each class; None takes all.
         test_per_class: Test photos drawn of each class; None takes all.
-        batch_size: Of all cells.
+        batch_size: Of all cells,
+        batch_sizes: but of these groups.
         teacher: Network of the self-supervised teacher.
         teacher_settings: Of its pre-training.
         teacher_seeds: Whether each seed has a teacher of its own, or all have that of seed 0.
@@ -68,8 +69,9 @@ class Preset:
         esvit_settings: Of its crops and heads.
         labels: SimCLRv2's few labels.
         views: For all cells.
-        lr: Of AdamW, which all cells use, for `batch_size` photos.
+        lr: Of AdamW, which all cells use, whatever their batch.
         momentum: Of MoCo's keys.
+        regress_settings: Of feature regression.
         epochs: Of each group of cells.
     """
 
@@ -77,6 +79,7 @@ class Preset:
     train_per_class: int | None
     test_per_class: int | None
     batch_size: int
+    batch_sizes: Mapping[str, int] = field(default_factory=dict)
     teacher: str
     teacher_settings: tuple[str, ...] = ()
     teacher_seeds: bool = False
@@ -90,6 +93,7 @@ class Preset:
     views: tuple[str, ...] = ()
     lr: float = 1e-3
     momentum: float = 0.99
+    regress_settings: tuple[str, ...] = ()
     epochs: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -98,7 +102,10 @@ PRESETS = {
         data="fashion-mnist",
         train_per_class=400,
         test_per_class=300,
-        batch_size=128,
+        # Small: what short runs lack is steps. Losses over the photos of one batch need many,
+        # which these have.
+        batch_size=32,
+        batch_sizes={"teacher": 128, "simclr": 128, "esvit": 128},
         teacher="resnet18",
         students=("mobilenetv3_small_100",),
         peer="resnet10t",
@@ -108,10 +115,11 @@ PRESETS = {
             "num_local=4", "local_size=16", "hidden_dim=256", "bottleneck_dim=64",
             "num_prototypes=1024", "ema_momentum=0.99",
         ),
+        regress_settings=("views.mixup=false",),  # for runs of hundreds of epochs
         epochs={
             "teacher": 20, "moco": 6, "simclr": 4, "seed": 6, "queue-kl": 6, "regress": 6,
-            "crd-unlabelled": 6, "dogo": 4, "esvit": 4, "classifier-teacher": 10, "classifier": 6,
-            "finetune": 12, "distilled": 6,
+            "crd-unlabelled": 6, "dogo": 4, "esvit": 4, "classifier-teacher": 20, "classifier": 8,
+            "finetune": 100, "distilled": 6,
         },
     ),
     "gpu": Preset(
@@ -212,12 +220,13 @@ def make_cells(preset: Preset, seeds: Sequence[int]) -> list[Cell]:
 
 def _recipe(preset: Preset, group: str, *settings: str) -> dict[str, Any]:
     """One optimiser for all: what differs between cells is the method."""
+    batch_size = preset.batch_sizes.get(group, preset.batch_size)
     return {
         "epochs": preset.epochs[group],
-        "batch_size": preset.batch_size,
+        "batch_size": batch_size,
         "lr": preset.lr,
         "settings": [
-            "recipe.optimizer=adamw", f"recipe.lr_batch_size={preset.batch_size}",
+            "recipe.optimizer=adamw", f"recipe.lr_batch_size={batch_size}",
             "recipe.weight_decay=0.01", "recipe.decay_norm_and_bias=false",
             "recipe.schedule=cosine", "recipe.warmup_epochs=0.3", "recipe.clip_norm=3",
             *preset.views, *settings,
@@ -267,7 +276,8 @@ def _pretrained(preset: Preset, seed: int, student: str, method: str, *settings:
 
 
 def _distilled(preset: Preset, seed: int, student: str, name: str) -> Cell:
-    recipe = _recipe(preset, name, *preset.student_settings)
+    own = preset.regress_settings if name == "regress" else ()
+    recipe = _recipe(preset, name, *preset.student_settings, *own)
     arguments = {
         "method": name.removesuffix("-unlabelled"), "teacher": _teacher(preset, seed),
         "student": student, **recipe,
@@ -341,8 +351,8 @@ def _classifier_cells(preset: Preset, seed: int) -> list[Cell]:
     teacher, student = preset.classifiers
     shared = _recipe(preset, "classifier")
     supervised = {
-        "student": teacher, "image_size": IMAGE_SIZE, "batch_size": preset.batch_size,
-        "epochs": preset.epochs["classifier-teacher"], "settings": list(preset.views),
+        "student": teacher, "image_size": IMAGE_SIZE,
+        **_recipe(preset, "classifier-teacher", "min_scale=0.6"),
     }  # fmt: skip
     cells = [
         Cell(
@@ -839,7 +849,9 @@ def main() -> None:
     known = {cell.name for cell in make_cells(preset, arguments.seeds)}
     records = [record for record in read_records(place) if record["cell"] in known]
     print(make_tables(preset, collect(records)))
-    is_whole = len(records) == len(known) and arguments.preset != "smoke"
+    is_whole = (
+        len(records) == len(known) and len(arguments.seeds) > 2 and arguments.preset != "smoke"
+    )
     folder = RESULTS if is_whole else place.root
     results = arguments.results or folder / f"methods-{arguments.preset}.json"
     write_results(results, arguments.preset, records, photos, jobs=jobs, threads=threads)
