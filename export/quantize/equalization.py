@@ -37,6 +37,7 @@ from torch import Tensor, fx
 
 from edgeseed.export.graph import constant, input_of, is_constant, new_constant, tidy
 from edgeseed.export.quantize.calibration import photo_batches
+from edgeseed.export.quantize.channels import ChannelGroup, depthwise_channels, num_groups
 from edgeseed.export.samples import Photos
 
 _aten = torch.ops.aten
@@ -121,16 +122,15 @@ def apply_factors(graph_module: fx.GraphModule, evened: Mapping[str, Evened]) ->
 # --------------------------------------------------------------------------- groups
 
 
-class _Group:
+class _Group(ChannelGroup):
     """Tensors whose channels have one factor: what layers write, up to the layers that read it.
 
     A residual block's sum has the factor of its skip, so that all blocks of a stage are one group.
     """
 
     def __init__(self, graph_module: fx.GraphModule, channels: int) -> None:
-        self.module = graph_module
+        super().__init__(graph_module)
         self.channels = channels
-        self.tensors: set[fx.Node] = set()
         self.fronts: list[fx.Node] = []
         self.readers: list[tuple[fx.Node, fx.Node]] = []
         """Layers behind, each with the tensor that it reads."""
@@ -142,23 +142,15 @@ class _Group:
 
     def collect(self, start: fx.Node) -> bool:
         """Follows the channels in both directions; False where a factor does not get through."""
-        waiting = [start]
-        while waiting:
-            tensor = waiting.pop()
-            if tensor in self.tensors:
-                continue
-            self.tensors.add(tensor)
-            before, after = self._before(tensor), self._after(tensor)
-            if before is None or after is None:
-                return False
-            waiting += before + after
+        if not self.follow(start):
+            return False
         # A product with both sides in the group would have the factor twice.
         return bool(self.readers) and not any(
             tensor.target is _aten.mul.Tensor and self.tensors.issuperset(tensor.all_input_nodes)
             for tensor in self.tensors
         )
 
-    def _before(self, tensor: fx.Node) -> list[fx.Node] | None:
+    def before(self, tensor: fx.Node) -> list[fx.Node] | None:
         if _is_layer(tensor) or _is_factor(tensor):
             self.fronts.append(tensor)
             return [] if len(constant(self.module, input_of(tensor, 1))) == self.channels else None
@@ -170,7 +162,7 @@ class _Group:
             return [max(tensor.all_input_nodes, key=_positions)]
         return [input_of(tensor)]
 
-    def _after(self, tensor: fx.Node) -> list[fx.Node] | None:
+    def after(self, tensor: fx.Node) -> list[fx.Node] | None:
         found: list[fx.Node] = []
         for user in tensor.users:
             if _is_layer(user):
@@ -190,9 +182,9 @@ class _Group:
     def _takes_channels(self, layer: fx.Node) -> bool:
         """Whether a layer's inputs are the channels: dense, or depthwise with an output each."""
         weight = constant(self.module, input_of(layer, 1))
-        if _is_depthwise(weight, layer):
-            return len(weight) == self.channels
-        return _num_groups(layer) == 1 and weight.shape[1] == self.channels
+        if depthwise := depthwise_channels(self.module, layer):
+            return depthwise == self.channels
+        return num_groups(layer) == 1 and weight.shape[1] == self.channels
 
 
 def _groups_of(graph_module: fx.GraphModule) -> Iterator[_Group]:
@@ -219,14 +211,6 @@ def _is_factor(node: fx.Node) -> bool:
     value = node.meta.get("val")
     is_matrix = isinstance(value, Tensor) and value.dim() == 2
     return node.target is _aten.mul.Tensor and is_matrix and is_constant(node.args[1])
-
-
-def _num_groups(node: fx.Node) -> int:
-    return int(str(node.args[6])) if len(node.args) > 6 else 1
-
-
-def _is_depthwise(weight: Tensor, layer: fx.Node) -> bool:
-    return weight.dim() == 4 and _num_groups(layer) == len(weight) > 1 and weight.shape[1] == 1
 
 
 def _positions(node: fx.Node) -> int:
@@ -291,10 +275,7 @@ def _best_factors(
     graph_module: fx.GraphModule, group: _Group, seen: Mapping[fx.Node, _Channels]
 ) -> Evened:
     """The factors of least expected error."""
-    behind = [
-        (_columns(constant(graph_module, input_of(layer, 1)), layer), seen[tensor])
-        for layer, tensor in group.readers
-    ]
+    behind = [(_columns(graph_module, layer), seen[tensor]) for layer, tensor in group.readers]
     best = Evened(steps=(0,) * group.channels, gain=1.0)
     before = [_expected_error(*each, best.factors.float()) for each in behind]
     for of_values, of_weights in _POWERS:
@@ -308,9 +289,10 @@ def _best_factors(
     return best
 
 
-def _columns(weight: Tensor, layer: fx.Node) -> Tensor:
+def _columns(graph_module: fx.GraphModule, layer: fx.Node) -> Tensor:
     """(O, C, taps), or (1, C, taps) of a depthwise layer, whose outputs have a scale each."""
-    if _is_depthwise(weight, layer):
+    weight = constant(graph_module, input_of(layer, 1))
+    if depthwise_channels(graph_module, layer):
         return weight.flatten(1).unsqueeze(0)
     return weight.reshape(weight.shape[0], weight.shape[1], -1)
 
@@ -357,7 +339,7 @@ def _scale(graph_module: fx.GraphModule, group: _Group, factors: Tensor) -> None
             _replace(graph_module, front, 2, bias / factors)
     for layer, _ in group.readers:
         weight = constant(graph_module, input_of(layer, 1)).double()
-        along = 0 if _is_depthwise(weight, layer) else 1
+        along = 0 if depthwise_channels(graph_module, layer) else 1
         shape = tuple(-1 if axis == along else 1 for axis in range(weight.dim()))
         _replace(graph_module, layer, 1, weight * factors.view(shape))
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import pad
 
-from edgeseed.export.graph import constant, input_of, is_constant, new_constant, tidy
+from edgeseed.export.graph import constant, is_constant, new_constant, tidy
+from edgeseed.export.quantize.channels import ChannelGroup, depthwise_channels, num_groups
 
 _aten = torch.ops.aten
 # Functions of one tensor, channel by channel, that keep a channel of zeros harmless.
@@ -39,76 +40,47 @@ def widen_channels(graph_module: fx.GraphModule, *, multiple: int) -> list[str]:
     """
     widened: list[str] = []
     for node in list(graph_module.graph.nodes):
-        channels = _depthwise_channels(graph_module, node)
+        channels = depthwise_channels(graph_module, node)
         missing = -channels % multiple
         # A widening of more than half would cost more than the remainder loop does.
         if missing == 0 or missing * 2 > channels:
             continue
         group = _Group(graph_module)
-        if group.collect(node):
+        if group.follow(node):
             widened += group.widen(missing, channels)
     tidy(graph_module)
     return widened
 
 
-def _depthwise_channels(graph_module: fx.GraphModule, node: fx.Node) -> int:
-    """Channels of a depthwise convolution, 0 for any other node."""
-    if (
-        node.target is not _aten.conv2d.default
-        or not is_constant(node.args[1])
-        or len(node.args) < 7
-    ):
-        return 0
-    groups, weight = node.args[6], constant(graph_module, input_of(node, 1))
-    return int(weight.shape[0]) if groups == weight.shape[0] and weight.shape[1] == 1 else 0
-
-
-class _Group:
+class _Group(ChannelGroup):
     """The tensors that must have as many channels as each other, and the layers at their edges."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
-        self.module = graph_module
-        self.tensors: set[fx.Node] = set()
+        super().__init__(graph_module)
         self.outputs: set[fx.Node] = set()
         """Layers whose output channels are the group's."""
         self.inputs: set[fx.Node] = set()
         """Layers whose input channels are the group's."""
         self.depthwise: set[fx.Node] = set()
 
-    def collect(self, start: fx.Node) -> bool:
-        """Follows the channels in both directions; False where they end in something unknown."""
-        waiting = [start]
-        while waiting:
-            tensor = waiting.pop()
-            if tensor in self.tensors:
-                continue
-            self.tensors.add(tensor)
-            before = self._producers(tensor)
-            after = self._consumers(tensor)
-            if before is None or after is None:
-                return False
-            waiting += before + after
-        return True
-
-    def _producers(self, tensor: fx.Node) -> list[fx.Node] | None:
-        """The tensors of the group that this one is made of; None where that is unknown."""
+    def before(self, tensor: fx.Node) -> list[fx.Node] | None:
         if tensor.target is _aten.conv2d.default and is_constant(tensor.args[1]):
-            if _depthwise_channels(self.module, tensor):
+            if depthwise_channels(self.module, tensor):
                 self.depthwise.add(tensor)
                 return tensor.all_input_nodes[:1]
             self.outputs.add(tensor)
-            return [] if _is_dense(tensor) else None
+            return [] if num_groups(tensor) == 1 else None
         if tensor.target in _UNARY:
             return tensor.all_input_nodes[:1]
         if tensor.target in _BINARY and not any(map(is_constant, tensor.args)):
             return list(tensor.all_input_nodes)
         return None
 
-    def _consumers(self, tensor: fx.Node) -> list[fx.Node] | None:
+    def after(self, tensor: fx.Node) -> list[fx.Node] | None:
         found: list[fx.Node] = []
         for user in tensor.users:
-            if user.target is _aten.conv2d.default and not _depthwise_channels(self.module, user):
-                if not _is_dense(user) or not is_constant(user.args[1]):
+            if user.target is _aten.conv2d.default and not depthwise_channels(self.module, user):
+                if num_groups(user) != 1 or not is_constant(user.args[1]):
                     return None
                 self.inputs.add(user)
             elif user.target is _aten.conv2d.default or user.target in _UNARY | _BINARY:
@@ -148,7 +120,3 @@ class _Group:
         arguments = list(layer.args)
         arguments[index] = stored
         layer.args = tuple(arguments)
-
-
-def _is_dense(node: fx.Node) -> bool:
-    return len(node.args) < 7 or int(str(node.args[6])) == 1
