@@ -9,7 +9,7 @@ sums in float, still multiplied in integers, so that neither rounding happens; a
 activations in float take no time.
 
 The head, a linear layer, reads bytes. Between it and the embedding comes a factor for each channel,
-one at first, which `equalization` chooses: embeddings have few large values among many small ones.
+so that what is rounded is not the embedding itself: one, unless `equalization` chooses another.
 """
 
 import torch
