@@ -38,6 +38,7 @@ from torch import Tensor, fx
 from edgeseed.export.graph import constant, input_of, is_constant, new_constant, tidy
 from edgeseed.export.quantize.calibration import photo_batches
 from edgeseed.export.quantize.channels import ChannelGroup, depthwise_channels, num_groups
+from edgeseed.export.quantize.observers import PHOTO_TAIL
 from edgeseed.export.samples import Photos
 
 _aten = torch.ops.aten
@@ -239,7 +240,7 @@ def _keeps_channels(node: fx.Node, channels: int) -> bool:
 class _ChannelWatcher(fx.Interpreter):
     def __init__(self, graph_module: fx.GraphModule, tensors: Iterable[fx.Node]) -> None:
         super().__init__(graph_module)
-        self.largest: dict[fx.Node, Tensor] = {}
+        self.largest: dict[fx.Node, list[Tensor]] = {}
         self.energy: dict[fx.Node, Tensor] = {}
         self.tensors = set(tensors)
 
@@ -247,10 +248,9 @@ class _ChannelWatcher(fx.Interpreter):
         value = super().run_node(n)
         if n in self.tensors:
             assert isinstance(value, Tensor)
-            rest = [axis for axis in range(value.dim()) if axis != 1]
-            largest = value.abs().amax(dim=rest)
-            energy = value.square().mean(dim=rest) * len(value)
-            self.largest[n] = torch.maximum(self.largest.get(n, largest), largest)
+            places = value.reshape(*value.shape[:2], -1)
+            self.largest.setdefault(n, []).append(places.abs().amax(dim=2))
+            energy = places.square().mean(dim=2).sum(dim=0)
             self.energy[n] = self.energy.get(n, 0.0) + energy
         return value
 
@@ -264,7 +264,7 @@ def _watch(
             watcher.run(batch)
     return {
         tensor: _Channels(
-            largest=watcher.largest[tensor].clone(),
+            largest=torch.cat(watcher.largest[tensor]).quantile(1 - PHOTO_TAIL, dim=0).clone(),
             energy=(watcher.energy[tensor] / len(photos)).clone(),
         )
         for tensor in watcher.largest

@@ -56,6 +56,8 @@ _LARGEST_BIAS = 2.0**30
 HARDSIGMOID_SHIFT = 3.0
 UNROUNDED = "unrounded"
 """Key of a layer's `meta`: its weight and bias before they became integers."""
+POINT = "point"
+"""Key of a quantizing node's `meta`: the name of the tensor that it stores."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,6 +183,7 @@ class _Inserter:
             stored = self.graph.call_function(
                 ops.quantize_per_tensor.default, (value, *quantizer.arguments)
             )
+        stored.meta[POINT] = point.name
         self.readers.add(stored)
         self.stored[point] = (stored, quantizer)
 

@@ -32,6 +32,10 @@ class Quantizer:
         """The same integers, understood as other real numbers."""
         return dataclasses.replace(self, scale=scale, zero_point=zero_point)
 
+    def stretched(self, factor: float, scale_dtype: torch.dtype = torch.float32) -> "Quantizer":
+        """The same integers over a range so many times as wide; zero stays where it is."""
+        return dataclasses.replace(self, scale=_as_stored(self.scale * factor, scale_dtype))
+
     @property
     def levels(self) -> int:
         """Number of steps between the ends."""

@@ -9,11 +9,14 @@ knowledge distillation" (Mishra and Marr, 2018, "Apprentice", arXiv 1711.05852):
 L = KL(softmax(z_float) || softmax(z_int)) + |e_int - e_float|^2 / mean |e_float|^2
 ```
 
-with logits `z`, where there is a head, and embeddings `e`. Where we differ: scales and zero points
-stay as calibration chose them, so that the graph keeps its form and its speed; only weights and
-biases learn. A weight is learnt in steps of its own channel's grid, `w = scale * round(w0 / scale +
-d)`, so that one learning rate suits every layer of every network: `d` says by how many integers a
-weight moves. Batch norms are folded already, so there are no statistics to go wrong.
+with logits `z`, where there is a head, and embeddings `e`. Weights, biases and the widths of the
+ranges learn; zero points and the scales of weights stay as calibration chose them, and the graph
+keeps its form and its speed. A weight is learnt in steps of its own channel's grid, `w = scale *
+round(w0 / scale + d)`, so that one learning rate suits every layer of every network: `d` says by
+how many integers a weight moves. A range is learnt by the logarithm of its width (Esser et al.,
+2020, "Learned step size quantization", arXiv 1902.08153); the range of what a hard-swish or a
+sigmoid reads is tied to the function, and stays. Batch norms are folded already, so there are no
+statistics to go wrong.
 
 The result that agrees best on photos kept aside is taken; if that is the start, nothing changes.
 """
@@ -30,11 +33,11 @@ from torch.nn import functional as F
 from edgeseed.core.console import progress
 from edgeseed.export.graph import constant, input_of, new_constant, tidy
 from edgeseed.export.quantize.calibration import batch_size_for
-from edgeseed.export.quantize.insertion import UNROUNDED, Numbers, insert_quantization
-from edgeseed.export.quantize.layout import Layout
+from edgeseed.export.quantize.insertion import POINT, UNROUNDED, Numbers, insert_quantization
+from edgeseed.export.quantize.layout import Kind, Layout
 from edgeseed.export.quantize.numbers import ops
 from edgeseed.export.quantize.schemes._scheme import Scheme
-from edgeseed.export.quantize.simulation import simulate
+from edgeseed.export.quantize.simulation import fake_quantize, simulate, stretched_quantize
 from edgeseed.export.samples import Photos
 
 _CHECKS = 6
@@ -42,6 +45,9 @@ _WARM_UP = 0.05
 _LEAST_AREA = 0.7
 # A bias is learnt in hundredths of its channel's deviation: about what one step of a weight moves.
 _BIAS_STEP = 0.01
+# Rate of a range's logarithm over that of a weight's steps.
+_RANGE_RATE = 0.2
+_LEARNT_KINDS = {Kind.FREE, Kind.RELU, Kind.RELU6}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,12 +83,12 @@ def recover(
     distance: Callable[[Numbers], float],
     config: RecoveryConfig,
 ) -> Numbers:
-    """Learns weights and biases that make the integer graph answer as the float graph does.
+    """Learns weights, biases and ranges that make the integer graph answer as the float graph does.
 
     Args:
         graph: The float graph.
         layout: What is integer.
-        numbers: Where to start; its quantizers are kept.
+        numbers: Where to start.
         scheme: Whose integers.
         photos: To learn on, unlabelled; the more, the better.
         distance: Of the graph with given numbers from the float graph, on other photos.
@@ -92,7 +98,8 @@ def recover(
         The numbers that came nearest, `learned` among them; `numbers` themselves if none came
         nearer.
     """
-    learner = _Learner(insert_quantization(graph, layout, numbers, scheme), config)
+    quantized = insert_quantization(graph, layout, numbers, scheme)
+    learner = _Learner(quantized, layout, scheme, config)
     best, least = numbers, distance(numbers)
     checks = {round(config.steps * check / _CHECKS) for check in range(1, _CHECKS + 1)}
     batches = _batches(photos, config)
@@ -101,7 +108,7 @@ def recover(
             learner.update(graph, next(batches), step)
             bar.advance()
             if step + 1 in checks:
-                found = dataclasses.replace(numbers, learned=learner.learned())
+                found = learner.numbers_from(numbers)
                 reached = distance(found)
                 if reached < least:
                     best, least = found, reached
@@ -109,14 +116,23 @@ def recover(
 
 
 class _Learner:
-    """A simulated integer graph whose layers are parameters."""
+    """A simulated integer graph whose layers and ranges are parameters."""
 
-    def __init__(self, quantized: fx.GraphModule, config: RecoveryConfig) -> None:
+    def __init__(
+        self, quantized: fx.GraphModule, layout: Layout, scheme: Scheme, config: RecoveryConfig
+    ) -> None:
         self.config = config
+        self.scale_dtype = scheme.activation.scale_dtype
         self.layers = [_Layer(quantized, node) for node in _layers(quantized)]
         self.student = simulate(tidy(quantized))
-        parameters = [(layer.weight_steps, layer.bias_steps) for layer in self.layers]
-        self.optimizer = torch.optim.Adam([p for pair in parameters for p in pair], lr=config.lr)
+        self.stretches = _learn_ranges(self.student, layout)
+        steps = [p for layer in self.layers for p in (layer.weight_steps, layer.bias_steps)]
+        ranges = list(self.stretches.values())
+        groups: list[dict[str, Any]] = [
+            {"params": steps},
+            {"params": ranges, "lr": _RANGE_RATE * config.lr},
+        ]
+        self.optimizer = torch.optim.Adam(groups, lr=config.lr)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._share)
 
     def _share(self, step: int) -> float:
@@ -137,9 +153,37 @@ class _Learner:
         self.optimizer.step()
         self.schedule.step()
 
-    def learned(self) -> dict[str, tuple[Tensor, Tensor]]:
+    def numbers_from(self, numbers: Numbers) -> Numbers:
+        """What has been learnt so far, in place of what it started from."""
         with torch.no_grad():
-            return {layer.name: layer.values() for layer in self.layers}
+            learned = {layer.name: layer.values() for layer in self.layers}
+            factors = {name: float(stretch.exp()) for name, stretch in self.stretches.items()}
+        quantizers = {
+            name: quantizer.stretched(factors[name], self.scale_dtype)
+            for name, quantizer in numbers.quantizers.items()
+            if name in factors
+        }
+        return dataclasses.replace(
+            numbers, learned=learned, quantizers={**numbers.quantizers, **quantizers}
+        )
+
+
+def _learn_ranges(student: fx.GraphModule, layout: Layout) -> dict[str, nn.Parameter]:
+    """By point, the logarithm of the factor of its range; all readers of a tensor share it."""
+    stretches: dict[str, nn.Parameter] = {}
+    for node in student.graph.nodes:
+        point = node.meta.get(POINT)
+        if node.target is not fake_quantize or layout.points.get(point) not in _LEARNT_KINDS:
+            continue
+        if point not in stretches:
+            stretches[point] = nn.Parameter(torch.zeros(()))
+            student.register_parameter(f"{point}_stretch", stretches[point])
+        with student.graph.inserting_before(node):
+            stretch = student.graph.get_attr(f"{point}_stretch")
+        node.target = stretched_quantize
+        node.args = (*node.args, stretch)
+    student.recompile()
+    return stretches
 
 
 def imitation_loss(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:

@@ -1,10 +1,12 @@
 """Float program -> integer program: calibrate, choose, correct; search only where needed."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import fx
 from torch.export import ExportedProgram
@@ -18,7 +20,7 @@ from edgeseed.export.quantize.embedding import free_embedding
 from edgeseed.export.quantize.equalization import equalize_channels
 from edgeseed.export.quantize.insertion import HARDSIGMOID_SHIFT, Numbers, insert_quantization
 from edgeseed.export.quantize.layout import Kind, Layout, plan_layout
-from edgeseed.export.quantize.observers import METHODS, Method, Statistics
+from edgeseed.export.quantize.observers import METHODS, Method, Statistics, typical_photos
 from edgeseed.export.quantize.recovery import RecoveryConfig, recover
 from edgeseed.export.quantize.schemes._scheme import Scheme
 from edgeseed.export.quantize.sensitivity import Score, search_floats
@@ -30,6 +32,10 @@ from edgeseed.export.verification.reference import Outputs
 
 # Photos that choose between candidates: as many pixels at any size, within these counts.
 _SELECTION = (64 * 224 * 224, (64, 256))
+# Photos that say which layers to leave in float, and how many: a network that keeps 97 decisions of
+# 100 may well keep all of the few that choose. Most are photos that ranges were taken from, which
+# speak as well: they have set a few numbers of each tensor, and no decision.
+_JUDGING = (128 * 224 * 224, (128, 1024))
 # Ways of calibrating whose biases are corrected.
 _FINALISTS = 3
 _LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
@@ -45,7 +51,7 @@ class QuantizeConfig:
     """Settings of post-training quantization."""
 
     calibrator: str = "auto"
-    """`auto`, or one of `minmax`, `moving-average`, `percentile`, `entropy`, `mse`."""
+    """`auto`, or one of `minmax`, `moving-average`, `percentile`, `photos`, `entropy`, `mse`."""
     equalize: bool = True
     """Whether channels of unlike range are evened out where that is exact."""
     bias_correction: bool = True
@@ -130,6 +136,19 @@ def _renamed(before: fx.Graph, after: fx.Graph) -> dict[str, str]:
     return {old: new for old, new in zip(*names, strict=False) if old != new}
 
 
+class _Sample:
+    """Photos, and what the float graph makes of them."""
+
+    def __init__(self, graph: fx.GraphModule, pixels: npt.NDArray[np.uint8]) -> None:
+        self.graph = graph
+        self.photos = Photos(pixels=pixels)
+
+    @functools.cached_property
+    def truth(self) -> Outputs:
+        """The float outputs, once they are asked for."""
+        return run_graph(self.graph, self.photos)
+
+
 class _Worker:
     """One quantization: the graph, the photos by their use, and what was found on the way."""
 
@@ -157,8 +176,8 @@ class _Worker:
         self.ranging = Photos(pixels=photos.pixels[:-held_out])
         many = learning is not None and len(learning) >= len(self.ranging)
         self.learning = learning if learning is not None and many else self.ranging
-        self.selection = Photos(pixels=photos.pixels[-held_out:])
-        self.truth = run_graph(graph, self.selection)
+        self.selection = _Sample(graph, photos.pixels[-held_out:])
+        self.judging = _Sample(graph, photos.pixels[-_count_for(photos, *_JUDGING) :])
         self.tried: dict[str, Score] = {}
         self.chosen = config.calibrator
         self.score = Score(agreement=0.0, distance=float("inf"))
@@ -171,9 +190,10 @@ class _Worker:
         numbers = self._choose(statistics, layout)
         if self.config.recover:
             numbers = self._recover(numbers, layout)
-        too_low = self.score.agreement < self.config.min_agreement
-        if too_low and self.config.max_float_layers:
-            return self._search(statistics, layout, numbers, keep_float)
+        if self.config.max_float_layers:
+            self.score = self._score(numbers, layout, self.judging)
+            if self.score.agreement < self.config.min_agreement:
+                return self._search(statistics, layout, numbers, keep_float)
         return numbers, layout
 
     def _choose(self, statistics: Mapping[str, Statistics], layout: Layout) -> Numbers:
@@ -185,15 +205,21 @@ class _Worker:
                 candidates[method] = self._numbers(statistics, layout, method)
                 self.tried[method] = self._score(candidates[method], layout)
         if self.config.bias_correction:
-            candidates |= self._corrected(candidates, layout)
+            typical = typical_photos(statistics.values())
+            candidates |= self._corrected(candidates, layout, typical)
         best = min(candidates, key=lambda name: self.tried[name].distance)
         self.chosen, self.score = best.removesuffix(_CORRECTED), self.tried[best]
         return candidates[best]
 
-    def _corrected(self, candidates: Mapping[str, Numbers], layout: Layout) -> dict[str, Numbers]:
-        """The better half, each with its own corrections: what was best need not stay so."""
-        count = _count_for(self.ranging, *_CORRECTION)
-        some = Photos(pixels=self.ranging.pixels[:count])
+    def _corrected(
+        self, candidates: Mapping[str, Numbers], layout: Layout, typical: npt.NDArray[np.bool_]
+    ) -> dict[str, Numbers]:
+        """The better half, each with its own corrections: what was best need not stay so.
+
+        Only typical photos speak: one that is cut off far from its own values moves every mean.
+        """
+        chosen = np.flatnonzero(typical)[: _count_for(self.ranging, *_CORRECTION)]
+        some = Photos(pixels=self.ranging.pixels[chosen])
         wanted = layer_means(self.graph, layout, some)
         corrected = {}
         for method in sorted(candidates, key=lambda name: self.tried[name].distance)[:_FINALISTS]:
@@ -214,19 +240,23 @@ class _Worker:
         return dataclasses.replace(numbers, weight_scales=self.weight_scales)
 
     def _recover(self, numbers: Numbers, layout: Layout) -> Numbers:
+        # More photos judge where they are not those that are learnt on.
+        sample = self.selection if self.learning is self.ranging else self.judging
         recovered = recover(
             self.graph, layout, numbers, self.scheme, self.learning,
-            distance=lambda found: self._score(found, layout).distance,
+            distance=lambda found: self._score(found, layout, sample).distance,
             config=self.config.recovery,
         )  # fmt: skip
         self.score = self.tried["recovery"] = self._score(recovered, layout)
         return recovered
 
-    def _score(self, numbers: Numbers, layout: Layout) -> Score:
+    def _score(self, numbers: Numbers, layout: Layout, sample: _Sample | None = None) -> Score:
+        sample = sample or self.selection
         simulated = simulate(insert_quantization(self.graph, layout, numbers, self.scheme))
-        outputs = run_graph(simulated, self.selection)
+        outputs = run_graph(simulated, sample.photos)
         return Score(
-            agreement=decisions_kept(outputs, self.truth), distance=distance(outputs, self.truth)
+            agreement=decisions_kept(outputs, sample.truth),
+            distance=distance(outputs, sample.truth),
         )
 
     def _search(
@@ -252,14 +282,18 @@ class _Worker:
             if missing:
                 seen |= calibrate(self.graph, changed, Photos(pixels=self.ranging.pixels[:64]))
             made = self._numbers(seen, changed, method)
+            # Ranges may have been learnt; those of tensors that are new to the integers are not.
+            known = {k: q for k, q in numbers.quantizers.items() if k in made.quantizers}
             made = dataclasses.replace(
-                made, bias_corrections=numbers.bias_corrections, learned=numbers.learned
-            )
+                made, quantizers={**made.quantizers, **known},
+                bias_corrections=numbers.bias_corrections, learned=numbers.learned,
+            )  # fmt: skip
             return made, changed
 
         search = search_floats(
             layout,
-            lambda floats: self._score(*with_floats(floats)),
+            lambda floats: self._score(*with_floats(floats), self.judging),
+            quick=lambda floats: self._score(*with_floats(floats)),
             min_agreement=self.config.min_agreement,
             most=self.config.max_float_layers,
         )
@@ -278,7 +312,7 @@ class _Worker:
             "calibrator": self.chosen,
             "photos": {
                 "ranges": len(self.ranging),
-                "selection": len(self.selection),
+                "selection": len(self.selection.photos),
                 "recovery": len(self.learning) if numbers.learned else 0,
             },
             "bias_correction": bool(numbers.bias_corrections),

@@ -1,17 +1,22 @@
 """Which operators lose: the fewest are left in float that bring the decisions back.
 
 Each layer is put back to float alone (all others stay integer), and the quality gained is measured
-on photos that were not calibrated with. Layers are then given back in that order until the target
-is met, and those that turn out not to be needed are taken away again.
+on photos that were not calibrated with. Then layers are given back one by one: of those that gain
+most alone and of the neighbours of those given back already, the one that helps most. Neighbours,
+because a float layer among integers still reads and writes rounded tensors: in a MobileNetV3-small
+no layer behind the first two gains more than 5 % of the distance alone, and the first six together
+43 %. When the target is met, those that turn out not to be needed are taken away again.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from edgeseed.core.console import progress
 from edgeseed.export.quantize.layout import Layout
 
 _REASON = "it loses too much in integers"
+_TRIED_ALONE = 2
+_NEEDLESS = 1.02
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,35 +44,66 @@ class Search:
     """By how much of its distance the graph comes nearer if this layer alone is in float."""
 
 
-def search_floats(layout: Layout, evaluate: Evaluate, *, min_agreement: float, most: int) -> Search:
+def search_floats(
+    layout: Layout,
+    evaluate: Evaluate,
+    *,
+    quick: Evaluate | None = None,
+    min_agreement: float,
+    most: int,
+) -> Search:
     """Finds a small set of layers that must stay in float.
 
     Args:
         layout: The layout with everything in integers.
         evaluate: The score with some operators in float.
+        quick: The same on fewer photos, for the gain of every layer alone.
         min_agreement: The share of decisions to keep.
         most: The most layers to give back.
     """
-    base = evaluate({})
-    gains = _gains(layout, evaluate, base)
-    ranked = sorted(gains, key=lambda name: -gains[name])
+    layers = [name for name, operator in layout.operators.items() if operator in ("conv", "linear")]
+    gains = _gains(layers, quick or evaluate)
     chosen: dict[str, str] = {}
-    score = base
-    for name in ranked[:most]:
-        if score.agreement >= min_agreement:
-            break
-        chosen[name] = f"{_REASON}: in float it takes away {gains[name]:.0%} of the distance"
-        score = evaluate(chosen)
+    score = evaluate({})
+    with progress("leaving layers in float", most, "layers") as bar:
+        while len(chosen) < min(most, len(layers)) and score.agreement < min_agreement:
+            tried = {}
+            for name in _candidates(layers, gains, chosen):
+                tried[name] = evaluate({**chosen, name: _reason(gains, name)})
+            best = min(tried, key=lambda name: tried[name].distance)
+            chosen[best] = _reason(gains, best)
+            score = tried[best]
+            bar.advance()
     for name in list(chosen)[:-1]:
         fewer = {other: why for other, why in chosen.items() if other != name}
         without = evaluate(fewer)
-        if without.agreement >= min(min_agreement, score.agreement):
+        # A count of decisions alone would take away any layer that does not tip one of them.
+        is_needless = without.distance <= _NEEDLESS * score.distance
+        if is_needless and without.agreement >= min(min_agreement, score.agreement):
             chosen, score = fewer, without
     return Search(keep_float=chosen, score=score, gains=gains)
 
 
-def _gains(layout: Layout, evaluate: Evaluate, base: Score) -> dict[str, float]:
-    layers = [name for name, operator in layout.operators.items() if operator in ("conv", "linear")]
+def _candidates(
+    layers: Sequence[str], gains: Mapping[str, float], chosen: Mapping[str, str]
+) -> list[str]:
+    """The few that gain most alone, and those next to what is chosen."""
+    alone = sorted((name for name in layers if name not in chosen), key=lambda name: -gains[name])
+    near = [
+        layers[at + step]
+        for at, name in enumerate(layers)
+        for step in (-1, 1)
+        if name in chosen and 0 <= at + step < len(layers)
+    ]
+    return list(dict.fromkeys(alone[:_TRIED_ALONE] + [name for name in near if name not in chosen]))
+
+
+def _reason(gains: Mapping[str, float], name: str) -> str:
+    return f"{_REASON}: in float it takes away {max(gains[name], 0.0):.0%} of the distance alone"
+
+
+def _gains(layers: Sequence[str], evaluate: Evaluate) -> dict[str, float]:
+    base = evaluate({})
     gains = {}
     with progress("searching sensitive layers", len(layers), "layers") as bar:
         for name in layers:

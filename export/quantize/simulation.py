@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from edgeseed.export.graph import constant, input_of, new_constant, tidy
+from edgeseed.export.quantize.insertion import POINT
 from edgeseed.export.quantize.numbers import ops
 
 _aten = torch.ops.aten
@@ -53,6 +54,40 @@ def fake_quantize(value: Tensor, scale: float, zero_point: int, low: int, high: 
     return value.mul(1 / scale).round_().clamp_(low, high).mul_(scale)
 
 
+class _StretchedQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, stretch: Tensor, scale: float, low: int, high: int
+    ) -> Tensor:
+        scale *= float(stretch.exp())
+        position = value.mul(1 / scale)
+        ctx.save_for_backward(position)
+        ctx.grid = (scale, low, high)
+        return position.round().clamp_(low, high).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (position,), (gradient,) = ctx.saved_tensors, gradients
+        scale, low, high = ctx.grid
+        integers = position.round()
+        inside = (integers >= low) & (integers <= high)
+        of_scale = integers.clamp_(low, high).sub_(position * inside).mul_(gradient).sum()
+        return gradient * inside, scale * of_scale, None, None, None
+
+
+def stretched_quantize(
+    value: Tensor, scale: float, zero_point: int, low: int, high: int, stretch: Tensor
+) -> Tensor:
+    """`fake_quantize` with its scale times e to the power of `stretch`, which has a gradient.
+
+    That of the scale is `round(x / s) - x / s` inside the range and the nearer end of it outside
+    (Esser et al., 2020, "Learned step size quantization", arXiv 1902.08153, equation 3).
+    """
+    low, high = low - zero_point, high - zero_point
+    found: Tensor = _StretchedQuantize.apply(value, stretch, scale, low, high)
+    return found
+
+
 def _copy(module: fx.GraphModule) -> fx.GraphModule:
     graph = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
@@ -86,6 +121,7 @@ def _read_tensor(module: fx.GraphModule, node: fx.Node) -> None:
             top = cast(int, step.args[2])
     with module.graph.inserting_before(node):
         result = module.graph.call_function(fake_quantize, (value, scale, zero_point, low, top))
+        result.meta[POINT] = stored.meta.get(POINT)
         for step in steps:
             result = _repeat(module, step, result, scale=scale, zero_point=zero_point)
         if (read_scale, read_zero) != (scale, zero_point):

@@ -3,7 +3,13 @@ import pytest
 import torch
 
 from edgeseed.export.quantize.layout import Kind
-from edgeseed.export.quantize.observers import METHODS, Method, Statistics, choose_quantizer
+from edgeseed.export.quantize.observers import (
+    METHODS,
+    Method,
+    Statistics,
+    choose_quantizer,
+    typical_photos,
+)
 from edgeseed.export.quantize.schemes._scheme import INT8_SYMMETRIC, UINT8
 
 
@@ -28,8 +34,9 @@ def test_a_histogram_that_grew_counts_as_if_it_had_known_the_range() -> None:
 
 
 def test_memory_does_not_grow_with_photos() -> None:
-    statistics = seen(*(torch.randn(100) for _ in range(50)))
+    statistics = seen(*(torch.randn(100, 5) for _ in range(50)))
     assert statistics.counts.numel() == 8192
+    assert sum(map(len, statistics.extremes)) <= 4200
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -94,3 +101,41 @@ def test_every_channel_is_seen_in_either_order_of_memory(
     assert (statistics.low, statistics.high) == (0, channels - 1)
     assert len(shares) == channels
     assert shares.min() > 0.8 / channels
+
+
+def _photos_with_one_in_fifty_far_out(factor: float) -> torch.Tensor:
+    values = torch.randn(500, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    values[::50] *= factor
+    return values
+
+
+def test_a_photo_far_from_the_others_counts_as_one() -> None:
+    """Its values are two in a hundred: a percentile of values, or their squares, keep them all."""
+    values = _photos_with_one_in_fifty_far_out(30)
+    tops = {
+        method: choose_quantizer(seen(*values.split(64)), method, Kind.FREE, UINT8).range[1]
+        for method in ("photos", "percentile", "mse")
+    }
+    own = float(_photos_with_one_in_fifty_far_out(1).amax(dim=(1, 2, 3)).quantile(0.97))
+    assert tops["photos"] == pytest.approx(own, rel=0.1)
+    assert min(tops["percentile"], tops["mse"]) > 5 * own
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(30.0, 10), (1.0, 0)])
+def test_photos_far_from_the_others_are_told_apart(factor: float, expected: int) -> None:
+    calm = seen(*_photos_with_one_in_fifty_far_out(1).split(64))
+    wild = seen(*_photos_with_one_in_fifty_far_out(factor).split(64))
+    typical = typical_photos([calm, wild])
+    assert len(typical) == 500
+    assert (~typical).sum() == expected
+    assert expected == 0 or not typical[::50].any()
+
+
+def test_a_tensor_that_is_always_zero_makes_no_photo_odd() -> None:
+    assert typical_photos([seen(torch.zeros(40, 3))]).all()
+
+
+def test_whether_photos_are_told_apart_does_not_depend_on_the_order_of_memory() -> None:
+    values = _photos_with_one_in_fifty_far_out(30)
+    other = values.to(memory_format=torch.channels_last)
+    assert (typical_photos([seen(values)]) == typical_photos([seen(other)])).all()

@@ -8,9 +8,10 @@ import torch
 from torch import fx
 
 from edgeseed.export.graph import build_program, float_graph
+from edgeseed.export.quantize import recovery
 from edgeseed.export.quantize.calibration import calibrate, numbers_by_method
 from edgeseed.export.quantize.insertion import Numbers, insert_quantization
-from edgeseed.export.quantize.layout import Layout, plan_layout
+from edgeseed.export.quantize.layout import Kind, Layout, plan_layout
 from edgeseed.export.quantize.recovery import (
     RecoveryConfig,
     _Learner,
@@ -82,9 +83,10 @@ def test_photos_it_has_not_seen_are_decided_more_as_the_float_student_does(coars
     assert coarse.distance(recovered) < 0.75 * coarse.distance(coarse.numbers)
 
 
-def test_the_graph_keeps_its_form_and_its_scales(coarse: Coarse) -> None:
+def test_the_graph_keeps_its_form_and_its_zero_points(coarse: Coarse) -> None:
     recovered = coarse.recover(steps=60, batch_size=16, lr=COARSE_LR)
-    assert recovered.quantizers == coarse.numbers.quantizers
+    for name, start in coarse.numbers.quantizers.items():
+        assert recovered.quantizers[name].zero_point == start.zero_point
     before, after = (
         insert_quantization(coarse.graph, coarse.layout, numbers, coarse.scheme)
         for numbers in (coarse.numbers, recovered)
@@ -94,26 +96,61 @@ def test_the_graph_keeps_its_form_and_its_scales(coarse: Coarse) -> None:
     ]
 
 
-def test_what_was_learnt_is_what_is_written(coarse: Coarse) -> None:
-    """The simulation that learns and the integers that ship are the same function."""
+@pytest.mark.parametrize(("range_rate", "limit"), [(0.0, 1e-3), (0.2, 0.05)])
+def test_what_was_learnt_is_what_is_written(
+    coarse: Coarse, range_rate: float, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The simulation that learns and the integers that ship are the same function.
+
+    A range that has moved moves the grid of the next layer's bias by a hair, which is not simulated
+    and may tip a value over to the next integer.
+    """
+    monkeypatch.setattr(recovery, "_RANGE_RATE", range_rate)
     config = RecoveryConfig(steps=4, batch_size=8)
     quantized = insert_quantization(coarse.graph, coarse.layout, coarse.numbers, coarse.scheme)
-    learner = _Learner(quantized, config)
+    learner = _Learner(quantized, coarse.layout, coarse.scheme, config)
     images = torch.from_numpy(coarse.learning.pixels[:8]).float()
     for step in range(config.steps):
         learner.update(coarse.graph, images, step)
-    numbers = dataclasses.replace(coarse.numbers, learned=learner.learned())
+    numbers = learner.numbers_from(coarse.numbers)
     shipped = simulate(insert_quantization(coarse.graph, coarse.layout, numbers, coarse.scheme))
     with torch.no_grad():
         for learnt, written in zip(learner.student(images), shipped(images), strict=True):
-            torch.testing.assert_close(learnt, written, rtol=1e-3, atol=1e-3)
+            assert float((learnt - written).norm() / written.norm()) < limit
+
+
+def test_ranges_that_are_no_functions_own_learn(coarse: Coarse) -> None:
+    recovered = coarse.recover(steps=60, batch_size=16, lr=COARSE_LR)
+    moved = {
+        coarse.layout.points[name]
+        for name, start in coarse.numbers.quantizers.items()
+        if recovered.quantizers[name].scale != start.scale
+    }
+    assert Kind.FREE in moved
+    assert not moved & {Kind.IMAGE, Kind.HARDSWISH, Kind.HARDSIGMOID, Kind.SIGMOID}
+
+
+def test_a_range_far_too_wide_is_narrowed(coarse: Coarse) -> None:
+    """Every tensor at eight times its range: learning must take it back some of the way."""
+    kinds = coarse.layout.points
+    wide = {
+        name: quantizer.stretched(8.0) if kinds[name] in (Kind.FREE, Kind.RELU) else quantizer
+        for name, quantizer in coarse.numbers.quantizers.items()
+    }
+    start = dataclasses.replace(coarse.numbers, quantizers=wide)
+    found = recover(
+        coarse.graph, coarse.layout, start, coarse.scheme, coarse.learning,
+        distance=coarse.distance, config=RecoveryConfig(steps=60, batch_size=16, lr=COARSE_LR * 8),
+    )  # fmt: skip
+    ratios = [found.quantizers[name].scale / q.scale for name, q in wide.items()]
+    assert np.mean([ratio < 1 for ratio in ratios if ratio != 1]) > 0.7
 
 
 def test_biases_move_in_units_of_their_channel(coarse: Coarse) -> None:
     """A unit of zero would leave every bias where it was, without a word."""
     learned = coarse.recover(steps=60, batch_size=16, lr=COARSE_LR).learned
     quantized = insert_quantization(coarse.graph, coarse.layout, coarse.numbers, coarse.scheme)
-    layers = _Learner(quantized, RecoveryConfig()).layers
+    layers = _Learner(quantized, coarse.layout, coarse.scheme, RecoveryConfig()).layers
     moved = [layer.name for layer in layers if not layer.bias.equal(learned[layer.name][1])]
     assert len(moved) == len(layers)
 

@@ -24,12 +24,24 @@ def test_no_more_than_allowed_are_given_back() -> None:
     assert set(search.keep_float) == {"b", "c"}
 
 
+def test_layers_that_help_only_together_are_found() -> None:
+    """Behind a, b alone is worth nothing and with a everything; c looks better than b."""
+
+    def neighbours(floats: Mapping[str, str]) -> Score:
+        lost = 0.10 - 0.02 * ("a" in floats) - 0.01 * ("c" in floats) - 0.005 * ("d" in floats)
+        lost -= 0.06 * ("a" in floats and "b" in floats)
+        return Score(agreement=1 - lost, distance=lost)
+
+    search = search_floats(LAYOUT, neighbours, min_agreement=0.97, most=4)
+    assert set(search.keep_float) == {"a", "b"}
+
+
 def test_a_layer_that_another_makes_needless_is_taken_away_again() -> None:
     def together(floats: Mapping[str, str]) -> Score:
-        """c does all that b does, and more; b only looks better alone."""
-        lost = 0.0 if "c" in floats and len(floats) > 1 else 0.04 if "b" in floats else 0.05
-        lost = 0.0 if set(floats) == {"c"} else lost
-        return Score(agreement=1 - lost, distance=lost + (0.1 if set(floats) == {"c"} else 0.0))
+        """Alone b is best; with c and d nothing is lost, with or without it."""
+        lost = 0.05 - 0.02 * ("b" in floats) - 0.015 * ("c" in floats) - 0.015 * ("d" in floats)
+        lost = 0.0 if {"c", "d"} <= set(floats) else lost
+        return Score(agreement=1 - lost, distance=lost)
 
     search = search_floats(LAYOUT, together, min_agreement=0.99, most=4)
-    assert search.score.agreement >= 0.99
+    assert set(search.keep_float) == {"c", "d"}
