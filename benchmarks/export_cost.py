@@ -33,7 +33,7 @@ MEMORY_COUNTS = (128, 512, 1024)
 NUM_PHOTOS, STORED_SIZE = max(MEMORY_COUNTS) + 256, 256
 # The search for layers to leave in float is for students that lose by int8; random weights always
 # do.
-SETTINGS = {"max_float_layers": 0}
+SETTINGS = {"min_agreement": 0.0}
 TIME_BAR, MEMORY_BAR = 1.5, 1.1
 
 

@@ -283,7 +283,11 @@ class _Worker:
                 seen |= calibrate(self.graph, changed, Photos(pixels=self.ranging.pixels[:64]))
             made = self._numbers(seen, changed, method)
             # Ranges may have been learnt; those of tensors that are new to the integers are not.
-            known = {k: q for k, q in numbers.quantizers.items() if k in made.quantizers}
+            known = {
+                name: quantizer
+                for name, quantizer in numbers.quantizers.items()
+                if name in made.quantizers and changed.points[name] is layout.points[name]
+            }
             made = dataclasses.replace(
                 made, quantizers={**made.quantizers, **known},
                 bias_corrections=numbers.bias_corrections, learned=numbers.learned,
@@ -313,6 +317,7 @@ class _Worker:
             "photos": {
                 "ranges": len(self.ranging),
                 "selection": len(self.selection.photos),
+                "judging": len(self.judging.photos) if self.config.max_float_layers else 0,
                 "recovery": len(self.learning) if numbers.learned else 0,
             },
             "bias_correction": bool(numbers.bias_corrections),
