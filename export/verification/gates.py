@@ -180,8 +180,17 @@ def accuracy_gate(
     )
 
 
-def batch_gate(alone: Outputs, together: Mapping[int, Outputs], *, rounded: bool) -> GateResult:
-    """A photo's outputs do not depend on what else is in its batch."""
+def batch_gate(
+    alone: Outputs, together: Mapping[int, Outputs], *, rounded: bool, fixed: int | None = None
+) -> GateResult:
+    """A photo's outputs do not depend on what else is in its batch.
+
+    Args:
+        alone: Outputs of the photos one at a time.
+        together: By how many at a time, outputs of the first so many.
+        rounded: Whether the model rounds to integers.
+        fixed: The one batch size that the model takes, which copies of the photos fill up.
+    """
     errors = {
         size: max(
             relative_error(outputs[name], alone[name][: len(outputs[name])]) for name in outputs
@@ -197,9 +206,8 @@ def batch_gate(alone: Outputs, together: Mapping[int, Outputs], *, rounded: bool
         passed=errors[worst] <= limit,
         unit="relative error",
         n=len(errors),
-        # A model of one batch size gets the photos that there are, and copies of them to fill it.
-        detail=f"{' and '.join(map(str, errors))} photos at a time against 1, filled up where the "
-        f"model takes more; worst: {worst}",
+        detail=f"{' and '.join(map(str, errors))} photos at a time against 1"
+        f"{f', copies filling the batch of {fixed}' if fixed else ''}; worst: {worst}",
     )
 
 

@@ -285,7 +285,9 @@ def _batch_gate(evidence: Evidence) -> GateResult:
         for size in gates.BATCHES
         if 1 < size <= len(pixels)
     }
-    return gates.batch_gate(singles, together, rounded=evidence.rounded)
+    batch = evidence.manifest.inputs[0].shape[0]
+    fixed = batch if isinstance(batch, int) else None
+    return gates.batch_gate(singles, together, rounded=evidence.rounded, fixed=fixed)
 
 
 def _golden_gate(evidence: Evidence) -> GateResult:
