@@ -181,6 +181,7 @@ class _Worker:
         self.tried: dict[str, Score] = {}
         self.chosen = config.calibrator
         self.score = Score(agreement=0.0, distance=float("inf"))
+        self.correcting = self.ranging
         self.gains: Mapping[str, float] = {}
         self.weight_scales: dict[str, torch.Tensor] = {}
 
@@ -205,33 +206,33 @@ class _Worker:
                 candidates[method] = self._numbers(statistics, layout, method)
                 self.tried[method] = self._score(candidates[method], layout)
         if self.config.bias_correction:
-            typical = typical_photos(statistics.values())
-            candidates |= self._corrected(candidates, layout, typical)
+            chosen = np.flatnonzero(typical_photos(statistics.values()))
+            # Only typical photos speak: one that is cut off far from its values moves every mean.
+            count = _count_for(self.ranging, *_CORRECTION)
+            self.correcting = Photos(pixels=self.ranging.pixels[chosen[:count]])
+            candidates |= self._corrected(candidates, layout)
         best = min(candidates, key=lambda name: self.tried[name].distance)
         self.chosen, self.score = best.removesuffix(_CORRECTED), self.tried[best]
         return candidates[best]
 
-    def _corrected(
-        self, candidates: Mapping[str, Numbers], layout: Layout, typical: npt.NDArray[np.bool_]
-    ) -> dict[str, Numbers]:
-        """The better half, each with its own corrections: what was best need not stay so.
-
-        Only typical photos speak: one that is cut off far from its own values moves every mean.
-        """
-        chosen = np.flatnonzero(typical)[: _count_for(self.ranging, *_CORRECTION)]
-        some = Photos(pixels=self.ranging.pixels[chosen])
-        wanted = layer_means(self.graph, layout, some)
+    def _corrected(self, candidates: Mapping[str, Numbers], layout: Layout) -> dict[str, Numbers]:
+        """The better half, each with its own corrections: what was best need not stay so."""
+        wanted = layer_means(self.graph, layout, self.correcting)
         corrected = {}
         for method in sorted(candidates, key=lambda name: self.tried[name].distance)[:_FINALISTS]:
-            simulated = simulate(
-                insert_quantization(self.graph, layout, candidates[method], self.scheme)
-            )
             name = f"{method}{_CORRECTED}"
-            corrected[name] = dataclasses.replace(
-                candidates[method], bias_corrections=bias_corrections(simulated, wanted, some)
-            )
+            corrected[name] = self._with_biases(candidates[method], layout, wanted)
             self.tried[name] = self._score(corrected[name], layout)
         return corrected
+
+    def _with_biases(
+        self, numbers: Numbers, layout: Layout, wanted: Mapping[str, torch.Tensor]
+    ) -> Numbers:
+        plain = dataclasses.replace(numbers, bias_corrections={})
+        simulated = simulate(insert_quantization(self.graph, layout, plain, self.scheme))
+        return dataclasses.replace(
+            plain, bias_corrections=bias_corrections(simulated, wanted, self.correcting)
+        )
 
     def _numbers(
         self, statistics: Mapping[str, Statistics], layout: Layout, method: Method
@@ -302,10 +303,19 @@ class _Worker:
             most=self.config.max_float_layers,
         )
         self.gains = search.gains
-        if search.score.distance >= self.score.distance:
+        found, changed = with_floats(search.keep_float)
+        score = search.score
+        if found.bias_corrections and not found.learned:
+            # Those in use repaired what layers did that are in float now.
+            wanted = layer_means(self.graph, changed, self.correcting)
+            again = self._with_biases(found, changed, wanted)
+            better = self._score(again, changed, self.judging)
+            if better.distance < score.distance:
+                found, score = again, better
+        if score.distance >= self.score.distance:
             return numbers, layout
-        self.score = self.tried[f"{len(search.keep_float)} layers in float"] = search.score
-        return with_floats(search.keep_float)
+        self.score = self.tried[f"{len(search.keep_float)} layers in float"] = score
+        return found, changed
 
     def record(self, layout: Layout, numbers: Numbers) -> dict[str, Any]:
         shifted = [name for name, kind in layout.points.items() if kind is Kind.HARDSIGMOID]
