@@ -22,13 +22,14 @@ import json
 import logging
 import platform
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import onnx
 import torch
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import UsageError, WorkError
@@ -115,7 +116,55 @@ def _as_asked(request: WriteRequest, settings: Settings) -> ModelProto:
     model = convert_program(program, output_names=request.output_names, opset=settings.opset)
     if request.precision == "fp16":
         return to_half(model, keep_float32=settings.float32)
+    if request.precision == "int8":
+        keep_floats_float(model)
     return store_as_bytes(model) if request.precision == "w8" else model
+
+
+def keep_floats_float(model: ModelProto) -> None:
+    """Keeps ONNX Runtime from rounding the weights of layers that stay in float, in place.
+
+    Since 1.21 it gives a convolution or matrix product with float weights between integers weights
+    of eight bits, with one scale for all channels (`WeightBiasQuantization`), whatever its author
+    had in mind. It does so where the layer's input is read with a single scale; so such a layer
+    reads it with the same scale for each channel.
+    """
+    constants = {item.name: item for item in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    nodes = []
+    for node in model.graph.node:
+        reading = makers.get(node.input[0]) if node.input else None
+        is_float = node.op_type in ("Conv", "Gemm") and node.input[1] in constants
+        if is_float and reading is not None and reading.op_type == "DequantizeLinear":
+            own = NodeProto()
+            own.CopyFrom(reading)
+            own.name = own.output[0] = f"{reading.output[0]}_of_{node.name}"
+            channels = _input_channels(node, constants[node.input[1]].dims)
+            for at in range(1, len(own.input)):
+                value = onnx.numpy_helper.to_array(constants[own.input[at]]).reshape(-1)
+                name = f"{own.input[at]}_of_{node.name}"
+                rows = np.broadcast_to(value, channels).copy()
+                model.graph.initializer.append(onnx.numpy_helper.from_array(rows, name))
+                own.input[at] = name
+            for item in [item for item in own.attribute if item.name == "axis"]:
+                own.attribute.remove(item)
+            own.attribute.append(onnx.helper.make_attribute("axis", 1))
+            node.input[0] = own.output[0]
+            nodes.append(own)
+        nodes.append(node)
+    read = {name for node in nodes for name in node.input}
+    read |= {item.name for item in model.graph.output}
+    kept = [node for node in nodes if read.intersection(node.output)]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    _remove_unread_constants(model)
+
+
+def _input_channels(node: NodeProto, dims: Sequence[int]) -> int:
+    attributes = {item.name: item.i for item in node.attribute}
+    if node.op_type == "Conv":
+        return int(dims[1]) * int(attributes.get("group", 1))
+    return int(dims[1] if attributes.get("transB") else dims[0])
 
 
 def convert_program(

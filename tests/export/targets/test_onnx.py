@@ -15,7 +15,12 @@ from edgeseed.core.network import StudentNetwork
 from edgeseed.export import export
 from edgeseed.export.graph import build_program, example_input, trace
 from edgeseed.export.targets import onnx as onnx_target
-from edgeseed.export.targets.onnx import TARGET, convert_program, scheme_of_this_machine
+from edgeseed.export.targets.onnx import (
+    TARGET,
+    convert_program,
+    keep_floats_float,
+    scheme_of_this_machine,
+)
 from edgeseed.export.testing import tiny_preprocess
 from edgeseed.export.verification.onnx import OnnxModel, optimised_graph
 
@@ -43,6 +48,49 @@ def test_onnx_runtime_runs_the_int8_file_in_integers_only(made_int8: Path) -> No
     assert kinds["QuantizeLinear"] == 1  # the photo
     assert kinds["DequantizeLinear"] == 1  # the embedding
     assert kinds["QLinearConv"] == 17
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_float_layer_between_integers_keeps_its_weights(groups: int) -> None:
+    """ONNX Runtime would give them eight bits with one scale: all but the last channel is lost."""
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(4, 4 // groups, 3, 3)).astype(np.float32)
+    weight *= np.array([0.02, 0.05, 0.1, 10], np.float32).reshape(-1, 1, 1, 1)
+    make, array = onnx.helper.make_node, onnx.numpy_helper.from_array
+    number = {"s": np.float32(0.02), "z": np.uint8(128), "t": np.float32(0.02)}
+    graph = onnx.helper.make_graph(
+        [
+            make("QuantizeLinear", ["image", "s", "z"], ["q"]),
+            make("DequantizeLinear", ["q", "s", "z"], ["d"]),
+            make("Conv", ["d", "w", "b"], ["c"], name="conv", group=groups),
+            make("QuantizeLinear", ["c", "t", "z"], ["r"]),
+            make("DequantizeLinear", ["r", "t", "z"], ["out"]),
+            make("Relu", ["d"], ["other"]),
+        ],
+        "between",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 4, 9, 9])],
+        [
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, list("nchw"))
+            for name in ("out", "other")
+        ],
+        [array(weight, "w"), array(np.ones(4, np.float32), "b")]
+        + [array(np.asarray(value), name) for name, value in number.items()],
+    )
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8
+    )
+    image = random.normal(size=(1, 4, 9, 9)).astype(np.float32)
+    found = []
+    keep_floats_float(model)
+    onnx.checker.check_model(model, full_check=True)
+    for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL"):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+        found.append(session.run(["out", "other"], {"image": image}))
+    for plain, optimised in zip(*found, strict=True):
+        # A sum in another order may round the other way.
+        assert np.abs(optimised - plain).max() < 1.5 * number["t"]
 
 
 def test_a_layer_that_was_meant_to_be_int8_and_is_not_is_found(made_int8: Path) -> None:
