@@ -115,19 +115,26 @@ class Statistics:
         return np.asarray(centres[filled], np.float64), np.asarray(shares, np.float64)
 
 
-def typical_photos(statistics: Iterable[Statistics]) -> npt.NDArray[np.bool_]:
+def typical_photos(statistics: Iterable[Statistics], count: int) -> npt.NDArray[np.bool_]:
     """(N,) which of the photos stay near the range of the others in every tensor.
 
-    Of the first photos that were seen, as far as their extremes are kept. What is cut off of the
-    others is no measure of how integers round.
+    What is cut off of the others is no measure of how integers round. If those are more than half,
+    there is no telling who is odd, and all are typical.
+
+    Args:
+        statistics: Of all tensors. Those whose rows are not photos, such as windows of a Swin, say
+            nothing of photos.
+        count: Photos that were seen; the answer is of the first 4,096 of them.
     """
-    typical = torch.tensor(True)
+    typical = torch.ones(min(count, _MOST_PHOTOS), dtype=torch.bool)
     for seen in statistics:
+        extremes = torch.cat(seen.extremes)[:_MOST_PHOTOS]
         low, high = seen.photo_range()
-        extremes = torch.cat(seen.extremes)
-        inside = (extremes[:, 0] >= _BEYOND * low) & (extremes[:, 1] <= _BEYOND * high)
-        typical = typical & (inside | (high == low))
-    return np.atleast_1d(typical.numpy())
+        if len(extremes) == len(typical) and high > low:
+            typical &= (extremes[:, 0] >= _BEYOND * low) & (extremes[:, 1] <= _BEYOND * high)
+    if 2 * int(typical.sum()) < len(typical):
+        typical[:] = True
+    return typical.numpy()
 
 
 def _in_memory_order(values: Tensor) -> Tensor:

@@ -206,7 +206,7 @@ class _Worker:
                 candidates[method] = self._numbers(statistics, layout, method)
                 self.tried[method] = self._score(candidates[method], layout)
         if self.config.bias_correction:
-            chosen = np.flatnonzero(typical_photos(statistics.values()))
+            chosen = np.flatnonzero(typical_photos(statistics.values(), len(self.ranging)))
             # Only typical photos speak: one that is cut off far from its values moves every mean.
             count = _count_for(self.ranging, *_CORRECTION)
             self.correcting = Photos(pixels=self.ranging.pixels[chosen[:count]])

@@ -125,17 +125,35 @@ def test_a_photo_far_from_the_others_counts_as_one() -> None:
 def test_photos_far_from_the_others_are_told_apart(factor: float, expected: int) -> None:
     calm = seen(*_photos_with_one_in_fifty_far_out(1).split(64))
     wild = seen(*_photos_with_one_in_fifty_far_out(factor).split(64))
-    typical = typical_photos([calm, wild])
+    typical = typical_photos([calm, wild], 500)
     assert len(typical) == 500
     assert (~typical).sum() == expected
     assert expected == 0 or not typical[::50].any()
 
 
 def test_a_tensor_that_is_always_zero_makes_no_photo_odd() -> None:
-    assert typical_photos([seen(torch.zeros(40, 3))]).all()
+    assert typical_photos([seen(torch.zeros(40, 3))], 40).all()
 
 
 def test_whether_photos_are_told_apart_does_not_depend_on_the_order_of_memory() -> None:
     values = _photos_with_one_in_fifty_far_out(30)
     other = values.to(memory_format=torch.channels_last)
-    assert (typical_photos([seen(values)]) == typical_photos([seen(other)])).all()
+    assert (typical_photos([seen(values)], 500) == typical_photos([seen(other)], 500)).all()
+
+
+def test_rows_that_are_no_photos_say_nothing_of_photos() -> None:
+    """A Swin's windows: four rows a photo, the last photo's far out."""
+    windows = torch.ones(160, 3)
+    windows[-4:] = 100
+    photos = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
+    assert typical_photos([seen(photos), seen(windows)], 40).all()
+
+
+def test_where_most_photos_are_odd_somewhere_all_are_typical() -> None:
+    tensors = []
+    for first in range(40):
+        values = torch.ones(40, 3)
+        values[first] = 100
+        tensors.append(seen(values))
+    assert typical_photos(tensors, 40).all()
+    assert typical_photos(tensors[:5], 40).sum() == 35
