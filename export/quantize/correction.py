@@ -62,11 +62,14 @@ def bias_corrections(
     return corrector.corrections
 
 
-def _channel_means(value: Tensor) -> Tensor:
-    """(C,) means of an (N, C), (N, C, H, W) or (N, L, C) tensor."""
-    if value.dim() == 4:
-        return value.mean(dim=(0, 2, 3))
-    return value.flatten(0, -2).mean(dim=0)
+def channel_axis(layer: fx.Node) -> int:
+    """Where a layer's output has its channels; a linear layer's (N, H, W, C) has them last."""
+    return 1 if layer.target is torch.ops.aten.conv2d.default else -1
+
+
+def _channel_means(value: Tensor, axis: int) -> Tensor:
+    """(C,) means over all other axes."""
+    return value.movedim(axis, -1).flatten(0, -2).mean(dim=0)
 
 
 class _MeanRecorder(fx.Interpreter):
@@ -79,7 +82,7 @@ class _MeanRecorder(fx.Interpreter):
         value = super().run_node(n)
         if n.name in self.names:
             assert isinstance(value, Tensor)
-            total = _channel_means(value) * len(value)
+            total = _channel_means(value, channel_axis(n)) * len(value)
             self.totals[n.name] = self.totals.get(n.name, 0.0) + total
         return value
 
@@ -97,7 +100,7 @@ class _Corrector(fx.Interpreter):
         if n.name not in self.wanted:
             return value
         assert isinstance(value, Tensor)
-        correction = self.wanted[n.name] - _channel_means(value)
+        correction = self.wanted[n.name] - _channel_means(value, channel_axis(n))
         self.corrections[n.name] = correction.clone()
-        shape = (1, -1, 1, 1) if value.dim() == 4 else (-1,)
+        shape = (1, -1, 1, 1) if channel_axis(n) == 1 else (-1,)
         return value + correction.view(shape)

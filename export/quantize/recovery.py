@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from edgeseed.core.console import progress
 from edgeseed.export.graph import constant, input_of, new_constant, tidy
 from edgeseed.export.quantize.calibration import batch_size_for
+from edgeseed.export.quantize.correction import channel_axis
 from edgeseed.export.quantize.insertion import POINT, UNROUNDED, Numbers, insert_quantization
 from edgeseed.export.quantize.layout import Kind, Layout
 from edgeseed.export.quantize.numbers import ops
@@ -296,7 +297,7 @@ class _BiasUnits(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n.name in self.layers:
-            rows = value.transpose(0, 1) if value.dim() == 4 else value.movedim(-1, 0)
+            rows = value.movedim(channel_axis(n), 0)
             # In place: the graph reads the same tensor.
             self.layers[n.name].bias_unit.copy_(_BIAS_STEP * rows.flatten(1).std(dim=1))
         return value

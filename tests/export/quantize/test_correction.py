@@ -2,12 +2,13 @@ import dataclasses
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from edgeseed.export.graph import build_program, float_graph
 from edgeseed.export.quantize.calibration import calibrate, numbers_by_method
 from edgeseed.export.quantize.correction import bias_corrections, layer_means
 from edgeseed.export.quantize.insertion import insert_quantization
-from edgeseed.export.quantize.layout import plan_layout
+from edgeseed.export.quantize.layout import Layout, plan_layout
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.quantize.schemes._scheme import IntegerFormat, Scheme
 from edgeseed.export.quantize.simulation import simulate
@@ -38,3 +39,22 @@ def test_corrected_layers_keep_their_means(pixels: npt.NDArray[np.uint8]) -> Non
         last = names[-2]
         shifts.append(float(np.abs((values[last] - truth[last]).mean(axis=(0, 2, 3))).mean()))
     assert shifts[1] < 0.2 * shifts[0]
+
+
+def test_a_linear_layer_has_its_channels_last_in_any_number_of_dimensions() -> None:
+    """A Swin's are (N, H, W, C); taken for (N, C, H, W), its corrections had the wrong size."""
+
+    class Last(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 5)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.layer(image.permute(0, 2, 3, 1))
+
+    exported = torch.export.export(Last(), (torch.ones(2, 3, 4, 6),))
+    graph = exported.module()
+    (layer,) = [n for n in graph.graph.nodes if n.target is torch.ops.aten.linear.default]
+    layout = Layout(operators={layer.name: "linear"}, points={}, floats={})
+    photos = Photos(pixels=np.ones((2, 3, 4, 6), np.uint8))
+    assert layer_means(graph, layout, photos)[layer.name].shape == (5,)
