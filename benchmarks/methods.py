@@ -772,18 +772,17 @@ def make_tables(preset: Preset, values: Values) -> str:
 
 
 def write_results(
-    path: Path, preset_name: str, records: Sequence[Mapping[str, Any]], photos: Mapping[str, Any],
-    *, jobs: int, threads: int,
+    path: Path, name: str, preset: Preset, records: Sequence[Mapping[str, Any]],
+    photos: Mapping[str, Any], *, jobs: int, threads: int,
 ) -> None:  # fmt: skip
     """Everything that the numbers depend on, beside them."""
-    preset = PRESETS[preset_name]
     values = collect(records)
     judged = [judge(relation, values) for relation in make_relations(preset)]
     write_json(
         path,
         {
             "benchmark": "methods",
-            "preset": preset_name,
+            "preset": name,
             "settings": dataclasses.asdict(preset),
             "photos": dict(photos),
             "jobs": jobs,
@@ -827,11 +826,12 @@ def main() -> None:
         "--jobs", type=int, help="cells at a time (default: 1 on a GPU, else cores)"
     )
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the preset's epochs")
     parser.add_argument("--list", action="store_true", help="name the cells and stop")
     parser.add_argument("--report", action="store_true", help="run nothing, only report")
     parser.add_argument("--results", type=Path, help="the JSON file (default: see above)")
     arguments = parser.parse_args()
-    preset = PRESETS[arguments.preset]
+    preset = scaled(PRESETS[arguments.preset], arguments.scale)
     cells = make_cells(preset, arguments.seeds)
     cells = with_needs(cells, arguments.only)
     if arguments.list:
@@ -850,14 +850,23 @@ def main() -> None:
     records = [record for record in read_records(place) if record["cell"] in known]
     print(make_tables(preset, collect(records)))
     is_whole = (
-        len(records) == len(known) and len(arguments.seeds) > 2 and arguments.preset != "smoke"
+        len(records) == len(known)
+        and len(arguments.seeds) > 2
+        and arguments.preset != "smoke"
+        and arguments.scale == 1
     )
     folder = RESULTS if is_whole else place.root
     results = arguments.results or folder / f"methods-{arguments.preset}.json"
-    write_results(results, arguments.preset, records, photos, jobs=jobs, threads=threads)
+    write_results(results, arguments.preset, preset, records, photos, jobs=jobs, threads=threads)
     tell(f"written: {results}")
     if failed:
         raise SystemExit(f"not done: {', '.join(failed)}")
+
+
+def scaled(preset: Preset, factor: float) -> Preset:
+    """The preset with so many times its epochs, for less time or more."""
+    epochs = {group: max(1, round(factor * count)) for group, count in preset.epochs.items()}
+    return dataclasses.replace(preset, epochs=epochs)
 
 
 def with_needs(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:

@@ -4,7 +4,9 @@
     python benchmarks/quantization.py --data FOLDER --out runs/quantization
 
 FOLDER holds train/CLASS/* and test/CLASS/* (CIFAR-10 as JPEG files in our results). Four networks
-learn its classes first, in OUT/networks, as a user would make them with few minutes of a CPU:
+learn its classes first, in OUT/networks: as a user would make them with few minutes of a CPU
+(`--preset cpu`), or until they have learnt (`--preset gpu`, minutes of a GPU; `--train-only` there,
+and the rest on the machine with the CPU to be measured):
 
 * `tf_efficientnet_lite0` starts from its real ImageNet weights and is fine-tuned on labels;
 * `efficientnet_b0` has the same convolutions: it starts from Lite0's, with gates that stand open,
@@ -60,26 +62,42 @@ OURS: dict[str, dict[str, Any]] = {
 FLOAT = "fp32"
 
 
+NETWORKS = (LITE0, B0, "mobilenetv3_large_100", "mobilenetv3_small_100")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a network learns the classes, after Lite0."""
+class Training:
+    """How the networks learn the classes.
 
-    epochs: int
-    lr: float
-    from_lite0: bool = False
+    Attributes:
+        batch_size: Of all.
+        labels: Which of them Lite0 is fine-tuned on.
+        epochs: Of each network.
+        lr: The peak, for that batch.
+    """
+
+    batch_size: int
+    labels: str
+    epochs: dict[str, int]
+    lr: dict[str, float]
 
 
-NETWORKS = {
-    B0: Recipe(epochs=1, lr=5e-4, from_lite0=True),
-    "mobilenetv3_large_100": Recipe(epochs=2, lr=2e-3),
-    "mobilenetv3_small_100": Recipe(epochs=3, lr=2e-3),
-}
+PRESETS = {
+    "cpu": Training(
+        batch_size=64, labels="2000pc", epochs=dict(zip(NETWORKS, (2, 1, 2, 3), strict=True)),
+        lr=dict(zip(NETWORKS, (5e-4, 5e-4, 2e-3, 2e-3), strict=True)),
+    ),
+    "gpu": Training(
+        batch_size=512, labels="100%", epochs=dict(zip(NETWORKS, (12, 16, 40, 40), strict=True)),
+        lr=dict(zip(NETWORKS, (1.4e-3, 1.4e-3, 4e-3, 4e-3), strict=True)),
+    ),
+}  # fmt: skip
 
 
 # --------------------------------------------------------------------------- networks
 
 
-def prepare(name: str, data: Path, out: Path) -> Path:
+def prepare(name: str, data: Path, out: Path, training: Training) -> Path:
     """The classifier of a network, trained if it is not there."""
     from edgeseed.distill import distill, finetune
 
@@ -90,29 +108,28 @@ def prepare(name: str, data: Path, out: Path) -> Path:
     start = run.with_name(f"{name}-start.safetensors")
     start.parent.mkdir(parents=True, exist_ok=True)
     common: dict[str, Any] = {
-        "data": data / "train", "out": run, "batch_size": 64,
+        "data": data / "train", "out": run, "batch_size": training.batch_size,
+        "epochs": training.epochs[name], "lr": training.lr[name],
         "resume": (run / "config.toml").is_file(),
     }  # fmt: skip
+    here = f"recipe.lr_batch_size={training.batch_size}"
     if name == LITE0:
         _save(start, _lite0(), LITE0)
-        settings = ["min_scale=0.5", "recipe.warmup_epochs=0.2"]
+        settings = ["min_scale=0.5", "recipe.warmup_epochs=0.2", here]
         finetune(
-            start, labels="2000pc", epochs=2, lr=5e-4, settings=settings,
-            test_data=data / "test", **common,
-        )  # fmt: skip
+            start, labels=training.labels, settings=settings, test_data=data / "test", **common
+        )
         return student
-    recipe = NETWORKS[name]
-    if recipe.from_lite0:
-        _save(start, _b0_from(load_student(prepare(LITE0, data, out))[0]), B0)
+    lite0 = prepare(LITE0, data, out, training)
+    if name == B0:
+        _save(start, _b0_from(load_student(lite0)[0]), B0)
     distill(
-        method="kd", teacher=str(prepare(LITE0, data, out)),
-        student=str(start) if recipe.from_lite0 else name,
-        image_size=None if recipe.from_lite0 else SIZE, epochs=recipe.epochs, lr=recipe.lr,
+        method="kd", teacher=str(lite0), student=str(start) if name == B0 else name,
+        image_size=None if name == B0 else SIZE,
         settings=[
             "temperature=2", "label_weight=0.5", "soft_weight=0.5", "views.min_scale=0.5",
-            "recipe.optimizer=adamw", "recipe.weight_decay=0.02", "recipe.schedule=cosine",
-            "recipe.lr_batch_size=64", "recipe.warmup_epochs=0.2", "recipe.clip_norm=3",
-            "recipe.decay_norm_and_bias=false",
+            "recipe.optimizer=adamw", "recipe.weight_decay=0.02", "recipe.schedule=cosine", here,
+            "recipe.warmup_epochs=0.2", "recipe.clip_norm=3", "recipe.decay_norm_and_bias=false",
         ],
         **common,
     )  # fmt: skip
@@ -254,7 +271,7 @@ def measure(
     name: str, data: Path, out: Path, test: Photos, calibration: Photos, *, threads: int
 ) -> dict[str, Any]:
     """One network in all ways."""
-    student = prepare(name, data, out)
+    student = out / "networks" / name / "student.safetensors"
     folder = out / "models" / name
     folder.mkdir(parents=True, exist_ok=True)
     made = {way: our_model(student, data / "train", way, folder / way) for way in (FLOAT, *OURS)}
@@ -288,14 +305,15 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="train/CLASS/* and test/CLASS/*")
     parser.add_argument("--out", type=Path, default=Path("runs/quantization"))
-    parser.add_argument("--only", nargs="+", default=[LITE0, *NETWORKS], help="networks")
+    parser.add_argument("--only", nargs="+", default=NETWORKS, help="networks")
+    parser.add_argument("--preset", choices=PRESETS, default="cpu", help="how they are trained")
     parser.add_argument("--test-count", type=int, default=2000, help="test photos")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--train-only", action="store_true", help="prepare the networks and stop")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for name in arguments.only:
-        student = prepare(name, arguments.data, arguments.out)
+        student = prepare(name, arguments.data, arguments.out, PRESETS[arguments.preset])
     if arguments.train_only:
         return
     _, spec = load_student(student)
@@ -317,7 +335,7 @@ def main() -> None:
         for name in arguments.only
     }  # fmt: skip
     print(table(networks))
-    result = RESULT if set(arguments.only) == {LITE0, *NETWORKS} else arguments.out / RESULT.name
+    result = RESULT if set(arguments.only) == set(NETWORKS) else arguments.out / RESULT.name
     write_json(
         result,
         {
@@ -326,6 +344,7 @@ def main() -> None:
                 "source": arguments.data.name, "test": len(test), "calibration": CALIBRATION,
                 "image_size": SIZE,
             },
+            "training": arguments.preset,
             "threads": arguments.threads,
             "load_average": os.getloadavg(),
             "environment": environment(),
