@@ -88,7 +88,7 @@ PRESETS = {
         lr=dict(zip(NETWORKS, (5e-4, 5e-4, 2e-3, 2e-3), strict=True)),
     ),
     "gpu": Training(
-        batch_size=512, labels="100%", epochs=dict(zip(NETWORKS, (12, 16, 40, 40), strict=True)),
+        batch_size=512, labels="100%", epochs=dict(zip(NETWORKS, (12, 7, 28, 28), strict=True)),
         lr=dict(zip(NETWORKS, (1.4e-3, 1.4e-3, 4e-3, 4e-3), strict=True)),
     ),
 }  # fmt: skip
@@ -125,7 +125,7 @@ def prepare(name: str, data: Path, out: Path, training: Training) -> Path:
         _save(start, _b0_from(load_student(lite0)[0]), B0)
     distill(
         method="kd", teacher=str(lite0), student=str(start) if name == B0 else name,
-        image_size=None if name == B0 else SIZE,
+        image_size=SIZE,
         settings=[
             "temperature=2", "label_weight=0.5", "soft_weight=0.5", "views.min_scale=0.5",
             "recipe.optimizer=adamw", "recipe.weight_decay=0.02", "recipe.schedule=cosine", here,

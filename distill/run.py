@@ -135,8 +135,8 @@ def distill(
         drop_se: Leaves out squeeze-and-excitation, which quantizes badly.
         epochs: Passes over the photos; by default the method's.
         batch_size: Photos a step over all devices; by default the method's, less for a small set.
-        image_size: Side of the student's input, in pixels; by default the student's, less for small
-            photos.
+        image_size: Side of the student's input, in pixels; by default that of the student file, or
+            the one a fresh network was designed for, less for small photos.
         lr: Peak learning rate, for the recipe's `lr_batch_size`; by default the method's.
         seed: Of all that is drawn: weights, order, crops, queues. By default 0.
         devices: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`, or the number of processes that torchrun
@@ -552,18 +552,14 @@ def _image_size(run: RunSettings, photos: PhotoSet) -> int:
         if run.image_size < 8:
             raise ConfigError(f"--image-size {run.image_size}: use at least 8 pixels")
         return run.image_size
-    usual = _usual_size(run.student)
+    if run.student.endswith(".safetensors"):
+        return load_student(run.student)[1].preprocess.image_size  # someone has chosen it
+    usual = describe_student(run.student).image_size
     native = native_side(photos)
     size = min(usual, max(32, -(-native // 32) * 32))
     if size < usual:
         note(f"image size {size} instead of the student's {usual}: the photos are {native} pixels")
     return size
-
-
-def _usual_size(student: str) -> int:
-    if student.endswith(".safetensors"):
-        return load_student(student)[1].preprocess.image_size
-    return describe_student(student).image_size
 
 
 def _preprocess(image_size: int) -> Preprocess:

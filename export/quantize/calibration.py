@@ -1,6 +1,7 @@
 """Runs the float graph over the photos and watches the tensors that will be integers."""
 
 from collections.abc import Collection, Iterator, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, fx
@@ -15,6 +16,8 @@ from edgeseed.export.samples import Photos
 # Pixels of a batch: activations are some fifty times larger, so that this keeps them below a
 # gigabyte at any resolution.
 _BATCH_PIXELS = 16 * 224 * 224
+# Gradients need all activations at once: a batch goes through in so many parts.
+_PARTS = 4
 
 
 def batch_size_for(photos: Photos) -> int:
@@ -40,6 +43,56 @@ def calibrate(
             watcher.run(batch)
             bar.advance(len(batch))
     return watcher.statistics
+
+
+def weigh(graph_module: fx.GraphModule, layout: Layout, photos: Photos) -> dict[str, Statistics]:
+    """Statistics in which a value counts by how much it moves the outputs.
+
+    That is the squared gradient of the outputs, in the mean over random directions (Hutchinson's
+    estimate of the diagonal of `J^T J`): of the embedding over its length, and of the logits
+    likewise.
+    """
+    generator = torch.Generator().manual_seed(0)
+    seer = _Seer(graph_module, observed_points(layout))
+    statistics = {name: Statistics() for name in seer.names}
+    with progress("weighing what rounds", len(photos)) as bar:
+        for batch in photo_batches(photos):
+            for part in batch.split(max(1, len(batch) // _PARTS)):
+                seer.run(part.requires_grad_())
+                values = list(seer.values.values())
+                moved = [_somewhere(output, generator) for output in seer.outputs]
+                total = torch.stack(moved).sum()
+                gradients = torch.autograd.grad(total, values, materialize_grads=True)
+                for name, value, gradient in zip(seer.values, values, gradients, strict=True):
+                    aligned = torch.empty_like(value).copy_(gradient.square())
+                    statistics[name].add(value, aligned)
+            bar.advance(len(batch))
+    return statistics
+
+
+def _somewhere(output: Tensor, generator: torch.Generator) -> Tensor:
+    """How far an output of (N, D) goes in a random direction, in units of its size."""
+    direction = torch.randn(output.shape, generator=generator)
+    return (direction * output).sum() / output.detach().square().mean().sqrt().clamp_min(1e-12)
+
+
+class _Seer(fx.Interpreter):
+    """Runs a graph and keeps some of its values, with what they were made by."""
+
+    def __init__(self, graph_module: fx.GraphModule, names: Collection[str]) -> None:
+        super().__init__(graph_module)
+        self.names = list(names)
+        self.values: dict[str, Tensor] = {}
+        self.outputs: tuple[Tensor, ...] = ()
+
+    def run_node(self, n: fx.Node) -> object:
+        """Runs one node."""
+        value = super().run_node(n)
+        if n.name in self.names and isinstance(value, Tensor):
+            self.values[n.name] = value
+        if n.op == "output":
+            self.outputs = tuple(cast("tuple[Tensor, ...]", value))
+        return value
 
 
 def numbers_by_method(

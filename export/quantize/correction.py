@@ -19,8 +19,6 @@ from edgeseed.export.quantize.insertion import HARDSIGMOID_SHIFT
 from edgeseed.export.quantize.layout import Kind, Layout
 from edgeseed.export.samples import Photos
 
-_HAS_WEIGHTS = ("conv", "linear")
-
 
 def layer_means(float_graph: fx.GraphModule, layout: Layout, photos: Photos) -> dict[str, Tensor]:
     """Means of the output channels of each integer layer, (O,) by layer name, as it should be.
@@ -30,7 +28,7 @@ def layer_means(float_graph: fx.GraphModule, layout: Layout, photos: Photos) -> 
         layout: Which layers are integer.
         photos: Those that `bias_corrections` will be given.
     """
-    layers = [name for name, operator in layout.operators.items() if operator in _HAS_WEIGHTS]
+    layers = layout.layers
     recorder = _MeanRecorder(float_graph, layers)
     count = 0
     with torch.inference_mode():

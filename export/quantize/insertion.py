@@ -70,6 +70,8 @@ class Numbers:
     """(O,) added to the bias of a layer, by its node name."""
     weight_scales: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     """(O,) by layer; found at the first insertion and kept, as they depend on the weights alone."""
+    rounded: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    """Weight of a layer on its grid, in place of the nearest integers. See `rounding`."""
     learned: Mapping[str, tuple[Tensor, Tensor]] = dataclasses.field(default_factory=dict)
     """Weight and bias of a layer in place of the float graph's, as they are before rounding: with
     normalisation, shift and correction in them. See `recovery`."""
@@ -322,6 +324,7 @@ class _Inserter:
         else:
             value, scale = self._read(source, before=reader), self.stored[source][1].scale
         reader.replace_input_with(source, value)
+        weight = self.numbers.rounded.get(node.name, weight)
         weight, bias = self.numbers.learned.get(node.name, (weight, bias))
         self._set_weights(node, weight, bias, input_scale=scale)
         self._store_unless_joined(node)

@@ -26,6 +26,10 @@ _PADS = {_aten.pad.default, _aten.constant_pad_nd.default}
 _STEM_PIXELS = 48 * 48
 
 
+WEIGHTED = ("conv", "linear")
+"""Operators that have weights."""
+
+
 class Kind(enum.Enum):
     """What the values of a tensor can be, before looking at any."""
 
@@ -48,6 +52,11 @@ class Layout:
     """The tensors that are kept in integers."""
     floats: Mapping[str, str]
     """Operators that stay in float although the scheme has them, or have weights, and why."""
+
+    @property
+    def layers(self) -> list[str]:
+        """The integer operators that have weights, in order."""
+        return [name for name, operator in self.operators.items() if operator in WEIGHTED]
 
 
 def plan_layout(
@@ -171,8 +180,6 @@ _OPERATORS: dict[Any, Callable[[fx.Node], Operator | None]] = {
     **dict.fromkeys(_VIEWS, _plain("view")),
 }
 
-_HAS_WEIGHTS = ("conv", "linear")
-
 
 class _Planner:
     def __init__(self, graph: fx.Graph, scheme: Scheme, keep_float: dict[str, str]) -> None:
@@ -190,7 +197,7 @@ class _Planner:
         operator = operator_of(node)
         if self._is_stem(node, operator):
             self.stem.add(node)
-            if operator in _HAS_WEIGHTS:
+            if operator in WEIGHTED:
                 self.floats.setdefault(node.name, "at the photo's resolution it is faster in float")
         if operator is None or node.name in self.floats:
             return
@@ -198,11 +205,11 @@ class _Planner:
             self.floats[node.name] = f"scheme {self.scheme.name} has no integer {operator}"
             return
         sources = self._sources(node, operator)
-        if node in self.tail and operator not in _HAS_WEIGHTS:
+        if node in self.tail and operator not in WEIGHTED:
             self.floats[node.name] = "it makes the embedding, which is not rounded"
-        elif operator in _HAS_WEIGHTS and not self.scheme.single_positions and _is_single(node):
+        elif operator in WEIGHTED and not self.scheme.single_positions and _is_single(node):
             self.floats[node.name] = "it sees one position only, where int8 gains nothing"
-        elif operator in _HAS_WEIGHTS:
+        elif operator in WEIGHTED:
             self._take(node, operator, sources)
         elif operator == "add" and self.scheme.residual_skips:
             self._take_skip(node, sources)
@@ -217,10 +224,10 @@ class _Planner:
         values = [item for item in node.all_input_nodes if not is_constant(item)]
         if not values or not self.stem.issuperset(values):
             return False
-        return operator not in _HAS_WEIGHTS or _is_narrow(node, self.scheme.stem_channels)
+        return operator not in WEIGHTED or _is_narrow(node, self.scheme.stem_channels)
 
     def _sources(self, node: fx.Node, operator: Operator) -> list[fx.Node]:
-        if operator in _HAS_WEIGHTS:
+        if operator in WEIGHTED:
             return [weighted_input(node)]
         if operator in ("add", "mul"):
             return [item for item in node.args[:2] if isinstance(item, fx.Node)]
@@ -276,7 +283,7 @@ class _Planner:
 
     def _bend(self, node: fx.Node, operator: Operator, source: fx.Node) -> None:
         """Hard-swish, hard-sigmoid: the layer in front saturates where they are constant."""
-        if len(source.users) > 1 or self.operators[source] not in _HAS_WEIGHTS:
+        if len(source.users) > 1 or self.operators[source] not in WEIGHTED:
             self.floats[node.name] = "its input is not a layer's own output"
             return
         self.operators[node] = operator
@@ -285,7 +292,7 @@ class _Planner:
 
     def layout(self) -> Layout:
         for node in self.graph.nodes:
-            if operator_of(node) in _HAS_WEIGHTS and node not in self.operators:
+            if operator_of(node) in WEIGHTED and node not in self.operators:
                 self.floats.setdefault(node.name, "its weights are not constant")
         return Layout(
             operators={node.name: operator for node, operator in self.operators.items()},

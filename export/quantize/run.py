@@ -14,7 +14,12 @@ from torch.export import ExportedProgram
 from edgeseed.core.console import say
 from edgeseed.core.registry import unknown_name
 from edgeseed.export.graph import Batch, example_input, float_graph, trace
-from edgeseed.export.quantize.calibration import calibrate, numbers_by_method, photo_batches
+from edgeseed.export.quantize.calibration import (
+    calibrate,
+    numbers_by_method,
+    photo_batches,
+    weigh,
+)
 from edgeseed.export.quantize.correction import bias_corrections, layer_means
 from edgeseed.export.quantize.embedding import free_embedding
 from edgeseed.export.quantize.equalization import equalize_channels
@@ -22,6 +27,7 @@ from edgeseed.export.quantize.insertion import HARDSIGMOID_SHIFT, Numbers, inser
 from edgeseed.export.quantize.layout import Kind, Layout, plan_layout
 from edgeseed.export.quantize.observers import METHODS, Method, Statistics, typical_photos
 from edgeseed.export.quantize.recovery import RecoveryConfig, recover
+from edgeseed.export.quantize.rounding import Moments, input_moments, round_weights
 from edgeseed.export.quantize.schemes._scheme import Scheme
 from edgeseed.export.quantize.sensitivity import Score, search_floats
 from edgeseed.export.quantize.simulation import simulate
@@ -36,14 +42,16 @@ _SELECTION = (64 * 224 * 224, (64, 256))
 # 100 may well keep all of the few that choose. Most are photos that ranges were taken from, which
 # speak as well: they have set a few numbers of each tensor, and no decision.
 _JUDGING = (128 * 224 * 224, (128, 1024))
-# Ways of calibrating whose biases are corrected.
+# Ways of calibrating whose biases are corrected and whose weights are rounded together.
 _FINALISTS = 3
 _LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
-_CORRECTED = " + bias correction"
+_WITH = " + "
 # Photos that show which channels are wide and which are narrow.
 _LOOK = (16 * 224 * 224, (16, 128))
 # Photos whose means correct the biases: as many positions at any size.
 _CORRECTION = (32 * 224 * 224, (32, 512))
+# Photos that show how the inputs of a layer go together: some positions of each, at any size.
+_ROUNDING = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +63,9 @@ class QuantizeConfig:
     equalize: bool = True
     """Whether channels of unlike range are evened out where that is exact."""
     bias_correction: bool = True
+    second_order: bool = True
+    """Whether weights are rounded together, by how the inputs of their layer go together, where
+    that comes nearer than rounding each alone."""
     min_agreement: float = 0.99
     """Below this share of kept decisions the layers that lose most are left in float. It is more
     than the gate asks, because the gate judges other photos than those that chose."""
@@ -182,6 +193,7 @@ class _Worker:
         self.chosen = config.calibrator
         self.score = Score(agreement=0.0, distance=float("inf"))
         self.correcting = self.ranging
+        self.weighted: Mapping[str, Statistics] = {}
         self.gains: Mapping[str, float] = {}
         self.weight_scales: dict[str, torch.Tensor] = {}
 
@@ -191,39 +203,69 @@ class _Worker:
         numbers = self._choose(statistics, layout)
         if self.config.recover:
             numbers = self._recover(numbers, layout)
-        if self.config.max_float_layers:
-            self.score = self._score(numbers, layout, self.judging)
-            if self.score.agreement < self.config.min_agreement:
-                return self._search(statistics, layout, numbers, keep_float)
+        if self.config.max_float_layers and self.score.agreement < self.config.min_agreement:
+            return self._search(statistics, layout, numbers, keep_float)
         return numbers, layout
 
     def _choose(self, statistics: Mapping[str, Statistics], layout: Layout) -> Numbers:
         """The ranges that agree most with the float model on photos they have not seen."""
+        chosen = np.flatnonzero(typical_photos(statistics.values(), len(self.ranging)))
+        # Only typical photos speak: one that is cut off far from its values moves every mean.
+        count = _count_for(self.ranging, *_CORRECTION)
+        self.correcting = Photos(pixels=self.ranging.pixels[chosen[:count]])
         names = METHODS if self.config.calibrator == "auto" else (self.config.calibrator,)
+        if "fisher" in names:
+            self.weighted = weigh(self.graph, layout, self.correcting)
         candidates: dict[str, Numbers] = {}
         for method in METHODS:
             if method in names:
-                candidates[method] = self._numbers(statistics, layout, method)
+                seen = self.weighted if method == "fisher" else statistics
+                candidates[method] = self._numbers(seen, layout, method)
                 self.tried[method] = self._score(candidates[method], layout)
-        if self.config.bias_correction:
-            chosen = np.flatnonzero(typical_photos(statistics.values(), len(self.ranging)))
-            # Only typical photos speak: one that is cut off far from its values moves every mean.
-            count = _count_for(self.ranging, *_CORRECTION)
-            self.correcting = Photos(pixels=self.ranging.pixels[chosen[:count]])
-            candidates |= self._corrected(candidates, layout)
+        finalists = sorted(candidates, key=lambda name: self.tried[name].distance)[:_FINALISTS]
+        candidates = {name: candidates[name] for name in finalists}
+        # Mended, what was best need not stay so.
+        candidates |= self._mended(candidates, layout)
+        for name, numbers in candidates.items():
+            self.tried[name] = self._score(numbers, layout, self.judging)
         best = min(candidates, key=lambda name: self.tried[name].distance)
-        self.chosen, self.score = best.removesuffix(_CORRECTED), self.tried[best]
+        self.chosen, self.score = best.partition(_WITH)[0], self.tried[best]
         return candidates[best]
 
-    def _corrected(self, candidates: Mapping[str, Numbers], layout: Layout) -> dict[str, Numbers]:
-        """The better half, each with its own corrections: what was best need not stay so."""
+    def _mended(self, candidates: Mapping[str, Numbers], layout: Layout) -> dict[str, Numbers]:
+        """Each with its own bias corrections, and with weights that are rounded together."""
         wanted = layer_means(self.graph, layout, self.correcting)
-        corrected = {}
-        for method in sorted(candidates, key=lambda name: self.tried[name].distance)[:_FINALISTS]:
-            name = f"{method}{_CORRECTED}"
-            corrected[name] = self._with_biases(candidates[method], layout, wanted)
-            self.tried[name] = self._score(corrected[name], layout)
-        return corrected
+        moments = self._input_moments(next(iter(candidates.values())), layout)
+        mended: dict[str, Numbers] = {}
+        for method, numbers in candidates.items():
+            if self.config.bias_correction:
+                mended[f"{method}{_WITH}bias correction"] = self._with_biases(
+                    numbers, layout, wanted
+                )
+            if self.config.second_order:
+                found = self._rounded_together(numbers, layout, moments)
+                if self.config.bias_correction:
+                    found = self._with_biases(found, layout, wanted)
+                mended[f"{method}{_WITH}second-order rounding"] = found
+        return mended
+
+    def _input_moments(self, numbers: Numbers, layout: Layout) -> dict[str, Moments]:
+        """Of what layers read in integers; it hardly depends on how these were chosen."""
+        if not self.config.second_order:
+            return {}
+        simulated = simulate(insert_quantization(self.graph, layout, numbers, self.scheme))
+        photos = Photos(pixels=self.ranging.pixels[:_ROUNDING])
+        return input_moments(simulated, layout.layers, photos)
+
+    def _rounded_together(
+        self, numbers: Numbers, layout: Layout, moments: Mapping[str, Moments]
+    ) -> Numbers:
+        quantized = insert_quantization(self.graph, layout, numbers, self.scheme)
+        rounded = round_weights(
+            quantized, moments, self.weight_scales, self.scheme.weight,
+            centered=self.config.bias_correction,
+        )  # fmt: skip
+        return dataclasses.replace(numbers, rounded=rounded)
 
     def _with_biases(
         self, numbers: Numbers, layout: Layout, wanted: Mapping[str, torch.Tensor]
@@ -248,7 +290,7 @@ class _Worker:
             distance=lambda found: self._score(found, layout, sample).distance,
             config=self.config.recovery,
         )  # fmt: skip
-        self.score = self.tried["recovery"] = self._score(recovered, layout)
+        self.score = self.tried["recovery"] = self._score(recovered, layout, self.judging)
         return recovered
 
     def _score(self, numbers: Numbers, layout: Layout, sample: _Sample | None = None) -> Score:
@@ -279,9 +321,11 @@ class _Worker:
                 self.graph.graph, self.scheme, keep_float={**keep_float, **floats}
             )
             missing = set(changed.points) - set(layout.points)
-            seen = dict(statistics)
+            seen = dict(self.weighted if method == "fisher" else statistics)
             if missing:
-                seen |= calibrate(self.graph, changed, Photos(pixels=self.ranging.pixels[:64]))
+                some = Photos(pixels=self.correcting.pixels[:64])
+                look = weigh if method == "fisher" else calibrate
+                seen |= look(self.graph, changed, some)
             made = self._numbers(seen, changed, method)
             # Ranges may have been learnt; those of tensors that are new to the integers are not.
             known = {
@@ -291,7 +335,8 @@ class _Worker:
             }
             made = dataclasses.replace(
                 made, quantizers={**made.quantizers, **known},
-                bias_corrections=numbers.bias_corrections, learned=numbers.learned,
+                bias_corrections=numbers.bias_corrections, rounded=numbers.rounded,
+                learned=numbers.learned,
             )  # fmt: skip
             return made, changed
 
@@ -331,6 +376,7 @@ class _Worker:
                 "recovery": len(self.learning) if numbers.learned else 0,
             },
             "bias_correction": bool(numbers.bias_corrections),
+            "second_order": bool(numbers.rounded),
             "recovered": bool(numbers.learned),
             "agreement": self.score.agreement,
             "tried": {name: dataclasses.asdict(score) for name, score in self.tried.items()},

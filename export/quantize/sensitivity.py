@@ -5,7 +5,8 @@ on photos that were not calibrated with. Then layers are given back one by one: 
 most alone and of the neighbours of those given back already, the one that helps most. Neighbours,
 because a float layer among integers still reads and writes rounded tensors: in a MobileNetV3-small
 no layer behind the first two gains more than 5 % of the distance alone, and the first six together
-43 %. When the target is met, those that turn out not to be needed are taken away again.
+43 %. The search ends where two more layers take away less than 5 %, without those two. Those that
+turn out not to be needed are taken away again.
 """
 
 import dataclasses
@@ -17,6 +18,9 @@ from edgeseed.export.quantize.layout import Layout
 _REASON = "it loses too much in integers"
 _TRIED_ALONE = 2
 _NEEDLESS = 1.02
+# The search stops where so many layers have left more than this share of the distance.
+_PATIENCE = 2
+_IDLE = 0.95
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,19 +65,24 @@ def search_floats(
         min_agreement: The share of decisions to keep.
         most: The most layers to give back.
     """
-    layers = [name for name, operator in layout.operators.items() if operator in ("conv", "linear")]
+    layers = layout.layers
     gains = _gains(layers, quick or evaluate)
     chosen: dict[str, str] = {}
     score = evaluate({})
+    reached = [(chosen, score)]
     with progress("leaving layers in float", most, "layers") as bar:
         while len(chosen) < min(most, len(layers)) and score.agreement < min_agreement:
             tried = {}
             for name in _candidates(layers, gains, chosen):
                 tried[name] = evaluate({**chosen, name: _reason(gains, name)})
             best = min(tried, key=lambda name: tried[name].distance)
-            chosen[best] = _reason(gains, best)
-            score = tried[best]
+            chosen, score = {**chosen, best: _reason(gains, best)}, tried[best]
+            reached.append((chosen, score))
             bar.advance()
+            before = reached[max(0, len(reached) - 1 - _PATIENCE)]
+            if len(chosen) >= _PATIENCE and score.distance > _IDLE * before[1].distance:
+                chosen, score = before  # those two helped little, and each costs speed
+                break
     for name in list(chosen)[:-1]:
         fewer = {other: why for other, why in chosen.items() if other != name}
         without = evaluate(fewer)

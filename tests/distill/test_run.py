@@ -170,6 +170,15 @@ def test_student_may_go_on_from_a_student_file(call: Call, tmp_path: Path) -> No
     assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in weights)
 
 
+def test_a_student_files_image_size_is_kept_whatever_the_photos_are(
+    call: Call, tmp_path: Path
+) -> None:
+    first = call(image_size=48, epochs=1)
+    second = call(student=str(first.student), image_size=None, out=tmp_path / "second", epochs=1)
+    assert read_spec(second.student).preprocess == read_spec(first.student).preprocess
+    assert read_spec(second.student).preprocess.image_size == 48
+
+
 def test_student_variants_reach_the_file(call: Call) -> None:
     result = call(activation="relu6", drop_se=True, epochs=1)
     assert read_spec(result.student).architecture.variant == {

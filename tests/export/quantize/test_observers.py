@@ -157,3 +157,33 @@ def test_where_most_photos_are_odd_somewhere_all_are_typical() -> None:
         tensors.append(seen(values))
     assert typical_photos(tensors, 40).all()
     assert typical_photos(tensors[:5], 40).sum() == 35
+
+
+def test_values_count_by_their_weights() -> None:
+    values = torch.tensor([[0.5, -1.0, 2.0, 2.0]])
+    statistics = Statistics()
+    statistics.add(values, torch.tensor([[1.0, 2.0, 0.0, 5.0]]))
+    centres, shares = statistics.distribution()
+    np.testing.assert_allclose(centres, [-1.0, 0.5, 2.0], atol=1e-3)
+    np.testing.assert_allclose(shares, [2 / 8, 1 / 8, 5 / 8])
+
+
+@pytest.mark.parametrize(("of_the_large", "top"), [(0.0, 4.0), (1.0, 16.0)])
+def test_fisher_cuts_off_what_moves_no_answer(of_the_large: float, top: float) -> None:
+    values = torch.cat([torch.rand(1, 2000), torch.full((1, 20), 16.0)], dim=1)
+    weights = torch.where(values > 1, of_the_large, 1.0)
+    statistics = Statistics()
+    statistics.add(values, weights)
+    quantizer = choose_quantizer(statistics, "fisher", Kind.RELU, UINT8)
+    assert quantizer.range[1] == pytest.approx(top, rel=0.01)
+
+
+def test_what_is_cut_off_counts_more_than_what_is_rounded() -> None:
+    """With the same weights, `fisher` never spans less than `mse`."""
+    values = torch.randn(1, 60000, generator=torch.Generator().manual_seed(0)) ** 3
+    tops = []
+    for method, weights in (("mse", None), ("fisher", torch.ones_like(values))):
+        statistics = Statistics()
+        statistics.add(values, weights)
+        tops.append(choose_quantizer(statistics, method, Kind.FREE, UINT8).range[1])  # type: ignore[arg-type]
+    assert tops[1] > 1.05 * tops[0]

@@ -45,3 +45,16 @@ def test_a_layer_that_another_makes_needless_is_taken_away_again() -> None:
 
     search = search_floats(LAYOUT, together, min_agreement=0.99, most=4)
     assert set(search.keep_float) == {"c", "d"}
+
+
+def test_the_search_ends_where_nothing_is_gained() -> None:
+    """The first layer takes half of the loss, and of the others none takes two in a hundred."""
+    operators = dict.fromkeys("abcdefgh", "conv")
+    layout = Layout(operators=operators, points={}, floats={})
+
+    def idle(floats: Mapping[str, str]) -> Score:
+        lost = 0.2 - 0.1 * ("a" in floats) - 0.001 * len(floats)
+        return Score(agreement=1 - lost, distance=lost)
+
+    search = search_floats(layout, idle, min_agreement=0.99, most=8)
+    assert list(search.keep_float) == ["a"]
