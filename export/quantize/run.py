@@ -24,7 +24,7 @@ from edgeseed.export.quantize.correction import bias_corrections, layer_means
 from edgeseed.export.quantize.embedding import free_embedding
 from edgeseed.export.quantize.equalization import equalize_channels
 from edgeseed.export.quantize.insertion import HARDSIGMOID_SHIFT, Numbers, insert_quantization
-from edgeseed.export.quantize.layout import Kind, Layout, plan_layout
+from edgeseed.export.quantize.layout import Kind, Layout, observed_points, plan_layout
 from edgeseed.export.quantize.observers import METHODS, Method, Statistics, typical_photos
 from edgeseed.export.quantize.recovery import RecoveryConfig, recover
 from edgeseed.export.quantize.rounding import Moments, input_moments, round_weights
@@ -316,16 +316,17 @@ class _Worker:
         )
         method: Method = next(name for name in METHODS if name == self.chosen)  # pyright: ignore[reportAssignmentType]  # typed by the tuple
 
+        seen = dict(self.weighted if method == "fisher" else statistics)
+
         def with_floats(floats: Mapping[str, str]) -> tuple[Numbers, Layout]:
             changed = plan_layout(
                 self.graph.graph, self.scheme, keep_float={**keep_float, **floats}
             )
-            missing = set(changed.points) - set(layout.points)
-            seen = dict(self.weighted if method == "fisher" else statistics)
-            if missing:
+            if new := set(observed_points(changed)) - seen.keys():
                 some = Photos(pixels=self.correcting.pixels[:64])
                 look = weigh if method == "fisher" else calibrate
-                seen |= look(self.graph, changed, some)
+                found = look(self.graph, changed, some)
+                seen.update({name: found[name] for name in new})
             made = self._numbers(seen, changed, method)
             # Ranges may have been learnt; those of tensors that are new to the integers are not.
             known = {

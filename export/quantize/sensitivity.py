@@ -5,8 +5,8 @@ on photos that were not calibrated with. Then layers are given back one by one: 
 most alone and of the neighbours of those given back already, the one that helps most. Neighbours,
 because a float layer among integers still reads and writes rounded tensors: in a MobileNetV3-small
 no layer behind the first two gains more than 5 % of the distance alone, and the first six together
-43 %. The search ends where two more layers take away less than 5 %, without those two. Those that
-turn out not to be needed are taken away again.
+43 %. The search ends where two more layers take away less than 10 %, without those two; if all do
+not, none is left in float. Those that turn out not to be needed are taken away again.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ _TRIED_ALONE = 2
 _NEEDLESS = 1.02
 # The search stops where so many layers have left more than this share of the distance.
 _PATIENCE = 2
-_IDLE = 0.95
+_IDLE = 0.9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +83,8 @@ def search_floats(
             if len(chosen) >= _PATIENCE and score.distance > _IDLE * before[1].distance:
                 chosen, score = before  # those two helped little, and each costs speed
                 break
+    if score.agreement < min_agreement and score.distance > _IDLE * reached[0][1].distance:
+        chosen, score = reached[0]
     for name in list(chosen)[:-1]:
         fewer = {other: why for other, why in chosen.items() if other != name}
         without = evaluate(fewer)

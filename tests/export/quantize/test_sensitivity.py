@@ -58,3 +58,13 @@ def test_the_search_ends_where_nothing_is_gained() -> None:
 
     search = search_floats(layout, idle, min_agreement=0.99, most=8)
     assert list(search.keep_float) == ["a"]
+
+
+def test_layers_that_together_help_little_all_stay_integers() -> None:
+    def hopeless(floats: Mapping[str, str]) -> Score:
+        lost = 0.2 - 0.018 * ("a" in floats)
+        return Score(agreement=1 - lost, distance=lost)
+
+    search = search_floats(LAYOUT, hopeless, min_agreement=0.99, most=4)
+    assert search.keep_float == {}
+    assert search.score == hopeless({})
