@@ -201,10 +201,11 @@ class _Worker:
         layout = plan_layout(self.graph.graph, self.scheme, keep_float=keep_float)
         statistics = calibrate(self.graph, layout, self.ranging)
         numbers = self._choose(statistics, layout)
-        if self.config.recover:
-            numbers = self._recover(numbers, layout)
         if self.config.max_float_layers and self.score.agreement < self.config.min_agreement:
-            return self._search(statistics, layout, numbers, keep_float)
+            numbers, layout = self._search(statistics, layout, numbers, keep_float)
+        if self.config.recover:
+            # Last: weights that have learnt to make up for a layer are no use once it is in float.
+            numbers = self._recover(numbers, layout)
         return numbers, layout
 
     def _choose(self, statistics: Mapping[str, Statistics], layout: Layout) -> Numbers:
@@ -328,17 +329,9 @@ class _Worker:
                 found = look(self.graph, changed, some)
                 seen.update({name: found[name] for name in new})
             made = self._numbers(seen, changed, method)
-            # Ranges may have been learnt; those of tensors that are new to the integers are not.
-            known = {
-                name: quantizer
-                for name, quantizer in numbers.quantizers.items()
-                if name in made.quantizers and changed.points[name] is layout.points[name]
-            }
             made = dataclasses.replace(
-                made, quantizers={**made.quantizers, **known},
-                bias_corrections=numbers.bias_corrections, rounded=numbers.rounded,
-                learned=numbers.learned,
-            )  # fmt: skip
+                made, bias_corrections=numbers.bias_corrections, rounded=numbers.rounded
+            )
             return made, changed
 
         search = search_floats(
@@ -351,7 +344,7 @@ class _Worker:
         self.gains = search.gains
         found, changed = with_floats(search.keep_float)
         score = search.score
-        if found.bias_corrections and not found.learned:
+        if found.bias_corrections:
             # Those in use repaired what layers did that are in float now.
             wanted = layer_means(self.graph, changed, self.correcting)
             again = self._with_biases(found, changed, wanted)

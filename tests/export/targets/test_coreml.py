@@ -93,7 +93,7 @@ def difference(found: Outputs, wanted: Outputs) -> float:
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def packages(network: StudentNetwork, pixels: Pixels, workplace: Path) -> dict[str, Path]:
     folder = workplace / "packages"
     made = {
@@ -342,7 +342,7 @@ def test_weights_that_are_infinite_in_float16_are_found(bundle: Path) -> None:
     assert finding.problem == "has weights beyond 65504, where float16 ends; keep it in float32"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made_coreml(workplace: Path, student: Path, photos: Path) -> Path:
     export(student, target="coreml", precision="fp16", calibration=photos, out=workplace / "coreml")
     return workplace / "coreml"
