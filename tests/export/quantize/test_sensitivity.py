@@ -68,3 +68,14 @@ def test_layers_that_together_help_little_all_stay_integers() -> None:
     search = search_floats(LAYOUT, hopeless, min_agreement=0.99, most=4)
     assert search.keep_float == {}
     assert search.score == hopeless({})
+
+
+def test_two_that_help_only_together_are_found_where_others_help_a_little() -> None:
+    def rounded_between(floats: Mapping[str, str]) -> Score:
+        """A tensor between a and b takes most; c and d help a little."""
+        lost = 0.10 - 0.0005 * ("c" in floats) - 0.0005 * ("d" in floats)
+        lost -= 0.08 * ({"a", "b"} <= set(floats))
+        return Score(agreement=1 - lost, distance=lost)
+
+    search = search_floats(LAYOUT, rounded_between, min_agreement=0.99, most=4)
+    assert set(search.keep_float) == {"a", "b"}
