@@ -68,7 +68,7 @@ def measure(student: str, size: int, batch_size: int, photos: Path, folder: Path
     }
 
 
-def link_photos(data: Path, count: int, folder: Path) -> Path:
+def copy_photos(data: Path, count: int, folder: Path) -> Path:
     """The first photos of a folder, without its class folders."""
     photos = open_photos(data)
     folder.mkdir()
@@ -95,7 +95,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        photos = link_photos(arguments.data, count, folder / "photos")
+        photos = copy_photos(arguments.data, count, folder / "photos")
         for size in arguments.sizes:
             teacher = save_teacher(arguments.teacher, size, folder / f"teacher-{size}.safetensors")
             for student in arguments.students:
