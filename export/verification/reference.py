@@ -59,11 +59,11 @@ def _normalized(preprocess: Preprocess, pixels: npt.NDArray[np.uint8]) -> Iterat
 def rounded_outputs(
     network: StudentNetwork, preprocess: Preprocess, pixels: npt.NDArray[np.uint8]
 ) -> Outputs:
-    """As `reference_outputs`, of the student whose weights are rounded to float16.
+    """As `reference_outputs`, of the student whose weights and values are rounded to float16.
 
     Every network amplifies that rounding as it likes, whatever format it is exported to: what a
     float16 file differs by is to be seen beside it. Weights are rounded as files keep them, with
-    batch norms folded; values on the way stay float32.
+    batch norms folded, and values after every operator; sums within one are float32.
     """
     # A copy: the program's own tensors are the student's.
     graph = copy.deepcopy(float_graph(build_program(network, preprocess)))
@@ -71,15 +71,26 @@ def rounded_outputs(
     for tensor in (*graph.parameters(), *graph.buffers()):
         if tensor.is_floating_point():
             tensor.data = tensor.half().float()
+    rounding = _Rounding(graph)
     parts: list[tuple[Tensor, ...]] = []
     with torch.inference_mode():
         for start in range(0, len(pixels), _BATCH):
             batch = np.asarray(pixels[start : start + _BATCH])
-            parts.append(tuple(graph(torch.from_numpy(batch).float())))
+            parts.append(tuple(rounding.run(torch.from_numpy(batch).float())))
     return {
         name: torch.cat(values).numpy()
         for name, values in zip(("embedding", "logits"), zip(*parts, strict=True), strict=False)
     }
+
+
+class _Rounding(fx.Interpreter):
+    """Runs a graph and rounds what its operators give to float16."""
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Runs one operator."""
+        value = super().call_function(target, args, kwargs)
+        is_real = isinstance(value, Tensor) and value.is_floating_point()
+        return value.half().float() if is_real else value
 
 
 def comparable_graph(

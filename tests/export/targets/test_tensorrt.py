@@ -28,9 +28,7 @@ from edgeseed.runtime.engines._tensorrt import Recipe, sha256
 
 
 def make(student: Path, photos: Path, out: Path, precision: str, **options: Any) -> Path:
-    extra: dict[str, Any] = {}
-    if precision == "int8":  # one of 32 photos is 3 points
-        extra = {"quantization": {"max_float_layers": 0}, "min_agreement": 0.95}
+    extra = {"quantization": {"max_float_layers": 0}} if precision == "int8" else {}
     export(
         student, target="tensorrt", precision=precision, calibration=photos, out=out,
         options=options, **extra,
@@ -100,7 +98,7 @@ def test_int8_agrees_with_the_student_and_with_its_simulation(
 ) -> None:
     """The gates compare with the float student; the graph must also be the one that was chosen."""
     gates = {gate.name: gate for gate in read_bundle(made_int8_trt).manifest.gates}
-    assert gates["top1_agreement"].value >= 0.95
+    assert gates["top1_agreement"].value >= 0.98
     manifest = read_bundle(made_int8_trt).manifest
     model = TARGETS.load("tensorrt").open(made_int8_trt, manifest)
     student, spec = load_student(made_int8_trt / "reference" / "student.safetensors")
