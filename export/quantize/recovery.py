@@ -23,7 +23,8 @@ The result that agrees best on photos kept aside is taken; if that is the start,
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ from edgeseed.export.quantize.schemes._scheme import Scheme
 from edgeseed.export.quantize.simulation import fake_quantize, simulate, stretched_quantize
 from edgeseed.export.samples import Photos
 
+_LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 _CHECKS = 6
 _WARM_UP = 0.05
 _LEAST_AREA = 0.7
@@ -127,6 +129,7 @@ class _Learner:
         self.layers = [_Layer(quantized, node) for node in _layers(quantized)]
         self.student = simulate(tidy(quantized))
         self.stretches = _learn_ranges(self.student, layout)
+        _stretch_bias_grids(self.student, self.stretches)
         steps = [p for layer in self.layers for p in (layer.weight_steps, layer.bias_steps)]
         ranges = list(self.stretches.values())
         groups: list[dict[str, Any]] = [
@@ -185,6 +188,35 @@ def _learn_ranges(student: fx.GraphModule, layout: Layout) -> dict[str, nn.Param
         node.args = (*node.args, stretch)
     student.recompile()
     return stretches
+
+
+def _stretch_bias_grids(student: fx.GraphModule, stretches: Mapping[str, nn.Parameter]) -> None:
+    """A bias is kept in steps of its weights times its input: they grow with the input's range."""
+    for node in student.graph.nodes:
+        bias = node.args[2] if node.target in _LAYERS and len(node.args) > 2 else None
+        if not isinstance(bias, fx.Node) or bias.target is not _rounded:
+            continue
+        point = _point_of(input_of(node))
+        if point in stretches:
+            with student.graph.inserting_before(bias):
+                stretch = student.graph.get_attr(f"{point}_stretch")
+                factor = student.graph.call_function(_detached_exp, (stretch,))
+                grid = student.graph.call_function(operator.mul, (bias.args[1], factor))
+            bias.args = (bias.args[0], grid)
+    student.recompile()
+
+
+def _point_of(value: fx.Node) -> str | None:
+    """The stored tensor that a value was read from, through padding and views."""
+    while value.target not in (stretched_quantize, fake_quantize):
+        if value.op != "call_function":
+            return None
+        value = input_of(value)
+    return value.meta.get(POINT)
+
+
+def _detached_exp(stretch: Tensor) -> Tensor:
+    return stretch.detach().exp()
 
 
 def imitation_loss(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:

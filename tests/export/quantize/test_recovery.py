@@ -78,7 +78,7 @@ def _photos(first: int, last: int) -> Photos:
 
 
 def test_photos_it_has_not_seen_are_decided_more_as_the_float_student_does(coarse: Coarse) -> None:
-    recovered = coarse.recover(steps=120, batch_size=16, lr=COARSE_LR)
+    recovered = coarse.recover(steps=60, batch_size=16, lr=COARSE_LR)
     assert recovered.learned
     assert coarse.distance(recovered) < 0.75 * coarse.distance(coarse.numbers)
 
@@ -96,14 +96,13 @@ def test_the_graph_keeps_its_form_and_its_zero_points(coarse: Coarse) -> None:
     ]
 
 
-@pytest.mark.parametrize(("range_rate", "limit"), [(0.0, 1e-3), (0.2, 0.1)])
+@pytest.mark.parametrize("range_rate", [0.0, 0.2])
 def test_what_was_learnt_is_what_is_written(
-    coarse: Coarse, range_rate: float, limit: float, monkeypatch: pytest.MonkeyPatch
+    coarse: Coarse, range_rate: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The simulation that learns and the integers that ship are the same function.
 
-    A range that has moved moves the grid of the next layer's bias by a hair, which is not simulated
-    and may tip a value over to the next integer.
+    Also where a range has moved, and with it the grid of the next layer's bias.
     """
     monkeypatch.setattr(recovery, "_RANGE_RATE", range_rate)
     config = RecoveryConfig(steps=4, batch_size=8)
@@ -116,7 +115,7 @@ def test_what_was_learnt_is_what_is_written(
     shipped = simulate(insert_quantization(coarse.graph, coarse.layout, numbers, coarse.scheme))
     with torch.no_grad():
         for learnt, written in zip(learner.student(images), shipped(images), strict=True):
-            assert float((learnt - written).norm() / written.norm()) < limit
+            assert float((learnt - written).norm() / written.norm()) < 1e-3
 
 
 def test_ranges_that_are_no_functions_own_learn(coarse: Coarse) -> None:
