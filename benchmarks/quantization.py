@@ -312,7 +312,8 @@ def table(networks: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
+    """What the command line says."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -325,6 +326,14 @@ def main() -> None:
     parser.add_argument("--leave-out", nargs="+", default=[], metavar="NETWORK:WAY")
     parser.add_argument("--train-only", action="store_true", help="prepare the networks and stop")
     arguments = parser.parse_args()
+    known = [f"{name}:{way}" for name in NETWORKS for way in OURS]
+    if unknown := set(arguments.leave_out) - set(known):
+        parser.error(f"--leave-out {', '.join(unknown)}: not one of {', '.join(known)}")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     for name in arguments.only:
         student = prepare(name, arguments.data, arguments.out, PRESETS[arguments.preset])

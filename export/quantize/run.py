@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -315,25 +315,7 @@ class _Worker:
             f"int8 keeps {self.score.agreement:.1%} of the decisions "
             f"(wanted {self.config.min_agreement:.1%}): looking for the layers that lose"
         )
-        method: Method = next(name for name in METHODS if name == self.chosen)  # pyright: ignore[reportAssignmentType]  # typed by the tuple
-
-        seen = dict(self.weighted if method == "fisher" else statistics)
-
-        def with_floats(floats: Mapping[str, str]) -> tuple[Numbers, Layout]:
-            changed = plan_layout(
-                self.graph.graph, self.scheme, keep_float={**keep_float, **floats}
-            )
-            if new := set(observed_points(changed)) - seen.keys():
-                some = Photos(pixels=self.correcting.pixels[:64])
-                look = weigh if method == "fisher" else calibrate
-                found = look(self.graph, changed, some)
-                seen.update({name: found[name] for name in new})
-            made = self._numbers(seen, changed, method)
-            made = dataclasses.replace(
-                made, bias_corrections=numbers.bias_corrections, rounded=numbers.rounded
-            )
-            return made, changed
-
+        with_floats = self._floats_maker(statistics, numbers, keep_float)
         search = search_floats(
             layout,
             lambda floats: self._score(*with_floats(floats), self.judging),
@@ -355,6 +337,29 @@ class _Worker:
             return numbers, layout
         self.score = self.tried[f"{len(search.keep_float)} layers in float"] = score
         return found, changed
+
+    def _floats_maker(
+        self, statistics: Mapping[str, Statistics], numbers: Numbers, keep_float: Mapping[str, str]
+    ) -> Callable[[Mapping[str, str]], tuple[Numbers, Layout]]:
+        """What makes numbers and layout with some layers in float; it remembers new ranges."""
+        method: Method = next(name for name in METHODS if name == self.chosen)  # pyright: ignore[reportAssignmentType]  # typed by the tuple
+        seen = dict(self.weighted if method == "fisher" else statistics)
+
+        def make(floats: Mapping[str, str]) -> tuple[Numbers, Layout]:
+            layout = plan_layout(self.graph.graph, self.scheme, keep_float={**keep_float, **floats})
+            if new := set(observed_points(layout)) - seen.keys():
+                some = Photos(pixels=self.correcting.pixels[:64])
+                look = weigh if method == "fisher" else calibrate
+                found = look(self.graph, layout, some)
+                seen.update({name: found[name] for name in new})
+            made = dataclasses.replace(
+                self._numbers(seen, layout, method),
+                bias_corrections=numbers.bias_corrections,
+                rounded=numbers.rounded,
+            )
+            return made, layout
+
+        return make
 
     def record(self, layout: Layout, numbers: Numbers) -> dict[str, Any]:
         shifted = [name for name, kind in layout.points.items() if kind is Kind.HARDSIGMOID]
