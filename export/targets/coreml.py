@@ -50,6 +50,7 @@ from edgeseed.export.verification.coreml import CoreMLModel, open_coreml
 MODEL_FOLDER = "model.mlpackage"
 WEIGHTS = ("linear8", "palette8", "palette6", "palette4")
 _PROBABILITIES = "probabilities"
+_PADDING_PASSES_END = "common::fuse_pad_conv"
 _LABEL = "classLabel"
 # A compressed tensor has a scale or a palette beside it; below this size that eats what it saves.
 _SMALLEST_COMPRESSED = 512
@@ -155,6 +156,7 @@ def convert(coremltools: Any, request: WriteRequest, settings: Settings) -> Any:
     """
     module = _module(request)
     precision = _ComputePrecision(settings.float32)
+    pipeline = _pipeline(coremltools)
     names = list(request.output_names)
     if request.spec.classes is not None:
         module, names = _WithProbabilities(module), [*names, _PROBABILITIES]
@@ -176,6 +178,7 @@ def convert(coremltools: Any, request: WriteRequest, settings: Settings) -> Any:
                 outputs=[coremltools.TensorType(name=name, dtype=np.float32) for name in names],
                 minimum_deployment_target=coremltools.target.iOS17,
                 compute_precision=precision.of(coremltools, request.precision),
+                pass_pipeline=pipeline,
                 # Loading compiles the model for this machine's devices; only a Mac can, and no one
                 # asked.
                 skip_model_load=True,
@@ -190,6 +193,15 @@ def convert(coremltools: Any, request: WriteRequest, settings: Settings) -> Any:
     )
     precision.check_names()
     return model
+
+
+def _pipeline(coremltools: Any) -> Any:
+    """The passes of coremltools, and behind those on padding our own."""
+    with quiet():
+        from edgeseed.export.targets._coreml_passes import PADDING
+    pipeline = coremltools.PassPipeline()
+    pipeline.insert_pass(pipeline.passes.index(_PADDING_PASSES_END) + 1, PADDING)
+    return pipeline
 
 
 def _module(request: WriteRequest) -> nn.Module:

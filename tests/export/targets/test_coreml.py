@@ -13,6 +13,8 @@ import pytest
 import timm
 import torch
 from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn import functional
 
 from edgeseed.core.bundle import read_bundle, seal_bundle
 from edgeseed.core.errors import (
@@ -317,6 +319,51 @@ def test_int8_layers_read_bytes_and_are_counted(packages: dict[str, Path]) -> No
     assert CoreMLModel(packages["int8"], quantization=record).lint() == ()
     (finding,) = CoreMLModel(packages["fp16"], quantization=record).lint()
     assert str(finding) == "program: 18 layers were meant to be int8, the package has 0"
+
+
+class Padded(nn.Module):
+    """Pads in all the ways: zeros for one layer, for two, for one that pads itself; and ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 8
+        widths = [(3, 8), (8, 8), (8, 8), (8, 8), (8, 8)]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(*each, 3, stride=2 if index < 2 else 1, padding=int(index == 1))
+            for index, each in enumerate(widths)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, second, left, right, last = self.layers
+        features = functional.relu(first(functional.pad(images, (0, 1, 0, 1))))
+        features = functional.relu(second(functional.pad(features, (0, 2, 1, 0))))
+        padded = functional.pad(features, (0, 1, 2, 0))
+        features = functional.relu(left(padded) + right(padded))
+        return functional.relu(last(functional.pad(features, (1, 1, 1, 1), value=1.0))).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    # In integers, what is padded for two layers is stored once more.
+    ("precision", "pads"),
+    [("fp32", 1), ("int8", 2)],
+)
+def test_padding_becomes_the_layers_own(
+    tmp_path: Path, pixels: Pixels, precision: Precision, pads: int
+) -> None:
+    """Between bytes and a convolution it would keep the convolution in float."""
+    torch.manual_seed(0)
+    network = StudentNetwork(Padded(), num_classes=len(CLASSES)).eval()
+    calibration = pixels if precision == "int8" else None
+    package = write(network, tmp_path / "padded", precision, calibration=calibration)
+    integer = {f"layer {index}": "conv" for index in range(5)} | {"linear": "linear"}
+    record = {"integer": integer} if precision == "int8" else None
+    model = CoreMLModel(package, quantization=record)
+    types = [each.type for each in model.interpreter.program.operations]
+    assert types.count("pad") == pads
+    limit = 1e-5 if precision == "fp32" else 0.05
+    wanted = reference_outputs(network, tiny_preprocess(), pixels)
+    assert difference(model.infer(pixels), wanted) <= limit
+    assert model.lint() == ()
 
 
 def test_a_layer_whose_weights_float16_cannot_hold_stays_in_float32(
