@@ -30,14 +30,12 @@ def layer_means(float_graph: fx.GraphModule, layout: Layout, photos: Photos) -> 
     """
     layers = layout.layers
     recorder = _MeanRecorder(float_graph, layers)
-    count = 0
     with torch.inference_mode():
         for batch in photo_batches(photos):
             recorder.run(batch)
-            count += len(batch)
     shifted = {name for name in layers if layout.points.get(name) is Kind.HARDSIGMOID}
     return {
-        name: total / count + (HARDSIGMOID_SHIFT if name in shifted else 0.0)
+        name: total / recorder.counts[name] + (HARDSIGMOID_SHIFT if name in shifted else 0.0)
         for name, total in recorder.totals.items()
     }
 
@@ -75,6 +73,8 @@ class _MeanRecorder(fx.Interpreter):
         super().__init__(graph_module)
         self.names = set(names)
         self.totals: dict[str, Tensor] = {}
+        # Rows are photos, or windows or patches of them.
+        self.counts: dict[str, int] = {}
 
     def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
@@ -82,6 +82,7 @@ class _MeanRecorder(fx.Interpreter):
             assert isinstance(value, Tensor)
             total = _channel_means(value, channel_axis(n)) * len(value)
             self.totals[n.name] = self.totals.get(n.name, 0.0) + total
+            self.counts[n.name] = self.counts.get(n.name, 0) + len(value)
         return value
 
 

@@ -91,7 +91,9 @@ class Statistics:
             weights: What each value counts for in the histogram, of the same shape and order.
         """
         flat = _in_memory_order(values.detach())
-        each = torch.stack(torch.aminmax(flat.view(len(values), -1), dim=1), dim=1)
+        rows = flat.view(len(values), -1)
+        # Both at once (`aminmax`) is ten times slower along a dimension.
+        each = torch.stack([rows.amin(dim=1), rows.amax(dim=1)], dim=1)
         if sum(map(len, self.extremes)) < _MOST_PHOTOS:
             self.extremes.append(each)
         low, high = float(each[:, 0].min()), float(each[:, 1].max())

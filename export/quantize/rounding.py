@@ -28,8 +28,10 @@ from edgeseed.export.quantize.schemes._scheme import IntegerFormat
 from edgeseed.export.samples import Photos
 
 _aten = torch.ops.aten
-_POSITIONS = 64
+_POSITIONS = 32
 """Of each photo's map: those of a hundred photos are more than the widest layer has inputs."""
+_GROUPED_POSITIONS = 8
+"""Where a row has few inputs, as in a depthwise layer."""
 _DAMPING = 0.01
 _BLOCK = 64
 
@@ -45,11 +47,11 @@ class Moments:
     """(G, D, D)."""
 
     def add(self, samples: Tensor) -> None:
-        """Counts (G, D, M) further inputs in."""
-        first, second = samples.sum(dim=2).double(), (samples @ samples.mT).double()
+        """Counts (G, M, D) further inputs in."""
+        first, second = samples.sum(dim=1).double(), (samples.mT @ samples).double()
         self.first = first if self.first is None else self.first + first
         self.second = second if self.second is None else self.second + second
-        self.count += samples.shape[2]
+        self.count += samples.shape[1]
 
     def matrix(self, *, centered: bool) -> Tensor:
         """(G, D, D) second moments, or the covariance."""
@@ -167,11 +169,11 @@ class _Recorder(fx.Interpreter):
         return super().run_node(n)
 
     def _samples(self, node: fx.Node, value: Tensor, weight: Tensor) -> Tensor:
-        """(G, D, M) inputs that rows of the weight are multiplied with."""
+        """(G, M, D) inputs that rows of the weight are multiplied with."""
         if node.target is not _aten.conv2d.default:
             rows = value.flatten(0, -2)
             chosen: Tensor = rows[self._some(len(rows), _POSITIONS * len(value))]
-            return chosen.mT.unsqueeze(0)
+            return chosen.unsqueeze(0)
         stride, padding, dilation = (
             _pair(node.args[at] if len(node.args) > at else default)
             for at, default in ((3, 1), (4, 0), (5, 1))
@@ -183,17 +185,18 @@ class _Recorder(fx.Interpreter):
             // stride[axis] + 1
             for axis in (0, 1)
         )  # fmt: skip
-        places = self._some(height * width, _POSITIONS)
+        places = self._some(height * width, _POSITIONS if groups == 1 else _GROUPED_POSITIONS)
         top, left = places // width * stride[0], places % width * stride[1]
         taps = [
-            padded[:, :, top + row * dilation[0], left + column * dilation[1]]
+            (top + row * dilation[0]) * padded.shape[3] + left + column * dilation[1]
             for row in range(weight.shape[2])
             for column in range(weight.shape[3])
         ]
-        patches = torch.stack(taps, dim=2)  # (N, C, taps, M)
-        photos, channels, num_taps, count = patches.shape
-        grouped = patches.view(photos, groups, channels // groups * num_taps, count)
-        return grouped.permute(1, 2, 0, 3).reshape(groups, -1, photos * count)
+        # (N, H * W, C) is how they lie in memory.
+        found = padded.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, torch.cat(taps))
+        patches = found.view(len(found), len(taps), len(places), groups, -1)
+        # (N, taps, M, G, C / G) -> (G, N * M, C / G * taps)
+        return patches.permute(3, 0, 2, 4, 1).reshape(groups, len(found) * len(places), -1)
 
     def _some(self, count: int, most: int) -> Tensor:
         """Places of so many, drawn without order; all of them if they are few."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,22 +36,25 @@ from edgeseed.export.samples import Photos
 from edgeseed.export.verification.gates import decisions_kept, distance
 from edgeseed.export.verification.reference import Outputs
 
-# Photos that choose between candidates: as many pixels at any size, within these counts.
+# Photos kept aside to choose between candidates: as many pixels at any size, within these counts.
 _SELECTION = (64 * 224 * 224, (64, 256))
+# Those of them that say which candidates are worth a closer look.
+_QUICK = (32 * 224 * 224, (32, 256))
 # Photos that say which layers to leave in float, and how many: a network that keeps 97 decisions of
 # 100 may well keep all of the few that choose. Most are photos that ranges were taken from, which
 # speak as well: they have set a few numbers of each tensor, and no decision.
-_JUDGING = (128 * 224 * 224, (128, 1024))
-# Ways of calibrating whose biases are corrected and whose weights are rounded together.
-_FINALISTS = 3
+_JUDGING = (96 * 224 * 224, (96, 1024))
+# Ways of calibrating whose biases are corrected, those of them whose weights are rounded together,
+# and what is judged of all that. Each is a graph of its own and has to see the photos.
+_FINALISTS, _ROUNDED, _JUDGED = 3, 2, 3
 _LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 _WITH = " + "
 # Photos that show which channels are wide and which are narrow.
 _LOOK = (16 * 224 * 224, (16, 128))
 # Photos whose means correct the biases: as many positions at any size.
 _CORRECTION = (32 * 224 * 224, (32, 512))
-# Photos that show how the inputs of a layer go together: some positions of each, at any size.
-_ROUNDING = 256
+# Photos that show how the inputs of a layer go together, by some positions of each.
+_ROUNDING = (128 * 224 * 224, (128, 256))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,7 +190,9 @@ class _Worker:
         self.ranging = Photos(pixels=photos.pixels[:-held_out])
         many = learning is not None and len(learning) >= len(self.ranging)
         self.learning = learning if learning is not None and many else self.ranging
-        self.selection = _Sample(graph, photos.pixels[-held_out:])
+        aside = photos.pixels[-held_out:]
+        self.selection = _Sample(graph, aside)
+        self.quick = _Sample(graph, aside[: _count_for(photos, *_QUICK)])
         self.judging = _Sample(graph, photos.pixels[-_count_for(photos, *_JUDGING) :])
         self.tried: dict[str, Score] = {}
         self.chosen = config.calibrator
@@ -223,39 +228,47 @@ class _Worker:
                 seen = self.weighted if method == "fisher" else statistics
                 candidates[method] = self._numbers(seen, layout, method)
                 self.tried[method] = self._score(candidates[method], layout)
-        finalists = sorted(candidates, key=lambda name: self.tried[name].distance)[:_FINALISTS]
-        candidates = {name: candidates[name] for name in finalists}
+        candidates = {name: candidates[name] for name in self._nearest(candidates, _FINALISTS)}
         # Mended, what was best need not stay so.
         candidates |= self._mended(candidates, layout)
+        candidates = {name: candidates[name] for name in self._nearest(candidates, _JUDGED)}
         for name, numbers in candidates.items():
             self.tried[name] = self._score(numbers, layout, self.judging)
-        best = min(candidates, key=lambda name: self.tried[name].distance)
+        (best,) = self._nearest(candidates, 1)
         self.chosen, self.score = best.partition(_WITH)[0], self.tried[best]
         return candidates[best]
 
+    def _nearest(self, names: Collection[str], count: int) -> list[str]:
+        """Those of the tried ones that are nearest to the float model."""
+        return sorted(names, key=lambda name: self.tried[name].distance)[:count]
+
     def _mended(self, candidates: Mapping[str, Numbers], layout: Layout) -> dict[str, Numbers]:
-        """Each with its own bias corrections, and with weights that are rounded together."""
+        """Each with its own bias corrections, the best with weights that are rounded together."""
         wanted = layer_means(self.graph, layout, self.correcting)
-        moments = self._input_moments(next(iter(candidates.values())), layout)
         mended: dict[str, Numbers] = {}
-        for method, numbers in candidates.items():
+        nearest = dict.fromkeys(candidates, 0.0)
+        if self.config.bias_correction:
+            for method, numbers in candidates.items():
+                name = f"{method}{_WITH}bias correction"
+                mended[name] = self._with_biases(numbers, layout, wanted)
+                self.tried[name] = self._score(mended[name], layout)
+                nearest[method] = self.tried[name].distance
+        if not self.config.second_order:
+            return mended
+        moments = self._input_moments(next(iter(candidates.values())), layout)
+        for method in sorted(nearest, key=lambda name: nearest[name])[:_ROUNDED]:
+            found = self._rounded_together(candidates[method], layout, moments)
             if self.config.bias_correction:
-                mended[f"{method}{_WITH}bias correction"] = self._with_biases(
-                    numbers, layout, wanted
-                )
-            if self.config.second_order:
-                found = self._rounded_together(numbers, layout, moments)
-                if self.config.bias_correction:
-                    found = self._with_biases(found, layout, wanted)
-                mended[f"{method}{_WITH}second-order rounding"] = found
+                found = self._with_biases(found, layout, wanted)
+            name = f"{method}{_WITH}second-order rounding"
+            mended[name] = found
+            self.tried[name] = self._score(found, layout)
         return mended
 
     def _input_moments(self, numbers: Numbers, layout: Layout) -> dict[str, Moments]:
         """Of what layers read in integers; it hardly depends on how these were chosen."""
-        if not self.config.second_order:
-            return {}
         simulated = simulate(insert_quantization(self.graph, layout, numbers, self.scheme))
-        photos = Photos(pixels=self.ranging.pixels[:_ROUNDING])
+        photos = Photos(pixels=self.ranging.pixels[: _count_for(self.ranging, *_ROUNDING)])
         return input_moments(simulated, layout.layers, photos)
 
     def _rounded_together(
@@ -295,7 +308,7 @@ class _Worker:
         return recovered
 
     def _score(self, numbers: Numbers, layout: Layout, sample: _Sample | None = None) -> Score:
-        sample = sample or self.selection
+        sample = sample or self.quick
         simulated = simulate(insert_quantization(self.graph, layout, numbers, self.scheme))
         outputs = run_graph(simulated, sample.photos)
         return Score(

@@ -58,3 +58,23 @@ def test_a_linear_layer_has_its_channels_last_in_any_number_of_dimensions() -> N
     layout = Layout(operators={layer.name: "linear"}, points={}, floats={})
     photos = Photos(pixels=np.ones((2, 3, 4, 6), np.uint8))
     assert layer_means(graph, layout, photos)[layer.name].shape == (5,)
+
+
+def test_rows_that_are_windows_of_a_photo_are_counted_as_they_are() -> None:
+    """Taken for photos, a MobileViT's patches made its means four times too large."""
+
+    class Windows(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(6, 5)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.layer(image.reshape(-1, 4, 6))
+
+    module = Windows()
+    graph = torch.export.export(module, (torch.ones(2, 3, 4, 6),)).module()
+    (layer,) = [n for n in graph.graph.nodes if n.target is torch.ops.aten.linear.default]
+    layout = Layout(operators={layer.name: "linear"}, points={}, floats={})
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 3, 4, 6)).astype(np.uint8)
+    means = layer_means(graph, layout, Photos(pixels=pixels))[layer.name]
+    torch.testing.assert_close(means, module(torch.from_numpy(pixels).float()).mean((0, 1)))
