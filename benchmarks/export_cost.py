@@ -1,6 +1,6 @@
 """What an export costs: its time beside the bare tools on the same photos, and its memory.
 
-    python benchmarks/export_cost.py --data FOLDER [--student FILE] [--json OUT]
+    python benchmarks/export_cost.py --data FOLDER [--student FILE]
 
 Time: a float and an int8 bundle of MobileNetV3-L at 224 px, with 512 calibration photos and all
 that proves them (256 further photos, gates, golden photos, the comparison of speed), against bare
@@ -9,7 +9,9 @@ calibration photos, which verify nothing. Both sides read and resize the photos 
 take turns, each in a process of its own, and the ratio is that of each turn: by the
 clock, and by processor time, which other work on the machine hardly moves.
 
-Memory: the peak resident set of an int8 export, in a fresh process for each number of photos.
+Memory: the peak of an int8 export, in a fresh process for each number of photos: of the resident
+set, and of what in it is no mapped file. The preprocessed photos lie in a file, whose pages count
+as resident as long as nobody else wants the memory. (Linux only.)
 """
 
 import argparse
@@ -20,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +30,7 @@ from typing import Any
 
 from edgeseed.core.environment import environment
 
+RESULT = Path(__file__).parent / "results" / "export_cost.json"
 ARCHITECTURE, IMAGE_SIZE, COUNT = "mobilenetv3_large_100", 224, 512
 MEMORY_COUNTS = (128, 512, 1024)
 # The most that are calibrated with, and the proof.
@@ -153,8 +157,26 @@ def in_a_process(side: str, student: Path, photos: Path, **options: Any) -> dict
     return found
 
 
+class Memory(threading.Thread):
+    """Looks twenty times a second how much memory is this process's own."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.done = threading.Event()
+        self.peak_kib = 0
+
+    def run(self) -> None:
+        """Until `done`."""
+        while not self.done.wait(0.05):
+            status = Path("/proc/self/status").read_text(encoding="utf-8")
+            (line,) = (line for line in status.splitlines() if line.startswith("RssAnon"))
+            self.peak_kib = max(self.peak_kib, int(line.split()[1]))
+
+
 def one_side(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `in_a_process` runs."""
+    memory = Memory()
+    memory.start()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "work"
         if arguments.side == "bare":
@@ -164,6 +186,7 @@ def one_side(arguments: argparse.Namespace) -> dict[str, Any]:
                 arguments.student, arguments.data, work, count=arguments.count,
                 precisions=arguments.precisions,
             )  # fmt: skip
+    memory.done.set()
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "seconds": seconds,
@@ -171,6 +194,7 @@ def one_side(arguments: argparse.Namespace) -> dict[str, Any]:
         # Of other work on the machine this tells less than the clock does.
         "processor_seconds": usage.ru_utime + usage.ru_stime,
         "peak_mib": usage.ru_maxrss / 1024,
+        "peak_own_mib": memory.peak_kib / 1024,
     }
 
 
@@ -188,8 +212,10 @@ def measure(student: Path, photos: Path, *, turns: int) -> dict[str, Any]:
         count: in_a_process("edgeseed", student, photos, precisions="int8", count=count)
         for count in MEMORY_COUNTS
     }
-    peaks = [found["peak_mib"] for found in memory.values()]
-    growth = peaks[-1] / peaks[0]
+    growth = {
+        kind: memory[MEMORY_COUNTS[-1]][kind] / memory[MEMORY_COUNTS[0]][kind]
+        for kind in ("peak_mib", "peak_own_mib")
+    }
     return {
         "student": ARCHITECTURE,
         "image_size": IMAGE_SIZE,
@@ -202,7 +228,7 @@ def measure(student: Path, photos: Path, *, turns: int) -> dict[str, Any]:
         "bars": {"ratio": TIME_BAR, "memory_growth": MEMORY_BAR},
         "held": {
             "ratio": statistics.median(ratios["total_seconds"]) <= TIME_BAR,
-            "memory_growth": growth <= MEMORY_BAR,
+            "memory_growth": growth["peak_own_mib"] <= MEMORY_BAR,
         },
         "environment": environment(),
     }
@@ -214,7 +240,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help=f"at least {NUM_PHOTOS:,} photos")
     parser.add_argument("--student", type=Path)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=RESULT)
     parser.add_argument("--side", choices=["edgeseed", "bare"], help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, default=COUNT, help=argparse.SUPPRESS)
     parser.add_argument("--precisions", default="fp32,int8", help=argparse.SUPPRESS)
@@ -231,8 +257,7 @@ def main() -> None:
         found = measure(student, photos, turns=arguments.turns)
     text = json.dumps(found, indent=2)
     print(text)
-    if arguments.json:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+    arguments.json.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -88,9 +88,24 @@ class _Rounding(fx.Interpreter):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Runs one operator."""
-        value = super().call_function(target, args, kwargs)
-        is_real = isinstance(value, Tensor) and value.is_floating_point()
-        return value.half().float() if is_real else value
+        is_plain = len(args) == 3 and kwargs.keys() <= {"scale"}
+        if target is torch.ops.aten.scaled_dot_product_attention.default and is_plain:
+            return _rounded_attention(*args, **kwargs)
+        return _rounded(super().call_function(target, args, kwargs))
+
+
+def _rounded(value: Any) -> Any:
+    is_real = isinstance(value, Tensor) and value.is_floating_point()
+    return value.half().float() if is_real else value
+
+
+def _rounded_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None
+) -> Any:
+    """Attention is one operator in torch, and four in files: each of them rounds."""
+    scaled = _rounded(query * (query.shape[-1] ** -0.5 if scale is None else scale))
+    shares = _rounded(_rounded(scaled @ key.mT).softmax(dim=-1))
+    return _rounded(shares @ value)
 
 
 def comparable_graph(

@@ -1,11 +1,13 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
+from torch.nn import functional
 
 from edgeseed.core.network import StudentNetwork
 from edgeseed.export.testing import tiny_preprocess
 from edgeseed.export.verification.gates import float16_limit, relative_error
-from edgeseed.export.verification.reference import reference_outputs, rounded_outputs
+from edgeseed.export.verification.reference import _Rounding, reference_outputs, rounded_outputs
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -30,3 +32,23 @@ def test_the_limit_of_float16_is_twice_its_cost_within_bounds(cost: float, limit
     truth = np.ones((1, 4), np.float32)
     rounded = {"embedding": (truth + cost).astype(np.float32)}
     assert float16_limit(rounded, {"embedding": truth}, least=2e-3) == pytest.approx(limit)
+
+
+def test_attention_rounds_after_each_of_its_four_steps() -> None:
+    """As files compute it. Rounded once, a ViT's allowance was less than its file's due."""
+
+    class Attention(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return functional.scaled_dot_product_attention(x, 2 * x, x + 1)
+
+    x = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0)).half().float()
+    graph = torch.export.export(Attention(), (x,)).module()
+    found = _Rounding(graph).run(x)
+
+    def rounded(value: torch.Tensor) -> torch.Tensor:
+        return value.half().float()
+
+    weights = rounded(rounded(rounded(x * 0.5) @ rounded(2 * x).mT).softmax(-1))
+    torch.testing.assert_close(found, rounded(weights @ rounded(x + 1)), rtol=0, atol=0)
+    torch.testing.assert_close(found, Attention()(x), rtol=5e-3, atol=5e-3)
+    assert not found.equal(rounded(Attention()(x)))
