@@ -12,7 +12,8 @@ The photos that calibrate and judge are none of those that taught. Networks, pho
 in `--work`, and a second call goes on where the first ended. Nothing here has run on a Mac or a
 phone.
 
-Writes benchmarks/results/coreml_architectures.json and prints the table.
+Writes benchmarks/results/coreml_architectures.json, each row with the commit that made it, and
+prints the table.
 """
 
 import argparse
@@ -260,6 +261,7 @@ def run(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
             "epochs, batch-norm statistics measured afterwards"
         ),
         "image_size": spec.preprocess.image_size,
+        "commit": environment().get("commit"),
         "parameters": sum(weight.numel() for weight in network.parameters()),
     }
     for precision in PRECISIONS:

@@ -20,23 +20,35 @@ from edgeseed.export.quantize.layout import Kind, Layout
 from edgeseed.export.samples import Photos
 
 
-def layer_means(float_graph: fx.GraphModule, layout: Layout, photos: Photos) -> dict[str, Tensor]:
-    """Means of the output channels of each integer layer, (O,) by layer name, as it should be.
+def layer_means(
+    float_graph: fx.GraphModule, layers: Collection[str], photos: Photos
+) -> dict[str, Tensor]:
+    """Means of the output channels of layers, (O,) by layer name, as they should be.
 
     Args:
         float_graph: The float graph.
-        layout: Which layers are integer.
+        layers: Names of convolutions and linear layers.
         photos: Those that `bias_corrections` will be given.
     """
-    layers = layout.layers
     recorder = _MeanRecorder(float_graph, layers)
     with torch.inference_mode():
         for batch in photo_batches(photos):
             recorder.run(batch)
-    shifted = {name for name in layers if layout.points.get(name) is Kind.HARDSIGMOID}
+    return {name: total / recorder.counts[name] for name, total in recorder.totals.items()}
+
+
+def wanted_means(means: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """The means of the layers that are integer, as a quantized graph has them.
+
+    Args:
+        means: What `layer_means` gives for these layers, and for others as may be.
+        layout: Which layers are integer, and which of them write their output shifted.
+    """
     return {
-        name: total / recorder.counts[name] + (HARDSIGMOID_SHIFT if name in shifted else 0.0)
-        for name, total in recorder.totals.items()
+        name: means[name] + HARDSIGMOID_SHIFT
+        if layout.points.get(name) is Kind.HARDSIGMOID
+        else means[name]
+        for name in layout.layers
     }
 
 
@@ -47,7 +59,7 @@ def bias_corrections(
 
     Args:
         simulated: The quantized graph, as `simulate` makes it.
-        wanted: What `layer_means` gives for these photos.
+        wanted: What `wanted_means` gives for these photos.
         photos: All of them go through the quantized graph at once, as every correction changes
             what the next layer sees. Their means must be better known than the shift is large:
             a pooled layer has one position a photo.

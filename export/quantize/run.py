@@ -20,7 +20,7 @@ from edgeseed.export.quantize.calibration import (
     photo_batches,
     weigh,
 )
-from edgeseed.export.quantize.correction import bias_corrections, layer_means
+from edgeseed.export.quantize.correction import bias_corrections, layer_means, wanted_means
 from edgeseed.export.quantize.embedding import free_embedding
 from edgeseed.export.quantize.equalization import equalize_channels
 from edgeseed.export.quantize.insertion import HARDSIGMOID_SHIFT, Numbers, insert_quantization
@@ -244,13 +244,12 @@ class _Worker:
 
     def _mended(self, candidates: Mapping[str, Numbers], layout: Layout) -> dict[str, Numbers]:
         """Each with its own bias corrections, the best with weights that are rounded together."""
-        wanted = layer_means(self.graph, layout, self.correcting)
         mended: dict[str, Numbers] = {}
         nearest = dict.fromkeys(candidates, 0.0)
         if self.config.bias_correction:
             for method, numbers in candidates.items():
                 name = f"{method}{_WITH}bias correction"
-                mended[name] = self._with_biases(numbers, layout, wanted)
+                mended[name] = self._with_biases(numbers, layout)
                 self.tried[name] = self._score(mended[name], layout)
                 nearest[method] = self.tried[name].distance
         if not self.config.second_order:
@@ -259,7 +258,7 @@ class _Worker:
         for method in sorted(nearest, key=lambda name: nearest[name])[:_ROUNDED]:
             found = self._rounded_together(candidates[method], layout, moments)
             if self.config.bias_correction:
-                found = self._with_biases(found, layout, wanted)
+                found = self._with_biases(found, layout)
             name = f"{method}{_WITH}second-order rounding"
             mended[name] = found
             self.tried[name] = self._score(found, layout)
@@ -281,14 +280,19 @@ class _Worker:
         )  # fmt: skip
         return dataclasses.replace(numbers, rounded=rounded)
 
-    def _with_biases(
-        self, numbers: Numbers, layout: Layout, wanted: Mapping[str, torch.Tensor]
-    ) -> Numbers:
+    def _with_biases(self, numbers: Numbers, layout: Layout) -> Numbers:
         plain = dataclasses.replace(numbers, bias_corrections={})
         simulated = simulate(insert_quantization(self.graph, layout, plain, self.scheme))
+        wanted = wanted_means(self.means, layout)
         return dataclasses.replace(
             plain, bias_corrections=bias_corrections(simulated, wanted, self.correcting)
         )
+
+    @functools.cached_property
+    def means(self) -> dict[str, torch.Tensor]:
+        """Of every layer's output, in float."""
+        names = [node.name for node in self.graph.graph.nodes if node.target in _LAYERS]
+        return layer_means(self.graph, names, self.correcting)
 
     def _numbers(
         self, statistics: Mapping[str, Statistics], layout: Layout, method: Method
@@ -329,27 +333,27 @@ class _Worker:
             f"(wanted {self.config.min_agreement:.1%}): looking for the layers that lose"
         )
         with_floats = self._floats_maker(statistics, numbers, keep_float)
+
+        def with_own_biases(floats: Mapping[str, str]) -> tuple[Numbers, Layout]:
+            # Those of all integers repair what layers did that are in float now: with them, the
+            # layers that lose most seem to gain nothing.
+            made, changed = with_floats(floats)
+            if made.bias_corrections:
+                made = self._with_biases(made, changed)
+            return made, changed
+
         search = search_floats(
             layout,
-            lambda floats: self._score(*with_floats(floats), self.judging),
+            lambda floats: self._score(*with_own_biases(floats), self.judging),
             quick=lambda floats: self._score(*with_floats(floats)),
             min_agreement=self.config.min_agreement,
             most=self.config.max_float_layers,
         )
         self.gains = search.gains
-        found, changed = with_floats(search.keep_float)
-        score = search.score
-        if found.bias_corrections:
-            # Those in use repaired what layers did that are in float now.
-            wanted = layer_means(self.graph, changed, self.correcting)
-            again = self._with_biases(found, changed, wanted)
-            better = self._score(again, changed, self.judging)
-            if better.distance < score.distance:
-                found, score = again, better
-        if score.distance >= self.score.distance:
+        if search.score.distance >= self.score.distance:
             return numbers, layout
-        self.score = self.tried[f"{len(search.keep_float)} layers in float"] = score
-        return found, changed
+        self.score = self.tried[f"{len(search.keep_float)} layers in float"] = search.score
+        return with_own_biases(search.keep_float)
 
     def _floats_maker(
         self, statistics: Mapping[str, Statistics], numbers: Numbers, keep_float: Mapping[str, str]

@@ -6,9 +6,9 @@ import torch
 
 from edgeseed.export.graph import build_program, float_graph
 from edgeseed.export.quantize.calibration import calibrate, numbers_by_method
-from edgeseed.export.quantize.correction import bias_corrections, layer_means
+from edgeseed.export.quantize.correction import bias_corrections, layer_means, wanted_means
 from edgeseed.export.quantize.insertion import insert_quantization
-from edgeseed.export.quantize.layout import Layout, plan_layout
+from edgeseed.export.quantize.layout import plan_layout
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.quantize.schemes._scheme import IntegerFormat, Scheme
 from edgeseed.export.quantize.simulation import simulate
@@ -27,7 +27,9 @@ def test_corrected_layers_keep_their_means(pixels: npt.NDArray[np.uint8]) -> Non
     photos = Photos(pixels=pixels)
     numbers = numbers_by_method(calibrate(graph, layout, photos), layout, scheme, "minmax")
     quantized = simulate(insert_quantization(graph, layout, numbers, scheme))
-    corrections = bias_corrections(quantized, layer_means(graph, layout, photos), photos)
+    corrections = bias_corrections(
+        quantized, wanted_means(layer_means(graph, layout.layers, photos), layout), photos
+    )
     corrected = dataclasses.replace(numbers, bias_corrections=corrections)
     names = layer_names(graph)
     truth = layer_outputs(graph, pixels, names)
@@ -55,9 +57,8 @@ def test_a_linear_layer_has_its_channels_last_in_any_number_of_dimensions() -> N
     exported = torch.export.export(Last(), (torch.ones(2, 3, 4, 6),))
     graph = exported.module()
     (layer,) = [n for n in graph.graph.nodes if n.target is torch.ops.aten.linear.default]
-    layout = Layout(operators={layer.name: "linear"}, points={}, floats={})
     photos = Photos(pixels=np.ones((2, 3, 4, 6), np.uint8))
-    assert layer_means(graph, layout, photos)[layer.name].shape == (5,)
+    assert layer_means(graph, [layer.name], photos)[layer.name].shape == (5,)
 
 
 def test_rows_that_are_windows_of_a_photo_are_counted_as_they_are() -> None:
@@ -74,7 +75,6 @@ def test_rows_that_are_windows_of_a_photo_are_counted_as_they_are() -> None:
     module = Windows()
     graph = torch.export.export(module, (torch.ones(2, 3, 4, 6),)).module()
     (layer,) = [n for n in graph.graph.nodes if n.target is torch.ops.aten.linear.default]
-    layout = Layout(operators={layer.name: "linear"}, points={}, floats={})
     pixels = np.random.default_rng(0).integers(0, 255, (2, 3, 4, 6)).astype(np.uint8)
-    means = layer_means(graph, layout, Photos(pixels=pixels))[layer.name]
+    means = layer_means(graph, [layer.name], Photos(pixels=pixels))[layer.name]
     torch.testing.assert_close(means, module(torch.from_numpy(pixels).float()).mean((0, 1)))
