@@ -187,12 +187,13 @@ def our_model(student: Path, photos: Path, way: str, folder: Path) -> tuple[Path
             student, precision="fp32" if way == FLOAT else "int8", calibration=photos, out=folder,
             verify=False, speed=False, quantization=settings, **more,
         )  # fmt: skip
-        write_json(folder.with_suffix(".json"), {"seconds": time.monotonic() - start})
+        seconds = {"seconds": time.monotonic() - start, "commit": environment().get("commit")}
+        write_json(folder.with_suffix(".json"), seconds)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     record = manifest["quantization"] or {}
     kept = ("calibrator", "tried", "float", "photos")
-    seconds = json.loads(folder.with_suffix(".json").read_text(encoding="utf-8"))
-    return folder / manifest["model"], {name: record.get(name) for name in kept} | seconds
+    made = json.loads(folder.with_suffix(".json").read_text(encoding="utf-8"))
+    return folder / manifest["model"], {name: record.get(name) for name in kept} | made
 
 
 def stock_model(
