@@ -47,14 +47,19 @@ _JUDGING = (96 * 224 * 224, (96, 1024))
 # Ways of calibrating whose biases are corrected, those of them whose weights are rounded together,
 # and what is judged of all that. Each is a graph of its own and has to see the photos.
 _FINALISTS, _ROUNDED, _JUDGED = 3, 2, 3
+# All are judged where that costs no more pixels than this: the few photos of a quick look at small
+# sizes, or of a small set, rank badly.
+_CHEAP = 32 * 224 * 224
 _LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 _WITH = " + "
 # Photos that show which channels are wide and which are narrow.
 _LOOK = (16 * 224 * 224, (16, 128))
 # Photos whose means correct the biases: as many positions at any size.
 _CORRECTION = (32 * 224 * 224, (32, 512))
-# Photos that show how the inputs of a layer go together, by some positions of each.
+# Photos that show how the inputs of a layer go together, by some positions of each. From fewer than
+# a hundred it is not to be seen, and those that judge would be the same.
 _ROUNDING = (128 * 224 * 224, (128, 256))
+_LEAST_ROUNDING = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +73,7 @@ class QuantizeConfig:
     bias_correction: bool = True
     second_order: bool = True
     """Whether weights are rounded together, by how the inputs of their layer go together, where
-    that comes nearer than rounding each alone."""
+    that comes nearer than rounding each alone. Takes a hundred photos to calibrate with."""
     min_agreement: float = 0.99
     """Below this share of kept decisions the layers that lose most are left in float. It is more
     than the gate asks, because the gate judges other photos than those that chose."""
@@ -231,7 +236,8 @@ class _Worker:
         candidates = {name: candidates[name] for name in self._nearest(candidates, _FINALISTS)}
         # Mended, what was best need not stay so.
         candidates |= self._mended(candidates, layout)
-        candidates = {name: candidates[name] for name in self._nearest(candidates, _JUDGED)}
+        if self.judging.photos.pixels[:, 0].size > _CHEAP:
+            candidates = {name: candidates[name] for name in self._nearest(candidates, _JUDGED)}
         for name, numbers in candidates.items():
             self.tried[name] = self._score(numbers, layout, self.judging)
         (best,) = self._nearest(candidates, 1)
@@ -252,7 +258,7 @@ class _Worker:
                 mended[name] = self._with_biases(numbers, layout)
                 self.tried[name] = self._score(mended[name], layout)
                 nearest[method] = self.tried[name].distance
-        if not self.config.second_order:
+        if not self.config.second_order or len(self.ranging) < _LEAST_ROUNDING:
             return mended
         moments = self._input_moments(next(iter(candidates.values())), layout)
         for method in sorted(nearest, key=lambda name: nearest[name])[:_ROUNDED]:

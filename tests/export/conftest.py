@@ -38,10 +38,19 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def photos(workplace: Path) -> Path:
     """Class folders with 16 photos each, of other seeds than the head was fitted on."""
-    root = workplace / "photos"
+    return save_photos(workplace / "photos", range(100, 116))
+
+
+@pytest.fixture(scope="session")
+def many_photos(workplace: Path) -> Path:
+    """48 of each class, where one decision of the proof must not be three points."""
+    return save_photos(workplace / "many_photos", range(300, 348))
+
+
+def save_photos(root: Path, seeds: range) -> Path:
     for kind in CLASSES:
         (root / kind).mkdir(parents=True)
-        for seed in range(100, 116):
+        for seed in seeds:
             tinted_photo(kind, seed).save(root / kind / f"{seed}.png")
     return root
 

@@ -13,6 +13,7 @@ from edgeseed.export.quantize.calibration import calibrate, numbers_by_method
 from edgeseed.export.quantize.insertion import insert_quantization
 from edgeseed.export.quantize.layout import plan_layout
 from edgeseed.export.quantize.rounding import Moments, input_moments, round_rows, round_weights
+from edgeseed.export.quantize.run import QuantizeConfig, quantize
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.quantize.schemes._scheme import INT8_SYMMETRIC, IntegerFormat, Scheme
 from edgeseed.export.quantize.simulation import simulate
@@ -170,3 +171,16 @@ def test_a_network_comes_nearer_and_its_integers_are_those_that_were_chosen(
     node = next(n for n in made.graph.nodes if n.name == name)
     written = getattr(made, str(node.args[1].target))
     torch.testing.assert_close(written, rounded[name])
+
+
+def test_a_hundred_photos_must_show_how_inputs_go_together(pixels: npt.NDArray[np.uint8]) -> None:
+    """Of fewer, those that are rounded by and those that judge would be the same."""
+    program = build_program(tiny_student(), tiny_preprocess())
+    config = QuantizeConfig(calibrator="minmax", max_float_layers=0)
+    tried = []
+    for times in (3, 4):  # three quarters of them calibrate: 90, 120
+        photos = Photos(pixels=np.tile(pixels, (times, 1, 1, 1)))
+        found = quantize(program, SCHEMES.load("x86"), photos, batch="dynamic", config=config)
+        tried.append(set(found.record["tried"]))
+    assert tried[0] == {"minmax", "minmax + bias correction"}
+    assert tried[1] - tried[0] == {"minmax + second-order rounding"}

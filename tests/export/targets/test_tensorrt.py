@@ -42,8 +42,8 @@ def made_fp16(workplace: Path, student: Path, photos: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def made_int8_trt(workplace: Path, student: Path, photos: Path) -> Path:
-    return make(student, photos, workplace / "tensorrt-int8", "int8")
+def made_int8_trt(workplace: Path, student: Path, many_photos: Path) -> Path:
+    return make(student, many_photos, workplace / "tensorrt-int8", "int8")
 
 
 def load(folder: Path) -> ModelProto:
