@@ -6,12 +6,16 @@ Imported once coremltools is there: a pass is a class of its own.
 from typing import Any
 
 import numpy as np
-from coremltools.converters.mil.mil import Builder, Function, Operation, Program
+from coremltools.converters.mil.mil import Builder, Program
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 from coremltools.converters.mil.mil.passes.helper import block_context_manager
 from coremltools.converters.mil.mil.passes.pass_registry import register_pass
 
 PADDING = "edgeseed::fold_padding"
+# Untyped: what these have is made as coremltools is imported.
+_Block = Any
+_Operation = Any
+_builder: Any = Builder
 _SPATIAL = 4
 """Amounts of two spatial axes, before and after each."""
 
@@ -32,7 +36,7 @@ class fold_padding(AbstractGraphPass):  # type: ignore[misc]  # noqa: N801  # na
 
 
 @block_context_manager  # type: ignore[untyped-decorator]
-def _fold(block: Function) -> None:
+def _fold(block: _Block) -> None:
     for pad in list(block.operations):
         if pad.op_type != "pad" or not _is_plain(pad) or pad.outputs[0] in block.outputs:
             continue
@@ -44,7 +48,7 @@ def _fold(block: Function) -> None:
         block.remove_ops([pad])
 
 
-def _is_plain(pad: Operation) -> bool:
+def _is_plain(pad: _Operation) -> bool:
     """Whether it puts zeros around images, and nothing else."""
     amounts = pad.inputs["pad"].val
     return (
@@ -56,7 +60,7 @@ def _is_plain(pad: Operation) -> bool:
     )
 
 
-def _takes_padding(reader: Operation, pad: Operation) -> bool:
+def _takes_padding(reader: _Operation, pad: _Operation) -> bool:
     return (
         reader.op_type == "conv"
         and reader.inputs["x"] is pad.outputs[0]
@@ -64,12 +68,12 @@ def _takes_padding(reader: Operation, pad: Operation) -> bool:
     )
 
 
-def _give(block: Function, conv: Operation, pad: Operation) -> None:
+def _give(block: _Block, conv: _Operation, pad: _Operation) -> None:
     amounts = np.asarray(pad.inputs["pad"].val[-_SPATIAL:], np.int32)
     if conv.inputs["pad_type"].val == "custom":
         amounts = amounts + conv.inputs["pad"].val
     inputs: dict[str, Any] = {name: value for name, value in conv.inputs.items() if value}
     inputs |= {"x": pad.inputs["x"], "pad_type": "custom", "pad": amounts.astype(np.int32)}
-    result = Builder.conv(**inputs, before_op=conv, name=conv.name)
+    result = _builder.conv(**inputs, before_op=conv, name=conv.name)
     block.replace_uses_of_var_after_op(anchor_op=conv, old_var=conv.outputs[0], new_var=result)
     block.remove_ops([conv])
