@@ -41,6 +41,9 @@ _EXAMPLE_BATCH = 2
 
 _aten = torch.ops.aten
 
+LAYER_OPERATORS = (_aten.conv2d.default, _aten.linear.default)
+"""What has a weight, and a bias."""
+
 
 class DeployableStudent(nn.Module):
     """A student together with the arithmetic of its preprocessing.

@@ -35,7 +35,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from edgeseed.export.graph import constant, input_of, is_constant, new_constant, tidy
+from edgeseed.export.graph import (
+    LAYER_OPERATORS,
+    constant,
+    input_of,
+    is_constant,
+    new_constant,
+    tidy,
+)
 from edgeseed.export.quantize.calibration import photo_batches
 from edgeseed.export.quantize.channels import ChannelGroup, depthwise_channels, num_groups
 from edgeseed.export.quantize.observers import PHOTO_TAIL
@@ -201,7 +208,7 @@ def _groups_of(graph_module: fx.GraphModule) -> Iterator[_Group]:
 
 def _is_layer(node: fx.Node) -> bool:
     return (
-        node.target in (_aten.conv2d.default, _aten.linear.default)
+        node.target in LAYER_OPERATORS
         and is_constant(node.args[1])
         and (len(node.args) < 3 or node.args[2] is None or is_constant(node.args[2]))
     )

@@ -18,7 +18,7 @@ how many integers a weight moves. A range is learnt by the logarithm of its widt
 sigmoid reads is tied to the function, and stays. Batch norms are folded already, so there are no
 statistics to go wrong.
 
-The result that agrees best on photos kept aside is taken; if that is the start, nothing changes.
+The result that comes nearest on photos kept aside is taken; if that is the start, nothing changes.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from edgeseed.core.console import progress
-from edgeseed.export.graph import constant, input_of, new_constant, tidy
+from edgeseed.export.graph import LAYER_OPERATORS, constant, input_of, new_constant, tidy
 from edgeseed.export.quantize.calibration import batch_size_for
 from edgeseed.export.quantize.correction import channel_axis
 from edgeseed.export.quantize.insertion import POINT, UNROUNDED, Numbers, insert_quantization
@@ -42,7 +42,6 @@ from edgeseed.export.quantize.schemes._scheme import Scheme
 from edgeseed.export.quantize.simulation import fake_quantize, simulate, stretched_quantize
 from edgeseed.export.samples import Photos
 
-_LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 _CHECKS = 6
 _WARM_UP = 0.05
 _LEAST_AREA = 0.7
@@ -193,7 +192,7 @@ def _learn_ranges(student: fx.GraphModule, layout: Layout) -> dict[str, nn.Param
 def _stretch_bias_grids(student: fx.GraphModule, stretches: Mapping[str, nn.Parameter]) -> None:
     """A bias is kept in steps of its weights times its input: they grow with the input's range."""
     for node in student.graph.nodes:
-        bias = node.args[2] if node.target in _LAYERS and len(node.args) > 2 else None
+        bias = node.args[2] if node.target in LAYER_OPERATORS and len(node.args) > 2 else None
         if not isinstance(bias, fx.Node) or bias.target is not _rounded:
             continue
         point = _point_of(input_of(node))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -34,7 +35,7 @@ from edgeseed.export.quantize.simulation import simulate
 from edgeseed.export.quantize.widening import widen_channels
 from edgeseed.export.samples import Photos
 from edgeseed.export.verification.gates import decisions_kept, distance
-from edgeseed.export.verification.reference import Outputs
+from edgeseed.export.verification.reference import Outputs, layer_names
 
 # Photos kept aside to choose between candidates: as many pixels at any size, within these counts.
 _SELECTION = (64 * 224 * 224, (64, 256))
@@ -50,7 +51,6 @@ _FINALISTS, _ROUNDED, _JUDGED = 3, 2, 3
 # All are judged where that costs no more pixels than this: the few photos of a quick look at small
 # sizes, or of a small set, rank badly.
 _CHEAP = 32 * 224 * 224
-_LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 _WITH = " + "
 # Photos that show which channels are wide and which are narrow.
 _LOOK = (16 * 224 * 224, (16, 128))
@@ -67,7 +67,8 @@ class QuantizeConfig:
     """Settings of post-training quantization."""
 
     calibrator: str = "auto"
-    """`auto`, or one of `minmax`, `moving-average`, `percentile`, `photos`, `entropy`, `mse`."""
+    """`auto`, or one of `minmax`, `moving-average`, `percentile`, `photos`, `entropy`, `mse` and
+    `fisher`."""
     equalize: bool = True
     """Whether channels of unlike range are evened out where that is exact."""
     bias_correction: bool = True
@@ -141,18 +142,16 @@ def quantize(
     quantized = insert_quantization(worker.graph, layout, numbers, scheme)
     size = int(photos.pixels.shape[-1])
     program_of_integers = trace(quantized, example_input(size, batch=batch), batch=batch)
-    renamed = _renamed(quantized.graph, program_of_integers.graph)
+    renamed = _renamed(quantized, program_of_integers.graph_module)
     return Quantized(
         program=program_of_integers, record={**worker.record(layout, numbers), "renamed": renamed}
     )
 
 
-def _renamed(before: fx.Graph, after: fx.Graph) -> dict[str, str]:
+def _renamed(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, str]:
     """The layers that tracing gave another name, which it takes from their operators."""
-    names = [
-        [node.name for node in graph.nodes if node.target in _LAYERS] for graph in (before, after)
-    ]
-    return {old: new for old, new in zip(*names, strict=False) if old != new}
+    names = zip(layer_names(before), layer_names(after), strict=False)
+    return {old: new for old, new in names if old != new}
 
 
 class _Sample:
@@ -297,8 +296,7 @@ class _Worker:
     @functools.cached_property
     def means(self) -> dict[str, torch.Tensor]:
         """Of every layer's output, in float."""
-        names = [node.name for node in self.graph.graph.nodes if node.target in _LAYERS]
-        return layer_means(self.graph, names, self.correcting)
+        return layer_means(self.graph, layer_names(self.graph), self.correcting)
 
     def _numbers(
         self, statistics: Mapping[str, Statistics], layout: Layout, method: Method
@@ -309,10 +307,17 @@ class _Worker:
     def _recover(self, numbers: Numbers, layout: Layout) -> Numbers:
         # More photos judge where they are not those that are learnt on.
         sample = self.selection if self.learning is self.ranging else self.judging
+        start = self._score(numbers, layout, sample)
+
+        def distance_of(found: Numbers) -> float:
+            # What comes nearer on the whole may still be further off where decisions are close.
+            score = self._score(found, layout, sample)
+            is_worse = score.keeps_fewer(start, photos=len(sample.photos))
+            return math.inf if is_worse else score.distance
+
         recovered = recover(
             self.graph, layout, numbers, self.scheme, self.learning,
-            distance=lambda found: self._score(found, layout, sample).distance,
-            config=self.config.recovery,
+            distance=distance_of, config=self.config.recovery,
         )  # fmt: skip
         self.score = self.tried["recovery"] = self._score(recovered, layout, self.judging)
         return recovered
@@ -394,7 +399,7 @@ class _Worker:
             "photos": {
                 "ranges": len(self.ranging),
                 "selection": len(self.selection.photos),
-                "judging": len(self.judging.photos) if self.config.max_float_layers else 0,
+                "judging": len(self.judging.photos),
                 "recovery": len(self.learning) if numbers.learned else 0,
             },
             "bias_correction": bool(numbers.bias_corrections),

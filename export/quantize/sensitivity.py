@@ -11,6 +11,7 @@ not, none is left in float. Those that turn out not to be needed are taken away 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from edgeseed.core.console import progress
@@ -33,6 +34,17 @@ class Score:
     """Share of the decisions that are kept."""
     distance: float
     """See `gates.distance`: finer than the share, and the order in which candidates are ranked."""
+
+    def keeps_fewer(self, other: "Score", *, photos: int) -> bool:
+        """Whether it keeps fewer decisions than another, by more than chance moves them.
+
+        Args:
+            other: Of the same photos.
+            photos: How many. Of those that either decides otherwise than the float model, each
+                counts for or against: the standard error of the difference is the root of those.
+        """
+        lost = (1 - self.agreement) * photos, (1 - other.agreement) * photos
+        return lost[0] - lost[1] > math.sqrt(sum(lost))
 
 
 # The score of the graph with these operators in float, and why.

@@ -11,13 +11,12 @@ from torch import Tensor, fx
 
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import Preprocess
-from edgeseed.export.graph import build_program, float_graph
+from edgeseed.export.graph import LAYER_OPERATORS, build_program, float_graph
 from edgeseed.export.quantize.equalization import Evened, apply_factors
 from edgeseed.export.targets._whole_numbers import centre_on_whole_numbers
 
 Outputs = dict[str, npt.NDArray[np.float32]]
 _BATCH = 16
-_LAYER_OPERATORS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 
 
 def reference_outputs(
@@ -127,7 +126,7 @@ def comparable_graph(
 
 def layer_names(graph_module: fx.GraphModule) -> tuple[str, ...]:
     """Names of the convolutions and linear layers, in the order they run."""
-    return tuple(node.name for node in graph_module.graph.nodes if node.target in _LAYER_OPERATORS)
+    return tuple(node.name for node in graph_module.graph.nodes if node.target in LAYER_OPERATORS)
 
 
 def layer_outputs(

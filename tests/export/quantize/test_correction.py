@@ -1,7 +1,9 @@
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 
 from edgeseed.export.graph import build_program, float_graph
@@ -43,38 +45,35 @@ def test_corrected_layers_keep_their_means(pixels: npt.NDArray[np.uint8]) -> Non
     assert shifts[1] < 0.2 * shifts[0]
 
 
-def test_a_linear_layer_has_its_channels_last_in_any_number_of_dimensions() -> None:
-    """A Swin's are (N, H, W, C); taken for (N, C, H, W), its corrections had the wrong size."""
+class Windows(torch.nn.Module):
+    """A linear layer that reads photos in another shape."""
 
-    class Last(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.Linear(3, 5)
+    def __init__(self, width: int, arrange: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(width, 5)
+        self.arrange = arrange
 
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return self.layer(image.permute(0, 2, 3, 1))
-
-    exported = torch.export.export(Last(), (torch.ones(2, 3, 4, 6),))
-    graph = exported.module()
-    (layer,) = [n for n in graph.graph.nodes if n.target is torch.ops.aten.linear.default]
-    photos = Photos(pixels=np.ones((2, 3, 4, 6), np.uint8))
-    assert layer_means(graph, [layer.name], photos)[layer.name].shape == (5,)
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.layer(self.arrange(image))
 
 
-def test_rows_that_are_windows_of_a_photo_are_counted_as_they_are() -> None:
-    """Taken for photos, a MobileViT's patches made its means four times too large."""
-
-    class Windows(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.Linear(6, 5)
-
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return self.layer(image.reshape(-1, 4, 6))
-
-    module = Windows()
+@pytest.mark.parametrize(
+    ("width", "arrange"),
+    [
+        # A Swin's are (N, H, W, C); taken for (N, C, H, W), its corrections had the wrong size.
+        (3, lambda image: image.permute(0, 2, 3, 1)),
+        # A MobileViT's are (N * patches, ...); taken for photos, its means were four times too
+        # large.
+        (6, lambda image: image.reshape(-1, 4, 6)),
+    ],
+)
+def test_a_linear_layers_means_are_over_all_that_is_not_its_channels(
+    width: int, arrange: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    module = Windows(width, arrange)
     graph = torch.export.export(module, (torch.ones(2, 3, 4, 6),)).module()
-    (layer,) = [n for n in graph.graph.nodes if n.target is torch.ops.aten.linear.default]
+    (name,) = layer_names(graph)
     pixels = np.random.default_rng(0).integers(0, 255, (2, 3, 4, 6)).astype(np.uint8)
-    means = layer_means(graph, [layer.name], Photos(pixels=pixels))[layer.name]
-    torch.testing.assert_close(means, module(torch.from_numpy(pixels).float()).mean((0, 1)))
+    means = layer_means(graph, [name], Photos(pixels=pixels))[name]
+    wanted = module(torch.from_numpy(pixels).float()).flatten(0, -2).mean(dim=0)
+    torch.testing.assert_close(means, wanted)

@@ -1,5 +1,7 @@
 from collections.abc import Mapping
 
+import pytest
+
 from edgeseed.export.quantize.layout import Layout
 from edgeseed.export.quantize.sensitivity import Score, search_floats
 
@@ -79,3 +81,20 @@ def test_two_that_help_only_together_are_found_where_others_help_a_little() -> N
 
     search = search_floats(LAYOUT, rounded_between, min_agreement=0.99, most=4)
     assert set(search.keep_float) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("kept", "before", "photos", "fewer"),
+    [
+        (999, 1008, 1024, True),  # 41 are off in either: 6.4 by chance
+        (1003, 1004, 1024, False),
+        (31, 32, 32, False),  # one photo is its own standard error
+        (28, 32, 32, True),
+        (32, 28, 32, False),
+    ],
+)
+def test_decisions_are_fewer_beyond_what_chance_moves(
+    kept: int, before: int, photos: int, fewer: bool
+) -> None:
+    score, start = (Score(agreement=n / photos, distance=0.1) for n in (kept, before))
+    assert score.keeps_fewer(start, photos=photos) == fewer
