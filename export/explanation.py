@@ -71,7 +71,7 @@ class Explanation:
     """Of the integers; empty for a float model."""
     calibrator: str
     tried: dict[str, dict[str, float]]
-    """Agreement and distance of every way of calibrating that was tried."""
+    """Agreement and distance, on so many photos, of every way of calibrating that was tried."""
     gates: tuple[GateResult, ...]
     layers: tuple[LayerRow, ...]
     float_operations: dict[str, tuple[str, ...]]
@@ -117,7 +117,9 @@ class Explanation:
         if self.tried:
             lines += ["", f"scheme {self.scheme}, calibrated by {self.calibrator}; tried:"]
             lines += [
-                f"  {name:<32} keeps {score['agreement']:.1%}, distance {score['distance']:.3g}"
+                f"  {name:<40} keeps {score['agreement']:.1%}, distance {score['distance']:.3g}"
+                # Not in bundles of before this was counted.
+                + (f", on {score['photos']} photos" if score.get("photos") else "")
                 for name, score in self.tried.items()
             ]
         return "\n".join(lines)

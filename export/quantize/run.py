@@ -312,8 +312,7 @@ class _Worker:
         def distance_of(found: Numbers) -> float:
             # What comes nearer on the whole may still be further off where decisions are close.
             score = self._score(found, layout, sample)
-            is_worse = score.keeps_fewer(start, photos=len(sample.photos))
-            return math.inf if is_worse else score.distance
+            return math.inf if score.keeps_fewer(start) else score.distance
 
         recovered = recover(
             self.graph, layout, numbers, self.scheme, self.learning,
@@ -329,6 +328,7 @@ class _Worker:
         return Score(
             agreement=decisions_kept(outputs, sample.truth),
             distance=distance(outputs, sample.truth),
+            photos=len(sample.photos),
         )
 
     def _search(

@@ -34,17 +34,17 @@ class Score:
     """Share of the decisions that are kept."""
     distance: float
     """See `gates.distance`: finer than the share, and the order in which candidates are ranked."""
+    photos: int = 0
+    """How many judged."""
 
-    def keeps_fewer(self, other: "Score", *, photos: int) -> bool:
-        """Whether it keeps fewer decisions than another, by more than chance moves them.
+    def keeps_fewer(self, other: "Score") -> bool:
+        """Whether it keeps fewer decisions of the same photos, by more than chance moves them.
 
-        Args:
-            other: Of the same photos.
-            photos: How many. Of those that either decides otherwise than the float model, each
-                counts for or against: the standard error of the difference is the root of those.
+        Each photo that either decides otherwise than the float model counts for one of the two: the
+        standard error of the difference is the root of those.
         """
-        lost = (1 - self.agreement) * photos, (1 - other.agreement) * photos
-        return lost[0] - lost[1] > math.sqrt(sum(lost))
+        mine, others = ((1 - score.agreement) * score.photos for score in (self, other))
+        return mine - others > math.sqrt(mine + others)
 
 
 # The score of the graph with these operators in float, and why.

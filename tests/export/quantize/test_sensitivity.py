@@ -96,5 +96,7 @@ def test_two_that_help_only_together_are_found_where_others_help_a_little() -> N
 def test_decisions_are_fewer_beyond_what_chance_moves(
     kept: int, before: int, photos: int, fewer: bool
 ) -> None:
-    score, start = (Score(agreement=n / photos, distance=0.1) for n in (kept, before))
-    assert score.keeps_fewer(start, photos=photos) == fewer
+    score, start = (
+        Score(agreement=n / photos, distance=0.1, photos=photos) for n in (kept, before)
+    )
+    assert score.keeps_fewer(start) == fewer
