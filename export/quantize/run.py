@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -307,18 +306,20 @@ class _Worker:
     def _recover(self, numbers: Numbers, layout: Layout) -> Numbers:
         # More photos judge where they are not those that are learnt on.
         sample = self.selection if self.learning is self.ranging else self.judging
-        start = self._score(numbers, layout, sample)
-
-        def distance_of(found: Numbers) -> float:
-            # What comes nearer on the whole may still be further off where decisions are close.
-            score = self._score(found, layout, sample)
-            return math.inf if score.keeps_fewer(start) else score.distance
-
         recovered = recover(
             self.graph, layout, numbers, self.scheme, self.learning,
-            distance=distance_of, config=self.config.recovery,
+            distance=lambda found: self._score(found, layout, sample).distance,
+            config=self.config.recovery,
         )  # fmt: skip
-        self.score = self.tried["recovery"] = self._score(recovered, layout, self.judging)
+        score = self.tried["recovery"] = self._score(recovered, layout, self.judging)
+        if score.keeps_fewer(self.score):
+            # What comes nearer on the whole may be further off where decisions are close.
+            say(
+                f"what was learnt keeps {score.agreement:.1%} of the decisions, "
+                f"{self.score.agreement:.1%} were kept without: it is not taken"
+            )
+            return numbers
+        self.score = score
         return recovered
 
     def _score(self, numbers: Numbers, layout: Layout, sample: _Sample | None = None) -> Score:

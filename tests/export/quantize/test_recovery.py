@@ -1,6 +1,5 @@
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import fx
 from edgeseed.export.graph import build_program, float_graph
 from edgeseed.export.quantize import recovery, run
 from edgeseed.export.quantize.calibration import calibrate, numbers_by_method
-from edgeseed.export.quantize.insertion import Numbers, insert_quantization
+from edgeseed.export.quantize.insertion import UNROUNDED, Numbers, insert_quantization
 from edgeseed.export.quantize.layout import Kind, Layout, plan_layout
 from edgeseed.export.quantize.recovery import (
     RecoveryConfig,
@@ -214,22 +213,25 @@ def test_settings_that_cannot_learn_are_refused(name: str) -> None:
         RecoveryConfig(**{name: 0})
 
 
-def test_what_comes_nearer_but_keeps_fewer_decisions_is_not_taken(
-    coarse: Coarse, monkeypatch: pytest.MonkeyPatch
+def test_what_was_learnt_is_not_taken_where_it_keeps_fewer_decisions(
+    coarse: Coarse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A MobileNetV3-small came a sixth nearer, and lost nine decisions of 1,024."""
-    seen: list[float] = []
 
-    def learn(*arguments: Any, distance: Callable[[Numbers], float], **settings: Any) -> Numbers:
-        numbers: Numbers = arguments[2]
-        seen.append(distance(numbers))
-        with monkeypatch.context() as patch:
-            patch.setattr(run, "decisions_kept", lambda *_: 0.5)
-            seen.append(distance(numbers))
-        return numbers
+    def forget(
+        graph: fx.GraphModule, layout: Layout, numbers: Numbers, *rest: Any, **settings: Any
+    ) -> Numbers:
+        quantized = insert_quantization(graph, layout, numbers, coarse.scheme)
+        (head,) = [node for node in quantized.graph.nodes if node.name == "linear"]
+        weight, bias = head.meta[UNROUNDED]
+        return dataclasses.replace(numbers, learned={"linear": (0 * weight, bias)})
 
-    monkeypatch.setattr(run, "recover", learn)
+    monkeypatch.setattr(run, "recover", forget)
     program = build_program(tiny_student(), tiny_preprocess())
     config = run.QuantizeConfig(calibrator="minmax", max_float_layers=0, recover=True)
-    run.quantize(program, coarse.scheme, _photos(0, 40), batch="dynamic", config=config)
-    assert seen[0] < math.inf == seen[1]
+    record = run.quantize(
+        program, coarse.scheme, _photos(0, 20), batch="dynamic", config=config
+    ).record
+    assert record["tried"]["recovery"]["agreement"] < 0.5 < record["agreement"]
+    assert not record["recovered"]
+    assert "it is not taken" in capsys.readouterr().err
