@@ -91,7 +91,7 @@ PRESETS = {
         lr=dict(zip(NETWORKS, (5e-4, 5e-4, 2e-3, 2e-3), strict=True)),
     ),
     "gpu": Training(
-        batch_size=512, labels="100%", epochs=dict(zip(NETWORKS, (12, 7, 28, 28), strict=True)),
+        batch_size=512, labels="100%", epochs=dict(zip(NETWORKS, (20, 40, 80, 80), strict=True)),
         lr=dict(zip(NETWORKS, (1.4e-3, 1.4e-3, 4e-3, 4e-3), strict=True)),
     ),
 }  # fmt: skip
@@ -100,8 +100,18 @@ PRESETS = {
 # --------------------------------------------------------------------------- networks
 
 
-def prepare(name: str, data: Path, out: Path, training: Training) -> Path:
-    """The classifier of a network, trained if it is not there."""
+def prepare(
+    name: str, data: Path, out: Path, training: Training, *, settings: Sequence[str] = ()
+) -> Path:
+    """The classifier of a network, trained if it is not there.
+
+    Args:
+        name: Of the network.
+        data: train/CLASS/* and test/CLASS/*.
+        out: Folder of all networks and models.
+        training: How it learns.
+        settings: More of `training.*`.
+    """
     from edgeseed.distill import distill, finetune
 
     run = out / "networks" / name
@@ -118,12 +128,12 @@ def prepare(name: str, data: Path, out: Path, training: Training) -> Path:
     here = f"recipe.lr_batch_size={training.batch_size}"
     if name == LITE0:
         _save(start, _lite0(), LITE0)
-        settings = ["min_scale=0.5", "recipe.warmup_epochs=0.2", here]
         finetune(
-            start, labels=training.labels, settings=settings, test_data=data / "test", **common
-        )
+            start, labels=training.labels, test_data=data / "test",
+            settings=["min_scale=0.5", "recipe.warmup_epochs=0.2", here, *settings], **common,
+        )  # fmt: skip
         return student
-    lite0 = prepare(LITE0, data, out, training)
+    lite0 = prepare(LITE0, data, out, training, settings=settings)
     if name == B0:
         _save(start, _b0_from(load_student(lite0)[0]), B0)
     distill(
@@ -133,6 +143,7 @@ def prepare(name: str, data: Path, out: Path, training: Training) -> Path:
             "temperature=2", "label_weight=0.5", "soft_weight=0.5", "views.min_scale=0.5",
             "recipe.optimizer=adamw", "recipe.weight_decay=0.02", "recipe.schedule=cosine", here,
             "recipe.warmup_epochs=0.2", "recipe.clip_norm=3", "recipe.decay_norm_and_bias=false",
+            *settings,
         ],
         **common,
     )  # fmt: skip
@@ -326,6 +337,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--leave-out", nargs="+", default=[], metavar="NETWORK:WAY")
     parser.add_argument("--train-only", action="store_true", help="prepare the networks and stop")
+    parser.add_argument("--epochs", type=int, help="of each network that is trained")
+    parser.add_argument("--compile", action="store_true", help="train with torch.compile")
     arguments = parser.parse_args()
     known = [f"{name}:{way}" for name in NETWORKS for way in OURS]
     if unknown := set(arguments.leave_out) - set(known):
@@ -336,8 +349,13 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
+    training = PRESETS[arguments.preset]
+    if arguments.epochs:
+        epochs = dict.fromkeys(NETWORKS, arguments.epochs)
+        training = dataclasses.replace(training, epochs=epochs)
+    more = ["training.compile=true"] if arguments.compile else []
     for name in arguments.only:
-        student = prepare(name, arguments.data, arguments.out, PRESETS[arguments.preset])
+        student = prepare(name, arguments.data, arguments.out, training, settings=more)
     if arguments.train_only:
         return
     _, spec = load_student(student)

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from edgeseed.core.errors import UsageError
 
@@ -61,6 +63,33 @@ def choose_device(devices: str | int) -> torch.device:
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", text):
         raise UsageError(f"--devices {devices}: give auto, cpu, cuda, cuda:N, mps or a number")
     return _checked(torch.device(text), world_size)
+
+
+def send(values: npt.NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:
+    """A host's values on a device, of their type.
+
+    A plain copy to a GPU waits until it has done all that it was given before; from pinned memory
+    the copy takes its place in that queue, and the host goes on.
+    """
+    tensor = values if isinstance(values, Tensor) else torch.from_numpy(values)
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@contextlib.contextmanager
+def quickest_kernels() -> Iterator[None]:
+    """cuDNN measures its kernels for each shape once: batches of training have few shapes.
+
+    Depthwise convolutions in bfloat16 gain most; the kernel that is chosen by rule may be several
+    times slower.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _wrong_count(wanted: int, started: int) -> str:

@@ -25,6 +25,7 @@ from edgeseed.core.environment import memory_gib, usable_cores
 from edgeseed.core.errors import DataError
 from edgeseed.core.photos import MAX_BROKEN_SHARE, PhotoSet
 from edgeseed.distill import _distributed
+from edgeseed.distill._device import send
 from edgeseed.distill.views import ViewPlan, uniforms
 
 Indices = npt.NDArray[np.int64]
@@ -261,7 +262,7 @@ class MemoryCanvases:
         """This rank's batches of steps `start` to `stop`."""
         for step in range(start, stop):
             indices = order.local_batch(step)
-            chosen = torch.from_numpy(indices).to(self._canvases.device)
+            chosen = send(indices, self._canvases.device)
             yield CanvasBatch(self._canvases[chosen], self._shapes[indices], indices)
 
 

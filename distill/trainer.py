@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from edgeseed.core.console import Bar, progress, say
 from edgeseed.core.errors import ArtifactError, WorkError
 from edgeseed.distill import _distributed
+from edgeseed.distill._device import quickest_kernels, send
 from edgeseed.distill._meters import Meter, Stopwatch
 from edgeseed.distill._optimizers import build_optimizer, set_rates
 from edgeseed.distill._run_folder import RunFolder
@@ -158,7 +159,7 @@ class Trainer:
         self.method.train()
         images = (plan.total_steps - start) * plan.recipe.batch_size
         began = time.perf_counter()
-        with _Interrupt() as interrupt, progress("training", images) as bar:
+        with _Interrupt() as interrupt, quickest_kernels(), progress("training", images) as bar:
             self._watch.reset()
             for batch in self._batches(start):
                 self._train_step(model, batch)
@@ -201,10 +202,10 @@ class Trainer:
         )
         key = uniforms(plan.seed, step, _distributed.rank(), count=1)[0, 0]
         indices = torch.from_numpy(photos.indices)
-        labels = None if plan.labels is None else plan.labels[indices].to(plan.device)
+        labels = None if plan.labels is None else send(plan.labels[indices], plan.device)
         return Batch(
             views=views,
-            indices=indices.to(plan.device),
+            indices=send(indices, plan.device),
             labels=labels,
             generator=torch.Generator().manual_seed(int(key * 2**53)),
             period=period if plan.augmenter.replays else -1,

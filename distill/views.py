@@ -24,6 +24,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from edgeseed.distill._device import send
+
 Floats = npt.NDArray[np.float64]
 
 REFERENCE_SIZE = 224
@@ -313,8 +315,8 @@ def _resize_matrix(
     start: Floats, share: Floats, *, canvas: int, size: int, cubic: bool, device: torch.device
 ) -> Tensor:
     """(B, size, canvas): a row makes one pixel of the view, with Pillow's antialiased kernels."""
-    begin = torch.from_numpy(start * canvas).to(device, torch.float32)[:, None, None]
-    step = torch.from_numpy(share * canvas / size).to(device, torch.float32)[:, None, None]
+    begin = send((start * canvas).astype(np.float32), device)[:, None, None]
+    step = send((share * canvas / size).astype(np.float32), device)[:, None, None]
     centers = begin + (torch.arange(size, device=device)[:, None] + 0.5) * step
     pixels = torch.arange(canvas, device=device) + 0.5
     distance = ((pixels - centers) / step.clamp(min=1.0)).abs()
@@ -367,11 +369,11 @@ def _colour_matrix(draws: _Draws) -> Tensor:
 def _recolour(views: Tensor, draws: _Draws) -> Tensor:
     """Applies all colour changes of (B, 3, H, W) pixels as one affine map a photo."""
     brightness, contrast = torch.from_numpy(draws.colour[:, :2]).float().unbind(1)
-    gain = (brightness * contrast).to(views.device)
-    matrix = _colour_matrix(draws).to(views.device) * gain[:, None, None]
-    luma = views.mean((2, 3)) @ torch.tensor(_LUMA, device=views.device)
+    gain = send(brightness * contrast, views.device)
+    matrix = send(_colour_matrix(draws), views.device) * gain[:, None, None]
+    luma = views.mean((2, 3)) @ send(torch.tensor(_LUMA), views.device)
     # Contrast blends with the mean grey after the change of brightness.
-    offset = ((1 - contrast) * brightness).to(views.device) * luma
+    offset = send((1 - contrast) * brightness, views.device) * luma
     flat = torch.baddbmm(offset[:, None, None], matrix, views.flatten(2))
     return flat.view_as(views)
 
@@ -444,7 +446,7 @@ class Augmenter:
         parts = [
             self._render(
                 crop,
-                canvases[start : start + length].to(self.device, non_blocking=True),
+                send(canvases[start : start + length], self.device),
                 _draw(crop, numbers[start : start + length], shapes[start : start + length]),
             )
             for start in range(0, len(canvases), length)
@@ -457,7 +459,7 @@ class Augmenter:
             views = _recolour(views, draws)
         views = views.clamp_(0, 1)
         if crop.solarize:
-            chosen = torch.from_numpy(draws.solarize).to(self.device)[:, None, None, None]
+            chosen = send(draws.solarize, self.device)[:, None, None, None]
             views = torch.where(chosen & (views >= 0.5), 1 - views, views)
         return views
 
@@ -472,13 +474,13 @@ def _resample(crop: Crop, canvases: Tensor, draws: _Draws) -> Tensor:
     columns = _resize_matrix(
         draws.left, draws.width, canvas=side, size=crop.size, cubic=cubic, device=device
     )
-    flip = torch.from_numpy(draws.flip).to(device)[:, None, None]
+    flip = send(draws.flip, device)[:, None, None]
     columns = torch.where(flip, columns.flip(1), columns)
     blurred = draws.blur.nonzero()[0]
     if len(blurred):
         # Blur and colours commute: one mixes places, the other channels. So blur may come first.
-        chosen = torch.from_numpy(blurred).to(device)
-        sigma = torch.from_numpy(draws.blur[blurred]).to(device, torch.float32)
+        chosen = send(blurred, device)
+        sigma = send(draws.blur[blurred].astype(np.float32), device)
         kernel = _blur_matrix(sigma, size=crop.size)
         rows[chosen] = kernel @ rows[chosen]
         columns[chosen] = kernel @ columns[chosen]
