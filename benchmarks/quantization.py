@@ -13,14 +13,17 @@ and the rest on the machine with the CPU to be measured):
   and is distilled (`kd`) from the fine-tuned Lite0;
 * `mobilenetv3_large_100` and `mobilenetv3_small_100` start from nothing and are distilled likewise.
 
-Each is exported in every way, calibrated with the same photos. Accuracy and agreement with the
-float model are measured on the same test photos, on the same machine, by ONNX Runtime. Latency is
+Each is exported in every way. Of the test photos, 2,000 judge, and the others are what a user has
+from the field: they calibrate, and `--recover` learns on them without their labels. Training photos
+would not do: a network is surer of those than of any that come after. Accuracy and agreement with
+the float model are measured on the same photos, on the same machine, by ONNX Runtime. Latency is
 a ratio: the models of a network take turns on one thread, one photo at a time. What is done is not
 done again: networks and bundles that are in OUT are taken as they are.
 """
 
 import argparse
 import atexit
+import contextlib
 import dataclasses
 import functools
 import json
@@ -46,7 +49,7 @@ from edgeseed.core.console import quiet
 from edgeseed.core.environment import environment
 from edgeseed.core.files import write_json
 from edgeseed.core.network import StudentNetwork, build_student, load_student, save_student
-from edgeseed.core.photos import open_photos
+from edgeseed.core.photos import PhotoSet, open_photos
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture, StudentSpec
 from edgeseed.export.quantize.calibration import batch_size_for
@@ -56,7 +59,7 @@ from edgeseed.export.speed import compare_speed
 RESULT = Path(__file__).parent / "results" / "quantization.json"
 LITE0, B0 = "tf_efficientnet_lite0", "efficientnet_b0"
 SIZE = 64
-CALIBRATION = 512
+CALIBRATION, EVERYTHING = 512, 20_000
 STOCK = {"stock min-max": "MinMax", "stock percentile": "Percentile"}
 OURS: dict[str, dict[str, Any]] = {
     "int8": {},
@@ -103,7 +106,7 @@ PRESETS = {
 def prepare(
     name: str, data: Path, out: Path, training: Training, *, settings: Sequence[str] = ()
 ) -> Path:
-    """The classifier of a network, trained if it is not there.
+    """The classifier of a network, trained if it is not there; on from NAME-start.safetensors.
 
     Args:
         name: Of the network.
@@ -134,10 +137,10 @@ def prepare(
         )  # fmt: skip
         return student
     lite0 = prepare(LITE0, data, out, training, settings=settings)
-    if name == B0:
+    if name == B0 and not start.is_file():
         _save(start, _b0_from(load_student(lite0)[0]), B0)
     distill(
-        method="kd", teacher=str(lite0), student=str(start) if name == B0 else name,
+        method="kd", teacher=str(lite0), student=str(start) if start.is_file() else name,
         image_size=SIZE,
         settings=[
             "temperature=2", "label_weight=0.5", "soft_weight=0.5", "views.min_scale=0.5",
@@ -183,6 +186,28 @@ def _save(path: Path, network: StudentNetwork, name: str) -> None:
     save_student(path, network, spec)
 
 
+# --------------------------------------------------------------------------- photos
+
+
+def split(test: Path, out: Path, count: int) -> tuple[PhotoSet, PhotoSet]:
+    """So many photos that judge, in OUT/judging, and all others, in OUT/field."""
+    folders = out / "judging", out / "field"
+    if not all(folder.is_dir() for folder in folders):
+        files = sorted(path for path in test.rglob("*") if path.is_file())
+        order = np.random.default_rng(0).permutation(len(files))
+        for folder, chosen in zip(folders, (order[:count], order[count:]), strict=True):
+            # Under another name until all are there: another run may be doing the same.
+            making = Path(tempfile.mkdtemp(dir=out))
+            for index in chosen:
+                link = making / files[index].relative_to(test)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(files[index].resolve())
+            with contextlib.suppress(OSError):
+                making.rename(folder)
+    judging, field = (open_photos(folder, labels=True) for folder in folders)
+    return judging, field
+
+
 # --------------------------------------------------------------------------- models
 
 
@@ -193,7 +218,7 @@ def our_model(student: Path, photos: Path, way: str, folder: Path) -> tuple[Path
     if not (folder / "manifest.json").is_file():
         start = time.monotonic()
         settings = OURS.get(way, {})
-        more = {"calibration_count": 20_000} if settings.get("recover") else {}
+        more = {"calibration_count": EVERYTHING} if settings.get("recover") else {}
         export(
             student, precision="fp32" if way == FLOAT else "int8", calibration=photos, out=folder,
             verify=False, speed=False, quantization=settings, **more,
@@ -284,7 +309,7 @@ def compare(models: dict[str, Path], photos: Photos, *, threads: int) -> dict[st
 
 def measure(
     name: str,
-    data: Path,
+    field: Path,
     out: Path,
     test: Photos,
     calibration: Photos,
@@ -297,7 +322,7 @@ def measure(
     folder = out / "models" / name
     folder.mkdir(parents=True, exist_ok=True)
     ways = [way for way in (FLOAT, *OURS) if f"{name}:{way}" not in left_out]
-    made = {way: our_model(student, data / "train", way, folder / way) for way in ways}
+    made = {way: our_model(student, field, way, folder / way) for way in ways}
     floats = made[FLOAT][0]
     for way, method in STOCK.items():
         path = folder / f"{way.replace(' ', '-')}.onnx"
@@ -338,6 +363,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--leave-out", nargs="+", default=[], metavar="NETWORK:WAY")
     parser.add_argument("--train-only", action="store_true", help="prepare the networks and stop")
     parser.add_argument("--epochs", type=int, help="of each network that is trained")
+    parser.add_argument("--lr", type=float, help="of each network that is trained")
     parser.add_argument("--compile", action="store_true", help="train with torch.compile")
     arguments = parser.parse_args()
     known = [f"{name}:{way}" for name in NETWORKS for way in OURS]
@@ -353,27 +379,28 @@ def main() -> None:
     if arguments.epochs:
         epochs = dict.fromkeys(NETWORKS, arguments.epochs)
         training = dataclasses.replace(training, epochs=epochs)
+    if arguments.lr:
+        training = dataclasses.replace(training, lr=dict.fromkeys(NETWORKS, arguments.lr))
     more = ["training.compile=true"] if arguments.compile else []
     for name in arguments.only:
         student = prepare(name, arguments.data, arguments.out, training, settings=more)
     if arguments.train_only:
         return
     _, spec = load_student(student)
-    generator = np.random.default_rng(0)
+    judging, field = split(arguments.data / "test", arguments.out, arguments.test_count)
+    drawn = np.random.default_rng(0).permutation(len(field))[:CALIBRATION]
 
-    def draw(split: str, count: int) -> Photos:
-        photos = open_photos(arguments.data / split, labels=True)
-        chosen = photos.subset(np.sort(generator.permutation(len(photos))[:count]))
+    def read(photos: PhotoSet) -> Photos:
         # A folder of its own: another run of this may be at work beside it.
         scratch = Path(tempfile.mkdtemp(dir=arguments.out))
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
         with quiet():
-            return preprocess_photos(chosen, spec.preprocess, classes=spec.classes, scratch=scratch)
+            return preprocess_photos(photos, spec.preprocess, classes=spec.classes, scratch=scratch)
 
-    calibration, test = draw("train", CALIBRATION), draw("test", arguments.test_count)
+    test, calibration = read(judging), read(field.subset(np.sort(drawn)))
     networks = {
         name: measure(
-            name, arguments.data, arguments.out, test, calibration,
+            name, arguments.out / "field", arguments.out, test, calibration,
             threads=arguments.threads, left_out=arguments.leave_out,
         )
         for name in arguments.only
@@ -386,7 +413,7 @@ def main() -> None:
             "benchmark": "quantization",
             "photos": {
                 "source": arguments.data.name, "test": len(test), "calibration": CALIBRATION,
-                "image_size": SIZE,
+                "field": len(field), "image_size": SIZE,
             },
             "training": arguments.preset,
             "threads": arguments.threads,

@@ -65,6 +65,18 @@ def choose_device(devices: str | int) -> torch.device:
     return _checked(torch.device(text), world_size)
 
 
+def prefers_channels_last(device: torch.device, image_size: int) -> bool:
+    """Whether a student of this size learns faster with channels last in memory.
+
+    On a CPU it is 0.95 times as fast at 32 pixels, 1.3 to 1.8 times at 64. A GPU computes less with
+    channels last, but the host has more to do to start its kernels, and small students wait for the
+    host: at 64 pixels, in bfloat16, a step of 512 photos took 39 ms (MobileNetV3-L) and 63 ms
+    (EfficientNet-Lite0) on an H100, and 34 and 35 ms with channels first. 96 is where the GPU's own
+    work would take as long, reckoned from that.
+    """
+    return image_size >= (96 if device.type == "cuda" else 48)
+
+
 def send(values: npt.NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:
     """A host's values on a device, of their type.
 
@@ -75,21 +87,6 @@ def send(values: npt.NDArray[np.generic] | Tensor, device: torch.device) -> Tens
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-@contextlib.contextmanager
-def quickest_kernels() -> Iterator[None]:
-    """cuDNN measures its kernels for each shape once: batches of training have few shapes.
-
-    Depthwise convolutions in bfloat16 gain most; the kernel that is chosen by rule may be several
-    times slower.
-    """
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def _wrong_count(wanted: int, started: int) -> str:

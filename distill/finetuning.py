@@ -22,7 +22,13 @@ from edgeseed.core.network import ProjectedTrunk, StudentNetwork, load_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture
 from edgeseed.distill import _distributed
-from edgeseed.distill._device import Precision, choose_device, choose_dtypes, process_group
+from edgeseed.distill._device import (
+    Precision,
+    choose_device,
+    choose_dtypes,
+    prefers_channels_last,
+    process_group,
+)
 from edgeseed.distill._run_folder import HEADS, RunFolder
 from edgeseed.distill._settings import (
     Settings,
@@ -63,7 +69,6 @@ LABELS_FILE = "labels.txt"
 # A few labels are repeated (under other crops) until an epoch of the loop has about this many
 # steps: what the loop does between epochs would take longer than the epoch.
 _STEPS_AN_EPOCH = 25
-_CHANNELS_LAST_FROM = 48
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -608,8 +613,8 @@ class _Finetuning:
 
     def _channels_last(self) -> bool:
         wanted = self.settings.training.channels_last
-        is_large = self.start.preprocess.image_size >= _CHANNELS_LAST_FROM
-        return is_large if wanted is None else wanted
+        size = self.start.preprocess.image_size
+        return prefers_channels_last(self.device, size) if wanted is None else wanted
 
     def _method(self, plan: Plan) -> Supervised:
         student = Student(

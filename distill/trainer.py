@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from edgeseed.core.console import Bar, progress, say
 from edgeseed.core.errors import ArtifactError, WorkError
 from edgeseed.distill import _distributed
-from edgeseed.distill._device import quickest_kernels, send
+from edgeseed.distill._device import send
 from edgeseed.distill._meters import Meter, Stopwatch
 from edgeseed.distill._optimizers import build_optimizer, set_rates
 from edgeseed.distill._run_folder import RunFolder
@@ -159,7 +159,7 @@ class Trainer:
         self.method.train()
         images = (plan.total_steps - start) * plan.recipe.batch_size
         began = time.perf_counter()
-        with _Interrupt() as interrupt, quickest_kernels(), progress("training", images) as bar:
+        with _Interrupt() as interrupt, progress("training", images) as bar:
             self._watch.reset()
             for batch in self._batches(start):
                 self._train_step(model, batch)

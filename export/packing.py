@@ -235,7 +235,9 @@ def _proven_on(photos: Mapping[str, Any]) -> str:
             "`edgeseed export --calibration FOLDER` proves it on yours."
         )
     held_out = " held out from calibration" if photos.get("calibration") else ""
-    return f"On {photos['proof']} photos{held_out} (source: {photos['source']})."
+    # A student is surer of what it has learnt from, and keeps more decisions of it.
+    taught = ", which the student has learnt from" if photos.get("taught") else ""
+    return f"On {photos['proof']} photos{held_out} (source: {photos['source']}{taught})."
 
 
 def _speed_lines(manifest: Manifest) -> str:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from edgeseed.core.bundle import Bundle, GateResult
 from edgeseed.core.config import build_config, to_plain
-from edgeseed.core.console import say, warn
+from edgeseed.core.console import note, say, warn
 from edgeseed.core.environment import environment
 from edgeseed.core.errors import UsageError
 from edgeseed.core.files import atomic_directory, readable_size
@@ -175,6 +175,8 @@ def export(
             max_learning=MAX_LEARNING if config.recover else 0,
             seed=seed,
         )
+        if samples.description.get("fingerprint") in spec.taught_by:
+            samples = samples.described(taught=True)
         _say_what_proves(samples, max_drop=max_drop)
         if calibration is not None and not all(
             f.precision in chosen.parity_limit for f in makeable
@@ -209,6 +211,12 @@ def _say_what_proves(samples: Samples, *, max_drop: float | None) -> None:
             f"no photos were given: {len(samples.proof)} {SYNTHETIC} stand in for them, which show "
             "that the file computes what the student computes, and no more; add --calibration "
             "FOLDER to prove it on yours"
+        )
+    if samples.description.get("taught"):
+        note(
+            f"{samples.description['source']} taught this student, which is surer of these photos "
+            "than of any that come after: it will keep fewer decisions of those than the gates "
+            "say; give --calibration photos that it has not learnt from, if there are any"
         )
     if max_drop is not None and samples.proof.labels is None:
         warn(

@@ -6,7 +6,7 @@ specification is one JSON under the metadata key `edgeseed`.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,11 @@ class StudentSpec:
     """Measured results, each with its protocol and n."""
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def taught_by(self) -> frozenset[str]:
+        """Fingerprints of the photo sets that it has learnt from, as far as its file says."""
+        return frozenset(_fingerprints(self.provenance))
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         values = dataclasses.asdict(self)
@@ -75,6 +80,15 @@ class StudentSpec:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{source}: its specification is not valid ({error!r})") from error
+
+
+def _fingerprints(values: Mapping[str, Any]) -> Iterator[str]:
+    """Of all photos that a provenance speaks of, those of earlier stages and of the head too."""
+    for name, value in values.items():
+        if name == "fingerprint":
+            yield str(value)
+        elif isinstance(value, Mapping):
+            yield from _fingerprints(value)
 
 
 def check_schema_version(values: Any, *, supported: int, source: Path) -> None:

@@ -1,10 +1,16 @@
 """Device and precision are chosen, or refused with what to give instead."""
 
+import numpy as np
 import pytest
 import torch
 
 from edgeseed.core.errors import UsageError
-from edgeseed.distill._device import choose_device, choose_dtypes
+from edgeseed.distill._device import (
+    choose_device,
+    choose_dtypes,
+    prefers_channels_last,
+    send,
+)
 from edgeseed.distill.testing import tiny_teacher
 
 FULL, HALF = torch.float32, torch.bfloat16
@@ -53,3 +59,17 @@ def test_on_a_cpu_only_a_big_teacher_is_run_in_bf16_and_only_in_hardware(
     monkeypatch.setattr("edgeseed.distill._device._BIG_TEACHER", 1000)
     big = choose_dtypes("auto", device=CPU, teacher=tiny_teacher())
     assert (big.student, big.teacher) == (FULL, HALF if in_hardware else FULL)
+
+
+def test_a_small_student_waits_for_the_host_on_a_gpu_and_for_arithmetic_on_a_cpu() -> None:
+    gpu = torch.device("cuda", 0)
+    assert [prefers_channels_last(CPU, size) for size in (32, 64)] == [False, True]
+    assert [prefers_channels_last(gpu, size) for size in (64, 224)] == [False, True]
+
+
+def test_what_is_sent_keeps_its_type_and_values() -> None:
+    flags = np.array([True, False])
+    assert send(flags, CPU).tolist() == [True, False]
+    assert send(flags, CPU).dtype == torch.bool
+    shares = torch.tensor([0.5, 0.25])
+    assert send(shares, CPU).equal(shares)
