@@ -81,11 +81,11 @@ class Kd(Method[KdConfig]):
 
     def step(self, batch: Batch, progress: Progress) -> StepResult:
         """α times the soft labels' cross-entropy + γ times the labels'."""
-        del progress
         return imitate(
             self.student,
             self.teacher,
             batch,
+            progress,
             temperature=self.config.temperature,
             soft_weight=self.config.soft_weight,
             label_weight=self.label_weight,

@@ -84,11 +84,11 @@ class Simclrv2(Method[Simclrv2Config]):
 
     def step(self, batch: Batch, progress: Progress) -> StepResult:
         """α times the soft labels' cross-entropy + (1 − α) times the labels'."""
-        del progress
         return imitate(
             self.student,
             self.teacher,
             batch,
+            progress,
             temperature=self.config.temperature,
             soft_weight=self.config.alpha,
             label_weight=1 - self.config.alpha,

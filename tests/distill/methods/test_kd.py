@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from edgeseed.core.errors import ConfigError
 from edgeseed.distill.methods._method import Batch
+from edgeseed.distill.methods._soft_labels import warn_of_ignorance
 from edgeseed.distill.methods.kd import Kd, KdConfig
 from edgeseed.distill.networks import FrozenTeacher
 from edgeseed.distill.testing import (
@@ -129,3 +130,39 @@ def test_teacher_of_other_classes_is_refused() -> None:
 def test_bad_settings_are_named(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KdConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("sharpness", "labels", "said"),
+    [
+        (8.0, "right", ""),
+        (8.0, "in another order", "is right about 0% of 64 labelled photos, and a guess about 25%"),
+        (8.0, None, ""),
+        (0.1, None, "of the entropy of a guess; is it made for photos like these, at 32 px"),
+        (0.1, "right", "of the entropy of a guess"),
+    ],
+)
+def test_a_teacher_that_guesses_is_called_so(
+    sharpness: float, labels: str | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It teaches at another size, or classes in another order: the loss falls all the same."""
+    classes = torch.arange(64) % 4
+    known = None if labels is None else (classes if labels == "right" else (classes + 1) % 4)
+    teacher = make().teacher
+    capsys.readouterr()
+    warn_of_ignorance(teacher, sharpness * F.one_hot(classes, 4).float(), known)
+    err = " ".join(capsys.readouterr().err.split())
+    assert said in err
+    assert bool(said) == bool(err)
+
+
+def test_the_teacher_is_asked_at_the_first_step_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    method, batch = make({"labels": None}), tiny_batch(PLAN, labels=True)
+    blind = dataclasses.replace(batch, labels=None)
+    with torch.no_grad():
+        for parameter in method.teacher.heads["classifier"].parameters():
+            parameter.zero_()
+    method(blind, dataclasses.replace(tiny_progress(), step=1))
+    assert "guess" not in capsys.readouterr().err
+    method(blind, dataclasses.replace(tiny_progress(), step=0))
+    assert "guess" in capsys.readouterr().err
