@@ -319,6 +319,9 @@ class _Worker:
                 f"{self.score.agreement:.1%} were kept without: it is not taken"
             )
             return numbers
+        if score.distance >= self.score.distance:
+            # Nearer on the few photos that looked on alone, or nowhere.
+            return numbers
         self.score = score
         return recovered
 

@@ -213,10 +213,19 @@ def test_settings_that_cannot_learn_are_refused(name: str) -> None:
         RecoveryConfig(**{name: 0})
 
 
-def test_what_was_learnt_is_not_taken_where_it_keeps_fewer_decisions(
-    coarse: Coarse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("share", "said"), [(0.0, "it is not taken"), (0.5, "")])
+def test_what_was_learnt_is_not_taken_where_it_keeps_fewer_decisions_or_is_farther(
+    coarse: Coarse,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    share: float,
+    said: str,
 ) -> None:
-    """A MobileNetV3-small came a sixth nearer, and lost nine decisions of 1,024."""
+    """A MobileNetV3-small came a sixth nearer, and lost nine decisions of 1,024.
+
+    An EfficientNet-Lite0 came nearer on the photos that looked on while it learnt, and was farther
+    on those that judge. Half of the head's weights decide alike, and are farther.
+    """
 
     def forget(
         graph: fx.GraphModule, layout: Layout, numbers: Numbers, *rest: Any, **settings: Any
@@ -224,7 +233,7 @@ def test_what_was_learnt_is_not_taken_where_it_keeps_fewer_decisions(
         quantized = insert_quantization(graph, layout, numbers, coarse.scheme)
         (head,) = [node for node in quantized.graph.nodes if node.name == "linear"]
         weight, bias = head.meta[UNROUNDED]
-        return dataclasses.replace(numbers, learned={"linear": (0 * weight, bias)})
+        return dataclasses.replace(numbers, learned={"linear": (share * weight, share * bias)})
 
     monkeypatch.setattr(run, "recover", forget)
     program = build_program(tiny_student(), tiny_preprocess())
@@ -232,6 +241,8 @@ def test_what_was_learnt_is_not_taken_where_it_keeps_fewer_decisions(
     record = run.quantize(
         program, coarse.scheme, _photos(0, 20), batch="dynamic", config=config
     ).record
-    assert record["tried"]["recovery"]["agreement"] < 0.5 < record["agreement"]
+    score = record["tried"]["recovery"]
+    assert record["agreement"] > 0.5
+    assert (score["agreement"] < 0.5) == bool(said)
     assert not record["recovered"]
-    assert "it is not taken" in capsys.readouterr().err
+    assert ("it is not taken" in capsys.readouterr().err) == bool(said)
