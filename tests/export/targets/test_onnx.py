@@ -120,7 +120,8 @@ def test_half_precision_halves_the_weights_and_keeps_float32_at_the_border(
     assert kinds == {onnx.TensorProto.FLOAT}
     assert Counter(item.data_type for item in graph.initializer)[onnx.TensorProto.FLOAT] == 0
     (parity,) = [g for g in read_bundle(made["fp16"]).manifest.gates if g.name == "parity"]
-    assert 1e-5 < parity.value < parity.limit == 1e-2
+    # The limit is 1e-2, and more where the student itself moves half as far under its own rounding.
+    assert 1e-5 < parity.value < 1e-2 <= parity.limit < 2e-2
 
 
 def test_bytes_are_unpacked_when_the_file_is_loaded_not_for_every_photo(
