@@ -97,11 +97,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cifar", type=Path, required=True, help="CIFAR-10: train/ and test/.")
     parser.add_argument("--work", type=Path, required=True, help="For networks and bundles.")
-    parser.add_argument("--students", type=Path, required=True, help="NAME/student.safetensors.")
+    parser.add_argument("--students", type=Path, help="NAME/student.safetensors of the distilled.")
     parser.add_argument("--only", nargs="+", default=[each.name for each in SUBJECTS])
     parser.add_argument("--epochs", type=int, default=4, help="Of the short training.")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
+    wanted = [each.name for each in SUBJECTS if each.distilled and each.name in arguments.only]
+    if wanted and arguments.students is None:
+        parser.error(f"--students FOLDER is needed for {', '.join(wanted)}")
     torch.set_num_threads(1)
     arguments.work.mkdir(parents=True, exist_ok=True)
     rows = []

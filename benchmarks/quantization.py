@@ -23,7 +23,6 @@ done again: networks and bundles that are in OUT are taken as they are.
 
 import argparse
 import atexit
-import contextlib
 import dataclasses
 import functools
 import json
@@ -130,7 +129,8 @@ def prepare(
     }  # fmt: skip
     here = f"recipe.lr_batch_size={training.batch_size}"
     if name == LITE0:
-        _save(start, _lite0(), LITE0)
+        if not start.is_file():
+            _save(start, _lite0(), LITE0)
         finetune(
             start, labels=training.labels, test_data=data / "test",
             settings=["min_scale=0.5", "recipe.warmup_epochs=0.2", here, *settings], **common,
@@ -190,8 +190,8 @@ def _save(path: Path, network: StudentNetwork, name: str) -> None:
 
 
 def split(test: Path, out: Path, count: int) -> tuple[PhotoSet, PhotoSet]:
-    """So many photos that judge, in OUT/judging, and all others, in OUT/field."""
-    folders = out / "judging", out / "field"
+    """So many photos that judge, in OUT/judging-COUNT, and all others, in OUT/field-COUNT."""
+    folders = out / f"judging-{count}", out / f"field-{count}"
     if not all(folder.is_dir() for folder in folders):
         files = sorted(path for path in test.rglob("*") if path.is_file())
         order = np.random.default_rng(0).permutation(len(files))
@@ -202,8 +202,10 @@ def split(test: Path, out: Path, count: int) -> tuple[PhotoSet, PhotoSet]:
                 link = making / files[index].relative_to(test)
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(files[index].resolve())
-            with contextlib.suppress(OSError):
+            try:
                 making.rename(folder)
+            except OSError:
+                shutil.rmtree(making)
     judging, field = (open_photos(folder, labels=True) for folder in folders)
     return judging, field
 
@@ -400,7 +402,7 @@ def main() -> None:
     test, calibration = read(judging), read(field.subset(np.sort(drawn)))
     networks = {
         name: measure(
-            name, arguments.out / "field", arguments.out, test, calibration,
+            name, Path(field.name), arguments.out, test, calibration,
             threads=arguments.threads, left_out=arguments.leave_out,
         )
         for name in arguments.only
@@ -415,7 +417,7 @@ def main() -> None:
                 "source": arguments.data.name, "test": len(test), "calibration": CALIBRATION,
                 "field": len(field), "image_size": SIZE,
             },
-            "training": arguments.preset,
+            "training": {**dataclasses.asdict(training), "compiled": arguments.compile},
             "threads": arguments.threads,
             "load_average": os.getloadavg(),
             "environment": environment(),

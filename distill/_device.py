@@ -68,11 +68,12 @@ def choose_device(devices: str | int) -> torch.device:
 def prefers_channels_last(device: torch.device, image_size: int) -> bool:
     """Whether a student of this size learns faster with channels last in memory.
 
-    On a CPU it is 0.95 times as fast at 32 pixels, 1.3 to 1.8 times at 64. A GPU computes less with
-    channels last, but the host has more to do to start its kernels, and small students wait for the
-    host: at 64 pixels, in bfloat16, a step of 512 photos took 39 ms (MobileNetV3-L) and 63 ms
-    (EfficientNet-Lite0) on an H100, and 34 and 35 ms with channels first. 96 is where the GPU's own
-    work would take as long, reckoned from that.
+    On a CPU it is 0.95 times as fast at 32 pixels, 1.3 to 1.8 times at 64; a Mac's GPU, where
+    nobody has measured, is treated like one. An NVIDIA GPU computes less with channels last, but
+    the host has more to do to start its kernels, and small students wait for the host: at 64
+    pixels, in bfloat16, a step of 512 photos took 39 ms (MobileNetV3-L) and 63 ms
+    (EfficientNet-Lite0) on an H100, and 34 and 35 ms with channels first. At 82 and 88 pixels the
+    GPU's own work would take as long, reckoned from that; smaller batches wait longer.
     """
     return image_size >= (96 if device.type == "cuda" else 48)
 

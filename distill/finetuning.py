@@ -670,11 +670,7 @@ class _Finetuning:
         return {
             "method": "finetune",
             "config": dict(sections),
-            "data": {
-                "name": self.photos.name,
-                "fingerprint": self.photos.fingerprint,
-                "num_photos": len(self.photos),
-            },
+            "data": self.photos.description,
             "environment": environment(),
             "start": self.start.provenance,
         }

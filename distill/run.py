@@ -492,11 +492,7 @@ class _Run:
         provenance: dict[str, Any] = {
             "method": self.run.method,
             "config": dict(sections),
-            "data": {
-                "name": self.photos.name,
-                "fingerprint": self.photos.fingerprint,
-                "num_photos": len(self.photos),
-            },
+            "data": self.photos.description,
             "environment": environment(),
         }
         if teacher is not None:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from edgeseed.core.console import warn
 from edgeseed.core.errors import ConfigError
+from edgeseed.distill import _distributed
 from edgeseed.distill.losses import entropy, labelled_cross_entropy, soft_label_loss
 from edgeseed.distill.methods._method import Batch, Parts, Progress, StepResult
 from edgeseed.distill.networks import FrozenTeacher, Student
@@ -71,7 +72,7 @@ def imitate(
     logits = student(batch.views[0]).logits
     assert logits is not None
     target = teacher.project(teacher(batch).embedding, "classifier")
-    if progress.step == 0:
+    if progress.step == 0 and _distributed.is_main():
         # Sharpened, where the method sharpens: some classifiers speak low.
         warn_of_ignorance(teacher, target / min(1.0, temperature), batch.labels)
     soft, floor = soft_label_loss(logits, target, temperature=temperature)

@@ -115,6 +115,8 @@ class PhotoSet:
     """(N,) class indices."""
     classes: tuple[str, ...] | None = None
     skipped: tuple[Skipped, ...] = ()
+    whole: str = ""
+    """Fingerprint of the set that this is a part of; none where it is all of it."""
     test_name: str | None = None
     """The name under which `open_photos` gives this set's own test split."""
 
@@ -152,9 +154,16 @@ class PhotoSet:
             self,
             indices=self.indices[chosen],
             fingerprint=digest,
+            whole=self.whole or self.fingerprint,
             labels=None if self.labels is None else self.labels[chosen],
             test_name=None,
         )
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """For what was learnt from it: which set, and which it is a part of."""
+        part = {"part_of": {"fingerprint": self.whole}} if self.whole else {}
+        return {"name": self.name, "fingerprint": self.fingerprint, "num_photos": len(self), **part}
 
     def test(self) -> "PhotoSet | None":
         """A named set's own test split, or None."""

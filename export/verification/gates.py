@@ -2,7 +2,8 @@
 
 ```text
 parity            float models   largest |difference| over largest |value|, worst photo and output;
-                  of float16 at most twice what rounding the student's weights and values costs
+                  of float16 at most twice what rounding the student's weights and values costs,
+                  the most of four draws of it
 top1_agreement    quantized      share of photos whose top class is the float student's
 self_retrieval    quantized, no head: share of photos whose embedding lies nearest to the float
                   embedding of the same photo, among all photos

@@ -102,6 +102,8 @@ def test_the_file_alone_predicts_what_was_measured(student_file: Path, tmp_path:
     assert spec.classes == tuple("0123456789")
     assert spec.provenance["method"] == "finetune"
     assert spec.provenance["start"]["before"] == {"method": "regress"}
+    # Five of each class: a part of the set, which is known by it.
+    assert open_photos("digits").fingerprint in spec.taught_by
     assert spec.metrics[0]["top1_percent"] == result.metric.top1_percent
 
 

@@ -22,7 +22,14 @@ from edgeseed.export.targets.onnx import (
     scheme_of_this_machine,
 )
 from edgeseed.export.testing import tiny_preprocess
+from edgeseed.export.verification.gates import float16_limit, relative_error
 from edgeseed.export.verification.onnx import OnnxModel, optimised_graph
+from edgeseed.export.verification.reference import (
+    reference_outputs,
+    rounded_outputs,
+    worst_rounded_outputs,
+)
+from edgeseed.export.verification.run import gather
 
 
 def test_the_file_runs_on_the_oldest_runtime_it_names(made_fp32: Path) -> None:
@@ -122,6 +129,14 @@ def test_half_precision_halves_the_weights_and_keeps_float32_at_the_border(
     (parity,) = [g for g in read_bundle(made["fp16"]).manifest.gates if g.name == "parity"]
     # The limit is 1e-2, and more where the student itself moves half as far under its own rounding.
     assert 1e-5 < parity.value < 1e-2 <= parity.limit < 2e-2
+    evidence = gather(read_bundle(made["fp16"]))
+    subject = (evidence.network, evidence.spec.preprocess, evidence.proof.pixels)
+    wanted = reference_outputs(*subject)
+    draws = worst_rounded_outputs(*subject, wanted)
+    assert parity.limit == float16_limit(draws, wanted, least=1e-2)
+    assert relative_error(draws["embedding"], wanted["embedding"]) > relative_error(
+        rounded_outputs(*subject)["embedding"], wanted["embedding"]
+    )
 
 
 def test_bytes_are_unpacked_when_the_file_is_loaded_not_for_every_photo(
