@@ -602,11 +602,11 @@ def _write_classifier(
         note(f"{source} has a head for {len(spec.classes or ())} classes; {path} gets the new one")
     network.head = nn.Linear(network.embedding_dim, len(split.classes))
     network.head.load_state_dict({"weight": probe.weight.cpu(), "bias": probe.bias.cpu()})
+    learnt = split.train.description
     classifier = {
-        "protocol": metric.protocol,
-        "settings": metric.settings,
-        "data": split.train.description,
-    }
+        "protocol": metric.protocol, "settings": metric.settings, "data": learnt.pop("name"),
+        **learnt,
+    }  # fmt: skip
     save_student(
         path,
         network,
