@@ -378,10 +378,10 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     training = PRESETS[arguments.preset]
-    if arguments.epochs:
+    if arguments.epochs is not None:
         epochs = dict.fromkeys(NETWORKS, arguments.epochs)
         training = dataclasses.replace(training, epochs=epochs)
-    if arguments.lr:
+    if arguments.lr is not None:
         training = dataclasses.replace(training, lr=dict.fromkeys(NETWORKS, arguments.lr))
     more = ["training.compile=true"] if arguments.compile else []
     for name in arguments.only:

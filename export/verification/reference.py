@@ -71,16 +71,17 @@ def rounded_outputs(
     return _RoundedStudent(network, preprocess).outputs(pixels)
 
 
-def worst_rounded_outputs(
+def rounded_draws(
     network: StudentNetwork,
     preprocess: Preprocess,
     pixels: npt.NDArray[np.uint8],
     reference: Outputs,
-) -> Outputs:
-    """As `rounded_outputs`, for the photos that move most the farthest of several draws.
+) -> list[tuple[Outputs, Outputs]]:
+    """As `rounded_outputs`, several times, each beside the reference of the same photos.
 
-    One rounding is one draw, and so is a file's: the largest error of one is no bound of another's.
-    A GhostNet's file was 2 % beyond twice the error of a single draw.
+    One rounding is one draw, and so is a file's: the largest error of one says little of another's.
+    (A GhostNet's file was 2 % beyond twice the error of a single draw.) The first draw sees all
+    photos, the others those that it moved most.
 
     Args:
         network: The student, in evaluation mode.
@@ -89,25 +90,16 @@ def worst_rounded_outputs(
         reference: What `reference_outputs` gives for them.
     """
     student = _RoundedStudent(network, preprocess)
-    worst = student.outputs(pixels)
+    first = student.outputs(pixels)
     # As parity counts it: of each photo, by the size of its own answer.
-    sizes = {name: np.maximum(_largest(values), 1e-30) for name, values in reference.items()}
-    errors = {name: _largest(worst[name] - reference[name]) / sizes[name] for name in reference}
-    moved = np.max(list(errors.values()), axis=0)
-    chosen = np.sort(np.argsort(-moved, kind="stable")[:_MOST_MOVED])
-    for stretch in _STRETCHES:
-        drawn = student.outputs(pixels[chosen], stretch=stretch)
-        for name, values in drawn.items():
-            error = _largest(values - reference[name][chosen]) / sizes[name][chosen]
-            farther = error > errors[name][chosen]
-            worst[name][chosen[farther]] = values[farther]
-            errors[name][chosen[farther]] = error[farther]
-    return worst
-
-
-def _largest(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """(N,) of each photo."""
-    return np.asarray(np.abs(values).max(axis=1), np.float32)
+    moved = [
+        np.abs(first[name] - values).max(axis=1) / np.maximum(np.abs(values).max(axis=1), 1e-30)
+        for name, values in reference.items()
+    ]
+    chosen = np.argsort(-np.max(moved, axis=0), kind="stable")[:_MOST_MOVED]
+    wanted = {name: values[chosen] for name, values in reference.items()}
+    others = [student.outputs(pixels[chosen], stretch=stretch) for stretch in _STRETCHES]
+    return [(first, reference), *((drawn, wanted) for drawn in others)]
 
 
 class _RoundedStudent:
@@ -152,8 +144,11 @@ class _Rounding(fx.Interpreter):
 
 
 def _rounded(value: Any, stretch: float) -> Any:
-    is_real = isinstance(value, Tensor) and value.is_floating_point()
-    return (value * stretch).half().float() / stretch if is_real else value
+    if not (isinstance(value, Tensor) and value.is_floating_point()):
+        return value
+    plain = value.half().float()
+    # What float16 holds, it holds in every draw: bytes of a photo, and whole numbers taken off.
+    return torch.where(plain == value, value, (value * stretch).half().float() / stretch)
 
 
 def _rounded_attention(

@@ -25,11 +25,7 @@ from edgeseed.export.targets import TARGETS
 from edgeseed.export.targets._target import Model, Precision, Target
 from edgeseed.export.verification import gates
 from edgeseed.export.verification.diagnosis import layer_errors, likely_cause, worst_layers
-from edgeseed.export.verification.reference import (
-    Outputs,
-    reference_outputs,
-    worst_rounded_outputs,
-)
+from edgeseed.export.verification.reference import Outputs, reference_outputs, rounded_draws
 
 STUDENT_FILE = "reference/student.safetensors"
 PHOTOS_FILE = "reference/photos.npz"
@@ -102,8 +98,7 @@ class Evidence:
         # Of the photos that the gate judges: it takes the worst, and more photos have a worse one.
         subject = (self.network, self.spec.preprocess, self.proof.pixels)
         reference = reference_outputs(*subject)
-        rounded = worst_rounded_outputs(*subject, reference)
-        return gates.float16_limit(rounded, reference, least=limit)
+        return gates.float16_limit(rounded_draws(*subject, reference), least=limit)
 
     @property
     def rounded(self) -> bool:

@@ -73,3 +73,23 @@ def test_what_is_sent_keeps_its_type_and_values() -> None:
     assert send(flags, CPU).dtype == torch.bool
     shares = torch.tensor([0.5, 0.25])
     assert send(shares, CPU).equal(shares)
+
+
+def test_what_is_sent_to_a_gpu_is_pinned_and_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+
+    def pin(self: torch.Tensor) -> torch.Tensor:
+        asked.append("pinned")
+        return self
+
+    def move(self: torch.Tensor, *where: object, **how: object) -> torch.Tensor:
+        asked.append((where, how))
+        return self
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", move)
+    gpu = torch.device("cuda", 0)
+    send(np.ones(2), gpu)
+    assert asked == ["pinned", ((gpu,), {"non_blocking": True})]
