@@ -57,7 +57,7 @@ from edgeseed.export.speed import compare_speed
 
 RESULT = Path(__file__).parent / "results" / "quantization.json"
 LITE0, B0 = "tf_efficientnet_lite0", "efficientnet_b0"
-SIZE = 64
+SIZE = 96
 CALIBRATION, EVERYTHING = 512, 20_000
 STOCK = {"stock min-max": "MinMax", "stock percentile": "Percentile"}
 OURS: dict[str, dict[str, Any]] = {
@@ -336,7 +336,7 @@ def measure(
 def table(networks: dict[str, Any]) -> str:
     """As markdown."""
     lines = [
-        "| network | | top-1 % | agreement % | size MB | speed-up, 64 px |",
+        "| network | | top-1 % | agreement % | size MB | speed-up, 96 px |",
         "|---" * 6 + "|",
     ]
     for name, rows in networks.items():
