@@ -59,6 +59,8 @@ RESULT = Path(__file__).parent / "results" / "quantization.json"
 LITE0, B0 = "tf_efficientnet_lite0", "efficientnet_b0"
 SIZE = 96
 CALIBRATION, EVERYTHING = 512, 20_000
+AGREEMENT = 0.99
+"""What is asked of int8, as with `--min-agreement`."""
 STOCK = {"stock min-max": "MinMax", "stock percentile": "Percentile"}
 OURS: dict[str, dict[str, Any]] = {
     "int8": {},
@@ -220,7 +222,9 @@ def our_model(student: Path, photos: Path, way: str, folder: Path) -> tuple[Path
     if not (folder / "manifest.json").is_file():
         start = time.monotonic()
         settings = OURS.get(way, {})
-        more = {"calibration_count": EVERYTHING} if settings.get("recover") else {}
+        more: dict[str, Any] = {} if way == FLOAT else {"min_agreement": AGREEMENT}
+        if settings.get("recover"):
+            more["calibration_count"] = EVERYTHING
         export(
             student, precision="fp32" if way == FLOAT else "int8", calibration=photos, out=folder,
             verify=False, speed=False, quantization=settings, **more,
@@ -417,6 +421,7 @@ def main() -> None:
                 "source": arguments.data.name, "test": len(test), "calibration": CALIBRATION,
                 "field": len(field), "image_size": SIZE,
             },
+            "min_agreement": AGREEMENT,
             "training": {**dataclasses.asdict(training), "compiled": arguments.compile},
             "threads": arguments.threads,
             "load_average": os.getloadavg(),

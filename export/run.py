@@ -108,7 +108,8 @@ def export(
         profile: The device it is for, by the name of its profile: what that cannot run is refused.
         prefer: What `auto` looks for among what is proven: `speed` or `size`.
         min_agreement: Least share of photos on which a quantized model decides as the student does
-            (default 0.98).
+            (default 0.98). int8 leaves more layers in float where more is asked
+            (see `search_target`).
         max_drop: Most accuracy it may lose, in points, where labels are known (default 1.0).
         batch: `"dynamic"`, or the one batch size that the model takes. A target whose format fixes
             the batch (Core ML: 1) takes that one in either case.
@@ -154,11 +155,14 @@ def export(
         of_decisions={"--min-agreement": min_agreement is not None},
     )
     batch = _choose_batch(chosen, batch)
-    values = {**(quantization or {}), **({"recover": True} if recover else {})}
+    asked = MIN_AGREEMENT if min_agreement is None else min_agreement
+    values: dict[str, Any] = {"min_agreement": search_target(asked), **(quantization or {})}
+    if recover:
+        values["recover"] = True
     config = build_config(QuantizeConfig, values=values, what="quantization")
     settings = {
         "target": target, "requested": precision, "batch": batch, "seed": seed,
-        "min_agreement": MIN_AGREEMENT if min_agreement is None else min_agreement,
+        "min_agreement": asked,
         "max_drop": MAX_DROP_POINTS if max_drop is None else max_drop,
         "profile": profile, "keep_float": list(keep_float),
         "options": target_options(chosen, options or {}), "quantization": to_plain(config),
@@ -202,6 +206,15 @@ def export(
                 require_passed(made.evidence, list(made.gates))
             bundle = _with_speed(workshop, made, place) if timed else made.bundle
     return _result(bundle, out=out, seconds=time.monotonic() - start)
+
+
+def search_target(min_agreement: float) -> float:
+    """The agreement that the search for float layers aims at, for what the gate asks.
+
+    It leaves half of what the gate lets go: the gate judges other photos than those that chose, and
+    is met by chance where both ask the same. A gate that asks for less leaves it as it is.
+    """
+    return max(QuantizeConfig().min_agreement, min(1.0, 1 - (1 - min_agreement) / 2))
 
 
 def _say_what_proves(samples: Samples, *, max_drop: float | None) -> None:

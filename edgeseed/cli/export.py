@@ -80,7 +80,8 @@ Examples:
 @click.option(
     "--min-agreement",
     type=click.FloatRange(0, 1),
-    help="Least share of photos on which w8 and int8 must decide as float does.  [default: 0.98]",
+    help="Least share of photos on which w8 and int8 must decide as float does; int8 leaves more "
+    "layers in float where it must.  [default: 0.98]",
 )
 @click.option(
     "--max-drop",

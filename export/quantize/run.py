@@ -75,8 +75,8 @@ class QuantizeConfig:
     """Whether weights are rounded together, by how the inputs of their layer go together, where
     that comes nearer than rounding each alone. Takes a hundred photos to calibrate with."""
     min_agreement: float = 0.99
-    """Below this share of kept decisions the layers that lose most are left in float. It is more
-    than the gate asks, because the gate judges other photos than those that chose."""
+    """Below this share of kept decisions the layers that lose most are left in float. `export`
+    asks for more where its gate does (`export.run.search_target`)."""
     max_float_layers: int = 8
     """Most layers that the search may leave in float."""
     recover: bool = False

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from edgeseed.core.files import readable_size
 from edgeseed.core.network import StudentNetwork, load_student, save_student
 from edgeseed.core.photos import open_photos
 from edgeseed.export import building, export, verify
+from edgeseed.export.run import search_target
 from edgeseed.export.speed import Speed
 from edgeseed.export.targets.onnx import scheme_of_this_machine
 from edgeseed.export.testing import CLASSES, save_tiny_student, tiny_student
@@ -148,6 +150,27 @@ def test_a_gate_that_fails_leaves_nothing_behind(
             min_agreement=1.01, quantization={"max_float_layers": 0, "calibrator": "minmax"},
         )  # fmt: skip
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("asked", "sought"), [(0.5, 0.99), (0.98, 0.99), (0.99, 0.995), (1.0, 1.0), (1.01, 1.0)]
+)
+def test_the_search_seeks_more_than_the_gate_asks(asked: float, sought: float) -> None:
+    assert search_target(asked) == pytest.approx(sought)
+
+
+@pytest.mark.parametrize(("quantization", "sought"), [({}, 0.998), ({"min_agreement": 0.25}, 0.25)])
+def test_a_stricter_gate_makes_the_search_look_further(
+    student: Path, photos: Path, tmp_path: Path, quantization: dict[str, Any], sought: float
+) -> None:
+    settings = {"calibrator": "minmax", "max_float_layers": 0, **quantization}
+    export(
+        student, precision="int8", calibration=photos, out=tmp_path / "bundle", verify=False,
+        min_agreement=0.996, quantization=settings, speed=False,
+    )  # fmt: skip
+    made = read_bundle(tmp_path / "bundle").manifest.provenance["export"]
+    assert made["min_agreement"] == 0.996
+    assert made["quantization"]["min_agreement"] == pytest.approx(sought)
 
 
 @pytest.mark.parametrize(
