@@ -340,20 +340,25 @@ class _Run:
         }
 
     def _build_student(self, name: str, teacher: Teacher | None, *, seed: int) -> Student:
-        network, architecture, preprocess = self._network(name, seed=seed)
+        network, architecture, preprocess, known = self._network(name, seed=seed)
         classes = self._head_classes(teacher)
-        if classes is not None:
+        if classes is None:
+            network.head = None
+        elif network.head is None or known != classes:
             torch.manual_seed(seed)
             network.head = torch.nn.Linear(network.embedding_dim, len(classes))
         return Student(network, architecture=architecture, preprocess=preprocess, classes=classes)
 
-    def _network(self, name: str, *, seed: int) -> tuple[StudentNetwork, Architecture, Preprocess]:
+    def _network(
+        self, name: str, *, seed: int
+    ) -> tuple[StudentNetwork, Architecture, Preprocess, tuple[str, ...] | None]:
+        """A student to start from, and the classes that its head knows."""
         preprocess = _preprocess(self.image_size)
         if name.endswith(".safetensors"):
             network, spec = load_student(name)
-            network.head = None
             mean, std = spec.preprocess.mean, spec.preprocess.std
-            return network, spec.architecture, dataclasses.replace(preprocess, mean=mean, std=std)
+            preprocess = dataclasses.replace(preprocess, mean=mean, std=std)
+            return network, spec.architecture, preprocess, spec.classes
         network, architecture = create_student(
             name,
             seed=seed,
@@ -363,7 +368,7 @@ class _Run:
             drop_se=self.settings.student.drop_se,
             reduce_stride=self.settings.student.reduce_stride,
         )
-        return network, architecture, preprocess
+        return network, architecture, preprocess, None
 
     def _head_classes(self, teacher: Teacher | None) -> tuple[str, ...] | None:
         wanted = self.method_class.NEEDS.classifier

@@ -21,11 +21,13 @@ from edgeseed.core.errors import (
     UsageError,
     WorkError,
 )
-from edgeseed.core.network import load_student
-from edgeseed.core.student import read_spec
+from edgeseed.core.network import load_student, save_student
+from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.student import StudentSpec, read_spec
 from edgeseed.distill import DistillResult, distill
 from edgeseed.distill.methods._method import Method
 from edgeseed.distill.methods.seed import Seed
+from edgeseed.distill.testing import tiny_student
 from edgeseed.distill.trainer import Trainer
 
 MakePhotos = Callable[..., Path]
@@ -168,6 +170,47 @@ def test_student_may_go_on_from_a_student_file(call: Call, tmp_path: Path) -> No
     before, after = load_file(first.student), load_file(second.student)
     weights = [key for key in before if key.endswith("conv.weight")]
     assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in weights)
+
+
+@pytest.fixture
+def make_classifier(tmp_path: Path) -> Callable[..., str]:
+    """Writes a classifier with random weights: a teacher for kd."""
+
+    def make(*classes: str) -> str:
+        student = tiny_student("test_resnet", seed=1)
+        student.network.head = torch.nn.Linear(student.embedding_dim, len(classes))
+        path = tmp_path / f"{'-'.join(classes)}.safetensors"
+        spec = StudentSpec(
+            architecture=student.architecture,
+            preprocess=Preprocess(image_size=32, resize=32),
+            embedding_dim=student.embedding_dim,
+            classes=classes,
+        )
+        save_student(path, student.network, spec)
+        return str(path)
+
+    return make
+
+
+def test_a_head_goes_on_where_the_classes_are_the_same(
+    call: Call, make_classifier: Callable[..., str], tmp_path: Path
+) -> None:
+    teacher = make_classifier("class0", "class1")
+    first = call(method="kd", teacher=teacher, epochs=1)
+    kept = call(
+        method="kd", teacher=teacher, student=str(first.student), out=tmp_path / "kept",
+        epochs=1, lr=1e-12, seed=1,
+    )  # fmt: skip
+    others = call(
+        method="kd", teacher=make_classifier("class1", "class0"), student=str(first.student),
+        out=tmp_path / "others", epochs=1, lr=1e-12, seed=1,
+    )  # fmt: skip
+    none = call(student=str(first.student), out=tmp_path / "none", epochs=1)
+    before, after, new = (load_file(run.student)["head.weight"] for run in (first, kept, others))
+    assert torch.allclose(before, after, atol=1e-6)
+    assert not torch.allclose(before, new, atol=1e-2)
+    assert read_spec(none.student).classes is None
+    assert "head.weight" not in load_file(none.student)
 
 
 def test_a_student_files_image_size_is_kept_whatever_the_photos_are(
