@@ -58,7 +58,7 @@ from edgeseed.export.speed import compare_speed
 RESULT = Path(__file__).parent / "results" / "quantization.json"
 LITE0, B0 = "tf_efficientnet_lite0", "efficientnet_b0"
 SIZE = 96
-CALIBRATION, EVERYTHING = 512, 20_000
+CALIBRATION = 512
 AGREEMENT = 0.99
 """What is asked of int8, as with `--min-agreement`."""
 STOCK = {"stock min-max": "MinMax", "stock percentile": "Percentile"}
@@ -223,8 +223,6 @@ def our_model(student: Path, photos: Path, way: str, folder: Path) -> tuple[Path
         start = time.monotonic()
         settings = OURS.get(way, {})
         more: dict[str, Any] = {} if way == FLOAT else {"min_agreement": AGREEMENT}
-        if settings.get("recover"):
-            more["calibration_count"] = EVERYTHING
         export(
             student, precision="fp32" if way == FLOAT else "int8", calibration=photos, out=folder,
             verify=False, speed=False, quantization=settings, **more,

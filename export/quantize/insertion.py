@@ -42,6 +42,7 @@ from edgeseed.export.graph import constant, input_of, new_constant, tidy
 from edgeseed.export.quantize.layout import Kind, Layout, image_of, weighted_input
 from edgeseed.export.quantize.numbers import (
     Quantizer,
+    in_stored_type,
     ops,
     quantize_channels,
     quantizer_for_range,
@@ -68,6 +69,9 @@ class Numbers:
     """By point."""
     bias_corrections: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     """(O,) added to the bias of a layer, by its node name."""
+    gains: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    """(O,) by which a layer's output is multiplied before its bias is corrected: its integers are
+    read in steps so many times as large, which costs nothing. See `correction`."""
     weight_scales: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     """(O,) by layer; found at the first insertion and kept, as they depend on the weights alone."""
     rounded: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
@@ -325,8 +329,12 @@ class _Inserter:
             value, scale = self._read(source, before=reader), self.stored[source][1].scale
         reader.replace_input_with(source, value)
         weight = self.numbers.rounded.get(node.name, weight)
+        scales = self._weight_scales(node, weight)
+        if (gain := self.numbers.gains.get(node.name)) is not None:
+            weight = weight * gain.view(-1, *[1] * (weight.dim() - 1))
+            scales = in_stored_type(scales * gain, self.scheme.weight.scale_dtype)
         weight, bias = self.numbers.learned.get(node.name, (weight, bias))
-        self._set_weights(node, weight, bias, input_scale=scale)
+        self._set_weights(node, weight, bias, scales, input_scale=scale)
         self._store_unless_joined(node)
 
     def _weights(self, node: fx.Node) -> tuple[Tensor, Tensor]:
@@ -337,7 +345,15 @@ class _Inserter:
             bias = constant(self.module, bias_node)
         if self.layout.points.get(node.name) is Kind.HARDSIGMOID:
             bias = bias + HARDSIGMOID_SHIFT
+        bias = bias * self.numbers.gains.get(node.name, 1.0)
         return weight, bias + self.numbers.bias_corrections.get(node.name, 0.0)
+
+    def _weight_scales(self, node: fx.Node, weight: Tensor) -> Tensor:
+        scales = self.numbers.weight_scales.get(node.name)
+        if scales is None:
+            scales = weight_scales(weight, self.scheme.weight)
+            self.numbers.weight_scales[node.name] = scales
+        return scales
 
     def _fold_normalisation(
         self, scaled: fx.Node, image: fx.Node, weight: Tensor, *, before: fx.Node
@@ -360,12 +376,9 @@ class _Inserter:
         return weight, self._read_as(stored, reading, before=before)
 
     def _set_weights(
-        self, node: fx.Node, weight: Tensor, bias: Tensor, *, input_scale: float
+        self, node: fx.Node, weight: Tensor, bias: Tensor, scales: Tensor, *, input_scale: float
     ) -> None:
         number_format = self.scheme.weight
-        scales = self.numbers.weight_scales.get(node.name)
-        if scales is None:
-            scales = self.numbers.weight_scales[node.name] = weight_scales(weight, number_format)
         if self.scheme.integer_bias:
             # A channel whose weights have died has a bias many times its weights: it must fit, too.
             scales = torch.maximum(scales, bias.abs() / (input_scale * _LARGEST_BIAS))

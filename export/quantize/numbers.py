@@ -97,7 +97,7 @@ def weight_scales(weight: Tensor, number_format: IntegerFormat) -> Tensor:
     best_scale = largest / number_format.high
     best_error = torch.full_like(largest, torch.inf)
     for share in (1.0, 0.95, 0.9, 0.85, 0.8, 0.7):
-        scale = _in_stored_type(share * largest / number_format.high, number_format.scale_dtype)
+        scale = in_stored_type(share * largest / number_format.high, number_format.scale_dtype)
         scale = scale.unsqueeze(1)
         simulated = torch.clamp(torch.round(rows / scale), number_format.low, number_format.high)
         error = ((simulated * scale - rows) ** 2).sum(dim=1)
@@ -107,7 +107,8 @@ def weight_scales(weight: Tensor, number_format: IntegerFormat) -> Tensor:
     return best_scale
 
 
-def _in_stored_type(scales: Tensor, dtype: torch.dtype) -> Tensor:
+def in_stored_type(scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scales as numbers of the type that a kernel keeps them in, none of them zero."""
     if dtype is torch.float32:
         return scales
     return scales.clamp(min=_smallest_scale(dtype)).to(dtype).float()

@@ -20,7 +20,7 @@ from edgeseed.export.quantize.calibration import (
     photo_batches,
     weigh,
 )
-from edgeseed.export.quantize.correction import bias_corrections, layer_means, wanted_means
+from edgeseed.export.quantize.correction import Spread, correct, layer_spreads, wanted_spreads
 from edgeseed.export.quantize.embedding import free_embedding
 from edgeseed.export.quantize.equalization import equalize_channels
 from edgeseed.export.quantize.insertion import HARDSIGMOID_SHIFT, Numbers, insert_quantization
@@ -71,6 +71,9 @@ class QuantizeConfig:
     equalize: bool = True
     """Whether channels of unlike range are evened out where that is exact."""
     bias_correction: bool = True
+    """Whether the mean of each channel is brought back, layer by layer."""
+    gain_correction: bool = True
+    """Whether its deviation is, too, where biases are corrected."""
     second_order: bool = True
     """Whether weights are rounded together, by how the inputs of their layer go together, where
     that comes nearer than rounding each alone. Takes a hundred photos to calibrate with."""
@@ -285,17 +288,16 @@ class _Worker:
         return dataclasses.replace(numbers, rounded=rounded)
 
     def _with_biases(self, numbers: Numbers, layout: Layout) -> Numbers:
-        plain = dataclasses.replace(numbers, bias_corrections={})
+        plain = dataclasses.replace(numbers, bias_corrections={}, gains={})
         simulated = simulate(insert_quantization(self.graph, layout, plain, self.scheme))
-        wanted = wanted_means(self.means, layout)
-        return dataclasses.replace(
-            plain, bias_corrections=bias_corrections(simulated, wanted, self.correcting)
-        )
+        wanted = wanted_spreads(self.spreads, layout)
+        found = correct(simulated, wanted, self.correcting, gains=self.config.gain_correction)
+        return dataclasses.replace(plain, bias_corrections=found.biases, gains=found.gains)
 
     @functools.cached_property
-    def means(self) -> dict[str, torch.Tensor]:
-        """Of every layer's output, in float."""
-        return layer_means(self.graph, layer_names(self.graph), self.correcting)
+    def spreads(self) -> dict[str, Spread]:
+        """How every layer's output is spread, in float."""
+        return layer_spreads(self.graph, layer_names(self.graph), self.correcting)
 
     def _numbers(
         self, statistics: Mapping[str, Statistics], layout: Layout, method: Method
@@ -387,6 +389,7 @@ class _Worker:
             made = dataclasses.replace(
                 self._numbers(seen, layout, method),
                 bias_corrections=numbers.bias_corrections,
+                gains=numbers.gains,
                 rounded=numbers.rounded,
             )
             return made, layout
@@ -407,6 +410,7 @@ class _Worker:
                 "recovery": len(self.learning) if numbers.learned else 0,
             },
             "bias_correction": bool(numbers.bias_corrections),
+            "gain_correction": bool(numbers.gains),
             "second_order": bool(numbers.rounded),
             "recovered": bool(numbers.learned),
             "agreement": self.score.agreement,

@@ -8,7 +8,7 @@ import torch
 
 from edgeseed.export.graph import build_program, float_graph
 from edgeseed.export.quantize.calibration import calibrate, numbers_by_method
-from edgeseed.export.quantize.correction import bias_corrections, layer_means, wanted_means
+from edgeseed.export.quantize.correction import correct, layer_spreads, wanted_spreads
 from edgeseed.export.quantize.insertion import insert_quantization
 from edgeseed.export.quantize.layout import plan_layout
 from edgeseed.export.quantize.schemes import SCHEMES
@@ -19,30 +19,63 @@ from edgeseed.export.testing import tiny_preprocess, tiny_student
 from edgeseed.export.verification.reference import layer_names, layer_outputs
 
 
-def test_corrected_layers_keep_their_means(pixels: npt.NDArray[np.uint8]) -> None:
-    """With coarse weights, so that there is something to correct."""
+@pytest.mark.parametrize("gains", [False, True])
+def test_corrected_layers_keep_their_means_and_with_gains_their_deviations(
+    pixels: npt.NDArray[np.uint8], *, gains: bool
+) -> None:
+    """With coarse weights and narrow ranges, so that there is something to correct."""
     scheme: Scheme = SCHEMES.load("x86")
     coarse = IntegerFormat(dtype=scheme.weight.dtype, low=-7, high=7, symmetric=True)
     scheme = dataclasses.replace(scheme, weight=coarse)
     graph = float_graph(build_program(tiny_student(trained=False), tiny_preprocess()))
     layout = plan_layout(graph.graph, scheme)
     photos = Photos(pixels=pixels)
-    numbers = numbers_by_method(calibrate(graph, layout, photos), layout, scheme, "minmax")
+    numbers = numbers_by_method(calibrate(graph, layout, photos), layout, scheme, "percentile")
     quantized = simulate(insert_quantization(graph, layout, numbers, scheme))
-    corrections = bias_corrections(
-        quantized, wanted_means(layer_means(graph, layout.layers, photos), layout), photos
-    )
-    corrected = dataclasses.replace(numbers, bias_corrections=corrections)
+    wanted = wanted_spreads(layer_spreads(graph, layout.layers, photos), layout)
+    found = correct(quantized, wanted, photos, gains=gains)
+    assert bool(found.gains) == gains
+    corrected = dataclasses.replace(numbers, bias_corrections=found.biases, gains=found.gains)
     names = layer_names(graph)
     truth = layer_outputs(graph, pixels, names)
-    shifts = []
+    shifts, shrinks = [], []
     for made in (numbers, corrected):
         values = layer_outputs(
             simulate(insert_quantization(graph, layout, made, scheme)), pixels, names
         )
         last = names[-2]
         shifts.append(float(np.abs((values[last] - truth[last]).mean(axis=(0, 2, 3))).mean()))
+        ratios = values[last].std(axis=(0, 2, 3)) / truth[last].std(axis=(0, 2, 3))
+        shrinks.append(float(np.abs(np.log(ratios)).mean()))
     assert shifts[1] < 0.2 * shifts[0]
+    assert (shrinks[1] < 0.2 * shrinks[0]) == gains
+
+
+def test_a_gain_changes_scales_and_no_integers(pixels: npt.NDArray[np.uint8]) -> None:
+    scheme: Scheme = SCHEMES.load("x86")
+    graph = float_graph(build_program(tiny_student(), tiny_preprocess()))
+    layout = plan_layout(graph.graph, scheme)
+    numbers = numbers_by_method(
+        calibrate(graph, layout, Photos(pixels=pixels)), layout, scheme, "minmax"
+    )
+    name = layout.layers[1]
+    plain = constants_of(insert_quantization(graph, layout, numbers, scheme), name)
+    gain = torch.linspace(0.6, 1.7, len(plain["weight_scales"]))
+    gained = constants_of(
+        insert_quantization(
+            graph, layout, dataclasses.replace(numbers, gains={name: gain}), scheme
+        ),
+        name,
+    )
+    assert torch.equal(gained["weight_integers"], plain["weight_integers"])
+    torch.testing.assert_close(gained["weight_scales"], plain["weight_scales"] * gain)
+    # The bias is multiplied like the output: its integers stay as well, but for rounding.
+    assert (gained["bias_integers"] - plain["bias_integers"]).abs().max() <= 1
+
+
+def constants_of(graph_module: torch.fx.GraphModule, layer: str) -> dict[str, torch.Tensor]:
+    parts = ("weight_integers", "weight_scales", "bias_integers", "bias_scales")
+    return {part: getattr(graph_module, f"{layer}_{part}") for part in parts}
 
 
 class Windows(torch.nn.Module):
@@ -74,6 +107,7 @@ def test_a_linear_layers_means_are_over_all_that_is_not_its_channels(
     graph = torch.export.export(module, (torch.ones(2, 3, 4, 6),)).module()
     (name,) = layer_names(graph)
     pixels = np.random.default_rng(0).integers(0, 255, (2, 3, 4, 6)).astype(np.uint8)
-    means = layer_means(graph, [name], Photos(pixels=pixels))[name]
-    wanted = module(torch.from_numpy(pixels).float()).flatten(0, -2).mean(dim=0)
-    torch.testing.assert_close(means, wanted)
+    found = layer_spreads(graph, [name], Photos(pixels=pixels))[name]
+    rows = module(torch.from_numpy(pixels).float()).flatten(0, -2)
+    torch.testing.assert_close(found.mean, rows.mean(dim=0))
+    torch.testing.assert_close(found.deviation, rows.std(dim=0, correction=0))
