@@ -6,8 +6,10 @@ most alone and of the neighbours of those given back already, the one that helps
 two that are neighbours, as a tensor between them stays rounded until both are in float. Neighbours,
 because a float layer among integers still reads and writes rounded tensors: in a MobileNetV3-small
 no layer behind the first two gains more than 5 % of the distance alone, and the first six together
-43 %. The search ends where two more layers take away less than 10 %, without those two; if all do
-not, none is left in float. Those that turn out not to be needed are taken away again.
+43 %. Where the gate would hold, the search ends as soon as two more layers take away less than
+10 %, without those two. Where it would not, it goes on, and if it holds nowhere, all that came
+after such two are integers again; if all layers together take away less than 10 %, none is left in
+float. Those that turn out not to be needed are taken away again.
 """
 
 import dataclasses
@@ -76,7 +78,8 @@ def search_floats(
         layout: The layout with everything in integers.
         evaluate: The score with some operators in float.
         quick: The same on fewer photos, for the gain of every layer alone.
-        min_agreement: The share of decisions to keep.
+        min_agreement: The share of decisions to keep: it lies half-way from what the gate asks to
+            all of them (see `export.run.search_target`).
         most: The most layers to give back.
     """
     layers = layout.layers
@@ -84,6 +87,8 @@ def search_floats(
     chosen: dict[str, str] = {}
     score = evaluate({})
     reached = [(chosen, score)]
+    required = 1 - 2 * (1 - min_agreement)
+    paid: tuple[dict[str, str], Score] | None = None
     with progress("leaving layers in float", most, "layers") as bar:
         while len(chosen) < min(most, len(layers)) and score.agreement < min_agreement:
             groups: list[tuple[str, ...]] = [(n,) for n in _candidates(layers, gains, chosen)]
@@ -100,8 +105,11 @@ def search_floats(
             bar.advance(len(best))
             before = reached[max(0, len(reached) - 1 - _PATIENCE)]
             if len(reached) > _PATIENCE and score.distance > _IDLE * before[1].distance:
-                chosen, score = before  # those two helped little, and each costs speed
-                break
+                paid = paid or before  # those two helped little, and each costs speed
+                if before[1].agreement >= required:
+                    break
+    if paid is not None and (score.agreement < required or paid[1].agreement >= required):
+        chosen, score = paid
     if score.agreement < min_agreement and score.distance > _IDLE * reached[0][1].distance:
         chosen, score = reached[0]
     for name in list(chosen)[:-1]:

@@ -62,6 +62,27 @@ def test_the_search_ends_where_nothing_is_gained() -> None:
     assert list(search.keep_float) == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("min_agreement", "kept"),
+    [
+        (0.99, "a"),  # 0.98 is asked, and held with one layer: the others do not pay
+        (0.994, "abcdefgh"),  # 0.988 is asked, which takes all eight
+        (0.999, "a"),  # 0.998 is asked, and out of reach: no layer is given up in vain
+    ],
+)
+def test_layers_that_help_little_are_given_back_where_the_gate_asks_for_them(
+    min_agreement: float, kept: str
+) -> None:
+    layout = Layout(operators=dict.fromkeys("abcdefgh", "conv"), points={}, floats={})
+
+    def little(floats: Mapping[str, str]) -> Score:
+        lost = 0.04 - 0.02 * ("a" in floats) - 0.0009 * len(floats)
+        return Score(agreement=1 - lost / 1.1, distance=lost)
+
+    search = search_floats(layout, little, min_agreement=min_agreement, most=8)
+    assert set(search.keep_float) == set(kept)
+
+
 def test_layers_that_together_help_little_all_stay_integers() -> None:
     def hopeless(floats: Mapping[str, str]) -> Score:
         lost = 0.2 - 0.018 * ("a" in floats)
