@@ -156,7 +156,9 @@ def export(
     )
     batch = _choose_batch(chosen, batch)
     asked = MIN_AGREEMENT if min_agreement is None else min_agreement
-    values: dict[str, Any] = {"min_agreement": search_target(asked), **(quantization or {})}
+    values: dict[str, Any] = {
+        "min_agreement": search_target(asked), "required_agreement": asked, **(quantization or {}),
+    }  # fmt: skip
     if recover:
         values["recover"] = True
     config = build_config(QuantizeConfig, values=values, what="quantization")
@@ -212,7 +214,7 @@ def search_target(min_agreement: float) -> float:
     """The agreement that the search for float layers aims at, for what the gate asks.
 
     It leaves half of what the gate lets go: the gate judges other photos than those that chose, and
-    is met by chance where both ask the same. A gate that asks for less leaves it as it is.
+    is met by chance where both ask the same. It aims at 99 % where the gate asks for less than 98.
     """
     return max(QuantizeConfig().min_agreement, min(1.0, 1 - (1 - min_agreement) / 2))
 

@@ -8,9 +8,10 @@ quantized and already corrected, so that the shift of the activations is repaire
 bias correction, each layer alone on float inputs, was measured by NNCF on mobilenetv3_small_050: 42
 % against 57 % for the full one.)
 
-What is cut off at the end of a range takes from the spread of a channel as well as from its mean,
-and layer by layer the values shrink: an EfficientNet-B0's logits were 0.84 times as large in int8,
-and a mean alone cannot bring that back. So each channel is multiplied by the ratio of the
+A mean is not all. What is cut off at the end of a range takes from the spread of a channel too, and
+a constant that makes up for the mean moves the rest: an EfficientNet-B0's int8 logits were 0.97
+times as large as in float, and 0.84 times with means corrected.
+So each channel is multiplied by the ratio of the
 deviations first, as batch norm would be tuned again (Hubara et al., 2020, "Improving post training
 neural quantization", arXiv 2006.10518). The factor goes into the scale of the channel's weights,
 whose integers stay as they are.
@@ -159,11 +160,13 @@ class _Corrector(fx.Interpreter):
         found, wanted = _spread(value, channel_axis(n)), self.wanted[n.name]
         shape = (1, -1, 1, 1) if channel_axis(n) == 1 else (-1,)
         mean = found.mean
+        # In place: of all photos, a first layer's output is hundreds of megabytes.
         if self.correct_gains:
             self.gains[n.name] = gain = _gain(found, wanted)
-            value, mean = value * gain.view(shape), mean * gain
+            value.mul_(gain.view(shape))
+            mean = mean * gain
         self.biases[n.name] = correction = wanted.mean - mean
-        return value + correction.view(shape)
+        return value.add_(correction.view(shape))
 
 
 def _gain(found: Spread, wanted: Spread) -> Tensor:

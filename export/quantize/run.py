@@ -80,6 +80,8 @@ class QuantizeConfig:
     min_agreement: float = 0.99
     """Below this share of kept decisions the layers that lose most are left in float. `export`
     asks for more where its gate does (`export.run.search_target`)."""
+    required_agreement: float = 0.98
+    """What the gate asks: only below it are layers left in float that help little."""
     max_float_layers: int = 8
     """Most layers that the search may leave in float."""
     recover: bool = False
@@ -364,6 +366,7 @@ class _Worker:
             lambda floats: self._score(*with_own_biases(floats), self.judging),
             quick=lambda floats: self._score(*with_floats(floats)),
             min_agreement=self.config.min_agreement,
+            required=self.config.required_agreement,
             most=self.config.max_float_layers,
         )
         self.gains = search.gains

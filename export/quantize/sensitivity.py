@@ -6,10 +6,9 @@ most alone and of the neighbours of those given back already, the one that helps
 two that are neighbours, as a tensor between them stays rounded until both are in float. Neighbours,
 because a float layer among integers still reads and writes rounded tensors: in a MobileNetV3-small
 no layer behind the first two gains more than 5 % of the distance alone, and the first six together
-43 %. Where the gate would hold, the search ends as soon as two more layers take away less than
-10 %, without those two. Where it would not, it goes on, and if it holds nowhere, all that came
-after such two are integers again; if all layers together take away less than 10 %, none is left in
-float. Those that turn out not to be needed are taken away again.
+43 %. Where two more layers take away less than 10 %, the search ends without those two if the gate
+would hold; if not, it goes on until it would, and if it nowhere does, all that came from those two
+on are integers again. Those that turn out not to be needed are taken away again.
 """
 
 import dataclasses
@@ -70,6 +69,7 @@ def search_floats(
     *,
     quick: Evaluate | None = None,
     min_agreement: float,
+    required: float = 1.0,
     most: int,
 ) -> Search:
     """Finds a small set of layers that must stay in float.
@@ -78,8 +78,8 @@ def search_floats(
         layout: The layout with everything in integers.
         evaluate: The score with some operators in float.
         quick: The same on fewer photos, for the gain of every layer alone.
-        min_agreement: The share of decisions to keep: it lies half-way from what the gate asks to
-            all of them (see `export.run.search_target`).
+        min_agreement: The share of decisions to keep, where layers pay.
+        required: The share that the gate asks, for which layers are left in float that do not.
         most: The most layers to give back.
     """
     layers = layout.layers
@@ -87,8 +87,7 @@ def search_floats(
     chosen: dict[str, str] = {}
     score = evaluate({})
     reached = [(chosen, score)]
-    required = 1 - 2 * (1 - min_agreement)
-    paid: tuple[dict[str, str], Score] | None = None
+    idle_from: int | None = None
     with progress("leaving layers in float", most, "layers") as bar:
         while len(chosen) < min(most, len(layers)) and score.agreement < min_agreement:
             groups: list[tuple[str, ...]] = [(n,) for n in _candidates(layers, gains, chosen)]
@@ -103,15 +102,19 @@ def search_floats(
             score = tried[best]
             reached.append((chosen, score))
             bar.advance(len(best))
-            before = reached[max(0, len(reached) - 1 - _PATIENCE)]
-            if len(reached) > _PATIENCE and score.distance > _IDLE * before[1].distance:
-                paid = paid or before  # those two helped little, and each costs speed
-                if before[1].agreement >= required:
-                    break
-    if paid is not None and (score.agreement < required or paid[1].agreement >= required):
-        chosen, score = paid
-    if score.agreement < min_agreement and score.distance > _IDLE * reached[0][1].distance:
-        chosen, score = reached[0]
+            before = max(0, len(reached) - 1 - _PATIENCE)
+            if len(reached) > _PATIENCE and score.distance > _IDLE * reached[before][1].distance:
+                # Those two helped little, and each costs speed.
+                idle_from = before if idle_from is None else idle_from
+            if idle_from is not None and _first_that_holds(reached[idle_from:], required):
+                break
+    if idle_from is not None:
+        rest = reached[idle_from:]
+        chosen, score = _first_that_holds(rest, required) or rest[0]
+    gains_little = score.distance > _IDLE * reached[0][1].distance
+    if score.agreement < min_agreement and gains_little:
+        # Also where there were too few layers for two that help little.
+        chosen, score = _first_that_holds([reached[0], (chosen, score)], required) or reached[0]
     for name in list(chosen)[:-1]:
         fewer = {other: why for other, why in chosen.items() if other != name}
         without = evaluate(fewer)
@@ -120,6 +123,12 @@ def search_floats(
         if is_needless and without.agreement >= min(min_agreement, score.agreement):
             chosen, score = fewer, without
     return Search(keep_float=chosen, score=score, gains=gains)
+
+
+def _first_that_holds(
+    states: Sequence[tuple[dict[str, str], Score]], required: float
+) -> tuple[dict[str, str], Score] | None:
+    return next((state for state in states if state[1].agreement >= required), None)
 
 
 def _candidates(

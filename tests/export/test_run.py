@@ -171,6 +171,7 @@ def test_a_stricter_gate_makes_the_search_look_further(
     made = read_bundle(tmp_path / "bundle").manifest.provenance["export"]
     assert made["min_agreement"] == 0.996
     assert made["quantization"]["min_agreement"] == pytest.approx(sought)
+    assert made["quantization"]["required_agreement"] == 0.996
 
 
 @pytest.mark.parametrize(

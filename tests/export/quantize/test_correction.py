@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from edgeseed.export.graph import build_program, float_graph
+from edgeseed.export.quantize import correction
 from edgeseed.export.quantize.calibration import calibrate, numbers_by_method
-from edgeseed.export.quantize.correction import correct, layer_spreads, wanted_spreads
+from edgeseed.export.quantize.correction import Spread, correct, layer_spreads, wanted_spreads
 from edgeseed.export.quantize.insertion import insert_quantization
 from edgeseed.export.quantize.layout import plan_layout
 from edgeseed.export.quantize.schemes import SCHEMES
@@ -71,6 +72,56 @@ def test_a_gain_changes_scales_and_no_integers(pixels: npt.NDArray[np.uint8]) ->
     torch.testing.assert_close(gained["weight_scales"], plain["weight_scales"] * gain)
     # The bias is multiplied like the output: its integers stay as well, but for rounding.
     assert (gained["bias_integers"] - plain["bias_integers"]).abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "gain"),
+    [
+        (1.0, 0.8, 1.25),
+        (1.0, 0.1, 2.0),  # no more than twice
+        (0.1, 1.0, 0.5),
+        (1e-4, 2e-4, 1.0),  # beside one of 1.0 it is silent
+        (0.0, 0.0, 1.0),
+    ],
+)
+def test_gains_are_kept_in_bounds(wanted: float, found: float, gain: float) -> None:
+    spreads = [
+        Spread(torch.zeros(2), torch.tensor([1.0, deviation])) for deviation in (found, wanted)
+    ]
+    torch.testing.assert_close(correction._gain(*spreads), torch.tensor([1.0, gain]))
+
+
+def test_batches_of_unlike_size_and_mean_are_put_together() -> None:
+    rows = torch.randn(70, 3, generator=torch.Generator().manual_seed(0)) + torch.arange(3)
+    rows[:64] += 2.0
+    parts = [(correction._spread(part, -1), len(part)) for part in (rows[:64], rows[64:])]
+    together = correction._together(parts)
+    torch.testing.assert_close(together.mean, rows.mean(dim=0))
+    torch.testing.assert_close(together.deviation, rows.std(dim=0, correction=0))
+
+
+def test_a_gain_of_scales_that_are_stored_in_half_is_one_of_them(
+    pixels: npt.NDArray[np.uint8],
+) -> None:
+    scheme: Scheme = SCHEMES.load("x86")
+    scheme = dataclasses.replace(
+        scheme, weight=dataclasses.replace(scheme.weight, scale_dtype=torch.float16)
+    )
+    graph = float_graph(build_program(tiny_student(), tiny_preprocess()))
+    layout = plan_layout(graph.graph, scheme)
+    numbers = numbers_by_method(
+        calibrate(graph, layout, Photos(pixels=pixels)), layout, scheme, "minmax"
+    )
+    name = layout.layers[1]
+    plain = constants_of(insert_quantization(graph, layout, numbers, scheme), name)
+    gains = {name: torch.full_like(plain["weight_scales"], 1.234)}
+    gained = constants_of(
+        insert_quantization(graph, layout, dataclasses.replace(numbers, gains=gains), scheme), name
+    )
+    scales = gained["weight_scales"]
+    assert torch.equal(scales, scales.half().float())
+    torch.testing.assert_close(scales, plain["weight_scales"] * 1.234, rtol=1e-3, atol=0)
+    assert (gained["weight_integers"].int() - plain["weight_integers"].int()).abs().max() <= 1
 
 
 def constants_of(graph_module: torch.fx.GraphModule, layer: str) -> dict[str, torch.Tensor]:

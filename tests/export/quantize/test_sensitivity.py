@@ -63,24 +63,48 @@ def test_the_search_ends_where_nothing_is_gained() -> None:
 
 
 @pytest.mark.parametrize(
-    ("min_agreement", "kept"),
+    ("required", "kept"),
     [
-        (0.99, "a"),  # 0.98 is asked, and held with one layer: the others do not pay
-        (0.994, "abcdefgh"),  # 0.988 is asked, which takes all eight
-        (0.999, "a"),  # 0.998 is asked, and out of reach: no layer is given up in vain
+        (0.98, "a"),  # held with the one layer that pays
+        (0.988, "abcdefgh"),  # takes eight of ten
+        (0.998, "a"),  # out of reach: no layer is given up in vain
     ],
 )
 def test_layers_that_help_little_are_given_back_where_the_gate_asks_for_them(
-    min_agreement: float, kept: str
+    required: float, kept: str
 ) -> None:
-    layout = Layout(operators=dict.fromkeys("abcdefgh", "conv"), points={}, floats={})
+    layout = Layout(operators=dict.fromkeys("abcdefghij", "conv"), points={}, floats={})
 
     def little(floats: Mapping[str, str]) -> Score:
         lost = 0.04 - 0.02 * ("a" in floats) - 0.0009 * len(floats)
         return Score(agreement=1 - lost / 1.1, distance=lost)
 
-    search = search_floats(layout, little, min_agreement=min_agreement, most=8)
+    search = search_floats(layout, little, min_agreement=0.999, required=required, most=10)
     assert set(search.keep_float) == set(kept)
+
+
+def test_what_holds_the_gate_once_is_kept_though_more_layers_do_not() -> None:
+    layout = Layout(operators=dict.fromkeys("abcdefgh", "conv"), points={}, floats={})
+
+    def by_chance(floats: Mapping[str, str]) -> Score:
+        lost = 0.04 - 0.02 * ("a" in floats) - 0.0001 * len(floats)
+        return Score(agreement=0.99 if len(floats) == 2 else 0.97, distance=lost)
+
+    search = search_floats(layout, by_chance, min_agreement=0.995, required=0.98, most=8)
+    assert len(search.keep_float) == 2
+    assert "a" in search.keep_float
+
+
+@pytest.mark.parametrize(("required", "count"), [(0.98, 1), (0.96, 0), (0.999, 0)])
+def test_one_layer_that_helps_little_stays_in_float_only_for_the_gate(
+    required: float, count: int
+) -> None:
+    def slight(floats: Mapping[str, str]) -> Score:
+        lost = 0.02 - 0.001 * ("a" in floats)
+        return Score(agreement=0.985 if "a" in floats else 0.97, distance=lost)
+
+    search = search_floats(LAYOUT, slight, min_agreement=0.99, required=required, most=1)
+    assert len(search.keep_float) == count
 
 
 def test_layers_that_together_help_little_all_stay_integers() -> None:
