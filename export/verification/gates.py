@@ -132,9 +132,8 @@ def float16_limit(draws: Sequence[tuple[Outputs, Outputs]], *, least: float) -> 
 
     Args:
         draws: Outputs of the student with weights and values rounded to float16, and its own. Of
-            several ways of rounding, the one that costs most counts: one roll of the dice says little,
-            and so does their mean (a file of the quickstart's student was at 1.7 times the
-            worst of four and at 2.3 times the mean).
+            several ways of rounding, the one that costs most counts: their mean refused a sound
+            student, whose file was at 1.7 times the worst of four and 2.3 times the mean.
         least: Where the network hardly amplifies it.
     """
     cost = max(_largest_error(rounded, own) for rounded, own in draws)
