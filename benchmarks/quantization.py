@@ -213,6 +213,16 @@ def split(test: Path, out: Path, count: int) -> tuple[PhotoSet, PhotoSet]:
     return judging, field
 
 
+def read(photos: PhotoSet, student: Path, out: Path) -> Photos:
+    """Photos as a student sees them."""
+    # A folder of its own: another run of this may be at work beside it.
+    scratch = Path(tempfile.mkdtemp(dir=out))
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    _, spec = load_student(student)
+    with quiet():
+        return preprocess_photos(photos, spec.preprocess, classes=spec.classes, scratch=scratch)
+
+
 # --------------------------------------------------------------------------- models
 
 
@@ -421,17 +431,10 @@ def main() -> None:
         return
     judging, field = split(arguments.data / "test", arguments.out, arguments.test_count)
 
-    def read(photos: PhotoSet, student: Path) -> Photos:
-        # A folder of its own: another run of this may be at work beside it.
-        scratch = Path(tempfile.mkdtemp(dir=arguments.out))
-        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-        _, spec = load_student(student)
-        with quiet():
-            return preprocess_photos(photos, spec.preprocess, classes=spec.classes, scratch=scratch)
-
     networks = {
         name: measure(
-            name, Path(field.name), arguments.out, read(judging, student), read(field, student),
+            name, Path(field.name), arguments.out,
+            *(read(photos, student, arguments.out) for photos in (judging, field)),
             threads=arguments.threads, left_out=arguments.leave_out,
         )
         for name, student in students.items()

@@ -33,7 +33,7 @@ from edgeseed.export.quantize.sensitivity import Score, search_floats
 from edgeseed.export.quantize.simulation import simulate
 from edgeseed.export.quantize.widening import widen_channels
 from edgeseed.export.samples import Photos
-from edgeseed.export.verification.gates import decisions_kept, distance
+from edgeseed.export.verification.gates import MIN_AGREEMENT, decisions_kept, distance
 from edgeseed.export.verification.reference import Outputs, layer_names
 
 # Photos kept aside to choose between candidates: as many pixels at any size, within these counts.
@@ -80,7 +80,7 @@ class QuantizeConfig:
     min_agreement: float = 0.99
     """Below this share of kept decisions the layers that lose most are left in float. `export`
     asks for more where its gate does (`export.run.search_target`)."""
-    required_agreement: float = 0.98
+    required_agreement: float = MIN_AGREEMENT
     """What the gate asks: only below it are layers left in float that help little."""
     max_float_layers: int = 8
     """Most layers that the search may leave in float."""

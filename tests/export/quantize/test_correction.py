@@ -53,21 +53,7 @@ def test_corrected_layers_keep_their_means_and_with_gains_their_deviations(
 
 
 def test_a_gain_changes_scales_and_no_integers(pixels: npt.NDArray[np.uint8]) -> None:
-    scheme: Scheme = SCHEMES.load("x86")
-    graph = float_graph(build_program(tiny_student(), tiny_preprocess()))
-    layout = plan_layout(graph.graph, scheme)
-    numbers = numbers_by_method(
-        calibrate(graph, layout, Photos(pixels=pixels)), layout, scheme, "minmax"
-    )
-    name = layout.layers[1]
-    plain = constants_of(insert_quantization(graph, layout, numbers, scheme), name)
-    gain = torch.linspace(0.6, 1.7, len(plain["weight_scales"]))
-    gained = constants_of(
-        insert_quantization(
-            graph, layout, dataclasses.replace(numbers, gains={name: gain}), scheme
-        ),
-        name,
-    )
+    plain, gained, gain = with_gain(SCHEMES.load("x86"), pixels)
     assert torch.equal(gained["weight_integers"], plain["weight_integers"])
     torch.testing.assert_close(gained["weight_scales"], plain["weight_scales"] * gain)
     # The bias is multiplied like the output: its integers stay as well, but for rounding.
@@ -107,6 +93,17 @@ def test_a_gain_of_scales_that_are_stored_in_half_is_one_of_them(
     scheme = dataclasses.replace(
         scheme, weight=dataclasses.replace(scheme.weight, scale_dtype=torch.float16)
     )
+    plain, gained, gain = with_gain(scheme, pixels)
+    scales = gained["weight_scales"]
+    assert torch.equal(scales, scales.half().float())
+    torch.testing.assert_close(scales, plain["weight_scales"] * gain, rtol=1e-3, atol=0)
+    assert (gained["weight_integers"].int() - plain["weight_integers"].int()).abs().max() <= 1
+
+
+def with_gain(
+    scheme: Scheme, pixels: npt.NDArray[np.uint8]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:
+    """The constants of a layer, those of the same with a gain, and the gain."""
     graph = float_graph(build_program(tiny_student(), tiny_preprocess()))
     layout = plan_layout(graph.graph, scheme)
     numbers = numbers_by_method(
@@ -114,14 +111,9 @@ def test_a_gain_of_scales_that_are_stored_in_half_is_one_of_them(
     )
     name = layout.layers[1]
     plain = constants_of(insert_quantization(graph, layout, numbers, scheme), name)
-    gains = {name: torch.full_like(plain["weight_scales"], 1.234)}
-    gained = constants_of(
-        insert_quantization(graph, layout, dataclasses.replace(numbers, gains=gains), scheme), name
-    )
-    scales = gained["weight_scales"]
-    assert torch.equal(scales, scales.half().float())
-    torch.testing.assert_close(scales, plain["weight_scales"] * 1.234, rtol=1e-3, atol=0)
-    assert (gained["weight_integers"].int() - plain["weight_integers"].int()).abs().max() <= 1
+    gain = torch.linspace(0.6, 1.7, len(plain["weight_scales"]))
+    numbers = dataclasses.replace(numbers, gains={name: gain})
+    return plain, constants_of(insert_quantization(graph, layout, numbers, scheme), name), gain
 
 
 def constants_of(graph_module: torch.fx.GraphModule, layer: str) -> dict[str, torch.Tensor]:
