@@ -6,9 +6,11 @@
 Batch 1 at 224 pixels. All variants of a network are open at once and take turns, a block of runs
 each, for many rounds; what counts is the ratio of our fp32's block to a variant's in the same
 round, its median and quartiles over the rounds. Whatever else the machine does meanwhile touches
-both alike. With one thread there is the processor's time as well, which a busy machine moves less:
-a process that has to wait is not charged for it. Models are kept in `--out` and not made again;
-`--peers` makes an environment a peer in there (1 GB for OpenVINO; ExecuTorch takes torch along).
+both alike. Before each block nothing runs for a tenth of a second: ONNX Runtime's threads spin on
+for 34 ms after a run, and would take a core from whoever comes next. With one thread there is the
+processor's time as well, which a busy machine moves less: a process that has to wait is not charged
+for it. Models are kept in `--out` and not made again; `--peers` makes an environment a peer in
+there (1 GB for OpenVINO; ExecuTorch takes torch along).
 """
 
 import argparse
@@ -50,6 +52,7 @@ PEERS = {
     "executorch": ("executorch_worker.py", "program.pt2", ["executorch", "torch", "torchvision"]),
 }
 WARM_UP_RUNS = 12
+SETTLING_SECONDS = 0.1
 
 Sample = Sequence[int]
 """Nanoseconds of one run: on the clock, and of this process's processor time."""
@@ -187,7 +190,7 @@ def measure_network(
         for block in blocks.values():
             block(WARM_UP_RUNS)
         rounds = [
-            {variant: medians(block(arguments.runs)[1:]) for variant, block in blocks.items()}
+            {variant: timed(block, arguments.runs) for variant, block in blocks.items()}
             for _ in range(arguments.rounds)
         ]
     rows = [row(name, threads, variant, rounds) for variant in blocks]
@@ -196,6 +199,12 @@ def measure_network(
         item["versions"] = versions.get(str(item["variant"]), {})
         say(line(item))
     return rows
+
+
+def timed(block: Block, runs: int) -> tuple[float, float]:
+    """One block, once the threads of the one before have gone to sleep: `medians` of its runs."""
+    time.sleep(SETTLING_SECONDS)
+    return medians(block(runs)[1:])
 
 
 def medians(samples: list[Sample]) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from edgeseed.export.quantize.insertion import HARDSIGMOID_SHIFT, Numbers, inser
 from edgeseed.export.quantize.layout import Kind, Layout, observed_points, plan_layout
 from edgeseed.export.quantize.observers import METHODS, Method, Statistics, typical_photos
 from edgeseed.export.quantize.recovery import RecoveryConfig, recover
-from edgeseed.export.quantize.rounding import Moments, input_moments, round_weights
+from edgeseed.export.quantize.rounding import input_moments, round_weights
 from edgeseed.export.quantize.schemes._scheme import Scheme
 from edgeseed.export.quantize.sensitivity import Score, search_floats
 from edgeseed.export.quantize.simulation import simulate
@@ -263,9 +263,9 @@ class _Worker:
                 nearest[method] = self.tried[name].distance
         if not self.config.second_order or len(self.ranging) < _LEAST_ROUNDING:
             return mended
-        moments = self._input_moments(next(iter(candidates.values())), layout)
+        rounded = self._rounded_together(next(iter(candidates.values())), layout)
         for method in sorted(nearest, key=lambda name: nearest[name])[:_ROUNDED]:
-            found = self._rounded_together(candidates[method], layout, moments)
+            found = dataclasses.replace(candidates[method], rounded=rounded)
             if self.config.bias_correction:
                 found = self._with_biases(found, layout)
             name = f"{method}{_WITH}second-order rounding"
@@ -273,25 +273,19 @@ class _Worker:
             self.tried[name] = self._score(found, layout)
         return mended
 
-    def _input_moments(self, numbers: Numbers, layout: Layout) -> dict[str, Moments]:
-        """Of what layers read in integers; it hardly depends on how these were chosen."""
-        simulated = simulate(insert_quantization(self.graph, layout, numbers, self.scheme))
-        photos = Photos(pixels=self.ranging.pixels[: _count_for(self.ranging, *_ROUNDING)])
-        return input_moments(simulated, layout.layers, photos)
-
-    def _rounded_together(
-        self, numbers: Numbers, layout: Layout, moments: Mapping[str, Moments]
-    ) -> Numbers:
+    def _rounded_together(self, numbers: Numbers, layout: Layout) -> dict[str, torch.Tensor]:
+        """Weights rounded by what their layers read in integers, which any numbers show as well."""
         quantized = insert_quantization(self.graph, layout, numbers, self.scheme)
-        rounded = round_weights(
+        photos = Photos(pixels=self.ranging.pixels[: _count_for(self.ranging, *_ROUNDING)])
+        moments = input_moments(simulate(quantized), layout.layers, photos)
+        return round_weights(
             quantized, moments, self.weight_scales, self.scheme.weight,
             centered=self.config.bias_correction,
         )  # fmt: skip
-        return dataclasses.replace(numbers, rounded=rounded)
 
     def _with_biases(self, numbers: Numbers, layout: Layout) -> Numbers:
         plain = dataclasses.replace(numbers, bias_corrections={}, gains={})
-        simulated = simulate(insert_quantization(self.graph, layout, plain, self.scheme))
+        simulated = self._simulated(plain, layout)
         wanted = wanted_spreads(self.spreads, layout)
         found = correct(simulated, wanted, self.correcting, gains=self.config.gain_correction)
         return dataclasses.replace(plain, bias_corrections=found.biases, gains=found.gains)
@@ -329,10 +323,13 @@ class _Worker:
         self.score = score
         return recovered
 
+    def _simulated(self, numbers: Numbers, layout: Layout) -> fx.GraphModule:
+        quantized = insert_quantization(self.graph, layout, numbers, self.scheme)
+        return simulate(quantized, in_place=True)
+
     def _score(self, numbers: Numbers, layout: Layout, sample: _Sample | None = None) -> Score:
         sample = sample or self.quick
-        simulated = simulate(insert_quantization(self.graph, layout, numbers, self.scheme))
-        outputs = run_graph(simulated, sample.photos)
+        outputs = run_graph(self._simulated(numbers, layout), sample.photos)
         return Score(
             agreement=decisions_kept(outputs, sample.truth),
             distance=distance(outputs, sample.truth),

@@ -77,6 +77,31 @@ def test_gains_are_kept_in_bounds(wanted: float, found: float, gain: float) -> N
     torch.testing.assert_close(correction._gain(*spreads), torch.tensor([1.0, gain]))
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis", "layout"),
+    [
+        ((7, 6, 5, 4), 1, torch.contiguous_format),
+        ((7, 6, 5, 4), 1, torch.channels_last),
+        ((7, 5, 4, 6), -1, torch.contiguous_format),
+        ((7, 6), -1, torch.contiguous_format),
+    ],
+)
+@pytest.mark.parametrize("piece", [1, 300, 1 << 20])
+def test_a_spread_is_the_same_in_pieces(
+    shape: tuple[int, ...],
+    axis: int,
+    layout: torch.memory_format,
+    piece: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(correction, "_PIECE", piece)
+    value = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 3
+    found = correction._spread(value.contiguous(memory_format=layout), axis)
+    channels = value.movedim(axis, 0).flatten(1).double()
+    torch.testing.assert_close(found.mean.double(), channels.mean(dim=1))
+    torch.testing.assert_close(found.deviation.double(), channels.std(dim=1, correction=0))
+
+
 def test_batches_of_unlike_size_and_mean_are_put_together() -> None:
     rows = torch.randn(70, 3, generator=torch.Generator().manual_seed(0)) + torch.arange(3)
     rows[:64] += 2.0

@@ -109,8 +109,13 @@ def test_the_photo_is_read_exactly_also_at_its_edge(pixels: Pixels) -> None:
 def test_the_simulation_is_the_quantized_graph(name: str, pixels: Pixels) -> None:
     graph = float_graph(build_program(tiny_student(name, trained=False), tiny_preprocess()))
     found, _, _ = quantized(graph, SCHEME, pixels[:8])
-    for value, truth in zip(run(simulate(found), pixels[:8]), run(found, pixels[:8]), strict=True):
+    simulated = run(simulate(found), pixels[:8])
+    for value, truth in zip(simulated, run(found, pixels[:8]), strict=True):
         assert relative(value, truth) < 1e-2  # a tie may be rounded the other way
+    in_place = simulate(found, in_place=True)
+    assert in_place is found
+    for value, same in zip(run(in_place, pixels[:8]), simulated, strict=True):
+        np.testing.assert_array_equal(value, same)
 
 
 def test_the_simulation_has_gradients(pixels: Pixels) -> None:

@@ -173,6 +173,26 @@ def test_a_network_comes_nearer_and_its_integers_are_those_that_were_chosen(
     torch.testing.assert_close(written, rounded[name])
 
 
+def test_one_rounding_serves_all_ways_of_calibrating(
+    pixels: npt.NDArray[np.uint8], coarse: Scheme
+) -> None:
+    graph = float_graph(build_program(tiny_student(), tiny_preprocess()))
+    layout = plan_layout(graph.graph, coarse)
+    photos = Photos(pixels=pixels)
+    statistics = calibrate(graph, layout, photos)
+    rounded, moments = [], None
+    for method in ("minmax", "percentile"):
+        numbers = numbers_by_method(statistics, layout, coarse, method)
+        quantized = insert_quantization(graph, layout, numbers, coarse)
+        moments = moments or input_moments(simulate(quantized), layout.layers, photos)
+        rounded.append(
+            round_weights(
+                quantized, moments, numbers.weight_scales, coarse.weight, centered=True
+            )
+        )  # fmt: skip
+    assert all(torch.equal(rounded[0][name], rounded[1][name]) for name in layout.layers)
+
+
 def test_a_hundred_photos_must_show_how_inputs_go_together(pixels: npt.NDArray[np.uint8]) -> None:
     """Of fewer, those that are rounded by and those that judge would be the same."""
     program = build_program(tiny_student(), tiny_preprocess())
