@@ -236,7 +236,9 @@ def _proven_on(photos: Mapping[str, Any]) -> str:
         )
     held_out = " held out from calibration" if photos.get("calibration") else ""
     # A student is surer of what it has learnt from, and keeps more decisions of it.
-    taught = ", which the student has learnt from" if photos.get("taught") else ""
+    share = photos.get("taught", 0)
+    some = "" if share == 1 else f"{share:.0%} of "
+    taught = f", {some}which the student has learnt from" if share else ""
     return f"On {photos['proof']} photos{held_out} (source: {photos['source']}{taught})."
 
 

@@ -14,7 +14,9 @@ from edgeseed.core.environment import environment
 from edgeseed.core.errors import UsageError
 from edgeseed.core.files import atomic_directory, readable_size
 from edgeseed.core.network import load_student
+from edgeseed.core.photos import sketched_photos
 from edgeseed.core.registry import unknown_name
+from edgeseed.core.student import StudentSpec
 from edgeseed.export.building import Form, Workshop, compare_with_float, plainest
 from edgeseed.export.graph import Batch
 from edgeseed.export.packing import Made, Origin, seal
@@ -45,6 +47,8 @@ from edgeseed.profiles.schema import EngineFacts
 
 AUTO = "auto"
 _HOST = "host"
+# Below this share, photos that taught are a few among others.
+_LEAST_TAUGHT = 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,8 +185,8 @@ def export(
             max_learning=MAX_LEARNING if config.recover else 0,
             seed=seed,
         )
-        if samples.description.get("fingerprint") in spec.taught_by:
-            samples = samples.described(taught=True)
+        if (taught := taught_share(samples, spec)) >= _LEAST_TAUGHT:
+            samples = samples.described(taught=taught)
         _say_what_proves(samples, max_drop=max_drop)
         if calibration is not None and not all(
             f.precision in chosen.parity_limit for f in makeable
@@ -219,6 +223,19 @@ def search_target(min_agreement: float) -> float:
     return max(QuantizeConfig().min_agreement, min(1.0, 1 - (1 - min_agreement) / 2))
 
 
+def taught_share(samples: Samples, spec: StudentSpec) -> float:
+    """Which share of the photos a student has learnt from, as far as its file tells.
+
+    Copies and parts of a set are known by its sketch, as long as their files are the same.
+    """
+    if samples.source is None:
+        return 0.0
+    if samples.source.fingerprint in spec.taught_by:
+        return 1.0
+    shared = [sketched_photos(samples.source, sketch) for sketch in spec.sketches]
+    return max((each.count / each.num_compared for each in shared if each.num_compared), default=0)
+
+
 def _say_what_proves(samples: Samples, *, max_drop: float | None) -> None:
     """A warning where the proof is less than a reader of the gates would think."""
     if samples.synthetic:
@@ -227,11 +244,13 @@ def _say_what_proves(samples: Samples, *, max_drop: float | None) -> None:
             "that the file computes what the student computes, and no more; add --calibration "
             "FOLDER to prove it on yours"
         )
-    if samples.description.get("taught"):
+    if share := samples.description.get("taught"):
+        source = samples.description["source"]
+        some = source if share == 1 else f"{share:.0%} of {source}, as far as can be told,"
         note(
-            f"{samples.description['source']} taught this student, which is surer of these photos "
-            "than of any that come after: it will keep fewer decisions of those than the gates "
-            "say; give --calibration photos that it has not learnt from, if there are any"
+            f"{some} taught this student, which is surer of these photos than of any that come "
+            "after: it will keep fewer decisions of those than the gates say; give --calibration "
+            "photos that it has not learnt from, if there are any"
         )
     if max_drop is not None and samples.proof.labels is None:
         warn(

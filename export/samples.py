@@ -63,6 +63,8 @@ class Samples:
     """Further photos, for int8 to learn on."""
     description: dict[str, object]
     """For the manifest: source, fingerprint, counts, seed."""
+    source: PhotoSet | None = None
+    """Where they are from; None for coloured fields."""
 
     @property
     def synthetic(self) -> bool:
@@ -144,6 +146,7 @@ def draw_samples(
             "learning": 0 if learning is None else len(learning),
             "disjoint": True,
         },
+        source=photos,
     )
 
 

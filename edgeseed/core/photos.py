@@ -6,6 +6,7 @@ skipped, counted and listed, and is an error once it is more than a tenth.
 """
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import io
@@ -56,6 +57,9 @@ _SIGNATURES = (
 _TAIL_BYTES = 64
 _COMPARED = 2000
 _SMALL_BYTES, _SAMPLE_BYTES = 2**15, 2**12
+# Of a sketch: photos, and hexadecimal digits of a photo's size and content.
+_SKETCHED, _SIZE_DIGITS, _CONTENT_DIGITS = 512, 4, 12
+_KEY_DIGITS = _SIZE_DIGITS + _CONTENT_DIGITS
 _ORIENTATION = 0x112
 _TURNED = range(5, 9)
 """EXIF orientations that swap width and height."""
@@ -161,9 +165,29 @@ class PhotoSet:
 
     @property
     def description(self) -> dict[str, Any]:
-        """For what was learnt from it: which set, and which it is a part of."""
+        """For what was learnt from it: which set, which it is a part of, and its sketch."""
         part = {"part_of": {"fingerprint": self.whole}} if self.whole else {}
-        return {"name": self.name, "fingerprint": self.fingerprint, "num_photos": len(self), **part}
+        return {
+            "name": self.name, "fingerprint": self.fingerprint, "num_photos": len(self), **part,
+            "sketch": self.sketch,
+        }  # fmt: skip
+
+    @functools.cached_property
+    def sketch(self) -> str:
+        """Digests of up to 512 of its photos, by which `sketched_photos` knows copies of them.
+
+        Those whose digests come first, in order, so that two sets choose the same of the photos
+        that both hold (a bottom-k sketch: Broder, 1997, "On the resemblance and containment of
+        documents"). The digest of a photo's size comes before that of its content, which is only
+        read where the size is among the first.
+
+        Raises:
+            DataError: If a file went away.
+        """
+        marks = (self.source.mark(int(index)) for index in self.indices)
+        starts = sorted(_size_key(mark) for mark in marks)[:_SKETCHED]
+        last = starts[-1] + "f" * _CONTENT_DIGITS if starts else ""
+        return "".join(_keys_up_to(self, last)[:_SKETCHED])
 
     def test(self) -> "PhotoSet | None":
         """A named set's own test split, or None."""
@@ -192,6 +216,39 @@ def shared_photos(photos: PhotoSet, others: PhotoSet) -> Shared:
     candidates = (others.source.mark(int(index)) for index in others.indices)
     known = {_digest(mark) for mark in candidates if mark.num_bytes in sizes}
     return Shared(sum(_digest(mark) in known for mark in marks), len(marks))
+
+
+def sketched_photos(photos: PhotoSet, sketch: str) -> Shared:
+    """Counts the photos that another set holds too, of those that must be in its sketch then.
+
+    Args:
+        photos: The set.
+        sketch: `PhotoSet.sketch` of the other, which need not be at hand.
+
+    Raises:
+        DataError: If a file went away.
+    """
+    known = {sketch[at : at + _KEY_DIGITS] for at in range(0, len(sketch), _KEY_DIGITS)}
+    last = sketch[-_KEY_DIGITS:]
+    if len(sketch) < _SKETCHED * _KEY_DIGITS:
+        # All of a small set are in it: any photo may be looked for.
+        last = "f" * _KEY_DIGITS
+        chosen = np.linspace(0, len(photos) - 1, min(len(photos), _COMPARED)).astype(np.int64)
+        photos = photos.subset(chosen)
+    keys = _keys_up_to(photos, last)
+    return Shared(sum(key in known for key in keys), len(keys))
+
+
+def _keys_up_to(photos: PhotoSet, last: str) -> list[str]:
+    """The keys that are not after `last`, in order."""
+    marks = (photos.source.mark(int(index)) for index in photos.indices)
+    early = [mark for mark in marks if _size_key(mark) <= last[:_SIZE_DIGITS]]
+    keys = (_size_key(mark) + _digest(mark).hex()[:_CONTENT_DIGITS] for mark in early)
+    return sorted(key for key in keys if key <= last)
+
+
+def _size_key(mark: Mark) -> str:
+    return hashlib.sha256(str(mark.num_bytes).encode()).hexdigest()[:_SIZE_DIGITS]
 
 
 def _digest(mark: Mark) -> bytes:

@@ -51,7 +51,15 @@ class StudentSpec:
     @property
     def taught_by(self) -> frozenset[str]:
         """Fingerprints of the photo sets that it has learnt from, as far as its file says."""
-        return frozenset(_fingerprints(self.provenance))
+        return frozenset(_entries(self.provenance, "fingerprint"))
+
+    @property
+    def sketches(self) -> frozenset[str]:
+        """Sketches of these sets, by which some of their photos are known in others.
+
+        See `core.photos.sketched_photos`.
+        """
+        return frozenset(_entries(self.provenance, "sketch"))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -82,13 +90,13 @@ class StudentSpec:
             raise ArtifactError(f"{source}: its specification is not valid ({error!r})") from error
 
 
-def _fingerprints(values: Mapping[str, Any]) -> Iterator[str]:
+def _entries(values: Mapping[str, Any], what: str) -> Iterator[str]:
     """Of all photos that a provenance speaks of, those of earlier stages and of the head too."""
     for name, value in values.items():
-        if name == "fingerprint":
+        if name == what:
             yield str(value)
         elif isinstance(value, Mapping):
-            yield from _fingerprints(value)
+            yield from _entries(value, what)
 
 
 def check_schema_version(values: Any, *, supported: int, source: Path) -> None:

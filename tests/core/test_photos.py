@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeseed.core import photos as photos_module
 from edgeseed.core.errors import DataError, UnknownNameError
 from edgeseed.core.photos import (
+    Mark,
+    PhotoSet,
     Shared,
     decode,
     open_photos,
     photos_from_arrays,
     shared_photos,
+    sketched_photos,
 )
 
 
@@ -414,3 +418,41 @@ def test_copies_are_found_under_any_name_and_neighbours_are_not(tmp_path):
     assert shared_photos(two.subset([4, 5]), one) == Shared(0, 2)
     digits = open_photos("digits")
     assert shared_photos(digits, one) == Shared(0, len(digits))
+    # The same without the other set.
+    assert sketched_photos(two, one.sketch) == Shared(4, 6)
+    assert sketched_photos(two.subset([4, 5]), one.sketch) == Shared(0, 2)
+    assert sketched_photos(digits, one.sketch) == Shared(0, len(digits))
+
+
+@pytest.mark.parametrize("one_size", [False, True])
+def test_a_sketch_tells_which_share_of_other_photos_is_known(monkeypatch, *, one_size):
+    monkeypatch.setattr(photos_module, "_SKETCHED", 64)
+    rng = np.random.default_rng(0)
+    sizes = [4 if one_size else int(rng.integers(1, 40)) for _ in range(800)]
+    source = _Bytes([rng.bytes(size * 16) for size in sizes])
+    everything = PhotoSet(
+        name="all", source=source, indices=np.arange(800), fingerprint="all"
+    )  # fmt: skip
+    learnt = everything.subset(rng.permutation(600))
+    sketch = learnt.sketch
+    assert len(sketch) == 64 * 16
+    assert sketch == learnt.subset(rng.permutation(600)).sketch
+    new = everything.subset(np.arange(600, 800))
+    found = sketched_photos(new, sketch)
+    assert found.count == 0
+    assert found.num_compared > 5
+    # A third of these is new; of a sample of some tens, give or take a seventh.
+    mixed = sketched_photos(everything.subset(rng.permutation(np.r_[200:800])), sketch)
+    assert mixed.count / mixed.num_compared == pytest.approx(2 / 3, abs=0.15)
+    assert mixed.num_compared > 30
+    assert sketched_photos(learnt, sketch) == Shared(64, 64)
+
+
+class _Bytes:
+    """Photos that are only bytes."""
+
+    def __init__(self, contents):
+        self.contents = contents
+
+    def mark(self, index):
+        return Mark(len(self.contents[index]), lambda: self.contents[index])

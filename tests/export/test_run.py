@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,26 @@ def test_photos_that_taught_the_student_are_called_so(
     assert read_bundle(tmp_path / "bundle").manifest.provenance["photos"]["taught"]
     card = (tmp_path / "bundle/MODEL_CARD.md").read_text()
     assert "(source: photos, which the student has learnt from)" in card
+
+
+def test_copies_of_photos_that_taught_are_known_and_counted(
+    photos: Path, tmp_path: Path, network: StudentNetwork, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = save_tiny_student(tmp_path / "known.safetensors", network)
+    _, spec = load_student(known)
+    files = sorted(photos.rglob("*.*"))
+    learnt = tmp_path / "learnt"
+    learnt.mkdir()
+    for number, path in enumerate(files[: len(files) // 4]):
+        shutil.copy(path, learnt / f"{number}{path.suffix}")
+    provenance = {"data": open_photos(learnt).description}
+    save_student(known, network, dataclasses.replace(spec, provenance=provenance))
+    export(known, out=tmp_path / "bundle", calibration=photos)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "25% of photos, as far as can be told, taught this student, which is surer of" in said
+    assert read_bundle(tmp_path / "bundle").manifest.provenance["photos"]["taught"] == 0.25
+    card = (tmp_path / "bundle/MODEL_CARD.md").read_text()
+    assert "(source: photos, 25% of which the student has learnt from)" in card
 
 
 def test_photos_that_are_new_to_the_student_need_no_word(
