@@ -7,8 +7,8 @@ two that are neighbours, as a tensor between them stays rounded until both are i
 because a float layer among integers still reads and writes rounded tensors: in a MobileNetV3-small
 no layer behind the first two gains more than 5 % of the distance alone, and the first six together
 43 %. Where two more layers take away less than 10 %, the search ends without those two if the gate
-would hold; if not, it goes on until it would, and if it nowhere does, all that came from those two
-on are integers again. Those that turn out not to be needed are taken away again.
+would hold, by a standard error of the photos that judge; if not, it goes on until it would, and if
+it nowhere does, all that came from those two on are integers again. Those that turn out not to be needed are taken away again.
 """
 
 import dataclasses
@@ -86,6 +86,9 @@ def search_floats(
     gains = _gains(layers, quick or evaluate)
     chosen: dict[str, str] = {}
     score = evaluate({})
+    # The gate judges other photos, of which a standard error fewer may be kept.
+    chance = math.sqrt(required * (1 - required) / score.photos) if score.photos else 0.0
+    sure = min(required + chance, max(required, min_agreement))
     reached = [(chosen, score)]
     idle_from: int | None = None
     with progress("leaving layers in float", most, "layers") as bar:
@@ -106,15 +109,15 @@ def search_floats(
             if len(reached) > _PATIENCE and score.distance > _IDLE * reached[before][1].distance:
                 # Those two helped little, and each costs speed.
                 idle_from = before if idle_from is None else idle_from
-            if idle_from is not None and _first_that_holds(reached[idle_from:], required):
+            if idle_from is not None and _first_that_holds(reached[idle_from:], sure):
                 break
     if idle_from is not None:
         rest = reached[idle_from:]
-        chosen, score = _first_that_holds(rest, required) or rest[0]
+        chosen, score = _for_the_gate(rest, required, sure) or rest[0]
     gains_little = score.distance > _IDLE * reached[0][1].distance
     if score.agreement < min_agreement and gains_little:
         # Also where there were too few layers for two that help little.
-        chosen, score = _first_that_holds([reached[0], (chosen, score)], required) or reached[0]
+        chosen, score = _for_the_gate([reached[0], (chosen, score)], required, sure) or reached[0]
     for name in list(chosen)[:-1]:
         fewer = {other: why for other, why in chosen.items() if other != name}
         without = evaluate(fewer)
@@ -125,10 +128,18 @@ def search_floats(
     return Search(keep_float=chosen, score=score, gains=gains)
 
 
-def _first_that_holds(
-    states: Sequence[tuple[dict[str, str], Score]], required: float
-) -> tuple[dict[str, str], Score] | None:
+_State = tuple[dict[str, str], Score]
+
+
+def _first_that_holds(states: Sequence[_State], required: float) -> _State | None:
     return next((state for state in states if state[1].agreement >= required), None)
+
+
+def _for_the_gate(states: Sequence[_State], required: float, sure: float) -> _State | None:
+    """The first that holds the gate surely, or else what keeps most of those that hold it."""
+    holding = [state for state in states if state[1].agreement >= required]
+    most = max(holding, key=lambda state: state[1].agreement, default=None)
+    return _first_that_holds(holding, sure) or most
 
 
 def _candidates(

@@ -83,6 +83,26 @@ def test_layers_that_help_little_are_given_back_where_the_gate_asks_for_them(
     assert set(search.keep_float) == set(kept)
 
 
+@pytest.mark.parametrize(
+    ("photos", "most", "kept"),
+    [
+        (0, 10, "a"),  # as if all photos there are had judged
+        (512, 10, "abcdefgh"),  # 0.98 and a standard error of 0.0062: takes eight of ten
+        (512, 4, "abcd"),  # out of reach: what keeps most of what holds 0.98
+        (10**6, 10, "a"),
+    ],
+)
+def test_the_gate_is_to_hold_on_other_photos_too(photos: int, most: int, kept: str) -> None:
+    layout = Layout(operators=dict.fromkeys("abcdefghij", "conv"), points={}, floats={})
+
+    def little(floats: Mapping[str, str]) -> Score:
+        lost = 0.04 - 0.0195 * ("a" in floats) - 0.0009 * len(floats)
+        return Score(agreement=1 - lost, distance=1.2 * lost, photos=photos)
+
+    search = search_floats(layout, little, min_agreement=0.99, required=0.98, most=most)
+    assert set(search.keep_float) == set(kept)
+
+
 def test_what_holds_the_gate_once_is_kept_though_more_layers_do_not() -> None:
     layout = Layout(operators=dict.fromkeys("abcdefgh", "conv"), points={}, floats={})
 
