@@ -163,7 +163,7 @@ def describe_bundle(
         student_sha256=sha256_file(origin.student),
         minimum_runtime=written.minimum_runtime,
         provenance={
-            "student": spec.provenance,
+            "student": _without_sketches(spec.provenance),
             "student_metrics": list(spec.metrics),
             "export": dict(origin.settings),
             "photos": origin.samples.description,
@@ -171,6 +171,15 @@ def describe_bundle(
             "environment": dict(origin.environment),
         },
     )
+
+
+def _without_sketches(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What a device need not know: by which digests the photos that taught are known."""
+    return {
+        name: _without_sketches(value) if isinstance(value, Mapping) else value
+        for name, value in provenance.items()
+        if name != "sketch"
+    }
 
 
 def model_card(manifest: Manifest) -> str:
@@ -236,9 +245,9 @@ def _proven_on(photos: Mapping[str, Any]) -> str:
         )
     held_out = " held out from calibration" if photos.get("calibration") else ""
     # A student is surer of what it has learnt from, and keeps more decisions of it.
-    share = photos.get("taught", 0)
-    some = "" if share == 1 else f"{share:.0%} of "
-    taught = f", {some}which the student has learnt from" if share else ""
+    known = photos.get("taught")
+    some = "which" if known is True else f"{known} of which, as far as they can be compared,"
+    taught = f", {some} the student has learnt from" if known else ""
     return f"On {photos['proof']} photos{held_out} (source: {photos['source']}{taught})."
 
 

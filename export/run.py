@@ -47,8 +47,8 @@ from edgeseed.profiles.schema import EngineFacts
 
 AUTO = "auto"
 _HOST = "host"
-# Below this share, photos that taught are a few among others.
-_LEAST_TAUGHT = 0.05
+# Below this share or count, photos that taught are a few among others.
+_LEAST_TAUGHT, _FEWEST_TAUGHT = 0.05, 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,7 @@ def export(
             max_learning=MAX_LEARNING if config.recover else 0,
             seed=seed,
         )
-        if (taught := taught_share(samples, spec)) >= _LEAST_TAUGHT:
+        if taught := taught_photos(samples, spec):
             samples = samples.described(taught=taught)
         _say_what_proves(samples, max_drop=max_drop)
         if calibration is not None and not all(
@@ -223,17 +223,20 @@ def search_target(min_agreement: float) -> float:
     return max(QuantizeConfig().min_agreement, min(1.0, 1 - (1 - min_agreement) / 2))
 
 
-def taught_share(samples: Samples, spec: StudentSpec) -> float:
-    """Which share of the photos a student has learnt from, as far as its file tells.
+def taught_photos(samples: Samples, spec: StudentSpec) -> bool | str:
+    """Whether a student has learnt from the photos, as far as its file tells.
 
-    Copies and parts of a set are known by its sketch, as long as their files are the same.
+    Returns:
+        True for a set that taught it, or one of which a part did and nobody knows how much; for
+        others that hold some of the same files, how many of how many; else False.
     """
-    if samples.source is None:
-        return 0.0
-    if samples.source.fingerprint in spec.taught_by:
-        return 1.0
-    shared = [sketched_photos(samples.source, sketch) for sketch in spec.sketches]
-    return max((each.count / each.num_compared for each in shared if each.num_compared), default=0)
+    photos = samples.source
+    if photos is None or photos.fingerprint in spec.taught_by_all_of:
+        return photos is not None
+    shared = sketched_photos(photos, spec.sketches)
+    if shared.count >= max(_FEWEST_TAUGHT, _LEAST_TAUGHT * shared.num_compared):
+        return f"{shared.count:,} of {shared.num_compared:,}"
+    return not shared.num_compared and photos.fingerprint in spec.taught_by
 
 
 def _say_what_proves(samples: Samples, *, max_drop: float | None) -> None:
@@ -244,9 +247,9 @@ def _say_what_proves(samples: Samples, *, max_drop: float | None) -> None:
             "that the file computes what the student computes, and no more; add --calibration "
             "FOLDER to prove it on yours"
         )
-    if share := samples.description.get("taught"):
+    if taught := samples.description.get("taught"):
         source = samples.description["source"]
-        some = source if share == 1 else f"{share:.0%} of {source}, as far as can be told,"
+        some = source if taught is True else f"{taught} photos of {source} that can be compared"
         note(
             f"{some} taught this student, which is surer of these photos than of any that come "
             "after: it will keep fewer decisions of those than the gates say; give --calibration "

@@ -12,7 +12,7 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -57,7 +57,7 @@ _SIGNATURES = (
 _TAIL_BYTES = 64
 _COMPARED = 2000
 _SMALL_BYTES, _SAMPLE_BYTES = 2**15, 2**12
-# Of a sketch: photos, and hexadecimal digits of a photo's size and content.
+# Of a sketch: photos, and hexadecimal digits of a photo's size and content. Student files hold it.
 _SKETCHED, _SIZE_DIGITS, _CONTENT_DIGITS = 512, 4, 12
 _KEY_DIGITS = _SIZE_DIGITS + _CONTENT_DIGITS
 _ORIENTATION = 0x112
@@ -165,11 +165,18 @@ class PhotoSet:
 
     @property
     def description(self) -> dict[str, Any]:
-        """For what was learnt from it: which set, which it is a part of, and its sketch."""
+        """For what was learnt from it: which set, which it is a part of, and its sketch.
+
+        Without the sketch where a file went away: work that is done is not lost for it.
+        """
         part = {"part_of": {"fingerprint": self.whole}} if self.whole else {}
+        try:
+            sketch = {"sketch": self.sketch}
+        except DataError:
+            sketch = {}
         return {
             "name": self.name, "fingerprint": self.fingerprint, "num_photos": len(self), **part,
-            "sketch": self.sketch,
+            **sketch,
         }  # fmt: skip
 
     @functools.cached_property
@@ -179,7 +186,8 @@ class PhotoSet:
         Those whose digests come first, in order, so that two sets choose the same of the photos
         that both hold (a bottom-k sketch: Broder, 1997, "On the resemblance and containment of
         documents"). The digest of a photo's size comes before that of its content, which is only
-        read where the size is among the first.
+        read where the size is among the first: photos of one size, as raw formats have, are in it
+        together or not at all. Of shards that lie elsewhere, names stand for contents.
 
         Raises:
             DataError: If a file went away.
@@ -218,25 +226,33 @@ def shared_photos(photos: PhotoSet, others: PhotoSet) -> Shared:
     return Shared(sum(_digest(mark) in known for mark in marks), len(marks))
 
 
-def sketched_photos(photos: PhotoSet, sketch: str) -> Shared:
-    """Counts the photos that another set holds too, of those that must be in its sketch then.
+def sketched_photos(photos: PhotoSet, sketches: Collection[str]) -> Shared:
+    """Counts the photos that other sets hold too, of those that must be in their sketches then.
+
+    The fewer photos beside those of the other sets, the fewer can be compared: 512 for each set of
+    the same size.
 
     Args:
         photos: The set.
-        sketch: `PhotoSet.sketch` of the other, which need not be at hand.
+        sketches: `PhotoSet.sketch` of the others, which need not be at hand.
 
     Raises:
         DataError: If a file went away.
     """
-    known = {sketch[at : at + _KEY_DIGITS] for at in range(0, len(sketch), _KEY_DIGITS)}
-    last = sketch[-_KEY_DIGITS:]
-    if len(sketch) < _SKETCHED * _KEY_DIGITS:
-        # All of a small set are in it: any photo may be looked for.
-        last = "f" * _KEY_DIGITS
+    known: set[str] = set()
+    lasts = []
+    for sketch in sketches:
+        keys = [sketch[at : at + _KEY_DIGITS] for at in range(0, len(sketch), _KEY_DIGITS)]
+        known.update(keys)
+        # All photos of a small set are in its sketch: any may be looked for.
+        lasts.append(keys[-1] if len(keys) == _SKETCHED else "f" * _KEY_DIGITS)
+    if not lasts:
+        return Shared(0, 0)
+    if min(lasts) == "f" * _KEY_DIGITS:
         chosen = np.linspace(0, len(photos) - 1, min(len(photos), _COMPARED)).astype(np.int64)
         photos = photos.subset(chosen)
-    keys = _keys_up_to(photos, last)
-    return Shared(sum(key in known for key in keys), len(keys))
+    found = _keys_up_to(photos, min(lasts))
+    return Shared(sum(key in known for key in found), len(found))
 
 
 def _keys_up_to(photos: PhotoSet, last: str) -> list[str]:

@@ -50,7 +50,17 @@ class StudentSpec:
 
     @property
     def taught_by(self) -> frozenset[str]:
-        """Fingerprints of the photo sets that it has learnt from, as far as its file says."""
+        """Fingerprints of the photo sets that it has learnt from, as far as its file says.
+
+        Also of those that it has learnt a part of.
+        """
+        return self.taught_by_all_of | frozenset(
+            str(part["fingerprint"]) for part in _entries(self.provenance, "part_of")
+        )
+
+    @property
+    def taught_by_all_of(self) -> frozenset[str]:
+        """Fingerprints of the photo sets that it has learnt from as a whole."""
         return frozenset(_entries(self.provenance, "fingerprint"))
 
     @property
@@ -90,12 +100,12 @@ class StudentSpec:
             raise ArtifactError(f"{source}: its specification is not valid ({error!r})") from error
 
 
-def _entries(values: Mapping[str, Any], what: str) -> Iterator[str]:
+def _entries(values: Mapping[str, Any], what: str) -> Iterator[Any]:
     """Of all photos that a provenance speaks of, those of earlier stages and of the head too."""
     for name, value in values.items():
         if name == what:
-            yield str(value)
-        elif isinstance(value, Mapping):
+            yield value
+        elif isinstance(value, Mapping) and name != "part_of":
             yield from _entries(value, what)
 
 

@@ -81,7 +81,8 @@ class QuantizeConfig:
     """Below this share of kept decisions the layers that lose most are left in float. `export`
     asks for more where its gate does (`export.run.search_target`)."""
     required_agreement: float = MIN_AGREEMENT
-    """What the gate asks: only below it are layers left in float that help little."""
+    """What the gate asks: only for it, and a standard error more, are layers left in float that
+    help little."""
     max_float_layers: int = 8
     """Most layers that the search may leave in float."""
     recover: bool = False

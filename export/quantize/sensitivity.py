@@ -7,8 +7,9 @@ two that are neighbours, as a tensor between them stays rounded until both are i
 because a float layer among integers still reads and writes rounded tensors: in a MobileNetV3-small
 no layer behind the first two gains more than 5 % of the distance alone, and the first six together
 43 %. Where two more layers take away less than 10 %, the search ends without those two if the gate
-would hold, by a standard error of the photos that judge; if not, it goes on until it would, and if
-it nowhere does, all that came from those two on are integers again. Those that turn out not to be needed are taken away again.
+would hold, by a standard error of the photos that judge. If not, it goes on until it would; if it
+nowhere does, what keeps most of those that hold it at all is taken, and where none does, all that
+came from those two on are integers again. Those that turn out not to be needed are taken away.
 """
 
 import dataclasses
@@ -79,7 +80,8 @@ def search_floats(
         evaluate: The score with some operators in float.
         quick: The same on fewer photos, for the gain of every layer alone.
         min_agreement: The share of decisions to keep, where layers pay.
-        required: The share that the gate asks, for which layers are left in float that do not.
+        required: The share that the gate asks, for which, and a standard error more, layers are
+            left in float that do not.
         most: The most layers to give back.
     """
     layers = layout.layers

@@ -419,9 +419,9 @@ def test_copies_are_found_under_any_name_and_neighbours_are_not(tmp_path):
     digits = open_photos("digits")
     assert shared_photos(digits, one) == Shared(0, len(digits))
     # The same without the other set.
-    assert sketched_photos(two, one.sketch) == Shared(4, 6)
-    assert sketched_photos(two.subset([4, 5]), one.sketch) == Shared(0, 2)
-    assert sketched_photos(digits, one.sketch) == Shared(0, len(digits))
+    assert sketched_photos(two, [one.sketch]) == Shared(4, 6)
+    assert sketched_photos(two.subset([4, 5]), [one.sketch]) == Shared(0, 2)
+    assert sketched_photos(digits, [one.sketch]) == Shared(0, len(digits))
 
 
 @pytest.mark.parametrize("one_size", [False, True])
@@ -438,14 +438,30 @@ def test_a_sketch_tells_which_share_of_other_photos_is_known(monkeypatch, *, one
     assert len(sketch) == 64 * 16
     assert sketch == learnt.subset(rng.permutation(600)).sketch
     new = everything.subset(np.arange(600, 800))
-    found = sketched_photos(new, sketch)
+    found = sketched_photos(new, [sketch])
     assert found.count == 0
     assert found.num_compared > 5
     # A third of these is new; of a sample of some tens, give or take a seventh.
-    mixed = sketched_photos(everything.subset(rng.permutation(np.r_[200:800])), sketch)
+    mixed = sketched_photos(everything.subset(rng.permutation(np.r_[200:800])), [sketch])
     assert mixed.count / mixed.num_compared == pytest.approx(2 / 3, abs=0.15)
     assert mixed.num_compared > 30
-    assert sketched_photos(learnt, sketch) == Shared(64, 64)
+    assert sketched_photos(learnt, [sketch]) == Shared(64, 64)
+
+
+def test_several_sketches_know_what_any_of_them_knows():
+    digits = open_photos("digits")
+    halves = [digits.subset(np.arange(0, 300)), digits.subset(np.arange(300, 450))]
+    sketches = [half.sketch for half in halves]
+    assert sketched_photos(digits.subset(np.arange(600)), sketches) == Shared(450, 600)
+    assert sketched_photos(digits, []) == Shared(0, 0)
+
+
+def test_a_set_whose_files_went_away_is_described_without_a_sketch(tmp_path):
+    for index in range(3):
+        save(tmp_path / f"{index}.png", photo(size=(8 + index, 8)))
+    opened = open_photos(tmp_path)
+    (tmp_path / "1.png").unlink()
+    assert opened.description.keys() == {"name", "fingerprint", "num_photos"}
 
 
 class _Bytes:

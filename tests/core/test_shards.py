@@ -192,7 +192,7 @@ def test_copies_of_a_shards_photos_are_found(shards: Path, tmp_path: Path) -> No
     unpacked, packed = open_photos(tmp_path / "folder"), open_photos(shards)
     assert shared_photos(unpacked, packed) == Shared(3, 3)
     assert shared_photos(packed, unpacked) == Shared(3, 9)
-    assert sketched_photos(packed, unpacked.sketch) == Shared(3, 9)
+    assert sketched_photos(packed, [unpacked.sketch]) == Shared(3, 9)
 
 
 def test_a_student_learns_from_shards_what_it_learns_from_the_folder(

@@ -84,8 +84,10 @@ def test_photos_that_taught_the_student_are_called_so(
     # Of 2,000 new photos 97.05 % were kept where 99.2 % of the photos that had taught were.
     known = save_tiny_student(tmp_path / "known.safetensors", network)
     _, spec = load_student(known)
-    # As a classifier made of it names them: of its start, and a part of the folder.
+    # As a classifier made of it names them: of its start, and a part of the folder. Files of
+    # earlier versions have no sketch.
     learnt = open_photos(photos).subset(np.arange(20)).description
+    del learnt["sketch"]
     provenance = {"data": {"fingerprint": "others"}, "start": {"data": learnt}}
     save_student(known, network, dataclasses.replace(spec, provenance=provenance))
     export(known, out=tmp_path / "bundle", calibration=photos)
@@ -105,14 +107,33 @@ def test_copies_of_photos_that_taught_are_known_and_counted(
     learnt.mkdir()
     for number, path in enumerate(files[: len(files) // 4]):
         shutil.copy(path, learnt / f"{number}{path.suffix}")
-    provenance = {"data": open_photos(learnt).description}
+    # And a head from two of the others, by a part of the folder: what either knows is known.
+    opened = open_photos(photos)
+    head = opened.subset([len(opened) - 1, len(opened) - 2]).description
+    provenance = {"data": open_photos(learnt).description, "classifier": head}
     save_student(known, network, dataclasses.replace(spec, provenance=provenance))
     export(known, out=tmp_path / "bundle", calibration=photos)
     said = " ".join(capsys.readouterr().err.split())
-    assert "25% of photos, as far as can be told, taught this student, which is surer of" in said
-    assert read_bundle(tmp_path / "bundle").manifest.provenance["photos"]["taught"] == 0.25
+    count = f"{len(files) // 4 + 2} of {len(files)}"
+    assert f"{count} photos of photos that can be compared taught this student" in said
+    recorded = read_bundle(tmp_path / "bundle").manifest.provenance
+    assert recorded["photos"]["taught"] == count
+    # Whoever has the bundle need not know by which digests photos are known.
+    assert recorded["student"]["data"]["num_photos"] == len(files) // 4
+    assert "sketch" not in json.dumps(recorded)
     card = (tmp_path / "bundle/MODEL_CARD.md").read_text()
-    assert "(source: photos, 25% of which the student has learnt from)" in card
+    assert f"(source: photos, {count} of which, as far as they can be compared, the stu" in card
+
+
+def test_one_photo_among_many_is_no_word_worth(
+    photos: Path, tmp_path: Path, network: StudentNetwork, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = save_tiny_student(tmp_path / "known.safetensors", network)
+    _, spec = load_student(known)
+    learnt = open_photos(photos).subset([3]).description
+    save_student(known, network, dataclasses.replace(spec, provenance={"data": learnt}))
+    export(known, out=tmp_path / "bundle", calibration=photos)
+    assert "surer of these" not in capsys.readouterr().err
 
 
 def test_photos_that_are_new_to_the_student_need_no_word(
