@@ -16,7 +16,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("int8_speed")
 
 
-def test_a_block_waits_before_it_runs_and_drops_its_first_run(
+def test_a_block_waits_before_it_runs_and_drops_the_runs_that_wake_it_up(
     benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[tuple[str, float]] = []
@@ -24,11 +24,11 @@ def test_a_block_waits_before_it_runs_and_drops_its_first_run(
 
     def block(runs: int) -> list[tuple[int, int]]:
         events.append(("run", runs))
-        return [(9_000_000, 9_000_000), *[(2_000_000, 1_000_000)] * (runs - 1)]
+        return [(9_000_000, 9_000_000)] * (runs // 2) + [(2_000_000, 1_000_000)] * (runs // 2)
 
     assert benchmark.timed(block, 12) == (2.0, 1.0)
     # ONNX Runtime's threads spin for 34 ms.
-    assert events == [("rest", benchmark.SETTLING_SECONDS), ("run", 12)]
+    assert events == [("rest", benchmark.SETTLING_SECONDS), ("run", 24)]
     assert benchmark.SETTLING_SECONDS > 0.05
 
 
