@@ -8,10 +8,10 @@ each, for many rounds; what counts is the ratio of our fp32's block to a variant
 round, its median and quartiles over the rounds. Whatever else the machine does meanwhile touches
 both alike. Before each block nothing runs for a tenth of a second: ONNX Runtime's threads spin on
 for 34 ms after a run, and would take a core from whoever comes next. Then a block is run to wake
-up and not counted: ExecuTorch's threads take some milliseconds to find a core each. With one thread
-there is the processor's time as well, which a busy machine moves less: a process that has to wait
-is not charged for it. Models are kept in `--out` and not made again; `--peers` makes an environment a peer in
-there (1 GB for OpenVINO; ExecuTorch takes torch along).
+up and not counted, as ExecuTorch's two threads are slow for some milliseconds after the pause. With
+one thread there is the processor's time as well, which a busy machine moves less: a process that
+has to wait is not charged for it. Models are kept in `--out` and not made again; `--peers` makes an
+environment a peer in there (1 GB for OpenVINO; ExecuTorch takes torch along).
 """
 
 import argparse
