@@ -118,7 +118,7 @@ def test_copies_of_photos_that_taught_are_known_and_counted(
     assert f"{count} photos of photos that can be compared taught this student" in said
     recorded = read_bundle(tmp_path / "bundle").manifest.provenance
     assert recorded["photos"]["taught"] == count
-    # Whoever has the bundle need not know by which digests photos are known.
+    # An app's manifest need not say by which digests photos are known (the reference student does).
     assert recorded["student"]["data"]["num_photos"] == len(files) // 4
     assert "sketch" not in json.dumps(recorded)
     card = (tmp_path / "bundle/MODEL_CARD.md").read_text()
