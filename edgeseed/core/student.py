@@ -55,13 +55,15 @@ class StudentSpec:
         Also of those that it has learnt a part of.
         """
         return self.taught_by_all_of | frozenset(
-            str(part["fingerprint"]) for part in _entries(self.provenance, "part_of")
+            str(part.get("fingerprint"))
+            for part in _entries(self.provenance, "part_of")
+            if isinstance(part, Mapping)
         )
 
     @property
     def taught_by_all_of(self) -> frozenset[str]:
         """Fingerprints of the photo sets that it has learnt from as a whole."""
-        return frozenset(_entries(self.provenance, "fingerprint"))
+        return frozenset(map(str, _entries(self.provenance, "fingerprint")))
 
     @property
     def sketches(self) -> frozenset[str]:
@@ -69,7 +71,7 @@ class StudentSpec:
 
         See `core.photos.sketched_photos`.
         """
-        return frozenset(_entries(self.provenance, "sketch"))
+        return frozenset(map(str, _entries(self.provenance, "sketch")))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""

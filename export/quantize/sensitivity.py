@@ -89,7 +89,9 @@ def search_floats(
     chosen: dict[str, str] = {}
     score = evaluate({})
     # The gate judges other photos, of which a standard error fewer may be kept.
-    chance = math.sqrt(required * (1 - required) / score.photos) if score.photos else 0.0
+    # (A gate that asks for more than all holds nowhere, and has no error.)
+    variance = max(0.0, required * (1 - required))
+    chance = math.sqrt(variance / score.photos) if score.photos else 0.0
     sure = min(required + chance, max(required, min_agreement))
     reached = [(chosen, score)]
     idle_from: int | None = None

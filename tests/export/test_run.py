@@ -125,6 +125,17 @@ def test_copies_of_photos_that_taught_are_known_and_counted(
     assert f"(source: photos, {count} of which, as far as they can be compared, the stu" in card
 
 
+def test_what_is_no_sketch_knows_no_photo(
+    photos: Path, tmp_path: Path, network: StudentNetwork, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = save_tiny_student(tmp_path / "known.safetensors", network)
+    _, spec = load_student(known)
+    data = {"fingerprint": ["a"], "part_of": "b", "sketch": ["c", 4]}
+    save_student(known, network, dataclasses.replace(spec, provenance={"data": data}))
+    export(known, out=tmp_path / "bundle", calibration=photos)
+    assert "surer of these" not in capsys.readouterr().err
+
+
 def test_one_photo_among_many_is_no_word_worth(
     photos: Path, tmp_path: Path, network: StudentNetwork, capsys: pytest.CaptureFixture[str]
 ) -> None:

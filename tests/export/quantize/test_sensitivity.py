@@ -103,6 +103,18 @@ def test_the_gate_is_to_hold_on_other_photos_too(photos: int, most: int, kept: s
     assert set(search.keep_float) == set(kept)
 
 
+@pytest.mark.parametrize("required", [1.0, 1.01])
+def test_a_gate_out_of_reach_costs_no_layers(required: float) -> None:
+    layout = Layout(operators=dict.fromkeys("abcdefghij", "conv"), points={}, floats={})
+
+    def little(floats: Mapping[str, str]) -> Score:
+        lost = 0.04 - 0.02 * ("a" in floats) - 0.0009 * len(floats)
+        return Score(agreement=1 - lost, distance=lost, photos=512)
+
+    search = search_floats(layout, little, min_agreement=1.0, required=required, most=10)
+    assert list(search.keep_float) == ["a"]
+
+
 def test_what_holds_the_gate_once_is_kept_though_more_layers_do_not() -> None:
     layout = Layout(operators=dict.fromkeys("abcdefgh", "conv"), points={}, floats={})
 
