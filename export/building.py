@@ -122,7 +122,7 @@ class Workshop:
             self.free_program,
             SCHEMES.load(form.scheme),
             self.origin.samples.calibration,
-            learning=self.origin.samples.learning,
+            reserve=self.origin.samples.reserve,
             batch=self.batch,
             config=self.config,
             keep_float=matching_layers(self.free_program, self.keep_float),

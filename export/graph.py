@@ -123,6 +123,18 @@ def float_graph(program: ExportedProgram) -> fx.GraphModule:
     return tidy(graph_module)
 
 
+def copy_graph(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """A copy that may be edited, with the same tensors, whose nodes keep their names."""
+    copied = fx.Graph()
+    values: dict[fx.Node, fx.Node] = {}
+    copied.output(copied.graph_copy(graph_module.graph, values))
+    # graph_copy may rename; layers are known by their names.
+    for old, new in values.items():
+        new.name = old.name
+        new.meta = dict(old.meta)
+    return fx.GraphModule(graph_module, copied)
+
+
 def tidy(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Removes what nobody reads, and compiles the graph anew."""
     graph_module.graph.eliminate_dead_code()

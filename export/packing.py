@@ -246,7 +246,9 @@ def _proven_on(photos: Mapping[str, Any]) -> str:
     held_out = " held out from calibration" if photos.get("calibration") else ""
     # A student is surer of what it has learnt from, and keeps more decisions of it.
     known = photos.get("taught")
-    some = "which" if known is True else f"{known} of which, as far as they can be compared,"
+    some = "which"
+    if isinstance(known, dict):
+        some = f"{known['photos']:,} of {known['of']:,} of which, as far as they can be compared,"
     taught = f", {some} the student has learnt from" if known else ""
     return f"On {photos['proof']} photos{held_out} (source: {photos['source']}{taught})."
 

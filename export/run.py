@@ -24,7 +24,6 @@ from edgeseed.export.photo_statistics import check_photos
 from edgeseed.export.quantize.run import QuantizeConfig
 from edgeseed.export.samples import (
     MAX_CALIBRATION,
-    MAX_LEARNING,
     SYNTHETIC,
     Samples,
     draw_samples,
@@ -182,7 +181,6 @@ def export(
             scratch=Path(scratch),
             calibrate=any(form.scheme for form in makeable),
             max_calibration=calibration_count or MAX_CALIBRATION,
-            max_learning=MAX_LEARNING if config.recover else 0,
             seed=seed,
         )
         if taught := taught_photos(samples, spec):
@@ -223,19 +221,20 @@ def search_target(min_agreement: float) -> float:
     return max(QuantizeConfig().min_agreement, min(1.0, 1 - (1 - min_agreement) / 2))
 
 
-def taught_photos(samples: Samples, spec: StudentSpec) -> bool | str:
+def taught_photos(samples: Samples, spec: StudentSpec) -> bool | dict[str, int]:
     """Whether a student has learnt from the photos, as far as its file tells.
 
     Returns:
         True for a set that taught it, or one of which a part did and nobody knows how much; for
-        others that hold some of the same files, how many of how many; else False.
+        others that hold some of the same files, how many `photos` `of` how many that can be
+        compared; else False.
     """
     photos = samples.source
     if photos is None or photos.fingerprint in spec.taught_by_all_of:
         return photos is not None
     shared = sketched_photos(photos, spec.sketches)
     if shared.count >= max(_FEWEST_TAUGHT, _LEAST_TAUGHT * shared.num_compared):
-        return f"{shared.count:,} of {shared.num_compared:,}"
+        return {"photos": shared.count, "of": shared.num_compared}
     return not shared.num_compared and photos.fingerprint in spec.taught_by
 
 
@@ -249,7 +248,11 @@ def _say_what_proves(samples: Samples, *, max_drop: float | None) -> None:
         )
     if taught := samples.description.get("taught"):
         source = samples.description["source"]
-        some = source if taught is True else f"{taught} photos of {source} that can be compared"
+        some = source
+        if isinstance(taught, dict):
+            some = (
+                f"{taught['photos']:,} of {taught['of']:,} photos of {source} that can be compared"
+            )
         note(
             f"{some} taught this student, which is surer of these photos than of any that come "
             "after: it will keep fewer decisions of those than the gates say; give --calibration "

@@ -1,7 +1,8 @@
 """The photos of an export: which calibrate, which judge, and which travel as golden examples.
 
-A photo that has set a scale must not vouch for the result, so the two sets are disjoint: a seeded
-shuffle, the first part held out as proof, the rest for calibration.
+A photo that has set a scale must not vouch for the result, so the sets are disjoint: a seeded
+shuffle, the first part held out as proof, the next for calibration. The others are read when
+somebody asks for them: to count decisions by while int8 is chosen, and to learn on.
 """
 
 import dataclasses
@@ -20,8 +21,6 @@ from edgeseed.core.preprocess import Preprocess
 
 MAX_PROOF = 256
 MAX_CALIBRATION = 512
-# What `--recover` learns on besides: as many as its updates see.
-MAX_LEARNING = 10_000
 # With fewer photos than this, neither the ranges nor the share of agreement mean anything.
 MIN_PHOTOS = 16
 NUM_GOLDEN = 4
@@ -59,8 +58,8 @@ class Samples:
     """Photos before the preprocessing, at most 640 pixels on the longer side."""
     proof: Photos
     calibration: Photos | None
-    learning: Photos | None
-    """Further photos, for int8 to learn on."""
+    reserve: "Reserve | None"
+    """Further photos, for int8 to be counted by and to learn on."""
     description: dict[str, object]
     """For the manifest: source, fingerprint, counts, seed."""
     source: PhotoSet | None = None
@@ -81,6 +80,43 @@ class Samples:
         return dataclasses.replace(self, description={**self.description, **more})
 
 
+class Reserve:
+    """The photos of a source that nothing was drawn for, read when somebody asks for them.
+
+    Args:
+        photos: The source.
+        indices: Which of them, in the order in which they are given away.
+        preprocess: The student's.
+        scratch: An existing folder for their pixels.
+    """
+
+    def __init__(
+        self,
+        photos: PhotoSet,
+        indices: npt.NDArray[np.int64],
+        preprocess: Preprocess,
+        scratch: Path,
+    ) -> None:
+        self._photos, self._left = photos, indices
+        self._preprocess, self._scratch = preprocess, scratch
+        self._taken = 0
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def take(self, count: int) -> Photos:
+        """The next ones, at most so many, without labels. No photo is given twice.
+
+        Raises:
+            DataError: If more than a tenth of them cannot be decoded.
+        """
+        taken, self._left = np.split(self._left, [count])
+        # What was taken before still lies in its file.
+        self._taken += 1
+        path = self._scratch / f"reserve-{self._taken}.npy"
+        return _preprocess(self._photos, taken, self._preprocess, None, path)
+
+
 def draw_samples(
     source: str | Path | None,
     preprocess: Preprocess,
@@ -89,7 +125,6 @@ def draw_samples(
     scratch: Path,
     calibrate: bool,
     max_calibration: int = MAX_CALIBRATION,
-    max_learning: int = 0,
     seed: int,
 ) -> Samples:
     """Opens, splits and preprocesses the photos.
@@ -102,7 +137,6 @@ def draw_samples(
         scratch: An existing folder for the pixels, so that memory does not grow with their number.
         calibrate: Whether a calibration set is needed besides the proof.
         max_calibration: Most photos to calibrate with.
-        max_learning: Most photos besides these, for int8 to learn on.
         seed: Of the shuffle.
 
     Raises:
@@ -117,25 +151,23 @@ def draw_samples(
             golden=tuple(fields[:NUM_GOLDEN]),
             proof=Photos(pixels=pixels),
             calibration=None,
-            learning=None,
+            reserve=None,
             description={"source": SYNTHETIC, "seed": seed, "proof": len(pixels)},
         )
     photos = open_photos(source, min_count=MIN_PHOTOS if calibrate else NUM_GOLDEN)
     order = np.random.default_rng(seed).permutation(len(photos))
     num_proof = min(MAX_PROOF, len(photos) // 2 if calibrate else len(photos))
     proof = _preprocess(photos, order[:num_proof], preprocess, classes, scratch / "proof.npy")
-    calibration = learning = None
+    calibration = reserve = None
     if calibrate:
-        drawn = order[num_proof : num_proof + max_calibration + max_learning]
-        chosen, rest = np.split(drawn, [max_calibration])
+        chosen, rest = np.split(order[num_proof:], [max_calibration])
         calibration = _preprocess(photos, chosen, preprocess, classes, scratch / "calibration.npy")
-        if max_learning and len(rest):
-            learning = _preprocess(photos, rest, preprocess, None, scratch / "learning.npy")
+        reserve = Reserve(photos, rest, preprocess, scratch)
     return Samples(
         golden=tuple(_shrink(photos.image(int(i))) for i in order[:NUM_GOLDEN]),
         proof=proof,
         calibration=calibration,
-        learning=learning,
+        reserve=reserve,
         description={
             "source": Path(photos.name).name,
             "fingerprint": photos.fingerprint,
@@ -143,7 +175,6 @@ def draw_samples(
             "available": len(photos),
             "proof": len(proof),
             "calibration": 0 if calibration is None else len(calibration),
-            "learning": 0 if learning is None else len(learning),
             "disjoint": True,
         },
         source=photos,

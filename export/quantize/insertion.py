@@ -38,7 +38,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from edgeseed.export.graph import constant, input_of, new_constant, tidy
+from edgeseed.export.graph import constant, copy_graph, input_of, new_constant, tidy
 from edgeseed.export.quantize.layout import Kind, Layout, image_of, weighted_input
 from edgeseed.export.quantize.numbers import (
     Quantizer,
@@ -115,7 +115,7 @@ def insert_quantization(
     graph_module: fx.GraphModule, layout: Layout, numbers: Numbers, scheme: Scheme
 ) -> fx.GraphModule:
     """A copy of the graph in QDQ form; layers keep their names, for the reports."""
-    copy = fx.GraphModule(graph_module, _copied_graph(graph_module.graph))
+    copy = copy_graph(graph_module)
     inserter = _Inserter(copy, layout, numbers, scheme)
     for node in list(copy.graph.nodes):
         inserter.visit(node)
@@ -142,17 +142,6 @@ def _fold_factors(graph_module: fx.GraphModule, layout: Layout) -> None:
         )
         node.args = (node.args[0], folded, *node.args[2:])
         scaled.replace_all_uses_with(input_of(scaled))
-
-
-def _copied_graph(graph: fx.Graph) -> fx.Graph:
-    copied = fx.Graph()
-    values: dict[fx.Node, fx.Node] = {}
-    result = copied.graph_copy(graph, values)
-    copied.output(result)
-    # graph_copy may rename; layers are known by their names.
-    for old, new in values.items():
-        new.name = old.name
-    return copied
 
 
 class _Inserter:

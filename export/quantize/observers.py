@@ -104,16 +104,15 @@ class Statistics:
             high if first else _MOMENTUM * self.average_high + (1 - _MOMENTUM) * high
         )
         self._widen(max(abs(low), abs(high)))
-        if weights is not None:
-            self._count_weighted(flat, _in_memory_order(weights))
-            return
-        flat = flat[:: _sampling_stride(flat.numel(), values.shape)]
-        limit = self.width * _BINS_PER_SIDE
-        self.counts += torch.histc(flat, bins=2 * _BINS_PER_SIDE, min=-limit, max=limit)
+        if weights is None:
+            self._count(flat[:: _sampling_stride(flat.numel(), values.shape)], None)
+        else:
+            self._count(flat, _in_memory_order(weights).double())
 
-    def _count_weighted(self, values: Tensor, weights: Tensor) -> None:
-        bins = (values / self.width + _BINS_PER_SIDE).long().clamp_(0, 2 * _BINS_PER_SIDE - 1)
-        counted = torch.bincount(bins, weights=weights.double(), minlength=2 * _BINS_PER_SIDE)
+    def _count(self, values: Tensor, weights: Tensor | None) -> None:
+        """`torch.histc` takes four times as long."""
+        bins = (values / self.width).add_(_BINS_PER_SIDE).int().clamp_(0, 2 * _BINS_PER_SIDE - 1)
+        counted = torch.bincount(bins, weights=weights, minlength=2 * _BINS_PER_SIDE)
         self.counts += counted.to(self.counts.dtype)
 
     def _widen(self, magnitude: float) -> None:

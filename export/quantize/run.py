@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ from edgeseed.export.quantize.embedding import free_embedding
 from edgeseed.export.quantize.equalization import equalize_channels
 from edgeseed.export.quantize.insertion import HARDSIGMOID_SHIFT, Numbers, insert_quantization
 from edgeseed.export.quantize.layout import Kind, Layout, observed_points, plan_layout
+from edgeseed.export.quantize.memory import reuse_memory
 from edgeseed.export.quantize.observers import METHODS, Method, Statistics, typical_photos
 from edgeseed.export.quantize.recovery import RecoveryConfig, recover
 from edgeseed.export.quantize.rounding import input_moments, round_weights
@@ -32,7 +34,7 @@ from edgeseed.export.quantize.schemes._scheme import Scheme
 from edgeseed.export.quantize.sensitivity import Score, search_floats
 from edgeseed.export.quantize.simulation import simulate
 from edgeseed.export.quantize.widening import widen_channels
-from edgeseed.export.samples import Photos
+from edgeseed.export.samples import Photos, Reserve
 from edgeseed.export.verification.gates import MIN_AGREEMENT, decisions_kept, distance
 from edgeseed.export.verification.reference import Outputs, layer_names
 
@@ -44,6 +46,13 @@ _QUICK = (32 * 224 * 224, (32, 256))
 # 100 may well keep all of the few that choose. Most are photos that ranges were taken from, which
 # speak as well: they have set a few numbers of each tensor, and no decision.
 _JUDGING = (96 * 224 * 224, (96, 1024))
+# Photos that had no part in anything before, to count decisions by: those that judged have chosen
+# what does well on them. Enough to tell the gate's limit from chance, where that costs no more.
+_COUNTING = (256 * 224 * 224, (256, 2048))
+# The standard error of the count, at the gate's limit, over the share that the gate lets go.
+_DOUBT = 0.25
+# What `--recover` learns on besides: as many as its updates see.
+_LEARNING = 10_000
 # Ways of calibrating whose biases are corrected, those of them whose weights are rounded together,
 # and what is judged of all that. Each is a graph of its own and has to see the photos.
 _FINALISTS, _ROUNDED, _JUDGED = 3, 2, 3
@@ -123,7 +132,7 @@ def quantize(
     scheme: Scheme,
     photos: Photos,
     *,
-    learning: Photos | None = None,
+    reserve: Reserve | None = None,
     batch: Batch,
     config: QuantizeConfig | None = None,
     keep_float: Mapping[str, str] | None = None,
@@ -135,13 +144,14 @@ def quantize(
         scheme: What the runtime computes in.
         photos: Calibration photos. The last eighth chooses between the ways of calibrating and is
             not calibrated with.
-        learning: Further photos for `config.recover`; where there are few, `photos` serve.
+        reserve: Further photos, to count decisions by and for `config.recover`; where there are
+            few, `photos` serve.
         batch: As the program was built for.
         config: Settings.
         keep_float: Layers by node name that stay in float in any case, and why.
     """
     worker = _Worker(
-        float_graph(program), scheme, photos, config or QuantizeConfig(), learning=learning
+        float_graph(program), scheme, photos, config or QuantizeConfig(), reserve=reserve
     )
     numbers, layout = worker.work(dict(keep_float or {}))
     quantized = insert_quantization(worker.graph, layout, numbers, scheme)
@@ -169,7 +179,7 @@ class _Sample:
     @functools.cached_property
     def truth(self) -> Outputs:
         """The float outputs, once they are asked for."""
-        return run_graph(self.graph, self.photos)
+        return run_graph(reuse_memory(self.graph), self.photos)
 
 
 class _Worker:
@@ -182,7 +192,7 @@ class _Worker:
         photos: Photos,
         config: QuantizeConfig,
         *,
-        learning: Photos | None,
+        reserve: Reserve | None,
     ) -> None:
         self.graph, self.scheme, self.config = graph, scheme, config
         if scheme.float_embedding:
@@ -197,12 +207,12 @@ class _Worker:
         )
         held_out = min(_count_for(photos, *_SELECTION), max(1, len(photos) // 4))
         self.ranging = Photos(pixels=photos.pixels[:-held_out])
-        many = learning is not None and len(learning) >= len(self.ranging)
-        self.learning = learning if learning is not None and many else self.ranging
+        self.reserve = reserve
         aside = photos.pixels[-held_out:]
         self.selection = _Sample(graph, aside)
         self.quick = _Sample(graph, aside[: _count_for(photos, *_QUICK)])
         self.judging = _Sample(graph, photos.pixels[-_count_for(photos, *_JUDGING) :])
+        self.counting = self._further() or self.judging
         self.tried: dict[str, Score] = {}
         self.chosen = config.calibrator
         self.score = Score(agreement=0.0, distance=float("inf"))
@@ -210,11 +220,13 @@ class _Worker:
         self.weighted: Mapping[str, Statistics] = {}
         self.gains: Mapping[str, float] = {}
         self.weight_scales: dict[str, torch.Tensor] = {}
+        self.learnt_on = 0
 
     def work(self, keep_float: dict[str, str]) -> tuple[Numbers, Layout]:
         layout = plan_layout(self.graph.graph, self.scheme, keep_float=keep_float)
-        statistics = calibrate(self.graph, layout, self.ranging)
+        statistics = calibrate(reuse_memory(self.graph), layout, self.ranging)
         numbers = self._choose(statistics, layout)
+        self.score = self._counted(self.score, numbers, layout)
         if self.config.max_float_layers and self.score.agreement < self.config.min_agreement:
             numbers, layout = self._search(statistics, layout, numbers, keep_float)
         if self.config.recover:
@@ -278,7 +290,7 @@ class _Worker:
         """Weights rounded by what their layers read in integers, which any numbers show as well."""
         quantized = insert_quantization(self.graph, layout, numbers, self.scheme)
         photos = Photos(pixels=self.ranging.pixels[: _count_for(self.ranging, *_ROUNDING)])
-        moments = input_moments(simulate(quantized), layout.layers, photos)
+        moments = input_moments(self._simulated(numbers, layout), layout.layers, photos)
         return round_weights(
             quantized, moments, self.weight_scales, self.scheme.weight,
             centered=self.config.bias_correction,
@@ -294,7 +306,8 @@ class _Worker:
     @functools.cached_property
     def spreads(self) -> dict[str, Spread]:
         """How every layer's output is spread, in float."""
-        return layer_spreads(self.graph, layer_names(self.graph), self.correcting)
+        graph = reuse_memory(self.graph)
+        return layer_spreads(graph, layer_names(graph), self.correcting)
 
     def _numbers(
         self, statistics: Mapping[str, Statistics], layout: Layout, method: Method
@@ -303,14 +316,17 @@ class _Worker:
         return dataclasses.replace(numbers, weight_scales=self.weight_scales)
 
     def _recover(self, numbers: Numbers, layout: Layout) -> Numbers:
-        # More photos judge where they are not those that are learnt on.
-        sample = self.selection if self.learning is self.ranging else self.judging
+        learning, sample = self.ranging, self.selection
+        if self.reserve is not None and len(self.reserve) >= len(self.ranging):
+            # More photos judge where they are not those that are learnt on.
+            learning, sample = self.reserve.take(_LEARNING), self.judging
         recovered = recover(
-            self.graph, layout, numbers, self.scheme, self.learning,
+            self.graph, layout, numbers, self.scheme, learning,
             distance=lambda found: self._score(found, layout, sample).distance,
             config=self.config.recovery,
         )  # fmt: skip
-        score = self.tried["recovery"] = self._score(recovered, layout, self.judging)
+        score = self._score(recovered, layout, self.judging)
+        score = self.tried["recovery"] = self._counted(score, recovered, layout)
         if score.keeps_fewer(self.score):
             # What comes nearer on the whole may be further off where decisions are close.
             say(
@@ -321,12 +337,32 @@ class _Worker:
         if score.distance >= self.score.distance:
             # Nearer on the few photos that looked on alone, or nowhere.
             return numbers
-        self.score = score
+        self.score, self.learnt_on = score, len(learning)
         return recovered
+
+    def _further(self) -> _Sample | None:
+        """Photos that are new, if there are no fewer than of those that judge."""
+        least = len(self.judging.photos)
+        # Half are left to be learnt on.
+        left = len(self.reserve or ()) // (2 if self.config.recover else 1)
+        if self.reserve is None or left < least:
+            return None
+        limit = min(max(self.config.required_agreement, 0.0), 1.0)
+        # The error of a share p of n is sqrt(p (1 - p) / n).
+        enough = limit / max(1.0 - limit, 1e-9) / _DOUBT**2
+        wanted = min(_count_for(self.judging.photos, *_COUNTING), math.ceil(enough))
+        return _Sample(self.graph, self.reserve.take(min(left, max(least, wanted))).pixels)
+
+    def _counted(self, score: Score, numbers: Numbers, layout: Layout) -> Score:
+        """The same distance, with the decisions kept of the photos that count them."""
+        if self.counting is self.judging:
+            return score
+        counted = self._score(numbers, layout, self.counting)
+        return dataclasses.replace(counted, distance=score.distance)
 
     def _simulated(self, numbers: Numbers, layout: Layout) -> fx.GraphModule:
         quantized = insert_quantization(self.graph, layout, numbers, self.scheme)
-        return simulate(quantized, in_place=True)
+        return simulate(quantized, inference=True)
 
     def _score(self, numbers: Numbers, layout: Layout, sample: _Sample | None = None) -> Score:
         sample = sample or self.quick
@@ -350,18 +386,22 @@ class _Worker:
             f"(wanted {self.config.min_agreement:.1%}): looking for the layers that lose"
         )
         with_floats = self._floats_maker(statistics, numbers, keep_float)
+        known: dict[frozenset[str], tuple[Numbers, Layout]] = {}
 
         def with_own_biases(floats: Mapping[str, str]) -> tuple[Numbers, Layout]:
             # Those of all integers repair what layers did that are in float now: with them, the
             # layers that lose most seem to gain nothing.
-            made, changed = with_floats(floats)
-            if made.bias_corrections:
-                made = self._with_biases(made, changed)
-            return made, changed
+            if (names := frozenset(floats)) not in known:
+                made, changed = with_floats(floats)
+                if made.bias_corrections:
+                    made = self._with_biases(made, changed)
+                known[names] = made, changed
+            return known[names]
 
         search = search_floats(
             layout,
             lambda floats: self._score(*with_own_biases(floats), self.judging),
+            count=lambda floats, score: self._counted(score, *with_own_biases(floats)),
             quick=lambda floats: self._score(*with_floats(floats)),
             min_agreement=self.config.min_agreement,
             required=self.config.required_agreement,
@@ -408,7 +448,8 @@ class _Worker:
                 "ranges": len(self.ranging),
                 "selection": len(self.selection.photos),
                 "judging": len(self.judging.photos),
-                "recovery": len(self.learning) if numbers.learned else 0,
+                "counting": len(self.counting.photos),
+                "recovery": self.learnt_on,
             },
             "bias_correction": bool(numbers.bias_corrections),
             "gain_correction": bool(numbers.gains),

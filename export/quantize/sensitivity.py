@@ -7,9 +7,10 @@ two that are neighbours, as a tensor between them stays rounded until both are i
 because a float layer among integers still reads and writes rounded tensors: in a MobileNetV3-small
 no layer behind the first two gains more than 5 % of the distance alone, and the first six together
 43 %. Where two more layers take away less than 10 %, the search ends without those two if the gate
-would hold, by a standard error of the photos that judge. If not, it goes on until it would; if it
-nowhere does, what keeps most of those that hold it at all is taken, and where none does, all that
-came from those two on are integers again. Those that turn out not to be needed are taken away.
+would hold, by a standard error of the photos that count decisions. If not, it goes on until it
+would; if it nowhere does, what keeps most of those that hold it at all is taken, and where none
+does, all that came from those two on are integers again. Those that turn out not to be needed are
+taken away.
 """
 
 import dataclasses
@@ -51,6 +52,8 @@ class Score:
 
 # The score of the graph with these operators in float, and why.
 Evaluate = Callable[[Mapping[str, str]], Score]
+# The same score, with its decisions counted on other photos.
+Count = Callable[[Mapping[str, str], Score], Score]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,7 @@ def search_floats(
     evaluate: Evaluate,
     *,
     quick: Evaluate | None = None,
+    count: Count = lambda _, score: score,
     min_agreement: float,
     required: float = 1.0,
     most: int,
@@ -79,6 +83,8 @@ def search_floats(
         layout: The layout with everything in integers.
         evaluate: The score with some operators in float.
         quick: The same on fewer photos, for the gain of every layer alone.
+        count: What a score is worth on photos that have chosen nothing. Called for what is chosen
+            alone, as the photos that chose it flatter it.
         min_agreement: The share of decisions to keep, where layers pay.
         required: The share that the gate asks, for which, and a standard error more, layers are
             left in float that do not.
@@ -87,7 +93,7 @@ def search_floats(
     layers = layout.layers
     gains = _gains(layers, quick or evaluate)
     chosen: dict[str, str] = {}
-    score = evaluate({})
+    score = count({}, evaluate({}))
     # The gate judges other photos, of which a standard error fewer may be kept.
     # (A gate that asks for more than all holds nowhere, and has no error.)
     variance = max(0.0, required * (1 - required))
@@ -106,7 +112,7 @@ def search_floats(
                 tried[group] = evaluate({**chosen, **added})
             best = _best(tried, min_agreement)
             chosen = {**chosen, **{name: _reason(gains, name) for name in best}}
-            score = tried[best]
+            score = count(chosen, tried[best])
             reached.append((chosen, score))
             bar.advance(len(best))
             before = max(0, len(reached) - 1 - _PATIENCE)
@@ -126,8 +132,10 @@ def search_floats(
         fewer = {other: why for other, why in chosen.items() if other != name}
         without = evaluate(fewer)
         # A count of decisions alone would take away any layer that does not tip one of them.
-        is_needless = without.distance <= _NEEDLESS * score.distance
-        if is_needless and without.agreement >= min(min_agreement, score.agreement):
+        if without.distance > _NEEDLESS * score.distance:
+            continue
+        without = count(fewer, without)
+        if without.agreement >= min(min_agreement, score.agreement):
             chosen, score = fewer, without
     return Search(keep_float=chosen, score=score, gains=gains)
 

@@ -14,26 +14,30 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from edgeseed.export.graph import constant, input_of, new_constant, tidy
+from edgeseed.export.graph import constant, copy_graph, input_of, new_constant, tidy
 from edgeseed.export.quantize.insertion import POINT
+from edgeseed.export.quantize.memory import write_over
 from edgeseed.export.quantize.numbers import ops
 
 _aten = torch.ops.aten
 
 
-def simulate(quantized: fx.GraphModule, *, in_place: bool = False) -> fx.GraphModule:
+def simulate(quantized: fx.GraphModule, *, inference: bool = False) -> fx.GraphModule:
     """A QDQ graph in float that computes the same numbers, up to the rounding of ties.
 
     Args:
         quantized: As `insert_quantization` makes it.
-        in_place: Whether it may be changed, which takes half the time of a copy.
+        inference: Whether it is to be run without gradients, as fast as can be. The quantized
+            graph itself is changed then, which takes half the time of a copy.
     """
-    simulated = quantized if in_place else _copy(quantized)
+    simulated = quantized if inference else copy_graph(quantized)
     for node in list(simulated.graph.nodes):
         if node.target is ops.dequantize_per_channel.default:
             _read_constant(simulated, node)
         elif node.target is ops.dequantize_per_tensor.default:
             _read_tensor(simulated, node)
+    if inference:
+        write_over(simulated.graph, {fake_quantize: fake_quantize_})
     return tidy(simulated)
 
 
@@ -57,6 +61,11 @@ def fake_quantize(value: Tensor, scale: float, zero_point: int, low: int, high: 
         found: Tensor = _StraightThrough.apply(value, scale, low, high)
         return found
     return value.mul(1 / scale).round_().clamp_(low, high).mul_(scale)
+
+
+def fake_quantize_(value: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
+    """The same in place, without gradients."""
+    return value.mul_(1 / scale).round_().clamp_(low - zero_point, high - zero_point).mul_(scale)
 
 
 class _StretchedQuantize(torch.autograd.Function):
@@ -91,16 +100,6 @@ def stretched_quantize(
     low, high = low - zero_point, high - zero_point
     found: Tensor = _StretchedQuantize.apply(value, stretch, scale, low, high)
     return found
-
-
-def _copy(module: fx.GraphModule) -> fx.GraphModule:
-    graph = fx.Graph()
-    values: dict[fx.Node, fx.Node] = {}
-    graph.output(graph.graph_copy(module.graph, values))
-    for old, new in values.items():
-        new.name = old.name
-        new.meta = dict(old.meta)
-    return fx.GraphModule(module, graph)
 
 
 def _read_constant(module: fx.GraphModule, node: fx.Node) -> None:

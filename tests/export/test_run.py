@@ -19,6 +19,9 @@ from edgeseed.core.files import readable_size
 from edgeseed.core.network import StudentNetwork, load_student, save_student
 from edgeseed.core.photos import open_photos
 from edgeseed.export import building, export, verify
+from edgeseed.export.quantize import run as quantize_run
+from edgeseed.export.quantize.insertion import Numbers
+from edgeseed.export.quantize.recovery import recover
 from edgeseed.export.run import search_target
 from edgeseed.export.speed import Speed
 from edgeseed.export.targets.onnx import scheme_of_this_machine
@@ -117,7 +120,7 @@ def test_copies_of_photos_that_taught_are_known_and_counted(
     count = f"{len(files) // 4 + 2} of {len(files)}"
     assert f"{count} photos of photos that can be compared taught this student" in said
     recorded = read_bundle(tmp_path / "bundle").manifest.provenance
-    assert recorded["photos"]["taught"] == count
+    assert recorded["photos"]["taught"] == {"photos": len(files) // 4 + 2, "of": len(files)}
     # An app's manifest need not say by which digests photos are known (the reference student does).
     assert recorded["student"]["data"]["num_photos"] == len(files) // 4
     assert "sketch" not in json.dumps(recorded)
@@ -369,8 +372,17 @@ def test_another_processors_integers_are_not_timed(
     assert result.quantization["float"]["linear"] == "asked for by --keep-float linear"
 
 
-def test_int8_can_learn_from_the_float_student(student: Path, photos: Path, tmp_path: Path) -> None:
+def test_int8_can_learn_from_the_float_student(
+    student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Photos beyond those that calibrate are what it learns on, and none of the proof's."""
+    learnt_on: list[int] = []
+
+    def watched(*arguments: Any, **options: Any) -> Numbers:
+        learnt_on.append(len(arguments[4]))
+        return recover(*arguments, **options)
+
+    monkeypatch.setattr(quantize_run, "recover", watched)
     result = export(
         student, precision="int8", calibration=photos, calibration_count=12, recover=True,
         out=tmp_path / "bundle", speed=False, verify=False,
@@ -380,8 +392,39 @@ def test_int8_can_learn_from_the_float_student(student: Path, photos: Path, tmp_
     assert result.quantization["tried"].keys() == {
         "minmax", "minmax + bias correction", "recovery"
     }  # fmt: skip
-    samples = read_bundle(tmp_path / "bundle").manifest.provenance["photos"]
-    assert (samples["calibration"], samples["learning"]) == (12, 20)
+    assert learnt_on == [20]
+
+
+@pytest.mark.parametrize(
+    ("calibration_count", "recover", "counting"),
+    [
+        (12, False, 20),  # all that is left of 64 without 32 for the proof
+        (20, False, 20),  # fewer are left than judge already, which count then
+        (10, True, 11),  # half: the others are to be learnt on
+        (12, True, 12),
+    ],
+)
+def test_decisions_are_counted_by_photos_that_chose_nothing(
+    student: Path,
+    photos: Path,
+    tmp_path: Path,
+    calibration_count: int,
+    *,
+    recover: bool,
+    counting: int,
+) -> None:
+    result = export(
+        student, precision="int8", calibration=photos, calibration_count=calibration_count,
+        recover=recover, out=tmp_path / "bundle", speed=False, verify=False,
+        quantization={"max_float_layers": 0, "calibrator": "minmax", "recovery_steps": 2},
+    )  # fmt: skip
+    record = result.quantization
+    assert record is not None
+    assert (record["photos"]["judging"], record["photos"]["counting"]) == (
+        calibration_count, counting
+    )  # fmt: skip
+    # A share of so many photos.
+    assert record["agreement"] * counting == pytest.approx(round(record["agreement"] * counting))
 
 
 def test_recovery_is_about_integers(student: Path, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_the_simulation_is_the_quantized_graph(name: str, pixels: Pixels) -> Non
     simulated = run(simulate(found), pixels[:8])
     for value, truth in zip(simulated, run(found, pixels[:8]), strict=True):
         assert relative(value, truth) < 1e-2  # a tie may be rounded the other way
-    in_place = simulate(found, in_place=True)
+    in_place = simulate(found, inference=True)
     assert in_place is found
     for value, same in zip(run(in_place, pixels[:8]), simulated, strict=True):
         np.testing.assert_array_equal(value, same)

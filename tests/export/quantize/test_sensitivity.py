@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Mapping
 
 import pytest
@@ -113,6 +114,26 @@ def test_a_gate_out_of_reach_costs_no_layers(required: float) -> None:
 
     search = search_floats(layout, little, min_agreement=1.0, required=required, most=10)
     assert list(search.keep_float) == ["a"]
+
+
+def test_photos_that_chose_a_layer_do_not_say_that_it_is_enough() -> None:
+    """Those that choose keep all once b is in float; new ones, what is really kept."""
+    counted: list[set[str]] = []
+
+    def flattered(floats: Mapping[str, str]) -> Score:
+        score = evaluate(floats)
+        return dataclasses.replace(score, agreement=1.0) if "b" in floats else score
+
+    def count(floats: Mapping[str, str], score: Score) -> Score:
+        counted.append(set(floats))
+        return dataclasses.replace(evaluate(floats), distance=score.distance, photos=1000)
+
+    assert set(search_floats(LAYOUT, flattered, min_agreement=0.97, most=4).keep_float) == {"b"}
+    search = search_floats(LAYOUT, flattered, count=count, min_agreement=0.97, most=4)
+    assert set(search.keep_float) == {"b", "c"}
+    assert search.score == Score(agreement=0.99, distance=pytest.approx(0.01), photos=1000)
+    # None but what is chosen: they stay new.
+    assert counted == [set(), {"b"}, {"b", "c"}]
 
 
 def test_what_holds_the_gate_once_is_kept_though_more_layers_do_not() -> None:

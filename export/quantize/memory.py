@@ -1,0 +1,87 @@
+"""Graphs that write over tensors which nobody reads again: as exact, and faster on a CPU.
+
+Memory that was given back is taken from the system anew, page by page, each time a tensor of some
+megabytes is made: three quarters of what a ReLU on 51 MB takes. So an elementwise operator whose
+input is of no further use writes its result there.
+"""
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from edgeseed.export.graph import LAYER_OPERATORS, copy_graph
+
+_aten = torch.ops.aten
+
+
+def reuse_memory(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """A copy of a graph, for inference alone: gradients need the tensors that it writes over.
+
+    Nodes keep their names. Whoever looks at values while it runs must not keep them.
+    """
+    copied = copy_graph(graph_module)
+    write_over(copied.graph, {})
+    copied.recompile()
+    return copied
+
+
+def write_over(graph: fx.Graph, twins: Mapping[Any, Any]) -> None:
+    """The same with a graph itself, which is to be compiled anew.
+
+    Args:
+        graph: For inference alone.
+        twins: Further elementwise functions that make a tensor of their own from their first
+            argument, and those that write it there.
+    """
+    in_place = {**_IN_PLACE, **twins}
+    fresh = {*LAYER_OPERATORS, *_OF_TWO, *_OF_TWO.values(), *in_place, *in_place.values()}
+
+    def is_free(value: object) -> bool:
+        """Whether it is a tensor of its own that one operator reads."""
+        return isinstance(value, fx.Node) and value.target in fresh and len(value.users) == 1
+
+    for node in graph.nodes:
+        if node.target in in_place and is_free(node.args[0]):
+            node.target = in_place[node.target]
+        elif node.target in _OF_TWO and len(node.args) == 2 and not node.kwargs:
+            first, second = node.args
+            if is_free(first):
+                node.target = _OF_TWO[node.target]
+            elif is_free(second):
+                node.target, node.args = _OF_TWO[node.target], (second, first)
+
+
+def _add_to(first: Tensor, second: Tensor | float) -> Tensor:
+    return first.add_(second) if _fits(second, first) else first + second
+
+
+def _multiply(first: Tensor, second: Tensor | float) -> Tensor:
+    return first.mul_(second) if _fits(second, first) else first * second
+
+
+def _fits(second: Tensor | float, first: Tensor) -> bool:
+    """Whether the two together are of the first's shape."""
+    if not isinstance(second, Tensor):
+        return True
+    together: torch.Size = torch.broadcast_shapes(first.shape, second.shape)
+    return together == first.shape
+
+
+_IN_PLACE: Mapping[Any, Any] = {
+    _aten.relu.default: _aten.relu_.default,
+    _aten.hardtanh.default: _aten.hardtanh_.default,
+    _aten.hardswish.default: _aten.hardswish_.default,
+    _aten.hardsigmoid.default: _aten.hardsigmoid_.default,
+    _aten.silu.default: _aten.silu_.default,
+    _aten.sigmoid.default: _aten.sigmoid_.default,
+    _aten.clamp.default: _aten.clamp_.default,
+}
+_OF_TWO: Mapping[Any, Any] = {
+    _aten.add.Tensor: _add_to,
+    _aten.mul.Tensor: _multiply,
+    operator.add: _add_to,
+    operator.mul: _multiply,
+}

@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import numpy as np
+
+from edgeseed.core.photos import open_photos
+from edgeseed.export.samples import draw_samples
+from edgeseed.export.testing import CLASSES, tiny_preprocess
+
+
+def test_no_photo_is_drawn_for_two_purposes(photos: Path, tmp_path: Path) -> None:
+    samples = draw_samples(
+        photos, tiny_preprocess(), classes=CLASSES, scratch=tmp_path, calibrate=True,
+        max_calibration=10, seed=0,
+    )  # fmt: skip
+    assert samples.calibration is not None
+    assert samples.reserve is not None
+    assert len(samples.reserve) == 64 - 32 - 10
+    first = samples.reserve.take(7)
+    assert len(samples.reserve) == 15
+    rest = samples.reserve.take(1000)
+    assert len(samples.reserve) == 0
+    assert len(samples.reserve.take(5)) == 0
+    assert first.labels is None
+    drawn = [samples.proof, samples.calibration, first, rest]
+    assert [len(some) for some in drawn] == [32, 10, 7, 15]
+    pixels = np.concatenate([some.pixels for some in drawn]).reshape(64, -1)
+    preprocess, opened = tiny_preprocess(), open_photos(photos)
+    everything = np.stack([preprocess.pixels(opened.image(i)) for i in range(64)]).reshape(64, -1)
+    assert {row.tobytes() for row in pixels} == {row.tobytes() for row in everything}
+
+
+def test_photos_that_float_models_are_compared_on_leave_no_reserve(
+    photos: Path, tmp_path: Path
+) -> None:
+    samples = draw_samples(
+        photos, tiny_preprocess(), classes=CLASSES, scratch=tmp_path, calibrate=False, seed=0
+    )
+    assert (samples.calibration, samples.reserve) == (None, None)
