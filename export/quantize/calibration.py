@@ -70,6 +70,23 @@ def weigh(graph_module: fx.GraphModule, layout: Layout, photos: Photos) -> dict[
     return statistics
 
 
+def rounding_costs(weighted: Mapping[str, Statistics], numbers: Numbers) -> dict[str, float]:
+    """By how much the rounding of each tensor moves the outputs, in relation to one another.
+
+    A step `s` errs by `s^2 / 12` in the mean, wherever values lie; each counts by the square of its
+    gradient.
+
+    Args:
+        weighted: What `weigh` gives.
+        numbers: The steps.
+    """
+    return {
+        name: float(seen.counts.sum()) * numbers.quantizers[name].scale ** 2 / 12
+        for name, seen in weighted.items()
+        if name in numbers.quantizers
+    }
+
+
 def _somewhere(output: Tensor, generator: torch.Generator) -> Tensor:
     """How far an output of (N, D) goes in a random direction, in units of its size."""
     direction = torch.randn(output.shape, generator=generator)

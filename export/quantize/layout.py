@@ -301,6 +301,32 @@ class _Planner:
         )
 
 
+def layers_around(graph: fx.Graph, layout: Layout, point: str) -> list[tuple[str, ...]]:
+    """The integer layers that have to be in float for a tensor not to be rounded, by name.
+
+    Those are the ones that read it, and one that it is made by: of a product or a sum one factor in
+    float is enough, so there may be several answers.
+    """
+    (node,) = [item for item in graph.nodes if item.name == point]
+    passed = [user for user in node.users if user.target in _PADS]
+    readers = {user.name for item in (node, *passed) for user in item.users}
+    found = []
+    for maker in _makers(node):
+        wanted = {*readers, maker.name}
+        group = tuple(name for name in layout.layers if name in wanted)
+        if group and group not in found:
+            found.append(group)
+    return found
+
+
+def _makers(node: fx.Node) -> list[fx.Node]:
+    """The layers that a tensor comes from, through operators without weights."""
+    if operator_of(node) in WEIGHTED or node.op == "placeholder":
+        return [node]
+    sources = [item for item in node.all_input_nodes if not is_constant(item)]
+    return list(dict.fromkeys(maker for source in sources for maker in _makers(source)))
+
+
 def observed_points(layout: Layout) -> Collection[str]:
     """The points whose range has to be measured."""
     fixed = (Kind.HARDSIGMOID, Kind.SIGMOID, Kind.IMAGE, Kind.SHARED)

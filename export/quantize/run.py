@@ -19,13 +19,20 @@ from edgeseed.export.quantize.calibration import (
     calibrate,
     numbers_by_method,
     photo_batches,
+    rounding_costs,
     weigh,
 )
 from edgeseed.export.quantize.correction import Spread, correct, layer_spreads, wanted_spreads
 from edgeseed.export.quantize.embedding import free_embedding
 from edgeseed.export.quantize.equalization import equalize_channels
 from edgeseed.export.quantize.insertion import HARDSIGMOID_SHIFT, Numbers, insert_quantization
-from edgeseed.export.quantize.layout import Kind, Layout, observed_points, plan_layout
+from edgeseed.export.quantize.layout import (
+    Kind,
+    Layout,
+    layers_around,
+    observed_points,
+    plan_layout,
+)
 from edgeseed.export.quantize.memory import reuse_memory
 from edgeseed.export.quantize.observers import METHODS, Method, Statistics, typical_photos
 from edgeseed.export.quantize.recovery import RecoveryConfig, recover
@@ -59,6 +66,8 @@ _FINALISTS, _ROUNDED, _JUDGED = 3, 2, 3
 # All are judged where that costs no more pixels than this: the few photos of a quick look at small
 # sizes, or of a small set, rank badly.
 _CHEAP = 32 * 224 * 224
+# Tensors whose rounding costs most, around which layers are tried in float, and how many together.
+_DEAREST, _TOGETHER = 3, 3
 _WITH = " + "
 # Photos that show which channels are wide and which are narrow.
 _LOOK = (16 * 224 * 224, (16, 128))
@@ -385,6 +394,8 @@ class _Worker:
             f"int8 keeps {self.score.agreement:.1%} of the decisions "
             f"(wanted {self.config.min_agreement:.1%}): looking for the layers that lose"
         )
+        if not self.weighted:
+            self.weighted = weigh(self.graph, layout, self.correcting)
         with_floats = self._floats_maker(statistics, numbers, keep_float)
         known: dict[frozenset[str], tuple[Numbers, Layout]] = {}
 
@@ -402,6 +413,7 @@ class _Worker:
             layout,
             lambda floats: self._score(*with_own_biases(floats), self.judging),
             count=lambda floats, score: self._counted(score, *with_own_biases(floats)),
+            around=lambda floats: self._costly(*with_own_biases(floats)),
             quick=lambda floats: self._score(*with_floats(floats)),
             min_agreement=self.config.min_agreement,
             required=self.config.required_agreement,
@@ -412,6 +424,17 @@ class _Worker:
             return numbers, layout
         self.score = self.tried[f"{len(search.keep_float)} layers in float"] = search.score
         return with_own_biases(search.keep_float)
+
+    def _costly(self, numbers: Numbers, layout: Layout) -> list[tuple[str, ...]]:
+        """Layers around the tensors whose rounding moves the outputs most."""
+        costs = rounding_costs(self.weighted, numbers)
+        dearest = sorted(costs.keys() & layout.points.keys(), key=lambda name: -costs[name])
+        groups = [
+            group
+            for name in dearest[:_DEAREST]
+            for group in layers_around(self.graph.graph, layout, name)
+        ]
+        return [group for group in groups if len(group) <= _TOGETHER]
 
     def _floats_maker(
         self, statistics: Mapping[str, Statistics], numbers: Numbers, keep_float: Mapping[str, str]

@@ -52,6 +52,8 @@ class Score:
 
 # The score of the graph with these operators in float, and why.
 Evaluate = Callable[[Mapping[str, str]], Score]
+# For the layers that are in float already, groups that others may be tried in.
+Around = Callable[[Mapping[str, str]], Sequence[tuple[str, ...]]]
 # The same score, with its decisions counted on other photos.
 Count = Callable[[Mapping[str, str], Score], Score]
 
@@ -73,6 +75,7 @@ def search_floats(
     *,
     quick: Evaluate | None = None,
     count: Count = lambda _, score: score,
+    around: Around | None = None,
     min_agreement: float,
     required: float = 1.0,
     most: int,
@@ -85,6 +88,7 @@ def search_floats(
         quick: The same on fewer photos, for the gain of every layer alone.
         count: What a score is worth on photos that have chosen nothing. Called for what is chosen
             alone, as the photos that chose it flatter it.
+        around: Groups of layers to be tried together. If nobody knows any, neighbours are at first.
         min_agreement: The share of decisions to keep, where layers pay.
         required: The share that the gate asks, for which, and a standard error more, layers are
             left in float that do not.
@@ -104,10 +108,13 @@ def search_floats(
     with progress("leaving layers in float", most, "layers") as bar:
         while len(chosen) < min(most, len(layers)) and score.agreement < min_agreement:
             groups: list[tuple[str, ...]] = [(n,) for n in _candidates(layers, gains, chosen)]
-            if not chosen and most > 1:
+            if around is not None:
+                groups += around(chosen)
+            elif not chosen:
                 groups += _pairs(layers, gains)
+            left = min(most, len(layers)) - len(chosen)
             tried = {}
-            for group in groups:
+            for group in dict.fromkeys(group for group in groups if len(group) <= left):
                 added = {name: _reason(gains, name) for name in group}
                 tried[group] = evaluate({**chosen, **added})
             best = _best(tried, min_agreement)
