@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from edgeseed.export.graph import example_input, float_graph, trace
+from edgeseed.export.graph import build_program, example_input, float_graph, trace
 from edgeseed.export.quantize.calibration import calibrate, numbers_by_method
 from edgeseed.export.quantize.insertion import insert_quantization
-from edgeseed.export.quantize.layout import Kind, plan_layout
+from edgeseed.export.quantize.layout import Kind, layers_around, plan_layout
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.quantize.schemes._scheme import IntegerFormat, Scheme
 from edgeseed.export.samples import Photos
+from edgeseed.export.testing import tiny_preprocess, tiny_student
 
 SCHEME: Scheme = SCHEMES.load("x86")
 LARGE, SMALL = 128, 32
@@ -88,3 +89,32 @@ def test_the_factor_of_the_normalisation_is_folded_exactly() -> None:
     with torch.no_grad():
         value, truth = found(image)[0], graph(image)[0]
     assert float((value - truth).abs().max() / truth.abs().max()) < 2e-3
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "test_efficientnet", "test_resnet"])
+def test_a_tensor_is_not_rounded_where_the_layers_around_it_are_in_float(name: str) -> None:
+    graph = float_graph(build_program(tiny_student(name, trained=False), tiny_preprocess())).graph
+    layout = plan_layout(graph, SCHEMES.load("arm"))
+    seen = 0
+    for point, kind in layout.points.items():
+        if kind in (Kind.SHARED, Kind.IMAGE):
+            continue
+        groups = layers_around(graph, layout, point)
+        assert groups
+        for group in groups:
+            assert set(group) <= set(layout.layers)
+            changed = plan_layout(graph, SCHEMES.load("arm"), keep_float=dict.fromkeys(group, ""))
+            assert point not in changed.points, group
+            for layer in group:
+                fewer = dict.fromkeys(set(group) - {layer}, "")
+                less = plan_layout(graph, SCHEMES.load("arm"), keep_float=fewer)
+                seen += point in less.points
+    assert seen > len(layout.points) / 2, "most groups are as small as can be"
+
+
+def test_layers_in_float_already_are_not_asked_for_again() -> None:
+    graph = stem(SMALL).graph
+    (both,) = layers_around(graph, plan_layout(graph, SCHEME), "relu_1")
+    assert both == ("conv2d_1", "conv2d_2")
+    layout = plan_layout(graph, SCHEME, keep_float={"conv2d_1": ""})
+    assert layers_around(graph, layout, "relu_1") == [("conv2d_2",)]

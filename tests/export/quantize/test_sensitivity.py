@@ -116,6 +116,29 @@ def test_a_gate_out_of_reach_costs_no_layers(required: float) -> None:
     assert list(search.keep_float) == ["a"]
 
 
+def test_layers_around_a_costly_tensor_are_tried_together_whenever_they_are_named() -> None:
+    """b takes most; then a and c are worth nothing but together, and are no neighbours of b's."""
+    layout = Layout(
+        operators=dict.fromkeys(["b", "x", "a", "y", "c"], "conv"), points={}, floats={}
+    )
+    asked: list[set[str]] = []
+
+    def apart(floats: Mapping[str, str]) -> Score:
+        lost = 0.1 - 0.05 * ("b" in floats) - 0.04 * ({"a", "c"} <= set(floats))
+        lost -= 0.0001 * ("x" in floats) + 0.0002 * ("y" in floats)
+        return Score(agreement=1 - lost, distance=lost)
+
+    def around(floats: Mapping[str, str]) -> list[tuple[str, ...]]:
+        asked.append(set(floats))
+        return [("a", "c"), ("a", "b", "c", "x")]
+
+    search = search_floats(layout, apart, around=around, min_agreement=0.985, most=3)
+    assert set(search.keep_float) == {"a", "b", "c"}
+    assert asked == [set(), {"b"}]
+    few = search_floats(layout, apart, around=around, min_agreement=0.985, most=2)
+    assert not {"a", "c"} <= set(few.keep_float)
+
+
 def test_photos_that_chose_a_layer_do_not_say_that_it_is_enough() -> None:
     """Those that choose keep all once b is in float; new ones, what is really kept."""
     counted: list[set[str]] = []
