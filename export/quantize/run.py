@@ -423,7 +423,8 @@ class _Worker:
         if search.score.distance >= self.score.distance:
             return numbers, layout
         self.score = self.tried[f"{len(search.keep_float)} layers in float"] = search.score
-        return with_own_biases(search.keep_float)
+        numbers, layout = with_own_biases(search.keep_float)
+        return numbers, dataclasses.replace(layout, floats={**layout.floats, **search.keep_float})
 
     def _costly(self, numbers: Numbers, layout: Layout) -> list[tuple[str, ...]]:
         """Layers around the tensors whose rounding moves the outputs most."""

@@ -135,6 +135,7 @@ def test_layers_around_a_costly_tensor_are_tried_together_whenever_they_are_name
     search = search_floats(layout, apart, around=around, min_agreement=0.985, most=3)
     assert set(search.keep_float) == {"a", "b", "c"}
     assert asked == [set(), {"b"}]
+    assert "alone, with c 80% of what was left" in search.keep_float["a"]
     few = search_floats(layout, apart, around=around, min_agreement=0.985, most=2)
     assert not {"a", "c"} <= set(few.keep_float)
 
