@@ -45,12 +45,14 @@ def calibrate(
     return watcher.statistics
 
 
-def weigh(graph_module: fx.GraphModule, layout: Layout, photos: Photos) -> dict[str, Statistics]:
+def weigh(
+    graph_module: fx.GraphModule, layout: Layout, photos: Photos, *, decisions: bool = False
+) -> dict[str, Statistics]:
     """Statistics in which a value counts by how much it moves the outputs.
 
     That is the squared gradient of the outputs, in the mean over random directions (Hutchinson's
     estimate of the diagonal of `J^T J`): of the embedding over its length, and of the logits
-    likewise.
+    likewise; where it is about `decisions`, of the last of them alone.
     """
     generator = torch.Generator().manual_seed(0)
     seer = _Seer(graph_module, observed_points(layout))
@@ -60,7 +62,8 @@ def weigh(graph_module: fx.GraphModule, layout: Layout, photos: Photos) -> dict[
             for part in batch.split(max(1, len(batch) // _PARTS)):
                 seer.run(part.requires_grad_())
                 values = list(seer.values.values())
-                moved = [_somewhere(output, generator) for output in seer.outputs]
+                outputs = seer.outputs[-1:] if decisions else seer.outputs
+                moved = [_somewhere(output, generator) for output in outputs]
                 total = torch.stack(moved).sum()
                 gradients = torch.autograd.grad(total, values, materialize_grads=True)
                 for name, value, gradient in zip(seer.values, values, gradients, strict=True):

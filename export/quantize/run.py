@@ -394,8 +394,8 @@ class _Worker:
             f"int8 keeps {self.score.agreement:.1%} of the decisions "
             f"(wanted {self.config.min_agreement:.1%}): looking for the layers that lose"
         )
-        if not self.weighted:
-            self.weighted = weigh(self.graph, layout, self.correcting)
+        # An embedding in fewer steps is not what tips decisions.
+        costs = weigh(self.graph, layout, self.correcting, decisions=True)
         with_floats = self._floats_maker(statistics, numbers, keep_float)
         known: dict[frozenset[str], tuple[Numbers, Layout]] = {}
 
@@ -413,7 +413,7 @@ class _Worker:
             layout,
             lambda floats: self._score(*with_own_biases(floats), self.judging),
             count=lambda floats, score: self._counted(score, *with_own_biases(floats)),
-            around=lambda floats: self._costly(*with_own_biases(floats)),
+            around=lambda floats: self._dearest(costs, *with_own_biases(floats)),
             quick=lambda floats: self._score(*with_floats(floats)),
             min_agreement=self.config.min_agreement,
             required=self.config.required_agreement,
@@ -426,9 +426,11 @@ class _Worker:
         numbers, layout = with_own_biases(search.keep_float)
         return numbers, dataclasses.replace(layout, floats={**layout.floats, **search.keep_float})
 
-    def _costly(self, numbers: Numbers, layout: Layout) -> list[tuple[str, ...]]:
+    def _dearest(
+        self, weighted: Mapping[str, Statistics], numbers: Numbers, layout: Layout
+    ) -> list[tuple[str, ...]]:
         """Layers around the tensors whose rounding moves the outputs most."""
-        costs = rounding_costs(self.weighted, numbers)
+        costs = rounding_costs(weighted, numbers)
         dearest = sorted(costs.keys() & layout.points.keys(), key=lambda name: -costs[name])
         groups = [
             group
