@@ -57,6 +57,8 @@ def weigh(
     generator = torch.Generator().manual_seed(0)
     seer = _Seer(graph_module, observed_points(layout))
     statistics = {name: Statistics() for name in seer.names}
+    if not statistics:
+        return {}
     with progress("weighing what rounds", len(photos)) as bar:
         for batch in photo_batches(photos):
             for part in batch.split(max(1, len(batch) // _PARTS)):
@@ -76,8 +78,8 @@ def weigh(
 def rounding_costs(weighted: Mapping[str, Statistics], numbers: Numbers) -> dict[str, float]:
     """By how much the rounding of each tensor moves the outputs, in relation to one another.
 
-    A step `s` errs by `s^2 / 12` in the mean, wherever values lie; each counts by the square of its
-    gradient.
+    A step `s` errs by `s^2 / 12` in the mean; each value counts by the square of its gradient. (A
+    ReLU's zeros, which are exact, count as others do.)
 
     Args:
         weighted: What `weigh` gives.

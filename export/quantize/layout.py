@@ -6,7 +6,7 @@ nothing from being quantized, so everything but convolutions and linear layers f
 
 import dataclasses
 import enum
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -304,12 +304,11 @@ class _Planner:
 def layers_around(graph: fx.Graph, layout: Layout, point: str) -> list[tuple[str, ...]]:
     """The integer layers that have to be in float for a tensor not to be rounded, by name.
 
-    Those are the ones that read it, and one that it is made by: of a product or a sum one factor in
-    float is enough, so there may be several answers.
+    Those are the ones that read it, also through what only moves its integers, and one that it is
+    made by: of a product or a sum one factor in float is enough, so there may be several answers.
     """
     (node,) = [item for item in graph.nodes if item.name == point]
-    passed = [user for user in node.users if user.target in _PADS]
-    readers = {user.name for item in (node, *passed) for user in item.users}
+    readers = {user.name for user in _through(node, lambda item: list(item.users), _moves)}
     found = []
     for maker in _makers(node):
         wanted = {*readers, maker.name}
@@ -321,10 +320,34 @@ def layers_around(graph: fx.Graph, layout: Layout, point: str) -> list[tuple[str
 
 def _makers(node: fx.Node) -> list[fx.Node]:
     """The layers that a tensor comes from, through operators without weights."""
-    if operator_of(node) in WEIGHTED or node.op == "placeholder":
+    if _is_maker(node):
         return [node]
-    sources = [item for item in node.all_input_nodes if not is_constant(item)]
-    return list(dict.fromkeys(maker for source in sources for maker in _makers(source)))
+    reached = _through(node, lambda item: item.all_input_nodes, lambda item: not _is_maker(item))
+    return [item for item in reached if _is_maker(item) and not is_constant(item)]
+
+
+def _is_maker(node: fx.Node) -> bool:
+    return operator_of(node) in WEIGHTED or node.op == "placeholder"
+
+
+def _moves(node: fx.Node) -> bool:
+    return node.target in _PADS or operator_of(node) in ("view", "max_pool")
+
+
+def _through(
+    node: fx.Node,
+    following: Callable[[fx.Node], Sequence[fx.Node]],
+    passes: Callable[[fx.Node], bool],
+) -> list[fx.Node]:
+    """The nodes that follow one, and those behind any that lets through; each once."""
+    reached: dict[fx.Node, None] = {}
+    waiting = list(following(node))
+    while waiting:
+        item = waiting.pop(0)
+        if item not in reached:
+            reached[item] = None
+            waiting += following(item) if passes(item) else []
+    return list(reached)
 
 
 def observed_points(layout: Layout) -> Collection[str]:

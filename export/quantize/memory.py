@@ -15,6 +15,8 @@ from torch import Tensor, fx
 from edgeseed.export.graph import LAYER_OPERATORS, copy_graph
 
 _aten = torch.ops.aten
+# Tensors or numbers: graphs add and multiply sizes of batches as well.
+_Value = Any
 
 
 def reuse_memory(graph_module: fx.GraphModule) -> fx.GraphModule:
@@ -44,7 +46,7 @@ def write_over(graph: fx.Graph, twins: Mapping[Any, Any]) -> None:
         return isinstance(value, fx.Node) and value.target in fresh and len(value.users) == 1
 
     for node in graph.nodes:
-        if node.target in in_place and is_free(node.args[0]):
+        if node.target in in_place and is_free(node.args[0]) and _is_real(node.args[0]):
             node.target = in_place[node.target]
         elif node.target in _OF_TWO and len(node.args) == 2 and not node.kwargs:
             first, second = node.args
@@ -54,16 +56,28 @@ def write_over(graph: fx.Graph, twins: Mapping[Any, Any]) -> None:
                 node.target, node.args = _OF_TWO[node.target], (second, first)
 
 
-def _add_to(first: Tensor, second: Tensor | float) -> Tensor:
-    return first.add_(second) if _fits(second, first) else first + second
+def _is_real(node: fx.Node) -> bool:
+    """Whether a tensor is not one of whole numbers, which a sigmoid cannot be written to."""
+    value = node.meta.get("val")
+    return not isinstance(value, Tensor) or value.is_floating_point()
 
 
-def _multiply(first: Tensor, second: Tensor | float) -> Tensor:
-    return first.mul_(second) if _fits(second, first) else first * second
+def _add_to(first: _Value, second: _Value) -> _Value:
+    if isinstance(first, Tensor) and _fits(first, second):
+        return first.add_(second)
+    return first + second
 
 
-def _fits(second: Tensor | float, first: Tensor) -> bool:
-    """Whether the two together are of the first's shape."""
+def _multiply(first: _Value, second: _Value) -> _Value:
+    if isinstance(first, Tensor) and _fits(first, second):
+        return first.mul_(second)
+    return first * second
+
+
+def _fits(first: Tensor, second: _Value) -> bool:
+    """Whether the two together are of the first's shape and type."""
+    if torch.result_type(first, second) != first.dtype:
+        return False
     if not isinstance(second, Tensor):
         return True
     together: torch.Size = torch.broadcast_shapes(first.shape, second.shape)

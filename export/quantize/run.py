@@ -352,8 +352,10 @@ class _Worker:
     def _further(self) -> _Sample | None:
         """Photos that are new, if there are no fewer than of those that judge."""
         least = len(self.judging.photos)
-        # Half are left to be learnt on.
-        left = len(self.reserve or ()) // (2 if self.config.recover else 1)
+        left = len(self.reserve or ())
+        if self.config.recover:
+            # Half are to be learnt on, and no fewer than calibrate.
+            left = min(left // 2, left - len(self.ranging))
         if self.reserve is None or left < least:
             return None
         limit = min(max(self.config.required_agreement, 0.0), 1.0)

@@ -17,7 +17,7 @@ taken away.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from edgeseed.core.console import progress
 from edgeseed.export.quantize.layout import Layout
@@ -88,8 +88,8 @@ def search_floats(
         layout: The layout with everything in integers.
         evaluate: The score with some operators in float.
         quick: The same on fewer photos, for the gain of every layer alone.
-        count: What a score is worth on photos that have chosen nothing. Called for what is chosen
-            alone, as the photos that chose it flatter it.
+        count: The same score, its decisions counted on photos that rank nothing. Called for what
+            each step chose, which the photos that rank flatter, and before a layer is taken away.
         around: Groups of layers to be tried together, for those that are in float; by default
             neighbours, at first.
         min_agreement: The share of decisions to keep, where layers pay.
@@ -100,13 +100,15 @@ def search_floats(
     layers = layout.layers
     gains = _gains(layers, quick or evaluate)
     chosen: dict[str, str] = {}
-    score = count({}, evaluate({}))
+    judged = evaluate({})
+    score = count({}, judged)
     # The gate judges other photos, of which a standard error fewer may be kept.
     # (A gate that asks for more than all holds nowhere, and has no error.)
     variance = max(0.0, required * (1 - required))
     chance = math.sqrt(variance / score.photos) if score.photos else 0.0
     sure = min(required + chance, max(required, min_agreement))
     reached = [(chosen, score)]
+    steps: list[tuple[tuple[str, ...], float]] = []
     idle_from: int | None = None
     with progress("leaving layers in float", most, "layers") as bar:
         while len(chosen) < min(most, len(layers)) and score.agreement < min_agreement:
@@ -119,10 +121,11 @@ def search_floats(
             tried = {}
             for group in dict.fromkeys(group for group in groups if len(group) <= left):
                 tried[group] = evaluate({**chosen, **dict.fromkeys(group, _REASON)})
-            best = _best(tried, min_agreement)
-            gained = 1.0 - tried[best].distance / max(score.distance, 1e-12)
-            chosen = {**chosen, **_reasons(best, gains, together=gained)}
-            score = count(chosen, tried[best])
+            best = _best(tried, min_agreement + judged.agreement - score.agreement)
+            steps.append((best, 1.0 - tried[best].distance / max(score.distance, 1e-12)))
+            chosen = {**chosen, **dict.fromkeys(best, _REASON)}
+            judged = tried[best]
+            score = count(chosen, judged)
             reached.append((chosen, score))
             bar.advance(len(best))
             before = max(0, len(reached) - 1 - _PATIENCE)
@@ -138,7 +141,7 @@ def search_floats(
     if score.agreement < min_agreement and gains_little:
         # Also where there were too few layers for two that help little.
         chosen, score = _for_the_gate([reached[0], (chosen, score)], required, sure) or reached[0]
-    for name in list(chosen)[:-1]:
+    for name in list(chosen):
         fewer = {other: why for other, why in chosen.items() if other != name}
         without = evaluate(fewer)
         # A count of decisions alone would take away any layer that does not tip one of them.
@@ -147,7 +150,7 @@ def search_floats(
         without = count(fewer, without)
         if without.agreement >= min(min_agreement, score.agreement):
             chosen, score = fewer, without
-    return Search(keep_float=chosen, score=score, gains=gains)
+    return Search(keep_float=_reasons(chosen, steps, gains), score=score, gains=gains)
 
 
 _State = tuple[dict[str, str], Score]
@@ -197,16 +200,28 @@ def _pairs(layers: Sequence[str], gains: Mapping[str, float]) -> list[tuple[str,
 
 
 def _reasons(
-    group: Sequence[str], gains: Mapping[str, float], *, together: float
+    chosen: Collection[str],
+    steps: Sequence[tuple[tuple[str, ...], float]],
+    gains: Mapping[str, float],
 ) -> dict[str, str]:
-    """Why each of a group is in float."""
+    """Why each is in float.
+
+    Args:
+        chosen: Layers.
+        steps: Which were given back together, and the share of the distance that this took away.
+        gains: Of each alone.
+    """
     reasons = {}
-    for name in group:
-        others = " and ".join(other for other in group if other != name)
-        alone = f"in float it takes away {max(gains[name], 0.0):.0%} of the distance alone"
-        more = f", with {others} {max(together, 0.0):.0%} of what was left" if others else ""
-        reasons[name] = f"{_REASON}: {alone}{more}"
-    return reasons
+    for group, gained in steps:
+        for name in group:
+            reason = (
+                f"{_REASON}: in float it takes away {max(gains[name], 0.0):.0%} of the distance"
+            )
+            reasons[name] = f"{reason} alone"
+            if len(group) > 1 and set(group) <= set(chosen):
+                others = " and ".join(other for other in group if other != name)
+                reasons[name] += f", with {others} {max(gained, 0.0):.0%} of what was left"
+    return {name: reasons[name] for name in chosen}
 
 
 def _gains(layers: Sequence[str], evaluate: Evaluate) -> dict[str, float]:

@@ -37,6 +37,8 @@ def simulate(quantized: fx.GraphModule, *, inference: bool = False) -> fx.GraphM
         elif node.target is ops.dequantize_per_tensor.default:
             _read_tensor(simulated, node)
     if inference:
+        # What stored bytes reads their tensors no more.
+        simulated.graph.eliminate_dead_code()
         write_over(simulated.graph, {fake_quantize: fake_quantize_})
     return tidy(simulated)
 

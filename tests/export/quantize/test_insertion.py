@@ -18,7 +18,7 @@ from edgeseed.export.quantize.insertion import (
 from edgeseed.export.quantize.layout import Kind, Layout, plan_layout
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.quantize.schemes._scheme import IntegerFormat, Scheme
-from edgeseed.export.quantize.simulation import simulate
+from edgeseed.export.quantize.simulation import fake_quantize, fake_quantize_, simulate
 from edgeseed.export.samples import Photos
 from edgeseed.export.testing import tiny_preprocess, tiny_student
 
@@ -30,6 +30,7 @@ FINE = dataclasses.replace(
     activation=IntegerFormat(dtype=torch.int32, low=0, high=2**20 - 1, symmetric=False),
     weight=IntegerFormat(dtype=torch.int32, low=-(2**20), high=2**20, symmetric=True),
 )
+_ROUNDING = (fake_quantize, fake_quantize_)
 
 
 class OneLayer(nn.Module):
@@ -114,6 +115,8 @@ def test_the_simulation_is_the_quantized_graph(name: str, pixels: Pixels) -> Non
         assert relative(value, truth) < 1e-2  # a tie may be rounded the other way
     in_place = simulate(found, inference=True)
     assert in_place is found
+    rounding = [node.target for node in in_place.graph.nodes if node.target in _ROUNDING]
+    assert rounding.count(fake_quantize_) > len(rounding) / 4
     for value, same in zip(run(in_place, pixels[:8]), simulated, strict=True):
         np.testing.assert_array_equal(value, same)
 

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from edgeseed.export.graph import build_program, example_input, float_graph, trace
 from edgeseed.export.quantize.calibration import calibrate, numbers_by_method
 from edgeseed.export.quantize.insertion import insert_quantization
-from edgeseed.export.quantize.layout import Kind, layers_around, plan_layout
+from edgeseed.export.quantize.layout import Kind, layers_around, operator_of, plan_layout
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.quantize.schemes._scheme import IntegerFormat, Scheme
 from edgeseed.export.samples import Photos
@@ -91,6 +91,35 @@ def test_the_factor_of_the_normalisation_is_folded_exactly() -> None:
     assert float((value - truth).abs().max() / truth.abs().max()) < 2e-3
 
 
+def _followers(graph: fx.Graph, point: str) -> list[str]:
+    """What a tensor is moved to as it is: flattened, or its greatest values."""
+    (node,) = [item for item in graph.nodes if item.name == point]
+    moved = [user for user in node.users if operator_of(user) in ("view", "max_pool")]
+    return [name for user in moved for name in (user.name, *_followers(graph, user.name))]
+
+
+class _Pools(nn.Module):
+    """Each sum is read three times: three to the power of thirty ways from end to start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        value = self.conv(image)
+        for _ in range(30):
+            value = value + (torch.nn.functional.avg_pool2d(value, 3, 1, 1) - value)
+        return (value,)
+
+
+def test_makers_are_found_however_many_ways_lead_to_them() -> None:
+    program = trace(_Pools(), example_input(16, batch="dynamic"), batch="dynamic")
+    graph = float_graph(program).graph
+    layout = plan_layout(graph, SCHEMES.load("arm"))
+    last = [node for node in graph.nodes if node.op == "call_function"][-1]
+    assert layers_around(graph, layout, last.name) == [("conv2d",)]
+
+
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "test_efficientnet", "test_resnet"])
 def test_a_tensor_is_not_rounded_where_the_layers_around_it_are_in_float(name: str) -> None:
     graph = float_graph(build_program(tiny_student(name, trained=False), tiny_preprocess())).graph
@@ -105,6 +134,8 @@ def test_a_tensor_is_not_rounded_where_the_layers_around_it_are_in_float(name: s
             assert set(group) <= set(layout.layers)
             changed = plan_layout(graph, SCHEMES.load("arm"), keep_float=dict.fromkeys(group, ""))
             assert point not in changed.points, group
+            shared = [name for name in _followers(graph, point) if name in layout.points]
+            assert not set(shared) & set(changed.points), group
             for layer in group:
                 fewer = dict.fromkeys(set(group) - {layer}, "")
                 less = plan_layout(graph, SCHEMES.load("arm"), keep_float=fewer)

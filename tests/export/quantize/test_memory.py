@@ -54,6 +54,23 @@ def test_a_network_computes_what_it_did(name: str, at_least: int) -> None:
     _check(graph, image.contiguous(memory_format=torch.channels_last))
 
 
+class _Numbers(nn.Module):
+    """Sizes that are multiplied, and whole numbers that become others."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        batch, channels, height, width = image.shape
+        rows = (image * 3).permute(0, 2, 3, 1).reshape(batch * height * width, channels)
+        places = torch.arange(channels) + 1
+        return (rows * (places * 0.5) + torch.sigmoid(places * 2),)
+
+
+def test_sizes_and_whole_numbers_are_left_alone() -> None:
+    image = torch.rand(2, 3, 8, 8, generator=_GENERATOR)
+    graph = trace(_Numbers(), image, batch="dynamic").module(check_guards=False)
+    assert isinstance(graph, fx.GraphModule)
+    _check(graph, image)
+
+
 class _Hazards(nn.Module):
     """Values that are read again: by another operator, through a view, as a constant, narrower."""
 

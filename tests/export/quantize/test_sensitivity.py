@@ -140,6 +140,39 @@ def test_layers_around_a_costly_tensor_are_tried_together_whenever_they_are_name
     assert not {"a", "c"} <= set(few.keep_float)
 
 
+def test_photos_that_are_flattered_do_not_prefer_one_layer_to_a_group() -> None:
+    layout = Layout(
+        operators=dict.fromkeys(["b", "x", "a", "y", "c"], "conv"), points={}, floats={}
+    )
+
+    def honest(floats: Mapping[str, str]) -> Score:
+        lost = 0.1 - 0.05 * ("b" in floats) - 0.04 * ({"a", "c"} <= set(floats))
+        return Score(agreement=1 - lost, distance=lost)
+
+    def flattered(floats: Mapping[str, str]) -> Score:
+        return dataclasses.replace(honest(floats), agreement=1.0)
+
+    search = search_floats(
+        layout, flattered, count=lambda floats, _: honest(floats), around=lambda _: [("a", "c")],
+        min_agreement=0.985, required=0.98, most=3,
+    )  # fmt: skip
+    assert set(search.keep_float) == {"a", "b", "c"}
+
+
+def test_of_a_group_one_that_is_not_needed_is_taken_away() -> None:
+    layout = Layout(operators=dict.fromkeys("abcd", "conv"), points={}, floats={})
+
+    def first(floats: Mapping[str, str]) -> Score:
+        lost = 0.1 - 0.09 * ({"a", "b"} <= set(floats))
+        return Score(agreement=1 - lost, distance=lost)
+
+    search = search_floats(
+        layout, first, around=lambda _: [("a", "b", "d")], min_agreement=0.985, most=3
+    )
+    assert set(search.keep_float) == {"a", "b"}
+    assert "what was left" not in search.keep_float["a"]
+
+
 def test_photos_that_chose_a_layer_do_not_say_that_it_is_enough() -> None:
     """Those that choose keep all once b is in float; new ones, what is really kept."""
     counted: list[set[str]] = []
