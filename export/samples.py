@@ -83,6 +83,8 @@ class Samples:
 class Reserve:
     """The photos of a source that nothing was drawn for, read when somebody asks for them.
 
+    What is taken is gone: one export makes one integer model.
+
     Args:
         photos: The source.
         indices: Which of them, in the order in which they are given away.

@@ -158,6 +158,9 @@ def quantize(
         batch: As the program was built for.
         config: Settings.
         keep_float: Layers by node name that stay in float in any case, and why.
+
+    Raises:
+        DataError: If more than a tenth of the photos taken from the reserve cannot be decoded.
     """
     worker = _Worker(
         float_graph(program), scheme, photos, config or QuantizeConfig(), reserve=reserve
