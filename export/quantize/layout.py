@@ -323,7 +323,7 @@ def _makers(node: fx.Node) -> list[fx.Node]:
     if _is_maker(node):
         return [node]
     reached = _through(node, lambda item: item.all_input_nodes, lambda item: not _is_maker(item))
-    return [item for item in reached if _is_maker(item) and not is_constant(item)]
+    return [item for item in reached if _is_maker(item)]
 
 
 def _is_maker(node: fx.Node) -> bool:

@@ -141,6 +141,18 @@ def search_floats(
     if score.agreement < min_agreement and gains_little:
         # Also where there were too few layers for two that help little.
         chosen, score = _for_the_gate([reached[0], (chosen, score)], required, sure) or reached[0]
+    chosen, score = _without_needless((chosen, score), evaluate, count, min_agreement=min_agreement)
+    return Search(keep_float=_reasons(chosen, steps, gains), score=score, gains=gains)
+
+
+_State = tuple[dict[str, str], Score]
+
+
+def _without_needless(
+    state: _State, evaluate: Evaluate, count: Count, *, min_agreement: float
+) -> _State:
+    """The layers that are still needed now that all of them are in float."""
+    chosen, score = state
     for name in list(chosen):
         fewer = {other: why for other, why in chosen.items() if other != name}
         without = evaluate(fewer)
@@ -150,10 +162,7 @@ def search_floats(
         without = count(fewer, without)
         if without.agreement >= min(min_agreement, score.agreement):
             chosen, score = fewer, without
-    return Search(keep_float=_reasons(chosen, steps, gains), score=score, gains=gains)
-
-
-_State = tuple[dict[str, str], Score]
+    return chosen, score
 
 
 def _first_that_holds(states: Sequence[_State], required: float) -> _State | None:

@@ -81,18 +81,24 @@ def test_a_float_export_needs_no_photos(
     assert verify(tmp_path / "bundle").passed
 
 
+def _student_of(folder: Path, network: StudentNetwork, **provenance: Any) -> Path:
+    """A student whose file says what it was made from."""
+    path = save_tiny_student(folder / "known.safetensors", network)
+    _, spec = load_student(path)
+    save_student(path, network, dataclasses.replace(spec, provenance=provenance))
+    return path
+
+
 def test_photos_that_taught_the_student_are_called_so(
     photos: Path, tmp_path: Path, network: StudentNetwork, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Of 2,000 new photos 97.05 % were kept where 99.2 % of the photos that had taught were.
-    known = save_tiny_student(tmp_path / "known.safetensors", network)
-    _, spec = load_student(known)
     # As a classifier made of it names them: of its start, and a part of the folder. Files of
     # earlier versions have no sketch.
     learnt = open_photos(photos).subset(np.arange(20)).description
     del learnt["sketch"]
-    provenance = {"data": {"fingerprint": "others"}, "start": {"data": learnt}}
-    save_student(known, network, dataclasses.replace(spec, provenance=provenance))
+    start = {"data": learnt}
+    known = _student_of(tmp_path, network, data={"fingerprint": "others"}, start=start)
     export(known, out=tmp_path / "bundle", calibration=photos)
     assert "photos taught this student, which is surer of these" in capsys.readouterr().err
     assert read_bundle(tmp_path / "bundle").manifest.provenance["photos"]["taught"]
@@ -103,8 +109,6 @@ def test_photos_that_taught_the_student_are_called_so(
 def test_copies_of_photos_that_taught_are_known_and_counted(
     photos: Path, tmp_path: Path, network: StudentNetwork, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = save_tiny_student(tmp_path / "known.safetensors", network)
-    _, spec = load_student(known)
     files = sorted(photos.rglob("*.*"))
     learnt = tmp_path / "learnt"
     learnt.mkdir()
@@ -113,8 +117,8 @@ def test_copies_of_photos_that_taught_are_known_and_counted(
     # And a head from two of the others, by a part of the folder: what either knows is known.
     opened = open_photos(photos)
     head = opened.subset([len(opened) - 1, len(opened) - 2]).description
-    provenance = {"data": open_photos(learnt).description, "classifier": head}
-    save_student(known, network, dataclasses.replace(spec, provenance=provenance))
+    data = open_photos(learnt).description
+    known = _student_of(tmp_path, network, data=data, classifier=head)
     export(known, out=tmp_path / "bundle", calibration=photos)
     said = " ".join(capsys.readouterr().err.split())
     count = f"{len(files) // 4 + 2} of {len(files)}"
@@ -131,22 +135,16 @@ def test_copies_of_photos_that_taught_are_known_and_counted(
 def test_what_is_no_sketch_knows_no_photo(
     photos: Path, tmp_path: Path, network: StudentNetwork, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = save_tiny_student(tmp_path / "known.safetensors", network)
-    _, spec = load_student(known)
     data = {"fingerprint": ["a"], "part_of": "b", "sketch": ["c", 4]}
-    save_student(known, network, dataclasses.replace(spec, provenance={"data": data}))
-    export(known, out=tmp_path / "bundle", calibration=photos)
+    export(_student_of(tmp_path, network, data=data), out=tmp_path / "bundle", calibration=photos)
     assert "surer of these" not in capsys.readouterr().err
 
 
 def test_one_photo_among_many_is_no_word_worth(
     photos: Path, tmp_path: Path, network: StudentNetwork, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = save_tiny_student(tmp_path / "known.safetensors", network)
-    _, spec = load_student(known)
-    learnt = open_photos(photos).subset([3]).description
-    save_student(known, network, dataclasses.replace(spec, provenance={"data": learnt}))
-    export(known, out=tmp_path / "bundle", calibration=photos)
+    data = open_photos(photos).subset([3]).description
+    export(_student_of(tmp_path, network, data=data), out=tmp_path / "bundle", calibration=photos)
     assert "surer of these" not in capsys.readouterr().err
 
 
