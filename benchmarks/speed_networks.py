@@ -21,7 +21,8 @@ from edgeseed.core.network import StudentNetwork, build_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture, StudentSpec
 from edgeseed.export.graph import build_program, output_names
-from edgeseed.export.quantize.run import QuantizeConfig, quantize
+from edgeseed.export.quantize.config import QuantizeConfig
+from edgeseed.export.quantize.run import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
 from edgeseed.export.targets import TARGETS

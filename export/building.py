@@ -15,7 +15,8 @@ from edgeseed.core.config import to_plain
 from edgeseed.core.errors import UsageError
 from edgeseed.export.graph import Batch, build_program, output_names
 from edgeseed.export.packing import Made, Origin, describe_bundle, write_bundle
-from edgeseed.export.quantize.run import QuantizeConfig, quantize
+from edgeseed.export.quantize.config import QuantizeConfig
+from edgeseed.export.quantize.run import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.speed import Speed, compare_speed
 from edgeseed.export.targets._target import Model, Precision, Target, WriteRequest

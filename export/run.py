@@ -21,7 +21,7 @@ from edgeseed.export.building import Form, Workshop, compare_with_float, plaines
 from edgeseed.export.graph import Batch
 from edgeseed.export.packing import Made, Origin, seal
 from edgeseed.export.photo_statistics import check_photos
-from edgeseed.export.quantize.run import QuantizeConfig
+from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.samples import (
     MAX_CALIBRATION,
     SYNTHETIC,

@@ -5,7 +5,6 @@ import torch
 from torch import fx, nn
 
 from edgeseed.export.graph import build_program, copy_graph, float_graph
-from edgeseed.export.quantize import run
 from edgeseed.export.quantize.calibration import (
     _Seer,
     _somewhere,
@@ -14,6 +13,7 @@ from edgeseed.export.quantize.calibration import (
     rounding_costs,
     weigh,
 )
+from edgeseed.export.quantize.judging import run_graph
 from edgeseed.export.quantize.layout import plan_layout
 from edgeseed.export.quantize.numbers import Quantizer
 from edgeseed.export.quantize.schemes import SCHEMES
@@ -65,7 +65,7 @@ def _moved(graph: fx.GraphModule, name: str, quantizer: Quantizer, photos: Photo
         rounded = changed.graph.call_function(fake_quantize, (node, *quantizer.arguments[:4]))
     node.replace_all_uses_with(rounded, delete_user_cb=lambda user: user is not rounded)
     changed.recompile()
-    truth, found = (run.run_graph(module, photos) for module in (graph, changed))
+    truth, found = (run_graph(module, photos) for module in (graph, changed))
     errors = [np.square(found[key] - truth[key]).sum() for key in truth]
     sizes = [np.square(truth[key]).mean() for key in truth]
     return float(sum(error / size for error, size in zip(errors, sizes, strict=True)))

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeseed.export.graph import build_program, constant, float_graph, trace
+from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.equalization import Evened, apply_factors, equalize_channels
-from edgeseed.export.quantize.run import QuantizeConfig, quantize
+from edgeseed.export.quantize.run import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
 from edgeseed.export.testing import tiny_preprocess, tiny_student

@@ -12,6 +12,7 @@ from edgeseed.export.graph import build_program, float_graph
 from edgeseed.export.quantize import recovery, run
 from edgeseed.export.quantize.calibration import calibrate, numbers_by_method
 from edgeseed.export.quantize.insertion import UNROUNDED, Numbers, insert_quantization
+from edgeseed.export.quantize.judging import run_graph
 from edgeseed.export.quantize.layout import Kind, Layout, plan_layout
 from edgeseed.export.quantize.recovery import (
     RecoveryConfig,
@@ -21,7 +22,6 @@ from edgeseed.export.quantize.recovery import (
     recover,
     rounded_weight,
 )
-from edgeseed.export.quantize.run import run_graph
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.quantize.schemes._scheme import IntegerFormat, Scheme
 from edgeseed.export.quantize.simulation import simulate

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from edgeseed.export.graph import build_program, float_graph
 from edgeseed.export.quantize import rounding
 from edgeseed.export.quantize.calibration import calibrate, numbers_by_method
+from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.insertion import insert_quantization
 from edgeseed.export.quantize.layout import plan_layout
 from edgeseed.export.quantize.rounding import Moments, input_moments, round_rows, round_weights
-from edgeseed.export.quantize.run import QuantizeConfig, quantize
+from edgeseed.export.quantize.run import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.quantize.schemes._scheme import INT8_SYMMETRIC, IntegerFormat, Scheme
 from edgeseed.export.quantize.simulation import simulate

@@ -31,7 +31,8 @@ from edgeseed.core.student import Architecture, StudentSpec
 from edgeseed.export import export, verify
 from edgeseed.export._coremltools import load_coremltools, quiet
 from edgeseed.export.graph import build_program, output_names
-from edgeseed.export.quantize.run import QuantizeConfig, quantize
+from edgeseed.export.quantize.config import QuantizeConfig
+from edgeseed.export.quantize.run import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos, synthetic_photo
 from edgeseed.export.targets import coreml

@@ -6,7 +6,8 @@ import pytest
 
 from edgeseed.core.network import StudentNetwork
 from edgeseed.export.graph import build_program, float_graph
-from edgeseed.export.quantize.run import QuantizeConfig, quantize
+from edgeseed.export.quantize.config import QuantizeConfig
+from edgeseed.export.quantize.run import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
 from edgeseed.export.testing import tiny_preprocess

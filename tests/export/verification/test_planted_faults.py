@@ -27,7 +27,8 @@ from edgeseed.export.graph import (
     output_names,
     trace,
 )
-from edgeseed.export.quantize.run import QuantizeConfig, quantize
+from edgeseed.export.quantize.config import QuantizeConfig
+from edgeseed.export.quantize.run import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
 from edgeseed.export.targets import TARGETS
