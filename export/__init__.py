@@ -10,6 +10,7 @@ __getattr__, __all__ = attach(
         "VerifyResult": ".verification.run:VerifyResult",
         "explain": ".explanation:explain",
         "export": ".run:export",
+        "export_each": ".run:export_each",
         "verify": ".verification.run:verify",
     },
 )

@@ -57,6 +57,8 @@ class Workshop:
         self.batch: Batch = batch
         self.config = config
         self.keep_float = tuple(keep_float)
+        self.float_model: Model | None = None
+        """Of the plainest float precision, once it has been made."""
 
     @functools.cached_property
     def free_program(self) -> ExportedProgram:
@@ -90,10 +92,14 @@ class Workshop:
             quantization=quantization,
             reference=self.reference,
         )
+        if form.precision == plainest(self.target):
+            self.float_model = made.evidence.model
         return dataclasses.replace(made, seconds=time.monotonic() - start)
 
     def open_float(self, folder: Path) -> Model:
-        """Writes only the model of the plainest float precision, and opens it."""
+        """The model of the plainest float precision; if it was not made, only that is written."""
+        if self.float_model is not None:
+            return self.float_model
         form = Form(precision=plainest(self.target), scheme=None)
         request = self._request(form, self.program)
         written = self.target.write(request, folder)

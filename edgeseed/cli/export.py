@@ -1,12 +1,15 @@
 """`edgeseed export`."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeseed.cli._options import emit, gate_lines, json_option, silence, table
 from edgeseed.core.files import readable_size
+
+if TYPE_CHECKING:
+    from edgeseed.export import ExportResult
 
 
 @click.command(
@@ -16,6 +19,7 @@ Examples:
   edgeseed export student.safetensors --target onnx --precision int8 --calibration photos/ --out bundles/onnx-int8
   edgeseed export student.safetensors --target coreml --precision fp16 --calibration photos/ --out bundles/coreml
   edgeseed export student.safetensors --precision auto --calibration photos/ --out bundles/onnx
+  edgeseed export student.safetensors --precision fp32,int8 --calibration photos/ --out bundles
   edgeseed export student.safetensors --precision int8 --recover --calibration photos/ --out bundles/onnx-int8
   edgeseed export student.safetensors --precision int8 --profile pixel-8 --calibration photos/ --out bundles/pixel
 """
@@ -28,8 +32,8 @@ Examples:
     "--precision",
     default="fp32",
     show_default=True,
-    metavar="P",
-    help="fp32, fp16, w8 or int8, as far as the target has it, or auto: makes all, and keeps one that is proven (see --prefer).",
+    metavar="P[,P]",
+    help="fp32, fp16, w8 or int8, as far as the target has it, or auto: makes all, and keeps one that is proven (see --prefer). Several with commas each become a bundle in --out.",
 )
 @click.option(
     "--prefer",
@@ -130,7 +134,7 @@ def command(as_json: bool, settings: tuple[str, ...], batch: str, **options: Any
     """Make a bundle for a target and prove it right."""
     from edgeseed.core.config import split_override
     from edgeseed.core.errors import ConfigError
-    from edgeseed.export import export
+    from edgeseed.export import export, export_each
     from edgeseed.export.run import sort_settings
 
     if batch != "dynamic" and not (batch.isdecimal() and int(batch) > 0):
@@ -138,20 +142,33 @@ def command(as_json: bool, settings: tuple[str, ...], batch: str, **options: Any
     target_options, quantization = sort_settings(
         options["target"], dict(map(split_override, settings))
     )
+    precisions = options.pop("precision").split(",")
     with silence(as_json):
-        result = export(
-            batch="dynamic" if batch == "dynamic" else int(batch),
-            options=target_options,
-            quantization=quantization,
-            **options,
-        )
+        options |= {
+            "batch": "dynamic" if batch == "dynamic" else int(batch),
+            "options": target_options,
+            "quantization": quantization,
+        }
+        if len(precisions) == 1:
+            results = (export(precision=precisions[0], **options),)
+        else:
+            results = export_each(precisions=precisions, **options)
+    found = [result.to_dict() for result in results]
+    emit(
+        found[0] if len(found) == 1 else {"bundles": found},
+        as_json=as_json,
+        text="\n\n".join(map(_described, results)),
+    )
+
+
+def _described(result: "ExportResult") -> str:
     text = (
         f"{result.bundle}: {result.target} {result.precision}, {readable_size(result.size_bytes)}, "
         f"in {result.seconds:.0f} s\n{gate_lines(result.gates)}{_speed_line(result.speed)}"
     )
     if result.selection is not None:
         text += f"\n\n{selection_table(result.selection)}"
-    emit(result, as_json=as_json, text=text)
+    return text
 
 
 def selection_table(selection: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from edgeseed.core.errors import (
 from edgeseed.core.files import readable_size
 from edgeseed.core.network import StudentNetwork, load_student, save_student
 from edgeseed.core.photos import open_photos
-from edgeseed.export import building, export, verify
+from edgeseed.export import building, export, export_each, verify
 from edgeseed.export.quantize import run as quantize_run
 from edgeseed.export.quantize.insertion import Numbers
 from edgeseed.export.quantize.recovery import recover
@@ -56,6 +56,63 @@ def test_calibration_and_proof_photos_are_disjoint(made_int8: Path) -> None:
     photos = manifest.provenance["photos"]
     assert photos["disjoint"]
     assert photos["proof"] + photos["calibration"] <= photos["available"] == 64
+
+
+def test_several_precisions_are_the_bundles_of_calls_of_their_own(
+    made_int8: Path, student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One trace and one reference serve all, and int8 is timed beside the float model made."""
+    counted: list[str] = []
+
+    def counting(name: str) -> None:
+        real = getattr(building, name)
+
+        def watched(*arguments: Any, **options: Any) -> Any:
+            counted.append(name)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(building, name, watched)
+
+    for name in ("build_program", "reference_outputs", "describe_bundle"):
+        counting(name)
+    options: Any = {  # as `made_int8`
+        "calibration": photos, "min_agreement": 0.95, "quantization": {"max_float_layers": 0}
+    }  # fmt: skip
+    results = export_each(student, precisions=["int8", "fp32"], out=tmp_path / "both", **options)
+    assert [Path(result.bundle).name for result in results] == ["int8", "fp32"]
+    assert counted == ["build_program", "reference_outputs", "describe_bundle"]
+    alone = read_bundle(made_int8).manifest
+    together = read_bundle(tmp_path / "both/int8").manifest
+    assert together.files["model.onnx"] == alone.files["model.onnx"]
+    assert [gate.value for gate in together.gates] == [gate.value for gate in alone.gates]
+    assert all(verify(tmp_path / "both" / name).passed for name in ("int8", "fp32"))
+    counted.clear()
+    export_each(student, precisions=["fp32", "int8"], out=tmp_path / "float", **options)
+    assert counted == ["build_program", "reference_outputs"]
+    speed = read_bundle(tmp_path / "float/int8").manifest.speed
+    assert speed is not None
+    assert speed["compared"].keys() == {"fp32", "int8"}
+
+
+def test_of_several_precisions_all_are_written_or_none(
+    student: Path, photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(GateError):
+        export_each(
+            student, precisions=["fp32", "int8"], out=tmp_path / "both", calibration=photos,
+            min_agreement=1.1, quantization={"max_float_layers": 0},
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "precisions", [[], ["fp32", "fp32"], ["fp32", "auto"]], ids=["none", "twice", "auto"]
+)
+def test_several_precisions_are_different_and_made_by_name(
+    student: Path, tmp_path: Path, precisions: list[str]
+) -> None:
+    with pytest.raises(UsageError, match="give each precision once, and auto"):
+        export_each(student, precisions=precisions, out=tmp_path / "both")
 
 
 def test_int8_is_a_quarter_of_the_size(made_fp32: Path, made_int8: Path) -> None:
