@@ -21,6 +21,7 @@ from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.speed import Speed, compare_speed
 from edgeseed.export.targets._target import Model, Precision, Target, WriteRequest
 from edgeseed.export.verification.reference import Outputs, layer_names, reference_outputs
+from edgeseed.export.verification.run import PHOTOS_FILE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +60,7 @@ class Workshop:
         self.keep_float = tuple(keep_float)
         self.float_model: Model | None = None
         """Of the plainest float precision, once it has been made."""
+        self._proof: Path | None = None
 
     @functools.cached_property
     def free_program(self) -> ExportedProgram:
@@ -91,7 +93,9 @@ class Workshop:
             self._request(form, program),
             quantization=quantization,
             reference=self.reference,
+            proof=self._proof,
         )
+        self._proof = self._proof or folder / PHOTOS_FILE
         if form.precision == plainest(self.target):
             self.float_model = made.evidence.model
         return dataclasses.replace(made, seconds=time.monotonic() - start)

@@ -66,6 +66,7 @@ def write_bundle(
     *,
     quantization: dict[str, Any] | None,
     reference: Outputs | None = None,
+    proof: Path | None = None,
 ) -> Made:
     """Fills an empty folder with a bundle, and judges it.
 
@@ -76,10 +77,16 @@ def write_bundle(
         request: The program and how it is to be written.
         quantization: The record of how the program was quantized.
         reference: The float student's outputs on the proof photos, where they are known already.
+        proof: The file of these photos in another bundle of them, where there is one.
     """
     spec = origin.spec
     written = target.write(request, folder)
-    _write_proof(folder, origin.student, origin.samples.proof)
+    (folder / STUDENT_FILE).parent.mkdir()
+    shutil.copyfile(origin.student, folder / STUDENT_FILE)
+    if proof is None:
+        _write_photos(folder / PHOTOS_FILE, origin.samples.proof)
+    else:
+        shutil.copyfile(proof, folder / PHOTOS_FILE)
     if spec.classes is not None:
         write_text(folder / LABELS_FILE, "\n".join(spec.classes) + "\n")
     manifest = describe_bundle(origin, target, request, written, quantization=quantization)
@@ -96,14 +103,12 @@ def seal(folder: Path, manifest: Manifest) -> Bundle:
     return Bundle(path=folder, manifest=seal_bundle(folder, manifest))
 
 
-def _write_proof(folder: Path, student: Path, proof: Photos) -> None:
-    (folder / STUDENT_FILE).parent.mkdir()
-    shutil.copyfile(student, folder / STUDENT_FILE)
-    arrays: dict[str, npt.NDArray[Any]] = {"pixels": proof.pixels}
-    if proof.labels is not None:
-        arrays["labels"] = proof.labels
+def _write_photos(path: Path, photos: Photos) -> None:
+    arrays: dict[str, npt.NDArray[Any]] = {"pixels": photos.pixels}
+    if photos.labels is not None:
+        arrays["labels"] = photos.labels
     # As np.savez_compressed, which has no say in how hard it tries: photos hardly give way.
-    with zipfile.ZipFile(folder / PHOTOS_FILE, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         for name, array in arrays.items():
             with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)

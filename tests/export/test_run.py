@@ -85,6 +85,8 @@ def test_several_precisions_are_the_bundles_of_calls_of_their_own(
     together = read_bundle(tmp_path / "both/int8").manifest
     assert together.files["model.onnx"] == alone.files["model.onnx"]
     assert [gate.value for gate in together.gates] == [gate.value for gate in alone.gates]
+    other = read_bundle(tmp_path / "both/fp32").manifest
+    assert together.files["reference/photos.npz"] == other.files["reference/photos.npz"]
     assert all(verify(tmp_path / "both" / name).passed for name in ("int8", "fp32"))
     counted.clear()
     export_each(student, precisions=["fp32", "int8"], out=tmp_path / "float", **options)
