@@ -11,17 +11,17 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
+from edgeseed.core.bundle import Bundle
 from edgeseed.core.config import to_plain
 from edgeseed.core.errors import UsageError
 from edgeseed.export.graph import Batch, build_program, output_names
-from edgeseed.export.packing import Made, Origin, describe_bundle, write_bundle
+from edgeseed.export.packing import Made, Origin, describe_bundle, write_bundle, write_photos
 from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.run import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.speed import Speed, compare_speed
 from edgeseed.export.targets._target import Model, Precision, Target, WriteRequest
 from edgeseed.export.verification.reference import Outputs, layer_names, reference_outputs
-from edgeseed.export.verification.run import PHOTOS_FILE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +41,7 @@ class Workshop:
         target: What to make.
         batch: Of the models.
         config: Settings of quantization.
+        scratch: A folder that lasts as long as the workshop does.
         keep_float: Patterns of layers that int8 leaves in float.
     """
 
@@ -51,16 +52,16 @@ class Workshop:
         *,
         batch: Batch,
         config: QuantizeConfig,
+        scratch: Path,
         keep_float: Sequence[str] = (),
     ) -> None:
         self.origin = origin
         self.target = target
         self.batch: Batch = batch
         self.config = config
+        self.scratch = scratch
         self.keep_float = tuple(keep_float)
-        self.float_model: Model | None = None
-        """Of the plainest float precision, once it has been made."""
-        self._proof: Path | None = None
+        self._float: Bundle | None = None
 
     @functools.cached_property
     def free_program(self) -> ExportedProgram:
@@ -82,8 +83,15 @@ class Workshop:
             origin.network, origin.spec.preprocess, origin.samples.proof.pixels
         )
 
+    @functools.cached_property
+    def proof(self) -> Path:
+        """These photos as bundles have them: compressing them takes longer than copying."""
+        path = self.scratch / "proof.npz"
+        write_photos(path, self.origin.samples.proof)
+        return path
+
     def make(self, form: Form, folder: Path) -> Made:
-        """Writes one bundle into an empty folder, and judges it."""
+        """Writes one bundle into an empty folder, which has to stay, and judges it."""
         start = time.monotonic()
         program, quantization = self._program(form)
         made = write_bundle(
@@ -93,19 +101,20 @@ class Workshop:
             self._request(form, program),
             quantization=quantization,
             reference=self.reference,
-            proof=self._proof,
+            proof=self.proof,
         )
-        self._proof = self._proof or folder / PHOTOS_FILE
         if form.precision == plainest(self.target):
-            self.float_model = made.evidence.model
+            self._float = made.bundle
         return dataclasses.replace(made, seconds=time.monotonic() - start)
 
-    def open_float(self, folder: Path) -> Model:
+    def open_float(self) -> Model:
         """The model of the plainest float precision; if it was not made, only that is written."""
-        if self.float_model is not None:
-            return self.float_model
+        if self._float is not None:
+            return self.target.open(self._float.path, self._float.manifest)
         form = Form(precision=plainest(self.target), scheme=None)
         request = self._request(form, self.program)
+        folder = self.scratch / "float"
+        folder.mkdir()
         written = self.target.write(request, folder)
         manifest = describe_bundle(self._origin(form), self.target, request, written)
         return self.target.open(folder, manifest)
@@ -173,13 +182,13 @@ def matching_layers(program: ExportedProgram, patterns: Sequence[str]) -> dict[s
     return found
 
 
-def compare_with_float(workshop: Workshop, made: Made, scratch: Path) -> dict[str, Any]:
+def compare_with_float(workshop: Workshop, made: Made) -> dict[str, Any]:
     """How fast a quantized model is beside the float one, for the manifest."""
     precision, baseline = made.bundle.manifest.precision, plainest(workshop.target)
     run = made.evidence.model.single_run()
     if run is None:
         return not_timed(made)
-    float_run = workshop.open_float(scratch).single_run()
+    float_run = workshop.open_float().single_run()
     assert float_run is not None
     speeds = compare_speed({baseline: float_run, precision: run}, baseline=baseline)
     return speed_record(speeds, precision=precision, baseline=baseline, runner=made.runner)

@@ -65,8 +65,8 @@ def write_bundle(
     request: WriteRequest,
     *,
     quantization: dict[str, Any] | None,
-    reference: Outputs | None = None,
-    proof: Path | None = None,
+    reference: Outputs,
+    proof: Path,
 ) -> Made:
     """Fills an empty folder with a bundle, and judges it.
 
@@ -76,17 +76,14 @@ def write_bundle(
         target: What to make.
         request: The program and how it is to be written.
         quantization: The record of how the program was quantized.
-        reference: The float student's outputs on the proof photos, where they are known already.
-        proof: The file of these photos in another bundle of them, where there is one.
+        reference: The float student's outputs on the proof photos.
+        proof: A file of these photos, by `write_photos`.
     """
     spec = origin.spec
     written = target.write(request, folder)
     (folder / STUDENT_FILE).parent.mkdir()
     shutil.copyfile(origin.student, folder / STUDENT_FILE)
-    if proof is None:
-        _write_photos(folder / PHOTOS_FILE, origin.samples.proof)
-    else:
-        shutil.copyfile(proof, folder / PHOTOS_FILE)
+    shutil.copyfile(proof, folder / PHOTOS_FILE)
     if spec.classes is not None:
         write_text(folder / LABELS_FILE, "\n".join(spec.classes) + "\n")
     manifest = describe_bundle(origin, target, request, written, quantization=quantization)
@@ -103,7 +100,8 @@ def seal(folder: Path, manifest: Manifest) -> Bundle:
     return Bundle(path=folder, manifest=seal_bundle(folder, manifest))
 
 
-def _write_photos(path: Path, photos: Photos) -> None:
+def write_photos(path: Path, photos: Photos) -> None:
+    """Pixels and labels as an .npz file."""
     arrays: dict[str, npt.NDArray[Any]] = {"pixels": photos.pixels}
     if photos.labels is not None:
         arrays["labels"] = photos.labels

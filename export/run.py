@@ -11,7 +11,7 @@ from edgeseed.core.bundle import Bundle, GateResult
 from edgeseed.core.config import build_config, to_plain
 from edgeseed.core.console import note, say, warn
 from edgeseed.core.environment import environment
-from edgeseed.core.errors import UsageError
+from edgeseed.core.errors import GateError, UsageError
 from edgeseed.core.files import atomic_directory, readable_size
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.core.photos import sketched_photos
@@ -148,36 +148,76 @@ def export(
     return result
 
 
-def export_each(
-    student: str | Path, *, precisions: Sequence[str], out: str | Path, **options: Any
+def export_each(  # noqa: D417  # the others are those of `export`
+    student: str | Path,
+    *,
+    target: str = "onnx",
+    precisions: Sequence[str],
+    calibration: str | Path | None = None,
+    calibration_count: int | None = None,
+    out: str | Path,
+    profile: str | None = None,
+    prefer: Prefer = "speed",
+    min_agreement: float | None = None,
+    max_drop: float | None = None,
+    batch: Batch = "dynamic",
+    scheme: str | None = None,
+    keep_float: Sequence[str] = (),
+    recover: bool = False,
+    speed: bool = True,
+    verify: bool = True,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    quantization: Mapping[str, Any] | None = None,
 ) -> tuple[ExportResult, ...]:
-    """Exports a student in several precisions, in less time than by one call for each.
+    """Exports a student in several precisions, in less time than by a call for each.
 
-    Photos, trace and the float student's answers are shared, and int8 is timed beside the float
-    model that is made anyway.
+    Photos, trace, the float student's answers and the float model that int8 is timed beside are
+    shared. So all are proven on the same photos: those held out from calibration, if int8 is among
+    them.
 
     Args:
         student: A `student.safetensors`.
-        precisions: Those of the target, in the order in which they are made; not `auto`, which is
-            one of several itself.
+        target: As for `export`, like all that is not named here.
+        precisions: Those to make; not `auto`, which chooses among all by itself.
         out: A folder, which must not exist: each precision becomes a bundle in it, named after it.
-        **options: As for `export`.
 
     Returns:
-        What was made, in order.
+        What was made, in the order of `precisions`. The seconds of what is shared are those of the
+        first that was made.
 
     Raises:
-        UsageError: As for `export`, and if a precision is given twice, or is `auto`.
+        UsageError: As for `export`, and if there is no precision, `auto`, or one twice.
         WorkError: If the target cannot express the network.
         GateError: If a gate does not hold; no bundle is written then.
     """
-    asked = ",".join(precisions)
-    if AUTO in precisions or len(set(precisions)) < len(precisions) or not precisions:
-        raise UsageError(
-            f"--precision {asked}: give each precision once, and auto, which chooses one, by itself"
-        )
-    call = _Call(student=Path(student), **options)
+    _refuse_list(precisions)
+    call = _Call(
+        student=Path(student), target=target, calibration=calibration,
+        calibration_count=calibration_count, profile=profile, prefer=prefer,
+        min_agreement=min_agreement, max_drop=max_drop, batch=batch, scheme=scheme,
+        keep_float=keep_float, recover=recover, speed=speed, verify=verify, seed=seed,
+        options=options or {}, quantization=quantization or {},
+    )  # fmt: skip
     return tuple(_export(call, {name: Path(out, name) for name in precisions}, Path(out)))
+
+
+def _refuse_list(precisions: Sequence[str]) -> None:
+    """Refuses precisions that make no list of bundles.
+
+    Raises:
+        UsageError: It says which, and what to do.
+    """
+    asked = f"--precision {','.join(precisions)}"
+    twice = [name for name in precisions if precisions.count(name) > 1]
+    if not precisions:
+        raise UsageError("--precision names none; give one, or several with commas")
+    if twice:
+        raise UsageError(f"{asked}: {twice[0]} is given twice; give each once")
+    if AUTO in precisions:
+        raise UsageError(
+            f"{asked}: {AUTO} makes all and keeps one, so it goes with no other; leave out either"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,22 +225,22 @@ class _Call:
     """The arguments of `export`, but for the precisions and the places of their bundles."""
 
     student: Path
-    target: str = "onnx"
-    calibration: str | Path | None = None
-    calibration_count: int | None = None
-    profile: str | None = None
-    prefer: Prefer = "speed"
-    min_agreement: float | None = None
-    max_drop: float | None = None
-    batch: Batch = "dynamic"
-    scheme: str | None = None
-    keep_float: Sequence[str] = ()
-    recover: bool = False
-    speed: bool = True
-    verify: bool = True
-    seed: int = 0
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    quantization: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    target: str
+    calibration: str | Path | None
+    calibration_count: int | None
+    profile: str | None
+    prefer: Prefer
+    min_agreement: float | None
+    max_drop: float | None
+    batch: Batch
+    scheme: str | None
+    keep_float: Sequence[str]
+    recover: bool
+    speed: bool
+    verify: bool
+    seed: int
+    options: Mapping[str, Any]
+    quantization: Mapping[str, Any]
 
     @property
     def asked_agreement(self) -> float:
@@ -220,7 +260,7 @@ class _Call:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """What a call comes to, before a file is read."""
+    """What a call comes to, before student and photos are read."""
 
     target: Target
     batch: Batch
@@ -243,20 +283,20 @@ def _plan(call: _Call, precisions: Collection[str]) -> _Plan:
     engine = None if call.profile is None else load_profile(call.profile).engine_for(call.target)
     if call.prefer not in get_args(Prefer):
         raise unknown_name("preference", call.prefer, get_args(Prefer))
-    asked, forms = ",".join(precisions), list[Form]()
+    asked, possible = ",".join(precisions), list[Form]()
     makeable: dict[str, list[Form]] = {}
     hopeless: list[Attempt] = []
     for precision in precisions:
-        possible = _forms(target, precision, engine=engine, call=call)
-        makeable[precision], blind = _sort_out(possible, target, precision, call.calibration)
-        forms += possible
+        forms = _forms(target, precision, engine=engine, call=call)
+        makeable[precision], blind = _sort_out(forms, target, precision, call.calibration)
+        possible += forms
         hopeless += blind
-    if call.scheme is not None and not any(form.scheme for form in forms):
+    if call.scheme is not None and not any(form.scheme for form in possible):
         raise UsageError(
             f"--scheme is about the integers of int8; --precision {asked} of target "
             f"{target.name} has none"
         )
-    _refuse_idle(forms, target, asked, call)
+    _refuse_idle(possible, target, asked, call)
     batch, config = _choose_batch(target, call.batch), call.config()
     settings = {
         "target": call.target, "requested": asked, "batch": batch, "seed": call.seed,
@@ -273,10 +313,12 @@ def _plan(call: _Call, precisions: Collection[str]) -> _Plan:
 
 def _export(call: _Call, places: Mapping[str, Path], out: Path) -> list[ExportResult]:
     """Makes each precision's bundle at its place, which is `out` or lies in it."""
-    start = time.monotonic()
+    times = [time.monotonic()]
     plan = _plan(call, places)
     network, spec = load_student(call.student)
-    made: list[tuple[Path, Bundle, float]] = []
+    # The float model first: the others are timed beside it.
+    order = sorted(places, key=lambda name: name != plainest(plan.target))
+    bundles: list[Bundle] = []
     with atomic_directory(out) as folder, scratch_folder() as scratch:
         samples = _draw(call, plan, network, spec, Path(scratch))
         origin = Origin(
@@ -284,15 +326,25 @@ def _export(call: _Call, places: Mapping[str, Path], out: Path) -> list[ExportRe
             settings=plan.settings, environment=environment(),
         )  # fmt: skip
         workshop = Workshop(
-            origin, plan.target, batch=plan.batch, config=plan.config, keep_float=call.keep_float
-        )
-        for precision, place in places.items():
-            inside = folder / place.relative_to(out)
+            origin, plan.target, batch=plan.batch, config=plan.config, scratch=Path(scratch),
+            keep_float=call.keep_float,
+        )  # fmt: skip
+        for precision in order:
+            inside = folder / places[precision].relative_to(out)
             inside.mkdir(exist_ok=True)
-            bundle = _make(call, plan, workshop, precision, inside, Path(scratch))
-            seconds = time.monotonic() - start - sum(spent for *_, spent in made)
-            made.append((place, bundle, seconds))
-    return [_result(bundle, out=place, seconds=seconds) for place, bundle, seconds in made]
+            try:
+                bundles.append(_make(call, plan, workshop, precision, inside))
+            except GateError as error:
+                if len(places) == 1:
+                    raise
+                raise GateError(f"{precision}: {error}", result=error.result) from None
+            times.append(time.monotonic())
+    times[-1] = time.monotonic()
+    made = {
+        precision: _result(bundle, out=places[precision], seconds=end - start)
+        for precision, bundle, start, end in zip(order, bundles, times, times[1:], strict=False)
+    }
+    return [made[precision] for precision in places]
 
 
 def _draw(
@@ -319,22 +371,22 @@ def _draw(
     return samples
 
 
-def _make(
-    call: _Call, plan: _Plan, workshop: Workshop, precision: str, folder: Path, scratch: Path
-) -> Bundle:
+def _make(call: _Call, plan: _Plan, workshop: Workshop, precision: str, folder: Path) -> Bundle:
     """The bundle of one precision that was asked for, proven."""
     timed = call.speed and call.profile in (None, _HOST)
     forms = plan.makeable[precision]
     if precision == AUTO:
-        attempts = [try_form(workshop, form, scratch / form.precision) for form in forms]
+        attempts = [try_form(workshop, form, workshop.scratch / form.precision) for form in forms]
         return _keep_best(
             workshop, attempts + plan.hopeless, folder,
             timed=timed, prefer=call.prefer, profile=call.profile,
         )  # fmt: skip
+    if len(plan.makeable) > 1:
+        say(f"making {plan.target.name} {precision}")
     made = workshop.make(forms[0], folder)
     if call.verify:
         require_passed(made.evidence, list(made.gates))
-    return _with_speed(workshop, made, scratch) if timed else made.bundle
+    return _with_speed(workshop, made) if timed else made.bundle
 
 
 def search_target(min_agreement: float) -> float:
@@ -554,12 +606,12 @@ def _keep_best(
     )
 
 
-def _with_speed(workshop: Workshop, made: Made, scratch: Path) -> Bundle:
+def _with_speed(workshop: Workshop, made: Made) -> Bundle:
     """For int8: the bundle with its speed beside float written down, and a warning if it lost."""
     manifest = made.bundle.manifest
     if manifest.quantization is None:
         return made.bundle
-    record = compare_with_float(workshop, made, scratch)
+    record = compare_with_float(workshop, made)
     if record["timed"] and record["speedup"] <= 1:
         warn(
             f"{manifest.precision} is not faster than {record['baseline']} here: "

@@ -33,7 +33,7 @@ Examples:
     default="fp32",
     show_default=True,
     metavar="P[,P]",
-    help="fp32, fp16, w8 or int8, as far as the target has it, or auto: makes all, and keeps one that is proven (see --prefer). Several with commas each become a bundle in --out.",
+    help="fp32, fp16, w8 or int8, as far as the target has it, or auto: makes all, and keeps one that is proven (see --prefer). Several with commas: a bundle of each in --out (--json: a list, bundles).",
 )
 @click.option(
     "--prefer",
@@ -79,7 +79,7 @@ Examples:
     required=True,
     type=click.Path(),
     metavar="BUNDLE",
-    help="Folder of the bundle; must not exist.",
+    help="Folder of the bundle, or of the bundles of several precisions; must not exist.",
 )
 @click.option(
     "--min-agreement",
@@ -142,7 +142,7 @@ def command(as_json: bool, settings: tuple[str, ...], batch: str, **options: Any
     target_options, quantization = sort_settings(
         options["target"], dict(map(split_override, settings))
     )
-    precisions = options.pop("precision").split(",")
+    precisions = [name.strip() for name in options.pop("precision").split(",")]
     with silence(as_json):
         options |= {
             "batch": "dynamic" if batch == "dynamic" else int(batch),
@@ -152,10 +152,10 @@ def command(as_json: bool, settings: tuple[str, ...], batch: str, **options: Any
         if len(precisions) == 1:
             results = (export(precision=precisions[0], **options),)
         else:
-            results = export_each(precisions=precisions, **options)
+            results = export_each(precisions=[name for name in precisions if name], **options)
     found = [result.to_dict() for result in results]
     emit(
-        found[0] if len(found) == 1 else {"bundles": found},
+        found[0] if len(precisions) == 1 else {"bundles": found},
         as_json=as_json,
         text="\n\n".join(map(_described, results)),
     )

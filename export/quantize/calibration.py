@@ -1,6 +1,6 @@
 """Runs the float graph over the photos and watches the tensors that will be integers."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from typing import cast
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, fx
 from edgeseed.core.console import progress
 from edgeseed.export.quantize.insertion import Numbers, quantizer_of_kind
 from edgeseed.export.quantize.layout import Kind, Layout, observed_points
+from edgeseed.export.quantize.numbers import Quantizer
 from edgeseed.export.quantize.observers import Method, Statistics, choose_quantizer
 from edgeseed.export.quantize.schemes._scheme import Scheme
 from edgeseed.export.samples import Photos
@@ -118,13 +119,31 @@ class _Seer(fx.Interpreter):
 
 
 def numbers_by_method(
-    statistics: Mapping[str, Statistics], layout: Layout, scheme: Scheme, method: Method
+    statistics: Mapping[str, Statistics],
+    layout: Layout,
+    scheme: Scheme,
+    method: Method,
+    *,
+    known: MutableMapping[tuple[str, Kind], Quantizer] | None = None,
 ) -> Numbers:
-    """The quantizer of every point, by one way of choosing ranges."""
+    """The quantizer of every point, by one way of choosing ranges.
+
+    Args:
+        statistics: From `calibrate` or `weigh`.
+        layout: Which points there are.
+        scheme: What the integers are.
+        method: The way of choosing ranges.
+        known: Quantizers found before by the same method from the same statistics; new ones are
+            added.
+    """
+    known = {} if known is None else known
     quantizers = {}
     for name, kind in layout.points.items():
         if name in statistics:
-            quantizers[name] = choose_quantizer(statistics[name], method, kind, scheme.activation)
+            if (name, kind) not in known:
+                seen = statistics[name]
+                known[name, kind] = choose_quantizer(seen, method, kind, scheme.activation)
+            quantizers[name] = known[name, kind]
         elif kind is not Kind.SHARED:
             quantizers[name] = quantizer_of_kind(kind, 0.0, 0.0, scheme.activation)
     return Numbers(quantizers=quantizers)

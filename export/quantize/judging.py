@@ -28,8 +28,8 @@ _QUICK = (32 * 224 * 224, (32, 256))
 # 100 may well keep all of the few that choose. Most are photos that ranges were taken from, which
 # speak as well: they have set a few numbers of each tensor, and no decision.
 _JUDGING = (96 * 224 * 224, (96, 1024))
-# Photos that had no part in anything before, to count decisions by: those that judged have chosen
-# what does well on them. Enough to tell the gate's limit from chance, where that costs no more.
+# Photos that rank nothing, to count decisions by: those that judge have chosen what does well on
+# them. Enough to tell the gate's limit from chance, where that costs no more.
 _COUNTING = (256 * 224 * 224, (256, 2048))
 # The standard error of the count, at the gate's limit, over the share that the gate lets go.
 _DOUBT = 0.25
@@ -75,8 +75,8 @@ class Judge:
         selection: Photos that are not calibrated with.
         quick: Some of those, for a first look.
         judging: Photos that rank candidates.
-        counting: Photos that count decisions, and had no part in anything else where there are
-            enough; otherwise `judging`.
+        counting: Photos that count decisions, and rank nothing; `judging` where there are too
+            few others.
     """
 
     def __init__(

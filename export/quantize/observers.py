@@ -14,8 +14,8 @@ fisher           least squared error where each value counts by the square of th
 ```
 
 No one of them is best: YOLOv7 loses 5 points of mAP to entropy against MSE, another detector falls
-to zero with entropy where min-max is fine. `export.quantize.run` takes the one that agrees most
-with the float model on photos that were not calibrated with.
+to zero with entropy where min-max is fine. `export.quantize.candidates` chooses one by photos that
+were not calibrated with.
 
 A photo in fifty or a hundred may drive a network far beyond what it does on all others (an aircraft
 before a plain sky: 10 to 60 times, in a MobileNetV3 trained on CIFAR-10), and every value of it is

@@ -87,7 +87,7 @@ def round_weights(
     """The rounded weights of every layer, real numbers in the shape of its weight.
 
     Args:
-        quantized: The graph, as `insert_quantization` makes it.
+        quantized: The graph, as `insert_quantization` or `simulate` makes it.
         moments: Of its layers' inputs, from `input_moments`.
         scales: (O,) of each layer's output channels.
         number_format: What weights are stored in.

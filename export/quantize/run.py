@@ -35,7 +35,7 @@ from edgeseed.export.verification.reference import layer_names
 # What `--recover` learns on besides: as many as its updates see.
 _LEARNING = 10_000
 # Tensors whose rounding costs most, around which layers are tried in float, and how many together.
-_DEAREST, _TOGETHER = 3, 3
+_DEAREST, _MOST_AROUND = 3, 3
 # Photos that show which channels are wide and which are narrow.
 _LOOK = (16 * 224 * 224, (16, 128))
 
@@ -123,7 +123,8 @@ class _Worker:
             reserve=reserve, required=config.required_agreement, learning=config.recover,
         )  # fmt: skip
         self.tried: dict[str, Score] = {}
-        self.chosen = config.calibrator
+        self.counted: Mapping[str, Score] = {}
+        self.calibrator = config.calibrator
         self.score = Score(agreement=0.0, distance=float("inf"))
         self.gains: Mapping[str, float] = {}
         self.learnt_on = 0
@@ -134,7 +135,9 @@ class _Worker:
         candidates = Candidates(self.judge, self.config, statistics, layout)
         chosen = candidates.choose()
         self.tried |= candidates.tried
-        self.chosen, self.score, numbers = chosen.method, chosen.score, chosen.numbers
+        self.counted = candidates.counted
+        self.calibrator = chosen.candidate.method
+        self.score, numbers = chosen.score, chosen.numbers
         if self.config.max_float_layers and self.score.agreement < self.config.min_agreement:
             numbers, layout = self._search(candidates, chosen, keep_float)
         if self.config.recover:
@@ -219,23 +222,24 @@ class _Worker:
             for name in dearest[:_DEAREST]
             for group in layers_around(self.graph.graph, layout, name)
         ]
-        return [group for group in groups if len(group) <= _TOGETHER]
+        return [group for group in groups if len(group) <= _MOST_AROUND]
 
     def _floats_maker(
         self, candidates: Candidates, chosen: Chosen, keep_float: Mapping[str, str]
     ) -> Callable[[Mapping[str, str]], tuple[Numbers, Layout]]:
         """What makes numbers and layout with some layers in float; it remembers new ranges."""
-        seen = dict(candidates.seen_by(chosen.method))
+        method = chosen.candidate.method
+        seen = dict(candidates.seen_by(method))
 
         def make(floats: Mapping[str, str]) -> tuple[Numbers, Layout]:
             layout = plan_layout(self.graph.graph, self.scheme, keep_float={**keep_float, **floats})
             if new := set(observed_points(layout)) - seen.keys():
                 some = Photos(pixels=candidates.correcting.pixels[:64])
-                look = weigh if chosen.method == "fisher" else calibrate
+                look = weigh if method == "fisher" else calibrate
                 found = look(self.graph, layout, some)
                 seen.update({name: found[name] for name in new})
             made = dataclasses.replace(
-                candidates.numbers_by(chosen.method, seen, layout),
+                candidates.numbers_by(method, seen, layout),
                 bias_corrections=chosen.numbers.bias_corrections,
                 gains=chosen.numbers.gains,
                 rounded=chosen.numbers.rounded,
@@ -250,7 +254,7 @@ class _Worker:
             "scheme": self.scheme.name,
             "activations": str(self.scheme.activation.dtype).removeprefix("torch."),
             "weights": "int8 per output channel",
-            "calibrator": self.chosen,
+            "calibrator": self.calibrator,
             "photos": {
                 "ranges": len(self.judge.ranging),
                 "selection": len(self.judge.selection.photos),
@@ -264,6 +268,7 @@ class _Worker:
             "recovered": bool(numbers.learned),
             "agreement": self.score.agreement,
             "tried": {name: dataclasses.asdict(score) for name, score in self.tried.items()},
+            "counted": {name: dataclasses.asdict(score) for name, score in self.counted.items()},
             "integer": dict(layout.operators),
             "float": dict(layout.floats),
             "sensitivity": dict(self.gains),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeseed.cli._main import main
 from edgeseed.core.bundle import read_bundle
 from edgeseed.core.errors import (
     ConfigError,
@@ -58,13 +59,12 @@ def test_calibration_and_proof_photos_are_disjoint(made_int8: Path) -> None:
     assert photos["proof"] + photos["calibration"] <= photos["available"] == 64
 
 
-def test_several_precisions_are_the_bundles_of_calls_of_their_own(
+def test_several_precisions_share_what_they_have_in_common(
     made_int8: Path, student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One trace and one reference serve all, and int8 is timed beside the float model made."""
     counted: list[str] = []
 
-    def counting(name: str) -> None:
+    def count(name: str) -> None:
         real = getattr(building, name)
 
         def watched(*arguments: Any, **options: Any) -> Any:
@@ -73,48 +73,70 @@ def test_several_precisions_are_the_bundles_of_calls_of_their_own(
 
         monkeypatch.setattr(building, name, watched)
 
-    for name in ("build_program", "reference_outputs", "describe_bundle"):
-        counting(name)
-    options: Any = {  # as `made_int8`
-        "calibration": photos, "min_agreement": 0.95, "quantization": {"max_float_layers": 0}
-    }  # fmt: skip
-    results = export_each(student, precisions=["int8", "fp32"], out=tmp_path / "both", **options)
+    # The last writes a float model only to be timed, which there is one for already.
+    for name in ("build_program", "reference_outputs", "write_photos", "describe_bundle"):
+        count(name)
+    results = export_each(
+        student, precisions=["int8", "fp32"], out=tmp_path / "both", calibration=photos,
+        min_agreement=0.95, quantization={"max_float_layers": 0},  # as `made_int8`
+    )  # fmt: skip
+    assert sorted(counted) == ["build_program", "reference_outputs", "write_photos"]
     assert [Path(result.bundle).name for result in results] == ["int8", "fp32"]
-    assert counted == ["build_program", "reference_outputs", "describe_bundle"]
-    alone = read_bundle(made_int8).manifest
-    together = read_bundle(tmp_path / "both/int8").manifest
+    assert all(result.seconds > 0 for result in results)
+    both = {name: read_bundle(tmp_path / "both" / name) for name in ("int8", "fp32")}
+    assert all(verify(bundle.path).passed for bundle in both.values())
+    together, alone = both["int8"].manifest, read_bundle(made_int8).manifest
     assert together.files["model.onnx"] == alone.files["model.onnx"]
     assert [gate.value for gate in together.gates] == [gate.value for gate in alone.gates]
-    other = read_bundle(tmp_path / "both/fp32").manifest
-    assert together.files["reference/photos.npz"] == other.files["reference/photos.npz"]
-    assert all(verify(tmp_path / "both" / name).passed for name in ("int8", "fp32"))
-    counted.clear()
-    export_each(student, precisions=["fp32", "int8"], out=tmp_path / "float", **options)
-    assert counted == ["build_program", "reference_outputs"]
-    speed = read_bundle(tmp_path / "float/int8").manifest.speed
-    assert speed is not None
-    assert speed["compared"].keys() == {"fp32", "int8"}
+    assert together.speed is not None
+    assert together.speed["compared"].keys() == {"fp32", "int8"}
+    assert together.provenance["export"]["requested"] == "int8,fp32"
+    proofs = {bundle.manifest.files["reference/photos.npz"].sha256 for bundle in both.values()}
+    assert proofs == {alone.files["reference/photos.npz"].sha256}
+
+
+@pytest.mark.parametrize("precisions", ["fp32, w8", "w8,"])
+def test_the_command_makes_each_precision_between_commas(
+    student: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], precisions: str
+) -> None:
+    names = [name.strip() for name in precisions.split(",") if name.strip()]
+    out, command = tmp_path / "both", ["export", str(student), "--calibration", str(photos)]
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--precision", precisions, "--out", str(out), "--json"])
+    assert caught.value.code == 0
+    found = json.loads(capsys.readouterr().out)["bundles"]
+    assert [(item["precision"], item["bundle"]) for item in found] == [
+        (name, str(out / name)) for name in names
+    ]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
 
 
 def test_of_several_precisions_all_are_written_or_none(
     student: Path, photos: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(GateError):
+    with pytest.raises(GateError, match=r"^w8: gate top1_agreement failed"):
         export_each(
-            student, precisions=["fp32", "int8"], out=tmp_path / "both", calibration=photos,
-            min_agreement=1.1, quantization={"max_float_layers": 0},
+            student, precisions=["fp32", "w8"], out=tmp_path / "both", calibration=photos,
+            min_agreement=1.1,
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    "precisions", [[], ["fp32", "fp32"], ["fp32", "auto"]], ids=["none", "twice", "auto"]
+    ("precisions", "message"),
+    [
+        ([], "names none"),
+        (["int8", "fp32", "int8"], "int8 is given twice"),
+        (["fp32", "auto"], "auto makes all and keeps one"),
+        (["fp32", "int9"], "did you mean 'int8'"),
+    ],
 )
 def test_several_precisions_are_different_and_made_by_name(
-    student: Path, tmp_path: Path, precisions: list[str]
+    student: Path, tmp_path: Path, precisions: list[str], message: str
 ) -> None:
-    with pytest.raises(UsageError, match="give each precision once, and auto"):
+    with pytest.raises(UsageError, match=message):
         export_each(student, precisions=precisions, out=tmp_path / "both")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_int8_is_a_quarter_of_the_size(made_fp32: Path, made_int8: Path) -> None:

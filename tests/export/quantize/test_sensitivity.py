@@ -255,3 +255,16 @@ def test_decisions_are_fewer_beyond_what_chance_moves(
         Score(agreement=n / photos, distance=0.1, photos=photos) for n in (kept, before)
     )
     assert score.keeps_fewer(start) == fewer
+
+
+@pytest.mark.parametrize(("kept", "layers"), [(0.984, set()), (0.989, {"a", "b"})])
+def test_nearer_without_a_decision_more_is_not_worth_a_layer(kept: float, layers: set[str]) -> None:
+    def nearer(floats: Mapping[str, str]) -> Score:
+        return Score(agreement=1.0, distance=0.5 ** len(floats), photos=256)
+
+    def count(floats: Mapping[str, str], score: Score) -> Score:
+        return dataclasses.replace(score, agreement=kept if floats else 0.988)
+
+    search = search_floats(LAYOUT, nearer, count=count, min_agreement=0.99, required=0.98, most=2)
+    assert set(search.keep_float) == layers
+    assert search.score.agreement == (kept if layers else 0.988)
