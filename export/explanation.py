@@ -72,6 +72,8 @@ class Explanation:
     calibrator: str
     tried: dict[str, dict[str, float]]
     """Agreement and distance, on so many photos, of every way of calibrating that was tried."""
+    counted: dict[str, dict[str, float]]
+    """The same of those whose decisions were counted, by photos that rank nothing."""
     gates: tuple[GateResult, ...]
     layers: tuple[LayerRow, ...]
     float_operations: dict[str, tuple[str, ...]]
@@ -116,12 +118,14 @@ class Explanation:
             ]
         if self.tried:
             lines += ["", f"scheme {self.scheme}, calibrated by {self.calibrator}; tried:"]
-            lines += [
-                f"  {name:<40} keeps {score['agreement']:.1%}, distance {score['distance']:.3g}"
-                # Not in bundles of before this was counted.
-                + (f", on {score['photos']} photos" if score.get("photos") else "")
-                for name, score in self.tried.items()
-            ]
+            for name, score in self.tried.items():
+                line = f"  {name:<40} keeps {score['agreement']:.1%}"
+                line += f", distance {score['distance']:.3g}"
+                if score.get("photos"):  # not in bundles of before this was written down
+                    line += f", on {score['photos']} photos"
+                if counts := self.counted.get(name):
+                    line += f"; counted {counts['agreement']:.1%} of {counts['photos']}"
+                lines.append(line)
         return "\n".join(lines)
 
     def _table_lines(self, rows: tuple[LayerRow, ...]) -> list[str]:
@@ -197,6 +201,7 @@ def explain(bundle: str | Path, *, picture: str | Path | None = None) -> Explana
         scheme=record.get("scheme", ""),
         calibrator=record.get("calibrator", ""),
         tried=record.get("tried", {}),
+        counted=record.get("counted", {}),
         gates=manifest.gates,
         layers=_rows(manifest, errors, _reads(evidence)),
         float_operations=_float_operations(record, errors),

@@ -67,6 +67,7 @@ class ExportResult:
     selection: dict[str, Any] | None
     """What `auto` tried, chose, and why."""
     seconds: float
+    """By the clock; of `export_each`, the first one's hold what all share."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
