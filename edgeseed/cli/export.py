@@ -135,7 +135,7 @@ def command(as_json: bool, settings: tuple[str, ...], batch: str, **options: Any
     from edgeseed.core.config import split_override
     from edgeseed.core.errors import ConfigError
     from edgeseed.export import export, export_each
-    from edgeseed.export.run import sort_settings
+    from edgeseed.export.planning import sort_settings
 
     if batch != "dynamic" and not (batch.isdecimal() and int(batch) > 0):
         raise ConfigError(f"--batch {batch!r} is neither dynamic nor a number above 0")

@@ -26,7 +26,7 @@ class QuantizeConfig:
     that comes nearer than rounding each alone. Takes a hundred photos to calibrate with."""
     min_agreement: float = 0.99
     """Below this share of kept decisions the layers that lose most are left in float. `export`
-    asks for more where its gate does (`export.run.search_target`)."""
+    asks for more where its gate does (`export.planning.search_target`)."""
     required_agreement: float = MIN_AGREEMENT
     """What the gate asks: only for it, and a standard error more, are layers left in float that
     help little."""

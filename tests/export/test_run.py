@@ -20,10 +20,10 @@ from edgeseed.core.files import readable_size
 from edgeseed.core.network import StudentNetwork, load_student, save_student
 from edgeseed.core.photos import open_photos
 from edgeseed.export import building, export, export_each, verify
+from edgeseed.export.planning import search_target
 from edgeseed.export.quantize import run as quantize_run
 from edgeseed.export.quantize.insertion import Numbers
 from edgeseed.export.quantize.recovery import recover
-from edgeseed.export.run import search_target
 from edgeseed.export.speed import Speed
 from edgeseed.export.targets.onnx import scheme_of_this_machine
 from edgeseed.export.testing import CLASSES, save_tiny_student, tiny_student
