@@ -90,6 +90,7 @@ class Candidates:
     Attributes:
         tried: The best known score of every candidate that was looked at, by label.
         counted: The scores whose decisions were counted, likewise.
+        wanted: The share of decisions to keep, in whole photos of those that count.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Candidates:
     ) -> None:
         self.judge, self.config = judge, config
         self.statistics, self.layout = statistics, layout
+        self.wanted = judge.in_whole_photos(config.min_agreement)
         chosen = np.flatnonzero(typical_photos(statistics.values(), len(judge.ranging)))
         # Only typical photos speak: one that is cut off far from its values moves every mean.
         count = count_for(judge.ranging, *_CORRECTION)
@@ -123,11 +125,10 @@ class Candidates:
         first = self._counted(self._nearest([_FIRST]))
         if self._is_enough(first.score):
             return first
-        wanted = self.config.min_agreement
-        if first.score.agreement < wanted:
+        if first.score.agreement < self.wanted:
             say(
                 f"ranges by {_FIRST} keep {first.score.agreement:.1%} of the decisions (wanted "
-                f"{wanted:.1%}): trying the other ways"
+                f"{self.config.min_agreement:.1%}): trying the other ways"
             )
         nearest = self._nearest(METHODS)
         if nearest.candidate == first.candidate:
@@ -177,7 +178,7 @@ class Candidates:
         """
         judge = self.judge
         sure = judge.counting is not judge.judging and "logits" in judge.judging.truth
-        return sure and score.agreement >= self.config.min_agreement
+        return sure and score.agreement >= self.wanted
 
     def _nearest(self, methods: Sequence[Method]) -> Chosen:
         """The nearest to the float model of these ways, mended, and of all that was judged."""

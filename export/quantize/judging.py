@@ -125,6 +125,14 @@ class Judge:
         wanted = min(count_for(self.judging.photos, *_COUNTING), math.ceil(enough))
         return Sample(self.graph, reserve.take(min(left, max(least, wanted))).pixels)
 
+    def in_whole_photos(self, share: float) -> float:
+        """The share nearest to this one that the photos that count can have.
+
+        Of 256 photos, 253 are 98.8 %: a search for the 99th would go by chance.
+        """
+        count = len(self.counting.photos)
+        return round(share * count) / count
+
     def simulated(self, numbers: Numbers, layout: Layout) -> fx.GraphModule:
         """The quantized graph, in float."""
         quantized = insert_quantization(self.graph, layout, numbers, self.scheme)

@@ -138,7 +138,7 @@ class _Worker:
         self.counted = candidates.counted
         self.calibrator = chosen.candidate.method
         self.score, numbers = chosen.score, chosen.numbers
-        if self.config.max_float_layers and self.score.agreement < self.config.min_agreement:
+        if self.config.max_float_layers and self.score.agreement < candidates.wanted:
             numbers, layout = self._search(candidates, chosen, keep_float)
         if self.config.recover:
             # Last: weights that have learnt to make up for a layer are no use once it is in float.
@@ -200,7 +200,7 @@ class _Worker:
             count=lambda floats, score: judge.counted(score, *with_own_biases(floats)),
             around=lambda floats: self._dearest(costs, *with_own_biases(floats)),
             quick=lambda floats: judge.score(*with_floats(floats), judge.quick),
-            min_agreement=self.config.min_agreement,
+            min_agreement=candidates.wanted,
             required=self.config.required_agreement,
             most=self.config.max_float_layers,
         )

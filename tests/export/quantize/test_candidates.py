@@ -33,7 +33,7 @@ class _Scripted(Judge):
             graph, SCHEMES.load("x86"), photos, reserve=None, required=0.98, learning=False
         )
         # As if there were others.
-        self.counting = Sample(graph, photos.pixels[:8])
+        self.counting = Sample(graph, np.repeat(photos.pixels[:8], 32, axis=0))
         self.shares = shares
         self.scored: list[tuple[str, str]] = []
         self.distances: Distances | None = None
@@ -50,7 +50,7 @@ class _Scripted(Judge):
         return Score(agreement=1.0, distance=self.distances(label, looked), photos=photos)
 
     def counted(self, score: Score, numbers: Numbers, layout: Layout) -> Score:
-        return Score(agreement=self.shares.pop(0), distance=score.distance, photos=1000)
+        return Score(agreement=self.shares.pop(0), distance=score.distance, photos=256)
 
 
 @pytest.fixture
@@ -120,6 +120,14 @@ def test_the_nearest_of_all_that_was_judged_is_taken(
     candidates, judge = make([0.98], distances=distances)
     assert candidates.choose().candidate.method == "fisher"
     assert not judge.shares
+
+
+@pytest.mark.parametrize(("kept", "others"), [(253, False), (252, True)])
+def test_what_is_wanted_is_a_whole_number_of_photos(make: Make, kept: int, *, others: bool) -> None:
+    """99 % of 256 are 253.4, and 254 by chance no fewer than 253."""
+    candidates, _ = make([kept / 256, 1.0], min_agreement=0.99)
+    candidates.choose()
+    assert (set(METHODS) <= candidates.tried.keys()) == others
 
 
 @pytest.mark.parametrize(("counted", "kept"), [(0.95, "fisher"), (0.975, "mse")])
