@@ -25,8 +25,8 @@ class QuantizeConfig:
     """Whether weights are rounded together, by how the inputs of their layer go together, where
     that comes nearer than rounding each alone. Takes a hundred photos to calibrate with."""
     min_agreement: float = 0.99
-    """Below this share of kept decisions, in whole photos, the layers that lose most are left in float. `export`
-    asks for more where its gate does (`export.planning.search_target`)."""
+    """Below this share of kept decisions, in whole photos, the layers that lose most are left in
+    float. `export` asks for more where its gate does (`export.planning.search_target`)."""
     required_agreement: float = MIN_AGREEMENT
     """What the gate asks: only for it, and a standard error more, are layers left in float that
     help little."""
