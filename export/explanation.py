@@ -73,7 +73,7 @@ class Explanation:
     tried: dict[str, dict[str, float]]
     """Agreement and distance, on so many photos, of every way of calibrating that was tried."""
     counted: dict[str, dict[str, float]]
-    """The same of those whose decisions were counted, by photos that rank nothing."""
+    """The same of those whose decisions were counted, by photos that judge nothing else."""
     gates: tuple[GateResult, ...]
     layers: tuple[LayerRow, ...]
     float_operations: dict[str, tuple[str, ...]]

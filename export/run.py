@@ -11,7 +11,7 @@ from edgeseed.core.bundle import Bundle, GateResult
 from edgeseed.core.config import to_plain
 from edgeseed.core.console import note, say, warn
 from edgeseed.core.environment import environment
-from edgeseed.core.errors import GateError
+from edgeseed.core.errors import GateError, WorkError
 from edgeseed.core.files import atomic_directory, readable_size
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.core.photos import sketched_photos
@@ -182,8 +182,8 @@ def export_each(  # noqa: D417  # the others are those of `export`
 
     Raises:
         UsageError: As for `export`, and if there is no precision, `auto`, or one twice.
-        WorkError: If the target cannot express the network.
-        GateError: If a gate does not hold; no bundle is written then.
+        WorkError: If the target cannot express the network in one of them.
+        GateError: If a gate does not hold. No bundle is written in either case.
     """
     refuse_list(precisions)
     call = Call(
@@ -219,10 +219,13 @@ def _export(call: Call, places: Mapping[str, Path], out: Path) -> list[ExportRes
             inside.mkdir(exist_ok=True)
             try:
                 bundles.append(_make(call, plan, workshop, precision, inside))
-            except GateError as error:
+            except (GateError, WorkError) as error:
                 if len(places) == 1:
                     raise
-                raise GateError(f"{precision}: {error}", result=error.result) from None
+                named = f"{precision}: {error}"
+                if isinstance(error, GateError):
+                    raise GateError(named, result=error.result) from error
+                raise WorkError(named) from error
             times.append(time.monotonic())
     times[-1] = time.monotonic()
     made = {

@@ -28,8 +28,8 @@ _QUICK = (32 * 224 * 224, (32, 256))
 # 100 may well keep all of the few that choose. Most are photos that ranges were taken from, which
 # speak as well: they have set a few numbers of each tensor, and no decision.
 _JUDGING = (96 * 224 * 224, (96, 1024))
-# Photos that rank nothing, to count decisions by: those that judge have chosen what does well on
-# them. Enough to tell the gate's limit from chance, where that costs no more.
+# Photos that rank nothing by distance, to count decisions by: those that judge have chosen what
+# does well on them. Enough to tell the gate's limit from chance, where that costs no more.
 _COUNTING = (256 * 224 * 224, (256, 2048))
 # The standard error of the count, at the gate's limit, over the share that the gate lets go.
 _DOUBT = 0.25
@@ -75,8 +75,8 @@ class Judge:
         selection: Photos that are not calibrated with.
         quick: Some of those, for a first look.
         judging: Photos that rank candidates.
-        counting: Photos that count decisions, and rank nothing; `judging` where there are too
-            few others.
+        counting: Photos that count decisions, and rank nothing by distance; `judging` where there
+            are too few others.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Judge:
             required: The share of decisions that the gate asks for.
             learning: Whether half of the reserve has to be left to be learnt on.
         """
-        self.graph, self.scheme = graph, scheme
+        self.graph, self.scheme, self.required = graph, scheme, required
         held_out = min(count_for(photos, *_SELECTION), max(1, len(photos) // 4))
         self.ranging = Photos(pixels=photos.pixels[:-held_out])
         aside = photos.pixels[-held_out:]
@@ -125,13 +125,20 @@ class Judge:
         wanted = min(count_for(self.judging.photos, *_COUNTING), math.ceil(enough))
         return Sample(self.graph, reserve.take(min(left, max(least, wanted))).pixels)
 
+    @property
+    def counts_apart(self) -> bool:
+        """Whether others count decisions than those that judge."""
+        return self.counting is not self.judging
+
     def in_whole_photos(self, share: float) -> float:
         """The share nearest to this one that the photos that count can have.
 
-        Of 256 photos, 253 are 98.8 %: a search for the 99th would go by chance.
+        Of 256 photos, 253 are 98.8 %: a search for the 99th would go by chance. It is no less than
+        the gate's, unless the share is.
         """
         count = len(self.counting.photos)
-        return round(share * count) / count
+        least = math.ceil(min(share, self.required) * count - 1e-9)
+        return max(round(share * count), least) / count
 
     def simulated(self, numbers: Numbers, layout: Layout) -> fx.GraphModule:
         """The quantized graph, in float."""
@@ -149,7 +156,7 @@ class Judge:
 
     def counted(self, score: Score, numbers: Numbers, layout: Layout) -> Score:
         """The same distance, with the decisions kept of the photos that count them."""
-        if self.counting is self.judging:
+        if not self.counts_apart:
             return score
         counted = self.score(numbers, layout, self.counting)
         return dataclasses.replace(counted, distance=score.distance)

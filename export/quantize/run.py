@@ -123,7 +123,7 @@ class _Worker:
             reserve=reserve, required=config.required_agreement, learning=config.recover,
         )  # fmt: skip
         self.tried: dict[str, Score] = {}
-        self.counted: Mapping[str, Score] = {}
+        self.counted: dict[str, Score] = {}
         self.calibrator = config.calibrator
         self.score = Score(agreement=0.0, distance=float("inf"))
         self.gains: Mapping[str, float] = {}
@@ -135,7 +135,7 @@ class _Worker:
         candidates = Candidates(self.judge, self.config, statistics, layout)
         chosen = candidates.choose()
         self.tried |= candidates.tried
-        self.counted = candidates.counted
+        self.counted |= candidates.counted
         self.calibrator = chosen.candidate.method
         self.score, numbers = chosen.score, chosen.numbers
         if self.config.max_float_layers and self.score.agreement < candidates.wanted:
@@ -156,7 +156,7 @@ class _Worker:
             config=self.config.recovery,
         )  # fmt: skip
         score = self.judge.score(recovered, layout, self.judge.judging)
-        score = self.tried["recovery"] = self.judge.counted(score, recovered, layout)
+        score = self._noted("recovery", self.judge.counted(score, recovered, layout))
         if score.keeps_fewer(self.score):
             # What comes nearer on the whole may be further off where decisions are close.
             say(
@@ -176,7 +176,7 @@ class _Worker:
         """Leaves the fewest layers in float that bring the decisions back."""
         say(
             f"int8 keeps {self.score.agreement:.1%} of the decisions "
-            f"(wanted {self.config.min_agreement:.1%}): looking for the layers that lose"
+            f"(wanted {candidates.wanted:.1%}): looking for the layers that lose"
         )
         # An embedding in fewer steps is not what tips decisions.
         judge, layout = self.judge, candidates.layout
@@ -207,7 +207,7 @@ class _Worker:
         self.gains = search.gains
         if search.score.distance >= self.score.distance:
             return chosen.numbers, layout
-        self.score = self.tried[f"{len(search.keep_float)} layers in float"] = search.score
+        self.score = self._noted(f"{len(search.keep_float)} layers in float", search.score)
         numbers, layout = with_own_biases(search.keep_float)
         return numbers, dataclasses.replace(layout, floats={**layout.floats, **search.keep_float})
 
@@ -247,6 +247,13 @@ class _Worker:
             return made, layout
 
         return make
+
+    def _noted(self, label: str, score: Score) -> Score:
+        """Writes a counted score down."""
+        self.tried[label] = score
+        if self.judge.counts_apart:
+            self.counted[label] = score
+        return score
 
     def record(self, layout: Layout, numbers: Numbers) -> dict[str, Any]:
         shifted = [name for name, kind in layout.points.items() if kind is Kind.HARDSIGMOID]

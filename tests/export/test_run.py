@@ -15,6 +15,7 @@ from edgeseed.core.errors import (
     GateError,
     UnknownNameError,
     UsageError,
+    WorkError,
 )
 from edgeseed.core.files import readable_size
 from edgeseed.core.network import StudentNetwork, load_student, save_student
@@ -119,6 +120,21 @@ def test_of_several_precisions_all_are_written_or_none(
             student, precisions=["fp32", "w8"], out=tmp_path / "both", calibration=photos,
             min_agreement=1.1,
         )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_precision_that_cannot_be_made_is_named(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(workshop: building.Workshop, form: building.Form, folder: Path) -> Any:
+        if form.precision == "fp16":
+            raise WorkError("ONNX cannot express this network")
+        return real(workshop, form, folder)
+
+    real = building.Workshop.make
+    monkeypatch.setattr(building.Workshop, "make", make)
+    with pytest.raises(WorkError, match="^fp16: ONNX cannot express this network"):
+        export_each(student, precisions=["fp32", "fp16"], out=tmp_path / "both")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -88,7 +88,7 @@ def test_all_ways_compete_where_the_first_keeps_too_few(
     monkeypatch.setattr(module, "_CHEAP", 0)
     candidates, judge = make([0.98, 0.985])
     chosen = candidates.choose()
-    assert "ranges by fisher keep 98.0% of the decisions (wanted 99.0%)" in capsys.readouterr().err
+    assert "ranges by fisher keep 98.0% of the decisions (wanted 98.8%)" in capsys.readouterr().err
     assert set(METHODS) <= candidates.tried.keys()
     repaired = [label.partition(" + ")[2] for label in candidates.tried]
     assert repaired.count("bias correction") in (3, 4)  # three, and fisher's if it is none of them
@@ -172,3 +172,23 @@ def test_a_way_that_was_asked_for_is_the_only_one(make: Make) -> None:
     candidates, _ = make([0.5], calibrator="mse", bias_correction=False, second_order=False)
     assert candidates.choose().candidate.method == "mse"
     assert candidates.tried.keys() == {"mse"}
+
+
+@pytest.mark.parametrize(
+    ("share", "required", "count", "wanted"),
+    [
+        (0.99, 0.98, 256, 253),
+        (0.98, 0.98, 96, 95),  # no less than the gate's
+        (0.995, 0.99, 1393, 1386),
+        (0.0, 0.98, 256, 0),
+        (0.5, 0.98, 1, 1),
+        (1.1, 1.1, 10, 11),
+    ],
+)
+def test_shares_are_wanted_in_whole_photos(
+    make: Make, share: float, required: float, count: int, wanted: int
+) -> None:
+    _, judge = make([])
+    judge.required = required
+    judge.counting = Sample(judge.graph, np.zeros((count, 3, 8, 8), np.uint8))
+    assert judge.in_whole_photos(share) == wanted / count

@@ -268,3 +268,34 @@ def test_nearer_without_a_decision_more_is_not_worth_a_layer(kept: float, layers
     search = search_floats(LAYOUT, nearer, count=count, min_agreement=0.99, required=0.98, most=2)
     assert set(search.keep_float) == layers
     assert search.score.agreement == (kept if layers else 0.988)
+
+
+@pytest.mark.parametrize(
+    ("counts", "layers"),
+    [
+        ((250, 252, 251, 250, 249), 1),  # the gate of 251 held once
+        ((250, 252, 252, 252, 252), 1),
+        ((250, 251, 252, 252, 252), 2),
+        ((249, 248, 248, 248, 248), 4),  # the gate held nowhere: the nearest
+        ((249, 250, 251, 252, 253), 4),
+    ],
+)
+def test_no_more_layers_are_taken_than_bring_decisions_back(
+    counts: tuple[int, ...], layers: int
+) -> None:
+    def nearer(floats: Mapping[str, str]) -> Score:
+        return Score(agreement=1.0, distance=0.5 ** len(floats), photos=256)
+
+    def count(floats: Mapping[str, str], score: Score) -> Score:
+        return dataclasses.replace(score, agreement=counts[len(floats)] / 256)
+
+    search = search_floats(
+        LAYOUT,
+        nearer,
+        count=count,
+        around=lambda _: [],
+        min_agreement=253 / 256,
+        required=0.98,
+        most=4,
+    )
+    assert len(search.keep_float) == layers

@@ -1,11 +1,13 @@
 """ssh against a stand-in on PATH that runs commands here, and against a real sshd on loopback."""
 
 import getpass
+import io
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,13 @@ from edgeseed.core.bundle import Bundle, read_bundle
 from edgeseed.core.errors import ConfigError, MissingDependencyError, WorkError
 from edgeseed.runtime import build, profile
 from edgeseed.runtime.devices import open_device
-from edgeseed.runtime.devices.ssh import SshAddress, SshDevice, parse_address
+from edgeseed.runtime.devices.ssh import (
+    SshAddress,
+    SshDevice,
+    _packed,
+    _unpack,
+    parse_address,
+)
 
 
 @pytest.mark.parametrize(
@@ -186,20 +194,37 @@ def test_a_machine_without_ssh_says_what_to_install(
         profile(bundle.path, device=here(), out=tmp_path / "result.json")
 
 
-def test_an_archive_that_climbs_out_of_its_folder_is_refused(tmp_path: Path) -> None:
-    import io
-    import tarfile
+def _link() -> tarfile.TarInfo:
+    link = tarfile.TarInfo("link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    return link
 
-    from edgeseed.runtime.devices.ssh import _unpack
 
+@pytest.mark.parametrize(
+    "member", [tarfile.TarInfo("../outside"), tarfile.TarInfo("/outside"), _link()]
+)
+def test_an_archive_that_climbs_out_of_its_folder_is_refused(
+    tmp_path: Path, member: tarfile.TarInfo
+) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.addfile(tarfile.TarInfo("../outside"))
-
-    with pytest.raises(WorkError, match="cannot be unpacked"):
+        archive.addfile(member)
+    (tmp_path / "work").mkdir()
+    with pytest.raises(WorkError, match=f"cannot be unpacked .{member.name} is no file or folder"):
         _unpack(buffer.getvalue(), tmp_path / "work")
+    assert [path.name for path in tmp_path.rglob("*")] == ["work"]
 
-    assert not (tmp_path / "outside").exists()
+
+def test_what_came_back_is_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "there/deep").mkdir(parents=True)
+    (tmp_path / "there/deep/engine.plan").write_bytes(b"engine")
+    (tmp_path / "there/empty").mkdir()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/job.json").write_text("{}")
+    _unpack(_packed(tmp_path / "there"), tmp_path / "here")
+    found = {str(path.relative_to(tmp_path / "here")) for path in (tmp_path / "here").rglob("*")}
+    assert found == {"deep", "deep/engine.plan", "empty", "job.json"}
+    assert (tmp_path / "here/deep/engine.plan").read_bytes() == b"engine"
 
 
 # --------------------------------------------------------------------------- the real thing
