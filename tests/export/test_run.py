@@ -133,7 +133,7 @@ def test_a_precision_that_cannot_be_made_is_named(
 
     real = building.Workshop.make
     monkeypatch.setattr(building.Workshop, "make", make)
-    with pytest.raises(WorkError, match="^fp16: ONNX cannot express this network"):
+    with pytest.raises(WorkError, match=r"^fp16: ONNX cannot express this network"):
         export_each(student, precisions=["fp32", "fp16"], out=tmp_path / "both")
     assert list(tmp_path.iterdir()) == []
 
