@@ -136,6 +136,32 @@ def search_floats(
                 idle_from = before if idle_from is None else idle_from
             if idle_from is not None and _first_that_holds(reached[idle_from:], sure):
                 break
+    kept = _settle(reached, idle_from, min_agreement=min_agreement, required=required, sure=sure)
+    chosen, score = _without_needless(kept, evaluate, count, min_agreement=min_agreement)
+    return Search(keep_float=_reasons(chosen, steps, gains), score=score, gains=gains)
+
+
+_State = tuple[dict[str, str], Score]
+
+
+def _settle(
+    reached: Sequence[_State],
+    idle_from: int | None,
+    *,
+    min_agreement: float,
+    required: float,
+    sure: float,
+) -> _State:
+    """Which of the states is kept: the last, if it keeps what is wanted.
+
+    Args:
+        reached: All of them, beginning with that of no layers.
+        idle_from: The first after which layers helped little, if they did.
+        min_agreement: The share of decisions that is wanted.
+        required: The share that the gate asks.
+        sure: That share and a standard error more.
+    """
+    chosen, score = reached[-1]
     if idle_from is not None:
         rest = reached[idle_from:]
         chosen, score = _for_the_gate(rest, required, sure) or rest[0]
@@ -144,11 +170,7 @@ def search_floats(
         chosen, score = _for_the_gate([reached[0], (chosen, score)], required, sure) or reached[0]
     if score.agreement < min_agreement:
         chosen, score = _with_fewer((chosen, score), reached, required)
-    chosen, score = _without_needless((chosen, score), evaluate, count, min_agreement=min_agreement)
-    return Search(keep_float=_reasons(chosen, steps, gains), score=score, gains=gains)
-
-
-_State = tuple[dict[str, str], Score]
+    return chosen, score
 
 
 def _without_needless(

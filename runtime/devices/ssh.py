@@ -220,7 +220,7 @@ def _unpack(archive: bytes, work: Path) -> None:
                 if content is not None:
                     with content, path.open("wb") as file:
                         shutil.copyfileobj(content, file)
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, ValueError) as error:  # a zero byte in a name is the last
         raise WorkError(f"what came back from the device cannot be unpacked ({error})") from error
 
 

@@ -215,6 +215,19 @@ def test_an_archive_that_climbs_out_of_its_folder_is_refused(
     assert [path.name for path in tmp_path.rglob("*")] == ["work"]
 
 
+@pytest.mark.parametrize("name", ["a\0b", "x/../../y", "."])
+def test_a_hostile_name_in_an_archive_is_an_error_of_ours(tmp_path: Path, name: str) -> None:
+    member = tarfile.TarInfo("harmless")
+    member.pax_headers = {"path": name}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member)
+    (tmp_path / "work").mkdir()
+    with pytest.raises(WorkError, match="cannot be unpacked"):
+        _unpack(buffer.getvalue(), tmp_path / "work")
+    assert [path.name for path in tmp_path.rglob("*")] == ["work"]
+
+
 def test_what_came_back_is_unpacked(tmp_path: Path) -> None:
     (tmp_path / "there/deep").mkdir(parents=True)
     (tmp_path / "there/deep/engine.plan").write_bytes(b"engine")
