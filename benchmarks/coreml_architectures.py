@@ -39,11 +39,11 @@ from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from edgeseed.core.student import Architecture, StudentSpec
 from edgeseed.export import export
-from edgeseed.export.targets._target import PRECISIONS, Precision
-from edgeseed.export.verification.coreml import CoreMLModel
-from edgeseed.export.verification.gates import relative_error
-from edgeseed.export.verification.reference import Outputs, reference_outputs, rounded_outputs
-from edgeseed.export.verification.run import read_proof
+from edgeseed.export.proof.gates import relative_error
+from edgeseed.export.proof.reference import Outputs, reference_outputs, rounded_outputs
+from edgeseed.export.proof.verify import read_proof
+from edgeseed.export.target import PRECISIONS, Precision
+from edgeseed.export.targets.coreml.model import CoreMLModel
 
 RESULT = Path(__file__).parent / "results/coreml_architectures.json"
 BARS = {

@@ -488,8 +488,8 @@ def _classifier_accuracy(path: Path, place: Place) -> float:
     import torch
 
     from edgeseed.core.network import load_student
-    from edgeseed.distill._device import choose_device
-    from edgeseed.distill.evaluation import predict
+    from edgeseed.distill.evaluation.evaluate import predict
+    from edgeseed.distill.training.device import choose_device
 
     network, spec = load_student(path)
     photos = open_photos(place.test_photos, labels=True)

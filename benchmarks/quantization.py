@@ -52,7 +52,7 @@ from edgeseed.core.network import StudentNetwork, build_student, load_student, s
 from edgeseed.core.photos import PhotoSet, open_photos
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture, StudentSpec
-from edgeseed.export.quantize.calibration import batch_size_for
+from edgeseed.export.quantize.ranges.statistics import batch_size_for
 from edgeseed.export.samples import Photos, preprocess_photos
 from edgeseed.export.speed import compare_speed
 

@@ -20,13 +20,13 @@ from sklearn.datasets import load_sample_images
 from edgeseed.core.network import StudentNetwork, build_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture, StudentSpec
-from edgeseed.export.graph import build_program, output_names
+from edgeseed.export.program import build_program, output_names
 from edgeseed.export.quantize.config import QuantizeConfig
-from edgeseed.export.quantize.run import quantize
+from edgeseed.export.quantize.quantize import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
+from edgeseed.export.target import WriteRequest
 from edgeseed.export.targets import TARGETS
-from edgeseed.export.targets._target import WriteRequest
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeseed.distill import _distributed
+from edgeseed.distill import distributed
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -124,9 +124,9 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
         temperature: τ.
     """
     first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
-    all_first = _distributed.gather_with_grad(first)
-    all_second = _distributed.gather_with_grad(second)
-    own = torch.arange(len(first), device=first.device) + _distributed.rank() * len(first)
+    all_first = distributed.gather_with_grad(first)
+    all_second = distributed.gather_with_grad(second)
+    own = torch.arange(len(first), device=first.device) + distributed.rank() * len(first)
     return _find(own, first, all_second, all_first, temperature) + _find(
         own, second, all_first, all_second, temperature
     )

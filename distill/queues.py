@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from edgeseed.core.console import note
 from edgeseed.core.errors import ConfigError
-from edgeseed.distill import _distributed
+from edgeseed.distill import distributed
 
 
 class EmbeddingQueue(nn.Module):
@@ -45,7 +45,7 @@ class EmbeddingQueue(nn.Module):
         Args:
             embeddings: (B, D) of this rank; normalised here.
         """
-        gathered = F.normalize(_distributed.gather(embeddings.float()), dim=1)
+        gathered = F.normalize(distributed.gather(embeddings.float()), dim=1)
         # All on the device: reading the pointer here would make every step wait for the GPU.
         count, size = len(gathered), len(self.entries)
         slots = (self.pointer + torch.arange(count, device=gathered.device)) % size

@@ -13,11 +13,11 @@ from torch import nn
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture
-from edgeseed.distill.features import Features, extract
-from edgeseed.distill.methods._method import Batch, Method, Parts, Progress
-from edgeseed.distill.networks import FrozenTeacher, Student
+from edgeseed.distill.data.views import ViewPlan
+from edgeseed.distill.method import Batch, Method, Parts, Progress
+from edgeseed.distill.networks.features import Features, extract
+from edgeseed.distill.networks.frozen import FrozenTeacher, Student
 from edgeseed.distill.teachers import Teacher
-from edgeseed.distill.views import ViewPlan
 
 IMAGE_SIZE = 32
 PROJECTION_DIM = 16

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from edgeseed.core.bundle import GateResult
 from edgeseed.core.files import readable_size
-from edgeseed.distill.evaluation import Metric
+from edgeseed.distill.evaluation.evaluate import Metric
 from edgeseed.quickstart import QuickstartResult, Shipped, Trained, commands_for_own_photos
 from edgeseed.runtime import Comparison
 from edgeseed.runtime.report import page

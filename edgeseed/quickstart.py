@@ -20,7 +20,7 @@ from edgeseed.core.environment import environment
 from edgeseed.core.errors import UsageError
 from edgeseed.core.files import write_json
 from edgeseed.distill import DistillResult, distill, evaluate, pretrain
-from edgeseed.distill.evaluation import EvaluationResult
+from edgeseed.distill.evaluation.evaluate import EvaluationResult
 from edgeseed.export import ExportResult, VerifyResult, export, verify
 from edgeseed.runtime import Result, compare, profile
 

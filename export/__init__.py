@@ -5,12 +5,12 @@ from edgeseed.core.lazy import attach
 __getattr__, __all__ = attach(
     __name__,
     {
-        "Explanation": ".explanation:Explanation",
-        "ExportResult": ".run:ExportResult",
-        "VerifyResult": ".verification.run:VerifyResult",
-        "explain": ".explanation:explain",
-        "export": ".run:export",
-        "export_each": ".run:export_each",
-        "verify": ".verification.run:verify",
+        "Explanation": ".proof.explain:Explanation",
+        "ExportResult": ".exporting:ExportResult",
+        "VerifyResult": ".proof.verify:VerifyResult",
+        "explain": ".proof.explain:explain",
+        "export": ".exporting:export",
+        "export_each": ".exporting:export_each",
+        "verify": ".proof.verify:verify",
     },
 )

@@ -26,8 +26,8 @@ from edgeseed.core.console import warn
 from edgeseed.core.errors import DataError
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.export.proof.gates import Array
 from edgeseed.export.samples import MIN_PHOTOS, Photos
-from edgeseed.export.verification.gates import Array
 
 _LOOKED_AT = 256
 _SHOWN = 64

@@ -8,13 +8,13 @@ from typing import Any, get_args
 from edgeseed.core.config import build_config, to_plain
 from edgeseed.core.errors import UsageError
 from edgeseed.core.registry import unknown_name
-from edgeseed.export.building import Form
-from edgeseed.export.graph import Batch
+from edgeseed.export.bundling.builder import Form
+from edgeseed.export.program import Batch
+from edgeseed.export.proof.gates import MAX_DROP_POINTS, MIN_AGREEMENT
 from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.selection import Attempt, Prefer
+from edgeseed.export.target import Precision, Target
 from edgeseed.export.targets import TARGETS
-from edgeseed.export.targets._target import Precision, Target
-from edgeseed.export.verification.gates import MAX_DROP_POINTS, MIN_AGREEMENT
 from edgeseed.profiles import load as load_profile
 from edgeseed.profiles.schema import EngineFacts
 

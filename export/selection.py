@@ -14,10 +14,10 @@ from typing import Any, Literal
 from edgeseed.core.bundle import GateResult
 from edgeseed.core.console import say
 from edgeseed.core.errors import GateError, WorkError
-from edgeseed.export.building import Form, Workshop, plainest, speed_record
-from edgeseed.export.packing import Made
+from edgeseed.export.bundling.builder import Form, Workshop, plainest, speed_record
+from edgeseed.export.bundling.writer import Made
+from edgeseed.export.proof.verify import advice, shortfall
 from edgeseed.export.speed import TIE, Speed, compare_speed
-from edgeseed.export.verification.run import advice, shortfall
 
 Prefer = Literal["speed", "size"]
 _CLOSENESS = ("parity", "top1_agreement", "self_retrieval")

@@ -5,21 +5,21 @@ from typing import TYPE_CHECKING
 from edgeseed.core.lazy import attach
 
 if TYPE_CHECKING:
-    from edgeseed.runtime.building import build as build
     from edgeseed.runtime.comparison import compare as compare
     from edgeseed.runtime.profiling import profile as profile
-    from edgeseed.runtime.protocol import Result as Result
-    from edgeseed.runtime.protocol import read_result as read_result
     from edgeseed.runtime.ranking import Comparison as Comparison
+    from edgeseed.runtime.result import Result as Result
+    from edgeseed.runtime.result import read_result as read_result
+    from edgeseed.runtime.tensorrt_build import build as build
 
 __getattr__, __all__ = attach(  # pyright: ignore[reportUnsupportedDunderAll]
     __name__,
     {
         "Comparison": ".ranking:Comparison",
-        "Result": ".protocol:Result",
-        "build": ".building:build",
+        "Result": ".result:Result",
+        "build": ".tensorrt_build:build",
         "compare": ".comparison:compare",
         "profile": ".profiling:profile",
-        "read_result": ".protocol:read_result",
+        "read_result": ".result:read_result",
     },
 )

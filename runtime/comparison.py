@@ -5,10 +5,10 @@ from pathlib import Path
 
 from edgeseed.core.console import warn
 from edgeseed.core.errors import UsageError
-from edgeseed.runtime.gates import parse_rule
-from edgeseed.runtime.protocol import Result, read_result
+from edgeseed.runtime.conditions import parse_rule
 from edgeseed.runtime.ranking import Comparison, rank
 from edgeseed.runtime.report.comparison import write_comparison
+from edgeseed.runtime.result import Result, read_result
 
 
 def compare(

@@ -16,14 +16,14 @@ from edgeseed.profiles import EngineFacts, Profile
 from edgeseed.runtime.accuracy import Accuracy, Photos, float_outputs, gather_photos, score
 from edgeseed.runtime.agent._dispatch import Observation, dispatch
 from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.device import Device
 from edgeseed.runtime.devices import open_device
-from edgeseed.runtime.devices._device import Device
+from edgeseed.runtime.engine import Placement
 from edgeseed.runtime.engines import ENGINES
-from edgeseed.runtime.engines._engine import Placement
 from edgeseed.runtime.latency import NS_PER_SECOND, PROTOCOLS, Protocol
 from edgeseed.runtime.machine import Load, Machine
 from edgeseed.runtime.power import Power
-from edgeseed.runtime.protocol import (
+from edgeseed.runtime.result import (
     BundleFacts,
     DeviceFacts,
     EngineRun,

@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from edgeseed.core.errors import ConfigError, GateError
 from edgeseed.runtime.accuracy import Share
-from edgeseed.runtime.gates import METRICS, Rule, parse_rule
-from edgeseed.runtime.protocol import Result
+from edgeseed.runtime.conditions import METRICS, Rule, parse_rule
+from edgeseed.runtime.result import Result
 from edgeseed.runtime.summary import Estimate
 
 Headline = Literal["p90", "p50"]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeseed.runtime.engines._engine import Placement
+from edgeseed.runtime.engine import Placement
 from edgeseed.runtime.latency import Protocol, WarmUp
 from edgeseed.runtime.machine import Load
 from edgeseed.runtime.summary import Summary

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edgeseed.core.registry import Registry
 
 if TYPE_CHECKING:
-    from edgeseed.distill.methods._method import Method
+    from edgeseed.distill.method import Method
 
 METHODS = Registry("edgeseed.distill.methods", attribute="METHOD", kind="method")
 

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from edgeseed.core.errors import ConfigError
-from edgeseed.distill import _distributed
-from edgeseed.distill.features import check_image_size, extract
+from edgeseed.distill import distributed
+from edgeseed.distill.data.views import REFERENCE_SIZE, Crop, ViewPlan
 from edgeseed.distill.heads import mlp
 from edgeseed.distill.losses import in_full_precision
-from edgeseed.distill.networks import Student
-from edgeseed.distill.views import REFERENCE_SIZE, Crop, ViewPlan
+from edgeseed.distill.networks.features import check_image_size, extract
+from edgeseed.distill.networks.frozen import Student
 
 NUM_GLOBAL = 2
 _LOCAL_SIZE = 96
@@ -268,7 +268,7 @@ class Center(nn.Module):
     def update(self, scores: Tensor) -> None:
         """`c ← m c + (1 − m) mean(t)` over all but the last dimension, and all ranks."""
         rows = scores.flatten(0, -2).to(self.value.dtype)
-        self.value.lerp_(_distributed.mean(rows.mean(0)), 1 - self.momentum)
+        self.value.lerp_(distributed.mean(rows.mean(0)), 1 - self.momentum)
 
 
 # --------------------------------------------------------------------------- loss

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from edgeseed.core.console import warn
 from edgeseed.core.errors import ConfigError
-from edgeseed.distill import _distributed
+from edgeseed.distill import distributed
 from edgeseed.distill.losses import entropy, labelled_cross_entropy, soft_label_loss
-from edgeseed.distill.methods._method import Batch, Parts, Progress, StepResult
-from edgeseed.distill.networks import FrozenTeacher, Student
+from edgeseed.distill.method import Batch, Parts, Progress, StepResult
+from edgeseed.distill.networks.frozen import FrozenTeacher, Student
 
 # A teacher is asked about the first batch: so many labels tell how often it is right.
 _ENOUGH_LABELS = 32
@@ -72,7 +72,7 @@ def imitate(
     logits = student(batch.views[0]).logits
     assert logits is not None
     target = teacher.project(teacher(batch).embedding, "classifier")
-    if progress.step == 0 and _distributed.is_main():
+    if progress.step == 0 and distributed.is_main():
         # Sharpened, where the method sharpens: some classifiers speak low.
         warn_of_ignorance(teacher, target / min(1.0, temperature), batch.labels)
     soft, floor = soft_label_loss(logits, target, temperature=temperature)

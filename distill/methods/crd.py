@@ -41,12 +41,12 @@ from torch.nn import functional as F
 
 from edgeseed.core.console import note, warn
 from edgeseed.core.errors import ConfigError
-from edgeseed.distill import _distributed
+from edgeseed.distill import distributed
+from edgeseed.distill.data.views import ViewPlan, weak_crop
 from edgeseed.distill.losses import in_full_precision, labelled_cross_entropy, soft_label_loss
-from edgeseed.distill.methods._method import Batch, Method, Needs, Parts, Progress, StepResult
-from edgeseed.distill.networks import FrozenTeacher
-from edgeseed.distill.recipe import Recipe
-from edgeseed.distill.views import ViewPlan, weak_crop
+from edgeseed.distill.method import Batch, Method, Needs, Parts, Progress, StepResult
+from edgeseed.distill.networks.frozen import FrozenTeacher
+from edgeseed.distill.training.recipe import Recipe
 
 USUAL_NEGATIVES = 16_384
 EPSILON = 1e-7
@@ -226,7 +226,7 @@ class ContrastMemory(nn.Module):
         if self._is_fixed:
             return
         if not bool(self.normalizers.all()):
-            means = torch.stack([_distributed.mean(values.mean()) for values in raw])
+            means = torch.stack([distributed.mean(values.mean()) for values in raw])
             self.normalizers.copy_(means * self.num_samples)
         self._is_fixed = True
 
@@ -239,9 +239,9 @@ class ContrastMemory(nn.Module):
             teacher: (B, D) v_T.
             own: (B,) which photos these are.
         """
-        own = _distributed.gather(own)
+        own = distributed.gather(own)
         for bank, rows in ((self.student, student), (self.teacher, teacher)):
-            rows = _distributed.gather(rows.to(bank.dtype))
+            rows = distributed.gather(rows.to(bank.dtype))
             moved = self.momentum * bank[own] + (1 - self.momentum) * rows
             bank[own] = F.normalize(moved, dim=1)
 

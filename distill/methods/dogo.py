@@ -39,13 +39,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeseed.distill import _distributed
+from edgeseed.distill import distributed
+from edgeseed.distill.data.views import Crop, ViewPlan, moco_crop, simclr_crop
 from edgeseed.distill.heads import mlp
 from edgeseed.distill.losses import in_full_precision, kl_divergence, nt_xent
-from edgeseed.distill.methods._method import Batch, Method, Needs, Parts, Progress, StepResult
-from edgeseed.distill.networks import Student
-from edgeseed.distill.recipe import Recipe
-from edgeseed.distill.views import Crop, ViewPlan, moco_crop, simclr_crop
+from edgeseed.distill.method import Batch, Method, Needs, Parts, Progress, StepResult
+from edgeseed.distill.networks.frozen import Student
+from edgeseed.distill.training.recipe import Recipe
 
 HIDDEN_DIM = 512
 SIMSIAM_DIM = 2048
@@ -106,10 +106,10 @@ def mutual_kl(
         tau: τ.
     """
     first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
-    own = first @ _distributed.gather_with_grad(second).T / tau
+    own = first @ distributed.gather_with_grad(second).T / tau
     with torch.no_grad():
         other_first = F.normalize(other_first, dim=1)
-        other_second = _distributed.gather(F.normalize(other_second, dim=1))
+        other_second = distributed.gather(F.normalize(other_second, dim=1))
         target = (other_first @ other_second.T / tau).softmax(1)
     return kl_divergence(own, target)
 
@@ -204,7 +204,7 @@ class Dogo(Method[DogoConfig]):
         self.peer_head = _head(config.peer_loss, parts.peer, config)
         peer_weight = config.peer_kl_weight
         self.peer_kl_weight = config.kl_weight if peer_weight is None else peer_weight
-        _distributed.synchronize_batch_norm(self)
+        distributed.synchronize_batch_norm(self)
 
     @classmethod
     def views(cls, config: DogoConfig, image_size: int) -> ViewPlan:

@@ -43,8 +43,10 @@ import torch
 from torch import Tensor, nn
 
 from edgeseed.core.console import note
-from edgeseed.distill import _distributed, _schedules
+from edgeseed.distill import distributed
+from edgeseed.distill.data.views import ViewPlan
 from edgeseed.distill.losses import entropy
+from edgeseed.distill.method import Batch, Method, Needs, Parts, Progress, StepResult
 from edgeseed.distill.methods._dino import (
     NUM_GLOBAL,
     Center,
@@ -63,10 +65,9 @@ from edgeseed.distill.methods._dino import (
     score_views,
     view_cross_entropies,
 )
-from edgeseed.distill.methods._method import Batch, Method, Needs, Parts, Progress, StepResult
-from edgeseed.distill.networks import Student
-from edgeseed.distill.recipe import Recipe
-from edgeseed.distill.views import ViewPlan
+from edgeseed.distill.networks.frozen import Student
+from edgeseed.distill.training import schedules
+from edgeseed.distill.training.recipe import Recipe
 
 USUAL_PROTOTYPES = 65_536
 _WARMUP_SHARE = 0.3
@@ -130,7 +131,7 @@ class Esvit(Method[EsvitConfig]):
         if self.has_regions:
             self.region = DinoHead(parts.student.map_dim, size, config)
             self.region_center = Center(size, momentum=config.center_momentum)
-        _distributed.synchronize_batch_norm(self)
+        distributed.synchronize_batch_norm(self)
         self.average = copy.deepcopy(self.student).requires_grad_(False)
         self.average_dino = copy.deepcopy(self.dino).requires_grad_(False)
         if self.has_regions:
@@ -203,7 +204,7 @@ class Esvit(Method[EsvitConfig]):
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
         """Moves the average and the centres."""
-        momentum = _schedules.cosine(
+        momentum = schedules.cosine(
             progress.step / progress.total_steps, start=self.config.ema_momentum, end=1.0
         )
         for module, average in self._averaged():
@@ -253,7 +254,7 @@ def teacher_temperature(config: EsvitConfig, progress: Progress) -> float:
     epochs = progress.total_steps / progress.steps_per_epoch
     warmup = min(config.warmup_tau_epochs, int(_WARMUP_SHARE * epochs))
     fraction = int(progress.epoch) / (warmup - 1) if warmup > 1 else 1.0
-    return _schedules.linear(fraction, start=config.warmup_tau_teacher, end=config.tau_teacher)
+    return schedules.linear(fraction, start=config.warmup_tau_teacher, end=config.tau_teacher)
 
 
 def _fit_prototypes(wanted: int | None, num_samples: int) -> int:

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from edgeseed.core.console import note
 from edgeseed.core.errors import ConfigError
-from edgeseed.distill.methods._method import Batch, Method, Needs, Parts, Progress, StepResult
+from edgeseed.distill.data.views import ViewPlan, weak_crop
+from edgeseed.distill.method import Batch, Method, Needs, Parts, Progress, StepResult
 from edgeseed.distill.methods._soft_labels import classifying_teacher, imitate
-from edgeseed.distill.recipe import Recipe
-from edgeseed.distill.views import ViewPlan, weak_crop
+from edgeseed.distill.training.recipe import Recipe
 
 USUAL_LABEL_WEIGHT = 0.1
 _SMALL_IMAGE = 64

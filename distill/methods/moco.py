@@ -29,12 +29,12 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
+from edgeseed.distill.data.views import ViewPlan, moco_crop
 from edgeseed.distill.heads import mlp
 from edgeseed.distill.losses import info_nce
-from edgeseed.distill.methods._method import Batch, Method, Needs, Parts, Progress, StepResult
+from edgeseed.distill.method import Batch, Method, Needs, Parts, Progress, StepResult
 from edgeseed.distill.queues import EmbeddingQueue, fit_queue_size
-from edgeseed.distill.recipe import Recipe
-from edgeseed.distill.views import ViewPlan, moco_crop
+from edgeseed.distill.training.recipe import Recipe
 
 USUAL_QUEUE_SIZE = 65_536
 

@@ -28,12 +28,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeseed.core.errors import ConfigError
-from edgeseed.distill import _distributed
+from edgeseed.distill import distributed
+from edgeseed.distill.data.views import ViewPlan, regression_crop
 from edgeseed.distill.losses import entropy, in_full_precision, kl_divergence
-from edgeseed.distill.methods._method import Batch, Method, Parts, Progress, StepResult
+from edgeseed.distill.method import Batch, Method, Parts, Progress, StepResult
 from edgeseed.distill.queues import EmbeddingQueue, fit_queue_size
-from edgeseed.distill.recipe import Recipe
-from edgeseed.distill.views import ViewPlan, regression_crop
+from edgeseed.distill.training.recipe import Recipe
 
 USUAL_QUEUE_SIZE = 16_384
 
@@ -107,7 +107,7 @@ class QueueKl(Method[QueueKlConfig]):
 
     def _global(self, student: Tensor, teacher: Tensor) -> StepResult:
         self._waiting = teacher
-        here = F.normalize(_distributed.gather(teacher), dim=1)
+        here = F.normalize(distributed.gather(teacher), dim=1)
         bank = torch.cat([here, self.queue.entries])
         target = _similarity(teacher, bank, temperature=self.config.tau_teacher).softmax(1)
         logits = _similarity(self.head(student), bank, temperature=self.config.tau_student)

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeseed.core.errors import ConfigError
-from edgeseed.distill import _distributed
+from edgeseed.distill import distributed
+from edgeseed.distill.data.views import ViewPlan, regression_crop
 from edgeseed.distill.heads import mlp
 from edgeseed.distill.losses import cosine_and_smooth_l1
-from edgeseed.distill.methods._method import Batch, Method, Parts, Progress, StepResult
-from edgeseed.distill.recipe import Recipe
-from edgeseed.distill.views import ViewPlan, regression_crop
+from edgeseed.distill.method import Batch, Method, Parts, Progress, StepResult
+from edgeseed.distill.training.recipe import Recipe
 
 PATCH_COSINE_WEIGHT = 0.9
 PATCH_SMOOTH_L1_WEIGHT = 0.1
@@ -87,7 +87,7 @@ class Standardizer(nn.Module):
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
         """Takes (N, D) rows of every rank into the statistics."""
-        rows = _distributed.gather(rows)
+        rows = distributed.gather(rows)
         batch_mean = rows.mean(0)
         total = self.count + len(rows)
         shift = batch_mean - self.mean

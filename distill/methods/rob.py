@@ -34,7 +34,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgeseed.core.errors import ConfigError
+from edgeseed.distill.data.views import ViewPlan
 from edgeseed.distill.losses import entropy
+from edgeseed.distill.method import Batch, Method, Needs, Parts, Progress, StepResult
 from edgeseed.distill.methods._dino import (
     NUM_GLOBAL,
     Center,
@@ -51,10 +53,8 @@ from edgeseed.distill.methods._dino import (
     to_regions,
     view_cross_entropies,
 )
-from edgeseed.distill.methods._method import Batch, Method, Needs, Parts, Progress, StepResult
-from edgeseed.distill.networks import FrozenTeacher
-from edgeseed.distill.recipe import Recipe
-from edgeseed.distill.views import ViewPlan
+from edgeseed.distill.networks.frozen import FrozenTeacher
+from edgeseed.distill.training.recipe import Recipe
 
 Pairs = Literal["own", "swapped"]
 

@@ -37,13 +37,13 @@ from torch import Tensor
 
 from edgeseed.core.console import note
 from edgeseed.core.errors import ConfigError
+from edgeseed.distill.data.views import Crop, ViewPlan, moco_crop
 from edgeseed.distill.heads import mlp
 from edgeseed.distill.losses import entropy, queue_similarity, soft_cross_entropy
-from edgeseed.distill.methods._method import Batch, Method, Parts, Progress, StepResult
-from edgeseed.distill.networks import FrozenTeacher
+from edgeseed.distill.method import Batch, Method, Parts, Progress, StepResult
+from edgeseed.distill.networks.frozen import FrozenTeacher
 from edgeseed.distill.queues import EmbeddingQueue, fit_queue_size
-from edgeseed.distill.recipe import Recipe
-from edgeseed.distill.views import Crop, ViewPlan, moco_crop
+from edgeseed.distill.training.recipe import Recipe
 
 USUAL_QUEUE_SIZE = 65_536
 SMALL_SHARE = 96 / 224

@@ -35,12 +35,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeseed.distill import _distributed
+from edgeseed.distill import distributed
+from edgeseed.distill.data.views import ViewPlan, simclr_crop
 from edgeseed.distill.heads import mlp
 from edgeseed.distill.losses import nt_xent
-from edgeseed.distill.methods._method import Batch, Method, Needs, Parts, Progress, StepResult
-from edgeseed.distill.recipe import Recipe
-from edgeseed.distill.views import ViewPlan, simclr_crop
+from edgeseed.distill.method import Batch, Method, Needs, Parts, Progress, StepResult
+from edgeseed.distill.training.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +83,7 @@ class Simclr(Method[SimclrConfig]):
             norm="batch", output_bias=False, output_norm=True,
         )  # fmt: skip
         cast(Any, self.head[-1]).bias.requires_grad_(False)
-        _distributed.synchronize_batch_norm(self)
+        distributed.synchronize_batch_norm(self)
 
     @classmethod
     def views(cls, config: SimclrConfig, image_size: int) -> ViewPlan:

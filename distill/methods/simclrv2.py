@@ -28,10 +28,10 @@ The recipe is the paper's, for a batch of 4096. For small sets and batches use A
 from dataclasses import dataclass
 
 from edgeseed.core.errors import ConfigError
-from edgeseed.distill.methods._method import Batch, Method, Needs, Parts, Progress, StepResult
+from edgeseed.distill.data.views import ViewPlan, weak_crop
+from edgeseed.distill.method import Batch, Method, Needs, Parts, Progress, StepResult
 from edgeseed.distill.methods._soft_labels import classifying_teacher, imitate
-from edgeseed.distill.recipe import Recipe
-from edgeseed.distill.views import ViewPlan, weak_crop
+from edgeseed.distill.training.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ from torch import nn
 from edgeseed.core.console import warn
 from edgeseed.core.errors import ArtifactError, UsageError, WorkError
 from edgeseed.core.registry import unknown_name
-from edgeseed.distill.features import Features
+from edgeseed.distill.networks.features import Features
 
 
 class HubTrunk(nn.Module):

@@ -15,7 +15,7 @@ from edgeseed.core.console import note
 from edgeseed.core.errors import UsageError, WorkError
 from edgeseed.core.network import StudentNetwork, unknown_model
 from edgeseed.core.preprocess import Interpolation, Preprocess
-from edgeseed.distill.features import Features, check_image_size, extract
+from edgeseed.distill.networks.features import Features, check_image_size, extract
 from edgeseed.distill.teachers._licences import Licence, licence_of_timm
 from edgeseed.distill.teachers._network import Teacher
 from edgeseed.distill.teachers._table import TeacherInfo, families_of_files, find_teacher

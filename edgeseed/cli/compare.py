@@ -38,7 +38,7 @@ def command(
     """Compare results with the first of them."""
     from edgeseed.core.errors import GateError
     from edgeseed.runtime import compare
-    from edgeseed.runtime.gates import parse_rule
+    from edgeseed.runtime.conditions import parse_rule
 
     for limit in fail_if:
         parse_rule(limit)  # a typing mistake should cost nothing

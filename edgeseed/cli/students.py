@@ -15,7 +15,7 @@ Examples:
 @json_option
 def command(as_json: bool) -> None:
     """List the usual students (any timm model works)."""
-    from edgeseed.distill.students import list_students
+    from edgeseed.distill.networks.students import list_students
 
     students = list_students()
     rows = [

@@ -3,9 +3,9 @@
 import dataclasses
 
 from edgeseed.core.registry import unknown_name
-from edgeseed.export.quantize.observers import METHODS
-from edgeseed.export.quantize.recovery import RecoveryConfig
-from edgeseed.export.verification.gates import MIN_AGREEMENT
+from edgeseed.export.proof.gates import MIN_AGREEMENT
+from edgeseed.export.quantize.ranges.observers import METHODS
+from edgeseed.export.quantize.search.recovery import RecoveryConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from edgeseed.runtime import latency, machine, power, thermals
 from edgeseed.runtime.agent import _build, _job
-from edgeseed.runtime.engines._engine import Engine, EngineError
+from edgeseed.runtime.engine import Engine, EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgeseed.runtime.engines._engine import Tensors
+    from edgeseed.runtime.engine import Tensors
 
 MIN_PYTHON = (3, 8)
 CHUNK_BYTES = 1 << 20

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeseed.runtime.engine import EngineError
 from edgeseed.runtime.engines import _tensorrt
 from edgeseed.runtime.engines._cuda import Cuda
-from edgeseed.runtime.engines._engine import EngineError
 
 if TYPE_CHECKING:
     from typing import Any

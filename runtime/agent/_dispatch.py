@@ -18,7 +18,7 @@ from edgeseed.core.console import Bar, progress
 from edgeseed.core.errors import ArtifactError, EdgeseedError, GateError, WorkError
 from edgeseed.runtime.agent import _job
 from edgeseed.runtime.agent._pack import pack_agent
-from edgeseed.runtime.devices._device import Device, Ended
+from edgeseed.runtime.device import Device, Ended
 
 _ERRORS: dict[str, type[EdgeseedError]] = {
     "artifact": ArtifactError,

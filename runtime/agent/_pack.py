@@ -12,7 +12,7 @@ MAIN = "agent/__main__.py"
 DEVICE_FILES = (
     "agent/_build.py",
     "agent/_job.py",
-    "engines/_engine.py",
+    "engine.py",
     "latency.py",
     "machine.py",
     "power.py",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from edgeseed.core.registry import Registry
 
 if TYPE_CHECKING:
-    from edgeseed.runtime.devices._device import Device
+    from edgeseed.runtime.device import Device
 
 DEVICES = Registry("edgeseed.runtime.devices", attribute="DEVICE", kind="device")
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseed.runtime.agent import _job
-from edgeseed.runtime.devices._device import Device, Ended
+from edgeseed.runtime.device import Device, Ended
 
 MS = 1_000_000
 ENDED_WELL = Ended(exit_code=0, stderr="")

@@ -4,7 +4,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 
-from edgeseed.runtime.devices._device import Ended
+from edgeseed.runtime.device import Ended
 
 _STDERR_BYTES = 4000
 

@@ -7,7 +7,7 @@ from typing import Self
 
 from edgeseed.core.errors import ConfigError
 from edgeseed.runtime.agent import _job
-from edgeseed.runtime.devices._device import Device, Ended
+from edgeseed.runtime.device import Device, Ended
 from edgeseed.runtime.devices._process import stream
 
 

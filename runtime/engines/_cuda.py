@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
-from edgeseed.runtime.engines._engine import EngineError
+from edgeseed.runtime.engine import EngineError
 
 if TYPE_CHECKING:
     from typing import Any

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeseed.runtime.engines._engine import Engine, EngineError, Placement, TensorSpec
+from edgeseed.runtime.engine import Engine, EngineError, Placement, TensorSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from edgeseed.runtime.engines._engine import Tensors
+    from edgeseed.runtime.engine import Tensors
 
 
 class FakeEngine(Engine):

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeseed.runtime.engines._engine import EngineError
+from edgeseed.runtime.engine import EngineError
 
 if TYPE_CHECKING:
     from typing import Any

@@ -9,13 +9,13 @@ import collections
 import os
 from typing import TYPE_CHECKING
 
-from edgeseed.runtime.engines._engine import Engine, EngineError, Placement, TensorSpec
+from edgeseed.runtime.engine import Engine, EngineError, Placement, TensorSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from edgeseed.runtime.engines._engine import Tensors
+    from edgeseed.runtime.engine import Tensors
 
 # What we call a unit -> what ONNX Runtime calls it.
 PROVIDERS = {

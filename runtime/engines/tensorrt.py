@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeseed.runtime.engine import Engine, EngineError, Placement, TensorSpec
 from edgeseed.runtime.engines import _tensorrt
 from edgeseed.runtime.engines._cuda import Cuda
-from edgeseed.runtime.engines._engine import Engine, EngineError, Placement, TensorSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgeseed.runtime.engines._engine import Tensors
+    from edgeseed.runtime.engine import Tensors
     from edgeseed.runtime.engines._tensorrt import Record
 
 UNITS = ("gpu", "dla")

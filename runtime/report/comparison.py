@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from edgeseed.runtime.accuracy import Accuracy, Share
-from edgeseed.runtime.protocol import Result
 from edgeseed.runtime.ranking import (
     MIN_DIFFERENCE,
     OTHER_PHOTOS,
@@ -21,6 +20,7 @@ from edgeseed.runtime.report import charts, page
 from edgeseed.runtime.report.charts import Series, TimeUnit
 from edgeseed.runtime.report.page import Cell, Section
 from edgeseed.runtime.report.svg import number
+from edgeseed.runtime.result import Result
 from edgeseed.runtime.summary import NS_PER_MS, Estimate, Summary
 from edgeseed.runtime.validity import MAX_DRIFT
 

@@ -40,9 +40,9 @@ def test_every_relation_is_about_cells_that_are_run(benchmark: ModuleType, prese
 
 
 def test_settings_of_every_cell_are_known_to_its_method(benchmark: ModuleType) -> None:
-    from edgeseed.distill._settings import build_settings
-    from edgeseed.distill.finetuning import Supervised
     from edgeseed.distill.methods import load_method
+    from edgeseed.distill.training.finetuning import Supervised
+    from edgeseed.distill.training.settings import build_settings
 
     for preset in benchmark.PRESETS.values():
         for cell in benchmark.make_cells(preset, [0]):
@@ -106,8 +106,8 @@ def test_small_networks_keep_a_map_at_32_pixels(
 ) -> None:
     import torch
 
-    from edgeseed.distill.features import extract
-    from edgeseed.distill.students import create_student
+    from edgeseed.distill.networks.features import extract
+    from edgeseed.distill.networks.students import create_student
 
     monkeypatch.syspath_prepend(str(FOLDER))
     __import__("small_networks")

@@ -14,8 +14,8 @@ from edgeseed import distill, export, quickstart, runtime
 from edgeseed.cli._main import cli, main
 from edgeseed.core.bundle import GateResult
 from edgeseed.core.errors import GateError
-from edgeseed.distill._settings import build_settings
 from edgeseed.distill.methods import load_method
+from edgeseed.distill.training.settings import build_settings
 
 CALLS = {
     "quickstart": quickstart.quickstart, "distill": distill.distill, "pretrain": distill.pretrain,

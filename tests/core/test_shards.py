@@ -18,8 +18,8 @@ from PIL import Image
 from edgeseed.core.errors import DataError, MissingDependencyError
 from edgeseed.core.photos import Shared, open_photos, shared_photos, sketched_photos
 from edgeseed.distill import pretrain
-from edgeseed.distill.data import PhotoOrder, StreamedCanvases
-from edgeseed.distill.labels import photo_names
+from edgeseed.distill.data.canvases import PhotoOrder, StreamedCanvases
+from edgeseed.distill.data.labels import photo_names
 
 fsspec: Any = pytest.importorskip("fsspec")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgeseed.distill import _distributed, distill
+from edgeseed.distill import distill, distributed
 
 SCRIPT = """
 import json, os, sys
@@ -68,11 +68,11 @@ def launch(arguments: list[str], cwd: Path) -> None:
 
 def test_alone_every_collective_is_the_identity() -> None:
     x = torch.tensor([1.0, 2.0], requires_grad=True)
-    assert torch.equal(_distributed.gather_with_grad(x), x)
-    assert torch.equal(_distributed.gather(x), x.detach())
-    assert torch.equal(_distributed.mean(x), x.detach())
-    assert not _distributed.gather(x).requires_grad
-    assert (_distributed.rank(), _distributed.world_size()) == (0, 1)
+    assert torch.equal(distributed.gather_with_grad(x), x)
+    assert torch.equal(distributed.gather(x), x.detach())
+    assert torch.equal(distributed.mean(x), x.detach())
+    assert not distributed.gather(x).requires_grad
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgeseed.distill import _distributed
+from edgeseed.distill import distributed
 from edgeseed.distill.losses import (
     cosine_and_smooth_l1,
     entropy,
@@ -280,8 +280,8 @@ def test_nt_xent_over_two_ranks_is_that_of_one_with_its_gradient(
     for rank in range(2):
         # What the other rank would send: nt_xent gathers its first views, then its second.
         sent = iter([torch.nn.functional.normalize(views, dim=1) for views in (first, second)])
-        monkeypatch.setattr(_distributed, "gather_with_grad", lambda _, sent=sent: next(sent))
-        monkeypatch.setattr(_distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "gather_with_grad", lambda _, sent=sent: next(sent))
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         mine = [views.chunk(2)[rank] for views in (first, second)]
         losses.append(nt_xent(mine[0], mine[1], temperature=0.2))
     mean = torch.stack(losses).mean()

@@ -27,7 +27,7 @@ from edgeseed.core.errors import (
 from edgeseed.core.network import save_student
 from edgeseed.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from edgeseed.core.student import StudentSpec
-from edgeseed.distill.students import create_student
+from edgeseed.distill.networks.students import create_student
 from edgeseed.distill.teachers import Teacher, list_teachers, load_teacher
 from edgeseed.distill.teachers._heads import mlp_from_weights
 from edgeseed.distill.teachers._simclr import SelectiveKernel, SimclrResNet, build_simclr

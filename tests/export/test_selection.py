@@ -6,11 +6,11 @@ import pytest
 
 from edgeseed.core.bundle import Bundle, FileEntry, GateResult
 from edgeseed.core.errors import GateError
-from edgeseed.export.building import Form
-from edgeseed.export.packing import Made
+from edgeseed.export.bundling.builder import Form
+from edgeseed.export.bundling.writer import Made
 from edgeseed.export.selection import Attempt, Selection, select
 from edgeseed.export.speed import Speed
-from edgeseed.export.targets._target import Precision
+from edgeseed.export.target import Precision
 
 SIZES: dict[Precision, int] = {"fp32": 400, "fp16": 200, "w8": 100, "int8": 110}
 

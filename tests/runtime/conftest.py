@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeseed.core.bundle import Bundle, Manifest, TensorSpec, read_bundle, seal_bundle
 from edgeseed.core.preprocess import Preprocess
-from edgeseed.runtime import protocol, validity
+from edgeseed.runtime import result, validity
 from edgeseed.runtime.accuracy import Accuracy, Share
 from edgeseed.runtime.devices._fake import FakeDevice, fake_measurement
 from edgeseed.runtime.profiling import profile
@@ -124,7 +124,7 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> str:
     return "instant"
 
 
-MakeResult = Callable[..., protocol.Result]
+MakeResult = Callable[..., result.Result]
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def make_result(bundle: Bundle, tmp_path: Path) -> MakeResult:
         machine: dict[str, Any] | None = None,
         reasons: tuple[validity.Reason, ...] | None = None,
         **measured: Any,
-    ) -> protocol.Result:
+    ) -> result.Result:
         rng = np.random.default_rng(seed)
         drawn = rng.lognormal(np.log(median_ms * 1e6), spread, n).astype(int).tolist()
         measurement = fake_measurement(samples_ns or drawn, **measured)

@@ -16,7 +16,7 @@ from edgeseed.core.errors import (
 )
 from edgeseed.runtime import profile, read_result
 from edgeseed.runtime.agent import _job
-from edgeseed.runtime.devices._device import Ended
+from edgeseed.runtime.device import Ended
 from edgeseed.runtime.devices._fake import FakeDevice, fake_measurement
 
 STEADY = [5_000_000] * 2000

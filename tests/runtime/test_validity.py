@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeseed.runtime.engines._engine import Placement
+from edgeseed.runtime.engine import Placement
 from edgeseed.runtime.latency import PROTOCOLS
 from edgeseed.runtime.machine import Load
 from edgeseed.runtime.summary import Summary

@@ -8,7 +8,7 @@ measured on Arm, so that here all is in integers.
 
 import dataclasses
 
-from edgeseed.export.quantize.schemes._scheme import INT8
+from edgeseed.export.quantize.scheme import INT8
 from edgeseed.export.quantize.schemes.x86 import SCHEME as X86
 
 SCHEME = dataclasses.replace(X86, name="arm", activation=INT8, stem_channels=0)

@@ -13,7 +13,7 @@ were not taken: `linear_quantize_activations` needs Core ML's predictions and so
 timm's fused batch norms.
 """
 
-from edgeseed.export.quantize.schemes._scheme import INT8_SYMMETRIC, Scheme
+from edgeseed.export.quantize.scheme import INT8_SYMMETRIC, Scheme
 
 SCHEME = Scheme(
     name="coreml",

@@ -7,7 +7,7 @@ Whether the Neural Engine is as fast with it as with `coreml` could not be measu
 
 import dataclasses
 
-from edgeseed.export.quantize.schemes._scheme import INT8
+from edgeseed.export.quantize.scheme import INT8
 from edgeseed.export.quantize.schemes.coreml import SCHEME as SYMMETRIC
 
 SCHEME = dataclasses.replace(SYMMETRIC, name="coreml-affine", activation=INT8)

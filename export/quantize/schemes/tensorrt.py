@@ -24,7 +24,7 @@ import dataclasses
 
 import torch
 
-from edgeseed.export.quantize.schemes._scheme import INT8_SYMMETRIC, Scheme
+from edgeseed.export.quantize.scheme import INT8_SYMMETRIC, Scheme
 
 _FORMAT = dataclasses.replace(INT8_SYMMETRIC, scale_dtype=torch.float16)
 

@@ -18,7 +18,7 @@ block. So the gate is repeated along the width, a few thousand bytes that are so
 above: 32 channels at 112x112 274 us less, 96 at 56x56 40, 80 at 28x28 17, from 240 on nothing.
 """
 
-from edgeseed.export.quantize.schemes._scheme import ALL_OPERATORS, INT8_SYMMETRIC, UINT8, Scheme
+from edgeseed.export.quantize.scheme import ALL_OPERATORS, INT8_SYMMETRIC, UINT8, Scheme
 
 SCHEME = Scheme(
     name="x86",

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from edgeseed.core.config import build_config, to_plain
+from edgeseed.distill.method import Method, StepResult
+from edgeseed.distill.method_listing import list_methods
 from edgeseed.distill.methods import METHODS, load_method
-from edgeseed.distill.methods._listing import list_methods
-from edgeseed.distill.methods._method import Method, StepResult
 from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress
 
 NAMES = METHODS.names()

@@ -21,7 +21,7 @@ from edgeseed.distill.methods.crd import (
     bank_products,
     contrast_loss,
 )
-from edgeseed.distill.networks import FrozenTeacher
+from edgeseed.distill.networks.frozen import FrozenTeacher
 from edgeseed.distill.testing import (
     CLASSES,
     tiny_batch,
@@ -469,7 +469,9 @@ def test_run_with_labels_ships_a_classifier_and_resumes_exactly(
     network, spec = load_student(whole.student)
     assert spec.classes == ("class0", "class1")
     assert network.head is not None
-    monkeypatch.setattr("edgeseed.distill.trainer.Trainer._end_epoch", _die_after_one_epoch())
+    monkeypatch.setattr(
+        "edgeseed.distill.training.trainer.Trainer._end_epoch", _die_after_one_epoch()
+    )
     with pytest.raises(KeyboardInterrupt):
         run("cut")
     monkeypatch.undo()
@@ -480,7 +482,7 @@ def test_run_with_labels_ships_a_classifier_and_resumes_exactly(
 
 
 def _die_after_one_epoch() -> Any:
-    from edgeseed.distill.trainer import Trainer
+    from edgeseed.distill.training.trainer import Trainer
 
     end_epoch = Trainer._end_epoch
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgeseed.core.errors import ConfigError
-from edgeseed.distill.features import Features as TrunkFeatures
 from edgeseed.distill.losses import entropy
 from edgeseed.distill.methods import _dino
 from edgeseed.distill.methods._dino import (
@@ -33,6 +32,7 @@ from edgeseed.distill.methods._dino import (
     view_cross_entropies,
 )
 from edgeseed.distill.methods.esvit import other_views
+from edgeseed.distill.networks.features import Features as TrunkFeatures
 from edgeseed.distill.teachers._heads import dino_head_from_weights
 from edgeseed.distill.testing import tiny_student
 

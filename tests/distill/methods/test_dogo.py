@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from edgeseed.core.errors import UsageError
 from edgeseed.core.network import load_student
 from edgeseed.distill import DistillResult, distill
+from edgeseed.distill.data.views import Augmenter
 from edgeseed.distill.losses import nt_xent
 from edgeseed.distill.methods.dogo import (
     Dogo,
@@ -22,8 +23,7 @@ from edgeseed.distill.methods.dogo import (
     negative_cosine,
 )
 from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress, tiny_student
-from edgeseed.distill.trainer import Trainer
-from edgeseed.distill.views import Augmenter
+from edgeseed.distill.training.trainer import Trainer
 
 PLAN = Dogo.views(DogoConfig(), 32)
 PARTS = ("student_ssl", "student_kl", "peer_ssl", "peer_kl")

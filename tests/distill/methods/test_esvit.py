@@ -17,15 +17,15 @@ from edgeseed.core.network import build_student, load_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture
 from edgeseed.distill import DistillResult, pretrain
-from edgeseed.distill._optimizers import build_optimizer
+from edgeseed.distill.method import Progress
 from edgeseed.distill.methods import _dino
-from edgeseed.distill.methods._method import Progress
 from edgeseed.distill.methods.esvit import Esvit, EsvitConfig, other_views, teacher_temperature
-from edgeseed.distill.networks import Student
-from edgeseed.distill.students import create_student
+from edgeseed.distill.networks.frozen import Student
+from edgeseed.distill.networks.students import create_student
 from edgeseed.distill.teachers import load_teacher
 from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress, tiny_student
-from edgeseed.distill.trainer import Trainer
+from edgeseed.distill.training.optimizers import build_optimizer
+from edgeseed.distill.training.trainer import Trainer
 
 SIZE = 32
 # The authors' heads have 4 million weights, thirty times those of these networks.

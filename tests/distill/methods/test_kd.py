@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgeseed.core.errors import ConfigError
-from edgeseed.distill.methods._method import Batch
+from edgeseed.distill.method import Batch
 from edgeseed.distill.methods._soft_labels import warn_of_ignorance
 from edgeseed.distill.methods.kd import Kd, KdConfig
-from edgeseed.distill.networks import FrozenTeacher
+from edgeseed.distill.networks.frozen import FrozenTeacher
 from edgeseed.distill.testing import (
     tiny_batch,
     tiny_parts,

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from edgeseed.core.errors import ConfigError
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.distill.methods.queue_kl import QueueKl, QueueKlConfig
-from edgeseed.distill.networks import FrozenTeacher
+from edgeseed.distill.networks.frozen import FrozenTeacher
 from edgeseed.distill.teachers import Teacher, TeacherOutput
 from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress, tiny_teacher
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from edgeseed.distill.method import Batch, Method
 from edgeseed.distill.methods import load_method
-from edgeseed.distill.methods._method import Batch, Method
 from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress
 
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -17,7 +17,7 @@ from edgeseed.distill import DistillResult, distill, pretrain
 from edgeseed.distill.methods import METHODS
 from edgeseed.distill.methods._dino import DinoConfig, DinoHead, view_cross_entropies
 from edgeseed.distill.methods.rob import Rob, RobConfig, view_pairs
-from edgeseed.distill.networks import EmbeddingCache, FrozenTeacher
+from edgeseed.distill.networks.frozen import EmbeddingCache, FrozenTeacher
 from edgeseed.distill.testing import (
     PROJECTION_DIM,
     tiny_batch,
@@ -25,7 +25,7 @@ from edgeseed.distill.testing import (
     tiny_progress,
     tiny_teacher,
 )
-from edgeseed.distill.trainer import Trainer
+from edgeseed.distill.training.trainer import Trainer
 
 SIZE = 32
 # The authors' heads have 4 million weights, thirty times those of these networks.

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from edgeseed.core.errors import ConfigError
 from edgeseed.distill.losses import queue_similarity
 from edgeseed.distill.methods.seed import Seed, SeedConfig
-from edgeseed.distill.networks import FrozenTeacher
+from edgeseed.distill.networks.frozen import FrozenTeacher
 from edgeseed.distill.teachers import Teacher, TeacherOutput
 from edgeseed.distill.testing import (
     PROJECTION_DIM,

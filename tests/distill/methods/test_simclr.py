@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeseed.distill import _distributed
+from edgeseed.distill import distributed
 from edgeseed.distill.methods import simclr
 from edgeseed.distill.methods.simclr import Simclr, SimclrConfig
 from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress
@@ -109,8 +109,8 @@ def test_two_views_are_drawn_and_cut_as_in_the_paper() -> None:
 
 def test_several_devices_share_their_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     # Local statistics leave a mark by which a rank's photos are told from those of others.
-    monkeypatch.setattr(_distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(_distributed.dist, "get_backend", lambda: "nccl")
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "get_backend", lambda: "nccl")
     names = set(make().state_dict())
     method = make()
     norms = [m for m in method.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -123,8 +123,8 @@ def test_several_devices_share_their_batch_norm(monkeypatch: pytest.MonkeyPatch)
 def test_processes_without_gpus_keep_their_batch_norm_and_say_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(_distributed.dist, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "get_backend", lambda: "gloo")
     assert isinstance(make().head[1], nn.BatchNorm1d)
     assert "BatchNorm stays within each process" in capsys.readouterr().err
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgeseed.core.errors import ConfigError
-from edgeseed.distill.methods._method import Batch
+from edgeseed.distill.method import Batch
 from edgeseed.distill.methods.simclrv2 import Simclrv2, Simclrv2Config
-from edgeseed.distill.networks import FrozenTeacher
+from edgeseed.distill.networks.frozen import FrozenTeacher
 from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress, tiny_teacher
 
 PLAN = Simclrv2.views(Simclrv2Config(), 32)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeseed.runtime.engine import Engine, EngineError, Placement
 from edgeseed.runtime.engines import ENGINES
-from edgeseed.runtime.engines._engine import Engine, EngineError, Placement
 from edgeseed.runtime.engines._fake import FakeEngine
 
 

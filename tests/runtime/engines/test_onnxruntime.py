@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from edgeseed.core.bundle import Bundle
+from edgeseed.runtime.engine import EngineError, TensorSpec
 from edgeseed.runtime.engines import onnxruntime as plugin
-from edgeseed.runtime.engines._engine import EngineError, TensorSpec
 from edgeseed.runtime.engines.onnxruntime import OnnxRuntimeEngine
 
 

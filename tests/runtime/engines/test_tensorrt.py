@@ -11,9 +11,9 @@ import pytest
 
 from edgeseed.core.bundle import Bundle
 from edgeseed.runtime.agent._build import build_engine
+from edgeseed.runtime.engine import EngineError
 from edgeseed.runtime.engines import _tensorrt
 from edgeseed.runtime.engines._cuda import Cuda
-from edgeseed.runtime.engines._engine import EngineError
 from edgeseed.runtime.engines.tensorrt import TensorRTEngine
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeseed.export.graph import float_graph, trace
-from edgeseed.export.quantize.insertion import Numbers, insert_quantization
-from edgeseed.export.quantize.layout import Kind, Layout, plan_layout
-from edgeseed.export.quantize.numbers import quantizer_for_range, weight_scales
-from edgeseed.export.quantize.schemes._scheme import INT8_SYMMETRIC
+from edgeseed.export.program import float_graph, trace
+from edgeseed.export.quantize.graph.layout import Kind, Layout, plan_layout
+from edgeseed.export.quantize.graph.rewriting import Numbers, insert_quantization
+from edgeseed.export.quantize.scales import quantizer_for_range, weight_scales
+from edgeseed.export.quantize.scheme import INT8_SYMMETRIC
 from edgeseed.export.quantize.schemes.tensorrt import SCHEME
 
 

@@ -1,0 +1,1 @@
+"""How good features are: kNN, linear probe, few labels, and the score during training."""

@@ -1,0 +1,215 @@
+"""What a method is: it owns its config, heads and state, asks for views, and makes the loss.
+
+The trainer knows no method by name. It does this, and a method fills in what it needs:
+
+```text
+parts = Parts(student, teacher, peer, ...)               # what NEEDS asked for
+method = Seed(config, parts)
+for each step:
+    result = method(batch, progress)     # step(): views -> StepResult(loss, floor, logs)
+    result.loss.backward(); clip
+    method.after_backward(progress)      # hook: e.g. freeze a last layer for an epoch
+    optimizer.step()
+    method.after_step(progress)          # hook: e.g. enqueue, move an average
+save method.networks() (a student file each), method.heads() (one file),
+     method.state_dict() (to resume)
+```
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from edgeseed.distill.data.views import ViewPlan
+from edgeseed.distill.networks.frozen import FrozenTeacher, Student
+from edgeseed.distill.training.recipe import Recipe
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Needs:
+    """What a method cannot do without; the run brings it, or says which option is missing.
+
+    Attributes:
+        teacher: A frozen teacher (`--teacher`).
+        peer: A second trainable network (`--peer`).
+        labels: Whether `Batch.labels` is filled: never, where the photos have labels, or always.
+        classifier: Whether the student carries a linear head over the classes, which ships with it:
+            never, always, or where the photos have labels (over their classes).
+        student_features: Whether `Student.embed_with_map` is used.
+    """
+
+    teacher: bool = True
+    peer: bool = False
+    labels: Literal["unused", "optional", "required"] = "unused"
+    classifier: bool | Literal["labels"] = False
+    student_features: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a method is built from.
+
+    Attributes:
+        student: The network that is trained, with its input.
+        teacher: The frozen teacher, if the method needs one.
+        peer: The second trainable network, if the method needs one.
+        num_samples: Photos in the training set; `Batch.indices` are below it.
+        labels: Class of each photo, (num_samples,) int64, -1 where it has none; None if unused.
+        num_classes: Classes of `labels` or of the student's head; 0 without.
+        batch_size: Photos a step over all devices together (the global batch).
+        total_steps: Steps of the whole run.
+        steps_per_epoch: Steps of an epoch.
+        generator: For initial values of queues and banks: the same on every rank.
+    """
+
+    student: Student
+    teacher: FrozenTeacher | None = None
+    peer: Student | None = None
+    num_samples: int
+    labels: Tensor | None = None
+    num_classes: int = 0
+    batch_size: int
+    total_steps: int
+    steps_per_epoch: int
+    generator: torch.Generator
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """One step's photos on this rank.
+
+    Attributes:
+        views: One tensor a view of the plan, (B, 3, H, W), pixels in 0..1, not normalised:
+            each network normalises for itself, so the same tensor goes to teacher and student.
+        indices: Which photos these are, (B,) int64, below `Parts.num_samples`.
+        labels: Class of each photo, (B,) int64, -1 where it has none; None if the method asks for
+            none.
+        generator: For random draws of this step (negatives, masks). On the CPU, seeded by the run's
+            seed, the step and the rank, so that a resumed run draws the same.
+        period: Number of this pass in the replay (see `ViewSettings.replay`); -1 if views are
+            always fresh.
+    """
+
+    views: tuple[Tensor, ...]
+    indices: Tensor
+    labels: Tensor | None
+    generator: torch.Generator
+    period: int = -1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Where the run is, for schedules.
+
+    Attributes:
+        step: Steps done before this one.
+        total_steps: Steps of the whole run.
+        steps_per_epoch: Steps of an epoch.
+    """
+
+    step: int
+    total_steps: int
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, with the fraction of the current one."""
+        return self.step / self.steps_per_epoch
+
+    @property
+    def fraction(self) -> float:
+        """The part of the run that is done, 0 at the first step and 1 at the last."""
+        return self.step / max(self.total_steps - 1, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """What a step gives.
+
+    Attributes:
+        loss: What is minimised: a scalar in float32, with its graph.
+        floor: The least value that `loss` can take on this batch, such as the teacher's entropy in
+            a cross-entropy; 0.0 if zero can be reached, None if nobody knows. Logged next to the
+            loss.
+        logs: Further scalars to average over an epoch, detached.
+    """
+
+    loss: Tensor
+    floor: Tensor | float | None = None
+    logs: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Method(nn.Module, Generic[ConfigT]):
+    """Base of all methods.
+
+    A subclass sets `Config`, `RECIPE` and (unless the defaults fit) `NEEDS`, and writes `views` and
+    `step`. Whatever must survive a resume is a parameter or a buffer. The teacher is no submodule
+    on purpose: so it is in no checkpoint and no DDP bucket, and `train()` cannot reach it.
+    """
+
+    Config: ClassVar[type[Any]]
+    RECIPE: ClassVar[Recipe]
+    NEEDS: ClassVar[Needs] = Needs()
+
+    def __init__(self, config: ConfigT, parts: Parts) -> None:
+        super().__init__()
+        self.config = config
+        self.student = parts.student
+
+    @classmethod
+    @abstractmethod
+    def views(cls, config: ConfigT, image_size: int) -> ViewPlan:
+        """The views that one photo is turned into.
+
+        Args:
+            config: The method's settings.
+            image_size: Side of the student's input; other crops are stated relative to it.
+        """
+
+    @abstractmethod
+    def step(self, batch: Batch, progress: Progress) -> StepResult:
+        """The loss of one batch.
+
+        Runs under autocast if the run has a reduced precision: see `losses.in_full_precision`.
+        """
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        """`step`; called through DDP, which hooks `forward`."""
+        return self.step(batch, progress)
+
+    def after_backward(self, progress: Progress) -> None:
+        """Called when the gradients are there (clipped), before the optimiser uses them."""
+
+    def after_step(self, progress: Progress) -> None:
+        """Called after the optimiser's step: the place to enqueue and to move averages."""
+
+    def networks(self) -> dict[str, Student]:
+        """What is kept, each written as `<name>.safetensors`. The first is evaluated."""
+        return {"student": self.student}
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Modules that student files leave out, kept in `heads.safetensors` for a later stage."""
+        kept = set(map(id, self.networks().values()))
+        return {
+            name: module
+            for name, module in self.named_children()
+            if id(module) not in kept
+            and not isinstance(module, Student)
+            and any(parameter.requires_grad for parameter in module.parameters())
+        }
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether weight decay acts on a parameter when `decay_norm_and_bias` is off.
+
+        Args:
+            name: Its name within the method.
+            parameter: Norms, biases and other scales have one dimension, weights have more.
+        """
+        del name
+        return parameter.ndim > 1

@@ -1,0 +1,1 @@
+"""The networks of a training run: students, frozen teachers, features."""

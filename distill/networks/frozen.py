@@ -1,0 +1,256 @@
+"""The networks as methods see them: they take pixels in 0..1, and each normalises for itself."""
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeseed.core.errors import ConfigError
+from edgeseed.core.network import StudentNetwork, StudentOutput
+from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.student import Architecture
+from edgeseed.distill.networks.features import extract
+
+if TYPE_CHECKING:
+    from edgeseed.distill.method import Batch
+    from edgeseed.distill.teachers import Teacher, TeacherOutput
+
+
+class PixelInput(nn.Module):
+    """Turns pixels in 0..1 into a network's normalised input, at its size if that is fixed.
+
+    Args:
+        preprocess: The network's input; its mean and std are used.
+        image_size: Side that the network insists on; None takes any.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, preprocess: Preprocess, *, image_size: int | None = None) -> None:
+        super().__init__()
+        self.image_size = image_size
+        # Not persistent: the file of the student states them in its preprocess block.
+        self.register_buffer("mean", torch.tensor(preprocess.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess.std).view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0..1 -> (B, 3, H', W') normalised."""
+        if self.image_size is not None and pixels.shape[-1] != self.image_size:
+            size = (self.image_size, self.image_size)
+            pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+        return (pixels - self.mean) / self.std
+
+
+class Student(nn.Module):
+    """A network that is trained and kept, with all that its file must say.
+
+    Args:
+        network: Trunk, and head if it has one.
+        architecture: What builds it again.
+        preprocess: What its input is.
+        classes: Names of the head's outputs; None without a head.
+    """
+
+    def __init__(
+        self,
+        network: StudentNetwork,
+        *,
+        architecture: Architecture,
+        preprocess: Preprocess,
+        classes: tuple[str, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.input = PixelInput(preprocess)
+        self.architecture = architecture
+        self.preprocess = preprocess
+        self.classes = classes
+        self.embedding_dim = network.embedding_dim
+        self.image_size = preprocess.image_size
+
+    def forward(self, pixels: Tensor) -> StudentOutput:
+        """Embeds (B, 3, H, W) pixels in 0..1; logits too if there is a head."""
+        return cast(StudentOutput, self.network(self.input(pixels)))
+
+    def embed_with_map(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The embedding and the map that it was pooled from, in one pass.
+
+        Returns:
+            (B, D) embedding, and (B, D', h, w) features; D' is `map_dim`.
+
+        Raises:
+            ConfigError: If the architecture has no such map.
+        """
+        embedding, features = extract(self.network.backbone, self.input(pixels))
+        if features is None:
+            raise ConfigError(
+                f"{self.architecture.name} has no feature map; choose a setting that uses none"
+            )
+        return embedding, features
+
+    @property
+    def map_dim(self) -> int:
+        """Channels of the map of `embed_with_map`."""
+        return int(cast(Any, self.network.backbone).num_features)
+
+
+class FrozenTeacher:
+    """A teacher that only answers: in eval mode, without gradients, in the precision the run chose.
+
+    Not an `nn.Module`, on purpose: a method may hold it without taking it into its checkpoints, its
+    gradient buckets or its `train()`.
+
+    Args:
+        network: The teacher; it is put to eval mode and frozen here, whatever state it comes in.
+        device: Where it runs.
+        dtype: Of its matrix products; float32 runs it as it is.
+        cache: Where answers to views that come again are kept; None without replay.
+    """
+
+    def __init__(
+        self,
+        network: "Teacher",
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        cache: "EmbeddingCache | None" = None,
+    ) -> None:
+        self.network = network.eval().requires_grad_(False).to(device)
+        self.device = torch.device(device)
+        self.dtype = dtype
+        # Half-precision convolutions want channels last (ResNet-50 at 64 px on a CPU: 1.7 times);
+        # in float32 the layout of the views is kept.
+        self._layout = torch.preserve_format if dtype == torch.float32 else torch.channels_last
+        self.network.to(memory_format=self._layout)
+        self.embedding_dim = network.embedding_dim
+        self.name = network.name
+        self.heads = network.heads
+        self._input = PixelInput(network.preprocess, image_size=network.preprocess.image_size).to(
+            device
+        )
+        self._input_as_is = PixelInput(network.preprocess).to(device)
+        self._cache = cache
+
+    def __call__(self, batch: "Batch", view: int = 0) -> "TeacherOutput":
+        """What the teacher says of one view of a batch.
+
+        Args:
+            batch: The batch.
+            view: Index into `batch.views`.
+
+        Returns:
+            Embedding (B, D) in float32 and, if it has one, its feature map (B, D, h, w).
+            With a cache the map is None.
+        """
+        if self._cache is None or batch.period < 0:
+            return self.answer(batch.views[view])
+        known = self._cache.get(batch, view)
+        if known is None:
+            known = self.answer(batch.views[view]).embedding
+            self._cache.put(batch, view, known)
+        from edgeseed.distill.teachers import TeacherOutput
+
+        return TeacherOutput(known, None)
+
+    @torch.no_grad()
+    def answer(self, pixels: Tensor, *, resize: bool = True) -> "TeacherOutput":
+        """What the teacher says of any (B, 3, H, W) pixels in 0..1; never from the cache.
+
+        Args:
+            pixels: The pixels.
+            resize: Whether to bring them to the size of the teacher's input; see `takes`.
+        """
+        images = (self._input if resize else self._input_as_is)(pixels)
+        reduced = self.dtype != torch.float32
+        with torch.autocast(
+            self.device.type, dtype=self.dtype if reduced else None, enabled=reduced
+        ):
+            images = images.to(memory_format=self._layout)
+            output = cast("TeacherOutput", self.network(images))
+        features = None if output.features is None else output.features.float()
+        return type(output)(output.embedding.float(), features)
+
+    def takes(self, size: int) -> bool:
+        """Whether it can look at pixels of another size than its input's as they are.
+
+        Args:
+            size: Side, in pixels.
+        """
+        try:
+            self.answer(torch.zeros(1, 3, size, size, device=self.device), resize=False)
+        except (RuntimeError, AssertionError, ValueError):
+            return False
+        return True
+
+    @torch.no_grad()
+    def project(self, embedding: Tensor, kind: str) -> Tensor:
+        """One of the teacher's heads on its embedding, in float32.
+
+        Args:
+            embedding: (B, D) as this teacher gave it.
+            kind: Key of `heads`, such as "projection" or "classifier".
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            return cast(Tensor, self.heads[kind](embedding))
+
+    def map_dim(self) -> int:
+        """Channels of the feature map.
+
+        Raises:
+            ConfigError: If the teacher gives none.
+        """
+        size = self.network.preprocess.image_size
+        features = self.answer(torch.zeros(1, 3, size, size, device=self.device)).features
+        if features is None:
+            raise ConfigError(f"{self.name} gives no feature map; use a setting that needs none")
+        return features.shape[1]
+
+    def head_dim(self, kind: str) -> int:
+        """Width of what `project` gives."""
+        return self.project(torch.zeros(1, self.embedding_dim, device=self.device), kind).shape[1]
+
+
+class EmbeddingCache:
+    """A teacher's answers to views that come back exactly (`--set views.replay=K`).
+
+    Exact, because a view that is replayed has the same pixels as before: same crop, same colours,
+    same partner in mixup. Nothing else is ever answered from here.
+
+    Args:
+        num_samples: Photos of the set.
+        periods: After how many epochs views repeat.
+        device: Where the answers are kept.
+    """
+
+    def __init__(
+        self, num_samples: int, *, periods: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self._num_samples = num_samples
+        self._periods = periods
+        self._device = device
+        self._entries: dict[int, Tensor] = {}
+        self._known: dict[int, Tensor] = {}
+
+    def get(self, batch: "Batch", view: int) -> Tensor | None:
+        """The (B, D) embeddings, or None unless all of them are known."""
+        if view not in self._entries:
+            return None
+        slots = self._slots(batch)
+        if not bool(self._known[view][slots].all()):
+            return None
+        return self._entries[view][slots].to(batch.indices.device)
+
+    def put(self, batch: "Batch", view: int, embeddings: Tensor) -> None:
+        """Keeps (B, D) embeddings."""
+        if view not in self._entries:
+            size = self._num_samples * self._periods
+            self._entries[view] = torch.empty(size, embeddings.shape[1], device=self._device)
+            self._known[view] = torch.zeros(size, dtype=torch.bool, device=self._device)
+        slots = self._slots(batch)
+        self._entries[view][slots] = embeddings.to(self._device)
+        self._known[view][slots] = True
+
+    def _slots(self, batch: "Batch") -> Tensor:
+        return batch.indices.to(self._device) + batch.period * self._num_samples

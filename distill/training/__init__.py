@@ -1,0 +1,1 @@
+"""Training runs: distill, pretrain and finetune, their trainer, settings and folders."""

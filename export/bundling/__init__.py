@@ -1,0 +1,1 @@
+"""A bundle's files: built from a student, written as a whole."""

@@ -1,0 +1,223 @@
+"""Makes bundles of one student. What several of them share is computed once."""
+
+import dataclasses
+import difflib
+import functools
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.export import ExportedProgram
+
+from edgeseed.core.bundle import Bundle
+from edgeseed.core.config import to_plain
+from edgeseed.core.errors import UsageError
+from edgeseed.export.bundling.writer import (
+    Made,
+    Origin,
+    describe_bundle,
+    write_bundle,
+    write_photos,
+)
+from edgeseed.export.program import Batch, build_program, output_names
+from edgeseed.export.proof.reference import Outputs, layer_names, reference_outputs
+from edgeseed.export.quantize.config import QuantizeConfig
+from edgeseed.export.quantize.quantize import quantize
+from edgeseed.export.quantize.schemes import SCHEMES
+from edgeseed.export.speed import Speed, compare_speed
+from edgeseed.export.target import Model, Precision, Target, WriteRequest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """One form that a student may take on a target."""
+
+    precision: Precision
+    scheme: str | None
+    """Of the integers, where the precision has them."""
+
+
+class Workshop:
+    """Turns one student into bundles for one target.
+
+    Args:
+        origin: The student, its photos, and the settings that go into the manifest.
+        target: What to make.
+        batch: Of the models.
+        config: Settings of quantization.
+        scratch: A folder that lasts as long as the workshop does.
+        keep_float: Patterns of layers that int8 leaves in float.
+    """
+
+    def __init__(
+        self,
+        origin: Origin,
+        target: Target,
+        *,
+        batch: Batch,
+        config: QuantizeConfig,
+        scratch: Path,
+        keep_float: Sequence[str] = (),
+    ) -> None:
+        self.origin = origin
+        self.target = target
+        self.batch: Batch = batch
+        self.config = config
+        self.scratch = scratch
+        self.keep_float = tuple(keep_float)
+        self._float: Bundle | None = None
+
+    @functools.cached_property
+    def free_program(self) -> ExportedProgram:
+        """The float program of any batch size."""
+        return build_program(self.origin.network, self.origin.spec.preprocess, batch="dynamic")
+
+    @functools.cached_property
+    def program(self) -> ExportedProgram:
+        """The float program of the batch size that was asked for."""
+        if self.batch == "dynamic":
+            return self.free_program
+        return build_program(self.origin.network, self.origin.spec.preprocess, batch=self.batch)
+
+    @functools.cached_property
+    def reference(self) -> Outputs:
+        """What the float student says of the photos held out as proof."""
+        origin = self.origin
+        return reference_outputs(
+            origin.network, origin.spec.preprocess, origin.samples.proof.pixels
+        )
+
+    @functools.cached_property
+    def proof(self) -> Path:
+        """These photos as bundles have them: compressing them takes longer than copying."""
+        path = self.scratch / "proof.npz"
+        write_photos(path, self.origin.samples.proof)
+        return path
+
+    def make(self, form: Form, folder: Path) -> Made:
+        """Writes one bundle into an empty folder, which has to stay, and judges it."""
+        start = time.monotonic()
+        program, quantization = self._program(form)
+        made = write_bundle(
+            folder,
+            self._origin(form),
+            self.target,
+            self._request(form, program),
+            quantization=quantization,
+            reference=self.reference,
+            proof=self.proof,
+        )
+        if form.precision == plainest(self.target):
+            self._float = made.bundle
+        return dataclasses.replace(made, seconds=time.monotonic() - start)
+
+    def open_float(self) -> Model:
+        """The model of the plainest float precision; if it was not made, only that is written."""
+        if self._float is not None:
+            return self.target.open(self._float.path, self._float.manifest)
+        form = Form(precision=plainest(self.target), scheme=None)
+        request = self._request(form, self.program)
+        folder = self.scratch / "float"
+        folder.mkdir()
+        written = self.target.write(request, folder)
+        manifest = describe_bundle(self._origin(form), self.target, request, written)
+        return self.target.open(folder, manifest)
+
+    def _origin(self, form: Form) -> Origin:
+        settings = {**self.origin.settings, **to_plain(form)}
+        return dataclasses.replace(self.origin, settings=settings)
+
+    def _request(self, form: Form, program: ExportedProgram) -> WriteRequest:
+        return WriteRequest(
+            program=program,
+            output_names=output_names(program),
+            spec=self.origin.spec,
+            precision=form.precision,
+            batch=self.batch,
+            options=self.origin.settings["options"],
+        )
+
+    def _program(self, form: Form) -> tuple[ExportedProgram, dict[str, Any] | None]:
+        if form.scheme is None:
+            return self.program, None
+        assert self.origin.samples.calibration is not None
+        # Calibration runs photos in batches of its own, whatever the batch of the model will be.
+        quantized = quantize(
+            self.free_program,
+            SCHEMES.load(form.scheme),
+            self.origin.samples.calibration,
+            reserve=self.origin.samples.reserve,
+            batch=self.batch,
+            config=self.config,
+            keep_float=matching_layers(self.free_program, self.keep_float),
+        )
+        return quantized.program, quantized.record
+
+
+def plainest(target: Target) -> Precision:
+    """The float precision that the others are compared with."""
+    floats: list[Precision] = [name for name in target.precisions if name in target.parity_limit]
+    return "fp32" if "fp32" in floats else floats[0]
+
+
+def matching_layers(program: ExportedProgram, patterns: Sequence[str]) -> dict[str, str]:
+    """Layers of a program whose whole name fits one of the regular expressions, and why.
+
+    Raises:
+        UsageError: If a pattern is no regular expression, or fits no layer.
+    """
+    names = [node.name for node in program.graph.nodes if node.op == "call_function"]
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        try:
+            fitting = [name for name in names if re.fullmatch(pattern, name)]
+        except re.error as error:
+            raise UsageError(
+                f"--keep-float {pattern!r} is no regular expression: {error}"
+            ) from None
+        if not fitting:
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.7)
+            near = near or list(layer_names(program.graph_module)[:3])
+            raise UsageError(
+                f"--keep-float {pattern!r} fits no layer; there are names such as "
+                f"{', '.join(near)} (`edgeseed explain` lists them)"
+            )
+        found |= dict.fromkeys(fitting, f"asked for by --keep-float {pattern}")
+    return found
+
+
+def compare_with_float(workshop: Workshop, made: Made) -> dict[str, Any]:
+    """How fast a quantized model is beside the float one, for the manifest."""
+    precision, baseline = made.bundle.manifest.precision, plainest(workshop.target)
+    run = made.evidence.model.single_run()
+    if run is None:
+        return not_timed(made)
+    float_run = workshop.open_float().single_run()
+    assert float_run is not None
+    speeds = compare_speed({baseline: float_run, precision: run}, baseline=baseline)
+    return speed_record(speeds, precision=precision, baseline=baseline, runner=made.runner)
+
+
+def not_timed(made: Made) -> dict[str, Any]:
+    """The record of a model whose speed this machine cannot tell."""
+    scheme = made.bundle.manifest.quantization
+    what = f"scheme {scheme['scheme']}" if scheme else "it"
+    reason = f"{what} is computed otherwise here than on its device (by {made.runner})"
+    return {"timed": False, "reason": reason}
+
+
+def speed_record(
+    speeds: dict[str, Speed], *, precision: str, baseline: str, runner: str
+) -> dict[str, Any]:
+    """The record of a comparison."""
+    return {
+        "timed": True,
+        "speedup": speeds[precision].speedup,
+        "baseline": baseline,
+        "batch": 1,
+        "threads": 1,
+        "runner": runner,
+        "compared": to_plain(speeds),
+    }

@@ -1,0 +1,283 @@
+"""Writes a bundle: model, golden photos, proof, labels, card, manifest, digests."""
+
+import dataclasses
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseed.core.bundle import Bundle, GateResult, Manifest, TensorSpec, seal_bundle
+from edgeseed.core.files import sha256_file, write_text
+from edgeseed.core.network import StudentNetwork
+from edgeseed.core.student import StudentSpec
+from edgeseed.export.program import INPUT_NAME, Batch
+from edgeseed.export.proof.golden import Golden, golden_inputs, write_golden
+from edgeseed.export.proof.reference import Outputs, reference_outputs
+from edgeseed.export.proof.verify import (
+    LABELS_FILE,
+    PHOTOS_FILE,
+    STUDENT_FILE,
+    Evidence,
+    gather,
+    judge,
+)
+from edgeseed.export.samples import SYNTHETIC, Photos, Samples
+from edgeseed.export.target import Model, Target, WriteRequest, WrittenModel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a bundle is made of, before any file is written."""
+
+    student: Path
+    network: StudentNetwork
+    spec: StudentSpec
+    samples: Samples
+    settings: Mapping[str, Any]
+    """The call's arguments: they go into the manifest as they are."""
+    environment: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Made:
+    """A bundle that was just made, and what its gates found."""
+
+    bundle: Bundle
+    evidence: Evidence
+    gates: tuple[GateResult, ...]
+    """Whether they passed or not."""
+    seconds: float = 0.0
+
+    @property
+    def runner(self) -> str:
+        """What computed the model here."""
+        return self.evidence.model.runner
+
+
+def write_bundle(
+    folder: Path,
+    origin: Origin,
+    target: Target,
+    request: WriteRequest,
+    *,
+    quantization: dict[str, Any] | None,
+    reference: Outputs,
+    proof: Path,
+) -> Made:
+    """Fills an empty folder with a bundle, and judges it.
+
+    Args:
+        folder: Where to.
+        origin: The student and its photos.
+        target: What to make.
+        request: The program and how it is to be written.
+        quantization: The record of how the program was quantized.
+        reference: The float student's outputs on the proof photos.
+        proof: A file of these photos, by `write_photos`.
+    """
+    spec = origin.spec
+    written = target.write(request, folder)
+    (folder / STUDENT_FILE).parent.mkdir()
+    shutil.copyfile(origin.student, folder / STUDENT_FILE)
+    shutil.copyfile(proof, folder / PHOTOS_FILE)
+    if spec.classes is not None:
+        write_text(folder / LABELS_FILE, "\n".join(spec.classes) + "\n")
+    manifest = describe_bundle(origin, target, request, written, quantization=quantization)
+    _write_golden(folder, origin, target.open(folder, manifest))
+    evidence = gather(Bundle(path=folder, manifest=manifest))
+    gates = tuple(judge(evidence, reference=reference))
+    bundle = seal(folder, dataclasses.replace(manifest, gates=gates))
+    return Made(bundle=bundle, evidence=evidence, gates=gates)
+
+
+def seal(folder: Path, manifest: Manifest) -> Bundle:
+    """Writes the model card, then the manifest with the digests of all files."""
+    write_text(folder / "MODEL_CARD.md", model_card(manifest))
+    return Bundle(path=folder, manifest=seal_bundle(folder, manifest))
+
+
+def write_photos(path: Path, photos: Photos) -> None:
+    """Pixels and labels as an .npz file."""
+    arrays: dict[str, npt.NDArray[Any]] = {"pixels": photos.pixels}
+    if photos.labels is not None:
+        arrays["labels"] = photos.labels
+    # As np.savez_compressed, which has no say in how hard it tries: photos hardly give way.
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        for name, array in arrays.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
+
+
+def _write_golden(folder: Path, origin: Origin, model: Model) -> None:
+    inputs = golden_inputs(origin.samples.golden, origin.spec.preprocess)
+    golden = Golden(
+        photos=origin.samples.golden,
+        inputs=inputs,
+        float_outputs=reference_outputs(origin.network, origin.spec.preprocess, inputs),
+        model_outputs=model.infer(inputs),
+    )
+    write_golden(folder, golden)
+
+
+def tensor_specs(
+    spec: StudentSpec, *, batch: Batch, outputs: tuple[str, ...]
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs as the manifest lists them."""
+    size = spec.preprocess.image_size
+    free: int | str = "batch" if batch == "dynamic" else batch
+    widths = {"embedding": spec.embedding_dim, "logits": len(spec.classes or ())}
+    image = TensorSpec(
+        name=INPUT_NAME, shape=(free, 3, size, size), dtype="float32", semantics="RGB pixels 0..255"
+    )
+    results = tuple(
+        TensorSpec(name=name, shape=(free, widths[name]), dtype="float32", semantics=name)
+        for name in outputs
+    )
+    return (image,), results
+
+
+def describe_bundle(
+    origin: Origin,
+    target: Target,
+    request: WriteRequest,
+    written: WrittenModel,
+    *,
+    quantization: dict[str, Any] | None = None,
+) -> Manifest:
+    """The manifest before there are gates and digests."""
+    spec = origin.spec
+    inputs, outputs = tensor_specs(spec, batch=request.batch, outputs=request.output_names)
+    return Manifest(
+        name=spec.architecture.name,
+        target=target.name,
+        precision=request.precision,
+        model=written.model,
+        inputs=inputs,
+        outputs=outputs,
+        preprocess=spec.preprocess,
+        embedding_dim=spec.embedding_dim,
+        classes=spec.classes,
+        quantization=quantization,
+        gates=(),
+        student_sha256=sha256_file(origin.student),
+        minimum_runtime=written.minimum_runtime,
+        provenance={
+            "student": _without_sketches(spec.provenance),
+            "student_metrics": list(spec.metrics),
+            "export": dict(origin.settings),
+            "photos": origin.samples.description,
+            "model": written.details,
+            "environment": dict(origin.environment),
+        },
+    )
+
+
+def _without_sketches(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What a device need not know: by which digests the photos that taught are known."""
+    return {
+        name: _without_sketches(value) if isinstance(value, Mapping) else value
+        for name, value in provenance.items()
+        if name != "sketch"
+    }
+
+
+def model_card(manifest: Manifest) -> str:
+    """`MODEL_CARD.md`: what the model is, how it is called, and what was proven."""
+    preprocess, image = manifest.preprocess, manifest.inputs[0]
+    outputs = "\n".join(
+        f"| `{o.name}` | {list(o.shape)} | {o.dtype} | {o.semantics} |" for o in manifest.outputs
+    )
+    gates = "\n".join(
+        f"| {g.name} | {g.value:.4g} {g.unit} | {g.limit:g} "
+        f"| {'yes' if g.passed else 'NO'} | {g.n} | {g.detail} |"
+        for g in manifest.gates
+    )
+    runtime = ", ".join(
+        f"{name} >= {version}" for name, version in manifest.minimum_runtime.items()
+    )
+    photos = manifest.provenance["photos"]
+    return f"""# {manifest.name}, {manifest.target} {manifest.precision}
+
+Model file: `{manifest.model}`. Runs on {runtime}.
+
+## Call it
+
+1. Resize the photo's shorter side to {preprocess.resize} pixels
+   ({preprocess.interpolation}, antialiased).
+2. Cut out the centre square of {preprocess.image_size} pixels, upright, RGB.
+3. Give it as `{image.name}`, {list(image.shape)} {image.dtype}, values 0 to 255.
+   Mean and std are inside the model: do not normalise.
+
+| output | shape | type | what |
+|---|---|---|---|
+{outputs}
+
+`golden/` holds {_golden_of(photos)}, the inputs that they must become, and the outputs that
+the model must give.
+
+## Proven
+
+{_proven_on(photos)}
+
+| gate | value | limit | passed | n | detail |
+|---|---|---|---|---|---|
+{gates}
+
+`edgeseed verify` recomputes all of it from this folder.
+{_speed_lines(manifest)}{_selection_lines(manifest)}
+## Made from
+
+Student {manifest.name}, sha256 `{manifest.student_sha256[:16]}...`;
+edgeseed {manifest.provenance["environment"].get("edgeseed")}.
+"""
+
+
+def _golden_of(photos: Mapping[str, Any]) -> str:
+    return SYNTHETIC if photos["source"] == SYNTHETIC else "photos"
+
+
+def _proven_on(photos: Mapping[str, Any]) -> str:
+    if photos["source"] == SYNTHETIC:
+        return (
+            f"On {photos['proof']} {SYNTHETIC}, not on photos: none were given. "
+            "`edgeseed export --calibration FOLDER` proves it on yours."
+        )
+    held_out = " held out from calibration" if photos.get("calibration") else ""
+    # A student is surer of what it has learnt from, and keeps more decisions of it.
+    known = photos.get("taught")
+    some = "which"
+    if isinstance(known, dict):
+        some = f"{known['photos']:,} of {known['of']:,} of which, as far as they can be compared,"
+    taught = f", {some} the student has learnt from" if known else ""
+    return f"On {photos['proof']} photos{held_out} (source: {photos['source']}{taught})."
+
+
+def _speed_lines(manifest: Manifest) -> str:
+    record = manifest.speed
+    if record is None:
+        return ""
+    if not record["timed"]:
+        return f"\n## Speed\n\nNot compared: {record['reason']}.\n"
+    own = record["compared"][manifest.precision]
+    return (
+        f"\n## Speed\n\n{record['speedup']:.2f} times as fast as {record['baseline']} on the "
+        f"machine that exported it (one photo, one thread, {own['n']} rounds in turns; "
+        f"{record['runner']}). `edgeseed profile` measures it on the device.\n"
+    )
+
+
+def _selection_lines(manifest: Manifest) -> str:
+    record = manifest.selection
+    if record is None:
+        return ""
+    rows = "\n".join(
+        f"| {row['precision']} | {row['verdict']} | {row['reason']} |"
+        for row in record["candidates"]
+    )
+    return (
+        f"\n## Chosen\n\n{record['why']}.\n\n| precision | verdict | why |\n|---|---|---|\n{rows}\n"
+    )

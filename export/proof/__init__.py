@@ -1,0 +1,1 @@
+"""The proof of a bundle: gates, verify, explain, golden photos."""

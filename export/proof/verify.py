@@ -1,0 +1,451 @@
+"""`edgeseed verify`: recomputes every gate from the bundle alone."""
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseed.core.bundle import Bundle, GateResult, Manifest, read_bundle, writer_version
+from edgeseed.core.config import to_plain
+from edgeseed.core.console import say
+from edgeseed.core.environment import edgeseed_version
+from edgeseed.core.errors import ArtifactError, GateError, SchemaVersionError
+from edgeseed.core.files import sha256_file
+from edgeseed.core.network import StudentNetwork, load_student
+from edgeseed.core.photos import open_photos
+from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.student import StudentSpec
+from edgeseed.export.proof import gates
+from edgeseed.export.proof.diagnosis import layer_errors, likely_cause, worst_layers
+from edgeseed.export.proof.golden import Golden, golden_inputs, read_golden
+from edgeseed.export.proof.reference import Outputs, reference_outputs, rounded_draws
+from edgeseed.export.samples import Photos, preprocess_photos, scratch_folder
+from edgeseed.export.target import Model, Precision, Target
+from edgeseed.export.targets import TARGETS
+
+STUDENT_FILE = "reference/student.safetensors"
+PHOTOS_FILE = "reference/photos.npz"
+LABELS_FILE = "labels.txt"
+
+_MORE_PHOTOS = (
+    "let int8 learn with --recover, try more or more typical calibration photos or another "
+    "--precision"
+)
+_ADVICE = {
+    "parity": "the file does not compute what the student computes; export it again",
+    "top1_agreement": f"{_MORE_PHOTOS}, or accept less with --min-agreement",
+    "self_retrieval": f"{_MORE_PHOTOS}, or accept less with --min-agreement",
+    "embedding_cosine": _MORE_PHOTOS,
+    "accuracy_drop": f"{_MORE_PHOTOS}, or accept more with --max-drop",
+    "batch": "export with --batch 1, or report the operator that mixes photos",
+    "golden": "golden files, preprocessing and model do not belong together; export it again",
+    "student": "the manifest describes another student; export it again",
+    "recorded": "the manifest was edited; export it again",
+    "lint": "export it again; see `edgeseed explain` for what stayed in float and why",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifyResult:
+    """What `verify` found."""
+
+    bundle: str
+    target: str
+    precision: str
+    runner: str
+    """What computed the model here; a reference interpreter is not a device."""
+    gates: tuple[GateResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds."""
+        return all(gate.passed for gate in self.gates)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        plain: dict[str, Any] = to_plain(self)
+        return {**plain, "passed": self.passed}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that the gates look at."""
+
+    folder: Path
+    manifest: Manifest
+    target: Target
+    model: Model
+    network: StudentNetwork
+    spec: StudentSpec
+    proof: Photos
+    golden: Golden
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the model is judged by agreement in place of parity."""
+        return self.parity_limit is None
+
+    @functools.cached_property
+    def parity_limit(self) -> float | None:
+        """The target's; of float16 as far as the student itself bears the rounding."""
+        limit = self.target.parity_limit.get(cast(Precision, self.manifest.precision))
+        if limit is None or self.manifest.precision != "fp16":
+            return limit
+        # Of the photos that the gate judges: it takes the worst, and more photos have a worse one.
+        subject = (self.network, self.spec.preprocess, self.proof.pixels)
+        reference = reference_outputs(*subject)
+        return gates.float16_limit(rounded_draws(*subject, reference), least=limit)
+
+    @property
+    def rounded(self) -> bool:
+        """Whether the model rounds its values more coarsely than float32, so that a tie may tip."""
+        return self.manifest.precision != "fp32"
+
+    @property
+    def limits(self) -> gates.Limits:
+        """What was demanded when it was exported."""
+        settings = self.manifest.provenance["export"]
+        return gates.Limits(
+            parity=self.parity_limit,
+            min_agreement=settings["min_agreement"],
+            max_drop_points=settings["max_drop"],
+        )
+
+
+def verify(bundle: str | Path, *, data: str | Path | None = None) -> VerifyResult:
+    """Recomputes every gate of a bundle, from what lies in it.
+
+    Args:
+        bundle: The bundle's folder.
+        data: Photos to judge agreement (and, with labels, accuracy) on, besides those in the
+            bundle.
+
+    Returns:
+        All gates, all passed.
+
+    Raises:
+        ArtifactError: If a file is missing, added or changed, or is not what the manifest says.
+        GateError: If a gate does not hold: which, by how much, the likely cause and what helps.
+            Its `result` has all gates.
+    """
+    opened = read_bundle(bundle, check=True)
+    evidence = gather(opened)
+    results = judge(evidence)
+    results.append(_recorded_gate(evidence, results))
+    results += _judge_natively(evidence)
+    if data is not None:
+        results += _judge_data(evidence, data)
+    result = VerifyResult(
+        bundle=str(bundle),
+        target=opened.manifest.target,
+        precision=opened.manifest.precision,
+        runner=evidence.model.runner,
+        gates=tuple(results),
+    )
+    try:
+        require_passed(evidence, results)
+    except GateError as error:
+        error.result = result
+        raise
+    return result
+
+
+def gather(bundle: Bundle) -> Evidence:
+    """Opens everything in a bundle."""
+    manifest = bundle.manifest
+    target = _known_target(bundle)
+    network, spec = load_student(bundle.path / STUDENT_FILE)
+    return Evidence(
+        folder=bundle.path,
+        manifest=manifest,
+        target=target,
+        model=target.open(bundle.path, manifest),
+        network=network,
+        spec=spec,
+        proof=read_proof(bundle.path),
+        golden=read_golden(bundle.path),
+    )
+
+
+def _known_target(bundle: Bundle) -> Target:
+    """The bundle's target, if this version has it and its precision.
+
+    Raises:
+        SchemaVersionError: If it does not; it names the version that does.
+    """
+    manifest = bundle.manifest
+    writer = writer_version(manifest.provenance) or "another version"
+    if manifest.target in TARGETS.names():
+        target: Target = TARGETS.load(manifest.target)
+        if manifest.precision in target.precisions:
+            return target
+    raise SchemaVersionError(
+        f"{bundle.path}: this edgeseed {edgeseed_version()} has no target {manifest.target} with "
+        f"precision {manifest.precision}; the bundle was made by edgeseed {writer}, which has"
+    )
+
+
+def read_proof(folder: Path) -> Photos:
+    """The held-out photos of a bundle.
+
+    Raises:
+        ArtifactError: If they cannot be read.
+    """
+    try:
+        with np.load(folder / PHOTOS_FILE, allow_pickle=False) as arrays:
+            labels = arrays["labels"] if "labels" in arrays.files else None
+            return Photos(pixels=arrays["pixels"], labels=labels)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(
+            f"{folder / PHOTOS_FILE} cannot be read ({error}); export anew"
+        ) from error
+
+
+def judge(evidence: Evidence, *, reference: Outputs | None = None) -> list[GateResult]:
+    """All gates that rest on the bundle's own photos.
+
+    Args:
+        evidence: The opened bundle.
+        reference: The float student's outputs on those photos; computed where they are not known.
+    """
+    pixels = evidence.proof.pixels
+    if reference is None:
+        reference = reference_outputs(evidence.network, evidence.spec.preprocess, pixels)
+    outputs = evidence.model.infer(pixels)
+    return [
+        _student_gate(evidence),
+        *closeness_gates(evidence, outputs, reference, evidence.proof.labels),
+        # Where the format itself takes one photo at a time, there is no batch that could mix them.
+        *([] if evidence.target.fixed_batch == 1 else [_batch_gate(evidence)]),
+        _golden_gate(evidence),
+        gates.flag_gate("lint", [str(finding) for finding in evidence.model.lint()], n=1),
+    ]
+
+
+def closeness_gates(
+    evidence: Evidence, outputs: Outputs, reference: Outputs, labels: npt.NDArray[np.int64] | None
+) -> list[GateResult]:
+    """Parity for float models, agreement for quantized ones, accuracy where labels are known."""
+    limits = evidence.limits
+    results = (
+        gates.similarity_gates(outputs, reference, limits=limits)
+        if limits.parity is None
+        else [gates.parity_gate(outputs, reference, limit=limits.parity)]
+    )
+    if labels is not None and "logits" in reference:
+        results.append(
+            gates.accuracy_gate(
+                outputs["logits"],
+                reference["logits"],
+                labels,
+                max_drop_points=limits.max_drop_points,
+            )
+        )
+    return results
+
+
+def _student_gate(evidence: Evidence) -> GateResult:
+    """The manifest and the labels say of the student what the student says of itself."""
+    manifest, spec, folder = evidence.manifest, evidence.spec, evidence.folder
+    problems = []
+    if sha256_file(folder / STUDENT_FILE) != manifest.student_sha256:
+        problems.append("reference/student.safetensors is not the student that was exported")
+    own, said = spec.preprocess.to_dict(), manifest.preprocess.to_dict()
+    problems += [
+        f"preprocess.{key} is {said[key]} in the manifest, {own[key]} in the student"
+        for key in own
+        if said[key] != own[key]
+    ]
+    if manifest.classes != spec.classes:
+        problems.append(
+            "classes in the manifest are not the student's: renamed or in another order"
+        )
+    if spec.classes is not None:
+        lines = tuple((folder / LABELS_FILE).read_text(encoding="utf-8").splitlines())
+        if lines != spec.classes:
+            problems.append("labels.txt is not the student's: renamed or in another order")
+    if manifest.embedding_dim != spec.embedding_dim:
+        problems.append(
+            f"embedding_dim is {manifest.embedding_dim}, the student's {spec.embedding_dim}"
+        )
+    return gates.flag_gate("student", problems, n=1)
+
+
+def _batch_gate(evidence: Evidence) -> GateResult:
+    pixels = np.asarray(evidence.proof.pixels[: max(gates.BATCHES)])
+    alone = [evidence.model.infer(pixels[i : i + 1]) for i in range(len(pixels))]
+    singles = {name: np.concatenate([one[name] for one in alone]) for name in alone[0]}
+    together = {
+        size: evidence.model.infer(pixels[:size])
+        for size in gates.BATCHES
+        if 1 < size <= len(pixels)
+    }
+    batch = evidence.manifest.inputs[0].shape[0]
+    fixed = batch if isinstance(batch, int) else None
+    return gates.batch_gate(singles, together, rounded=evidence.rounded, fixed=fixed)
+
+
+def _golden_gate(evidence: Evidence) -> GateResult:
+    golden, limit = evidence.golden, gates.GOLDEN_LIMIT[evidence.rounded]
+    problems = []
+    if not np.array_equal(golden_inputs(golden.photos, evidence.spec.preprocess), golden.inputs):
+        problems.append(
+            "golden/inputs.npy is not what the student's preprocessing makes of the photos: "
+            "another resize mode, crop, size or channel order"
+        )
+    floats = reference_outputs(evidence.network, evidence.spec.preprocess, golden.inputs)
+    for stored, computed, what in (
+        (golden.float_outputs, floats, "golden/float.npz is not the float student's output"),
+        (
+            golden.model_outputs,
+            evidence.model.infer(golden.inputs),
+            "golden/model.npz is not the model's output",
+        ),
+    ):
+        tolerance = limit if computed is not floats else gates.GOLDEN_LIMIT[False]
+        worst = max(gates.relative_error(stored[name], computed[name]) for name in computed)
+        if worst > tolerance:
+            problems.append(f"{what} (relative error {worst:.2g}, limit {tolerance:g})")
+    return gates.flag_gate("golden", problems, n=len(golden.inputs))
+
+
+def _recorded_gate(evidence: Evidence, results: list[GateResult]) -> GateResult:
+    """The manifest's values are those that the bundle gives now."""
+    now = {gate.name: gate for gate in results}
+    problems = []
+    for gate in evidence.manifest.gates:
+        found = now.get(gate.name)
+        if found is None:
+            continue
+        # float16's limit is measured, by kernels that round a little differently on other machines.
+        measured = gate.name == "parity" and evidence.manifest.precision == "fp16"
+        if not math.isclose(gate.limit, found.limit, rel_tol=0.1 if measured else 1e-9):
+            problems.append(
+                f"{gate.name}: limit {gate.limit:g} recorded, {found.limit:g} is in force"
+            )
+        if abs(gate.value - found.value) > _wobble(found):
+            problems.append(f"{gate.name}: {gate.value:.4g} recorded, {found.value:.4g} found")
+    missing = [name for name in now if name not in {gate.name for gate in evidence.manifest.gates}]
+    problems += [f"{name} is not recorded" for name in missing]
+    return gates.flag_gate("recorded", problems, n=len(evidence.manifest.gates))
+
+
+def _wobble(gate: GateResult) -> float:
+    """How far a value may move from one machine to the next: kernels round differently."""
+    if gate.unit == "share of photos":
+        return 2 / gate.n + 0.005
+    if gate.unit == "points":
+        return 200 / gate.n + 0.5
+    return max(0.01, gate.limit)
+
+
+def _judge_natively(evidence: Evidence) -> list[GateResult]:
+    """Decisions and embeddings of the format's own engine, where `infer` is not that.
+
+    Closeness is not asked of it: a Neural Engine sums in float16, and may.
+    """
+    pixels = evidence.proof.pixels
+    outputs = evidence.model.infer_natively(pixels)
+    if outputs is None:
+        return []
+    reference = reference_outputs(evidence.network, evidence.spec.preprocess, pixels)
+    found = gates.similarity_gates(outputs, reference, limits=evidence.limits)
+    return [dataclasses.replace(gate, name=f"{gate.name} on this machine") for gate in found]
+
+
+def _judge_data(evidence: Evidence, data: str | Path) -> list[GateResult]:
+    photos = open_photos(data)
+    with scratch_folder() as scratch:
+        samples = preprocess_photos(
+            photos, evidence.spec.preprocess, classes=evidence.spec.classes, scratch=Path(scratch)
+        )
+        reference = reference_outputs(evidence.network, evidence.spec.preprocess, samples.pixels)
+        outputs = evidence.model.infer(samples.pixels)
+        found = closeness_gates(evidence, outputs, reference, samples.labels)
+    return [dataclasses.replace(gate, name=f"{gate.name} on {photos.name}") for gate in found]
+
+
+def require_passed(evidence: Evidence, results: list[GateResult]) -> None:
+    """Raises for the first gate that does not hold, with the cause where one is found.
+
+    Raises:
+        GateError: If there is one.
+    """
+    failed = [gate for gate in results if not gate.passed]
+    if not failed:
+        return
+    gate = failed[0]
+    others = f" (and {', '.join(other.name for other in failed[1:])})" if failed[1:] else ""
+    cause = _named_cause(evidence, failed)
+    explanation = "; ".join(part for part in (shortfall(gate), cause) if part)
+    raise GateError(
+        f"gate {gate.name}{others} failed: {explanation}; {advice(gate)}{_other_version(evidence)}"
+    )
+
+
+def _other_version(evidence: Evidence) -> str:
+    writer, own = writer_version(evidence.manifest.provenance), edgeseed_version()
+    if writer in (None, own):
+        return ""
+    return (
+        f" (made by edgeseed {writer}, this is {own}: edgeseed=={writer} has the gates it passed)"
+    )
+
+
+def shortfall(gate: GateResult) -> str:
+    """By how much a gate does not hold."""
+    if gate.unit == "problems":
+        return gate.detail
+    return f"{gate.value:.4g} {gate.unit}, limit {gate.limit:g}"
+
+
+def advice(gate: GateResult) -> str:
+    """Which knob helps against a gate that does not hold."""
+    return _ADVICE.get(gate.name.partition(" on ")[0], "export it again")
+
+
+def _named_cause(evidence: Evidence, failed: list[GateResult]) -> str:
+    gate = failed[0]
+    # What is wrong with the file itself says more than a guess from its outputs could.
+    lint = next((other.detail for other in failed if other.name == "lint"), "")
+    if gate.unit == "problems":
+        # It says itself what is wrong, but for outputs that are not those of the export.
+        return lint or _cause(evidence) if gate.name == "golden" else ""
+    return lint or _explain(evidence)
+
+
+def _explain(evidence: Evidence) -> str:
+    cause = _cause(evidence)
+    if cause:
+        return cause
+    quantization = evidence.manifest.quantization
+    errors = layer_errors(*_subject(evidence), quantization=quantization)
+    return f"layers that add most error: {worst_layers(errors)}" if errors else ""
+
+
+def _cause(evidence: Evidence) -> str:
+    cause = likely_cause(
+        *_subject(evidence),
+        tolerance=0.02 if evidence.quantized else 1e-3,
+        quantization=evidence.manifest.quantization,
+    )
+    return f"likely cause: {cause}" if cause else ""
+
+
+def _subject(evidence: Evidence) -> tuple[Model, StudentNetwork, Preprocess, npt.NDArray[np.uint8]]:
+    pixels = evidence.proof.pixels
+    return evidence.model, evidence.network, evidence.spec.preprocess, pixels
+
+
+def say_gates(results: list[GateResult]) -> None:
+    """One line a gate."""
+    for gate in results:
+        mark = "passed" if gate.passed else "FAILED"
+        say(
+            f"  {mark}  {gate.name}: {gate.value:.4g} {gate.unit} "
+            f"(limit {gate.limit:g}, n={gate.n}) {gate.detail}"
+        )

@@ -1,0 +1,1 @@
+"""Changes to weights and biases that undo part of the rounding error."""

@@ -1,0 +1,181 @@
+"""Bias and gain correction: every layer's output keeps its mean and its spread.
+
+Rounding the weights moves the mean of each output channel by a constant, and the layers behind add
+up their shifts: the main loss of small depthwise networks. Nagel et al. (2019, "Data-free
+quantization through weight equalization and bias correction", arXiv 1906.04721), in the empirical
+form of their section 4.2: the layers are corrected one after the other, each on inputs that are
+quantized and already corrected, so that the shift of the activations is repaired as well. (Fast
+bias correction, each layer alone on float inputs, was measured by NNCF on mobilenetv3_small_050: 42
+% against 57 % for the full one.)
+
+A mean is not all. What is cut off at the end of a range takes from the spread of a channel too, and
+a constant that makes up for the mean moves the rest: an EfficientNet-B0's int8 logits were 0.97
+times as large as in float, and 0.84 times with means corrected.
+So each channel is multiplied by the ratio of the
+deviations first, as batch norm would be tuned again (Hubara et al., 2020, "Improving post training
+neural quantization", arXiv 2006.10518). The factor goes into the scale of the channel's weights,
+whose integers stay as they are.
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, fx
+
+from edgeseed.export.quantize.graph.layout import Kind, Layout
+from edgeseed.export.quantize.graph.rewriting import HARDSIGMOID_SHIFT
+from edgeseed.export.quantize.ranges.statistics import photo_batches
+from edgeseed.export.samples import Photos
+
+_MOST_GAIN = 2.0
+_SILENT = 1e-3
+"""Of the spread of a layer's liveliest channel; what is below it is rounding more than signal."""
+_PIECE = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean and standard deviation of a layer's output channels: (O,) each."""
+
+    mean: Tensor
+    deviation: Tensor
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Corrections:
+    """By layer name, (O,) each, for `gain * output + bias`."""
+
+    gains: Mapping[str, Tensor]
+    biases: Mapping[str, Tensor]
+
+
+def layer_spreads(
+    float_graph: fx.GraphModule, layers: Collection[str], photos: Photos
+) -> dict[str, Spread]:
+    """Means and deviations of layers' outputs, by layer name, as they should be.
+
+    Args:
+        float_graph: The float graph.
+        layers: Names of convolutions and linear layers.
+        photos: Those that `correct` will be given.
+    """
+    recorder = _Recorder(float_graph, layers)
+    with torch.inference_mode():
+        for batch in photo_batches(photos):
+            recorder.run(batch)
+    return {name: _together(parts) for name, parts in recorder.parts.items()}
+
+
+def wanted_spreads(spreads: Mapping[str, Spread], layout: Layout) -> dict[str, Spread]:
+    """Those of the layers that are integer, as a quantized graph has them.
+
+    Args:
+        spreads: What `layer_spreads` gives for these layers, and for others as may be.
+        layout: Which layers are integer, and which of them write their output shifted.
+    """
+    return {
+        name: dataclasses.replace(spreads[name], mean=spreads[name].mean + HARDSIGMOID_SHIFT)
+        if layout.points.get(name) is Kind.HARDSIGMOID
+        else spreads[name]
+        for name in layout.layers
+    }
+
+
+def correct(
+    simulated: fx.GraphModule, wanted: Mapping[str, Spread], photos: Photos, *, gains: bool
+) -> Corrections:
+    """What brings each integer layer's output back.
+
+    Args:
+        simulated: The quantized graph, as `simulate` makes it.
+        wanted: What `wanted_spreads` gives for these photos.
+        photos: All of them go through the quantized graph at once, as every correction changes
+            what the next layer sees. Their means must be better known than the shift is large:
+            a pooled layer has one position a photo.
+        gains: Whether deviations are corrected as well as means.
+    """
+    corrector = _Corrector(simulated, wanted, gains=gains)
+    with torch.inference_mode():
+        corrector.run(torch.cat(list(photo_batches(photos))))
+    return Corrections(corrector.gains, corrector.biases)
+
+
+def channel_axis(layer: fx.Node) -> int:
+    """Where a layer's output has its channels; a linear layer's (N, H, W, C) has them last."""
+    return 1 if layer.target is torch.ops.aten.conv2d.default else -1
+
+
+def _spread(value: Tensor, axis: int) -> Spread:
+    """In pieces that stay in the processor's cache: six times as fast as torch's `var_mean`."""
+    others = [index for index in range(value.dim()) if index != axis % value.dim()]
+    mean = value.mean(dim=others, keepdim=True)
+    rows = max(1, _PIECE * len(value) // value.numel())
+    squares = [(piece - mean).square_().sum(dim=others) for piece in value.split(rows)]
+    count = value.numel() // mean.numel()
+    return Spread(mean.flatten(), (torch.stack(squares).sum(dim=0) / count).sqrt())
+
+
+def _together(parts: list[tuple[Spread, int]]) -> Spread:
+    """Of batches of so many rows, that of all rows."""
+    total = sum(count for _, count in parts)
+    mean = sum(part.mean * (count / total) for part, count in parts)
+    assert isinstance(mean, Tensor)
+    square = sum(
+        (part.deviation.square() + (part.mean - mean).square()) * (count / total)
+        for part, count in parts
+    )
+    assert isinstance(square, Tensor)
+    return Spread(mean, square.sqrt())
+
+
+class _Recorder(fx.Interpreter):
+    def __init__(self, graph_module: fx.GraphModule, names: Collection[str]) -> None:
+        super().__init__(graph_module)
+        self.names = set(names)
+        # Rows are photos, or windows or patches of them.
+        self.parts: dict[str, list[tuple[Spread, int]]] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if n.name in self.names:
+            assert isinstance(value, Tensor)
+            found = _spread(value, channel_axis(n))
+            self.parts.setdefault(n.name, []).append((found, len(value)))
+        return value
+
+
+class _Corrector(fx.Interpreter):
+    """Corrects each layer's output on the way, so that the next one sees the corrected input."""
+
+    def __init__(
+        self, graph_module: fx.GraphModule, wanted: Mapping[str, Spread], *, gains: bool
+    ) -> None:
+        super().__init__(graph_module)
+        self.wanted = wanted
+        self.correct_gains = gains
+        self.gains: dict[str, Tensor] = {}
+        self.biases: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if n.name not in self.wanted:
+            return value
+        assert isinstance(value, Tensor)
+        found, wanted = _spread(value, channel_axis(n)), self.wanted[n.name]
+        shape = (1, -1, 1, 1) if channel_axis(n) == 1 else (-1,)
+        mean = found.mean
+        # In place: of all photos, a first layer's output is hundreds of megabytes.
+        if self.correct_gains:
+            self.gains[n.name] = gain = _gain(found, wanted)
+            value.mul_(gain.view(shape))
+            mean = mean * gain
+        self.biases[n.name] = correction = wanted.mean - mean
+        return value.add_(correction.view(shape))
+
+
+def _gain(found: Spread, wanted: Spread) -> Tensor:
+    """The factor that makes the deviation right; one where a channel hardly speaks."""
+    gain = wanted.deviation / found.deviation.clamp_min(1e-12)
+    speaks = wanted.deviation > _SILENT * wanted.deviation.max()
+    return torch.where(speaks, gain.clamp(1 / _MOST_GAIN, _MOST_GAIN), 1.0)

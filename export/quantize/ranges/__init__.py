@@ -1,0 +1,1 @@
+"""Ranges of tensors, from calibration photos to scales."""

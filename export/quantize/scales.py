@@ -1,0 +1,122 @@
+"""Real numbers as integers: `real = scale * (integer - zero_point)`, rounded to even, saturated."""
+
+import dataclasses
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers the operators below
+from torch import Tensor
+
+from edgeseed.export.quantize.scheme import IntegerFormat
+
+ops = torch.ops.quantized_decomposed
+# Below this a scale is of a tensor that is constantly zero, and any will do.
+_SMALLEST_SCALE = 1e-8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Quantizer:
+    """How one tensor becomes integers."""
+
+    scale: float
+    zero_point: int
+    low: int
+    high: int
+    dtype: torch.dtype
+
+    @property
+    def arguments(self) -> tuple[float, int, int, int, torch.dtype]:
+        """As the `quantized_decomposed` operators take them."""
+        return (self.scale, self.zero_point, self.low, self.high, self.dtype)
+
+    def read_as(self, *, scale: float, zero_point: int) -> "Quantizer":
+        """The same integers, understood as other real numbers."""
+        return dataclasses.replace(self, scale=scale, zero_point=zero_point)
+
+    def stretched(self, factor: float, scale_dtype: torch.dtype = torch.float32) -> "Quantizer":
+        """The same integers over a range so many times as wide; zero stays where it is."""
+        return dataclasses.replace(self, scale=_as_stored(self.scale * factor, scale_dtype))
+
+    @property
+    def levels(self) -> int:
+        """Number of steps between the ends."""
+        return self.high - self.low
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Least and greatest real number."""
+        return self.scale * (self.low - self.zero_point), self.scale * (self.high - self.zero_point)
+
+    def simulate(self, values: Tensor) -> Tensor:
+        """Real numbers as they are after quantization."""
+        integers = torch.clamp(
+            torch.round(values / self.scale) + self.zero_point, self.low, self.high
+        )
+        return (integers - self.zero_point) * self.scale
+
+
+def quantizer_for_range(low: float, high: float, number_format: IntegerFormat) -> Quantizer:
+    """The quantizer that spans [low, high], zero included, so that padding and ReLU are exact."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    if number_format.symmetric:
+        scale, zero_point = max(-low, high) / number_format.high, 0
+    else:
+        scale = (high - low) / number_format.levels
+        zero_point = number_format.low
+        if scale > _SMALLEST_SCALE:
+            zero_point = number_format.low + round(-low / scale)
+    return Quantizer(
+        # Kernels keep scales in few digits; a scale that is rounded once, here, is the same
+        # everywhere.
+        scale=_as_stored(scale, number_format.scale_dtype),
+        zero_point=zero_point,
+        low=number_format.low,
+        high=number_format.high,
+        dtype=number_format.dtype,
+    )
+
+
+def _as_stored(scale: float, dtype: torch.dtype) -> float:
+    return float(torch.tensor(max(scale, _smallest_scale(dtype)), dtype=dtype))
+
+
+def _smallest_scale(dtype: torch.dtype) -> float:
+    """The least number of the type above zero, but no scale below 1e-8."""
+    info = torch.finfo(dtype)
+    return max(_SMALLEST_SCALE, info.smallest_normal * info.eps)
+
+
+def weight_scales(weight: Tensor, number_format: IntegerFormat) -> Tensor:
+    """(O,) scales of the output channels: of a few clippings, the one of least squared error.
+
+    Most channels are best left whole; one with a lone large weight gains a finer step for the rest.
+    """
+    rows = weight.flatten(1)
+    largest = rows.abs().amax(dim=1)
+    # A channel of zeros takes any scale; a tiny one would leave no room for its bias in int32.
+    largest = torch.where(largest > 0, largest, 1.0)
+    best_scale = largest / number_format.high
+    best_error = torch.full_like(largest, torch.inf)
+    for share in (1.0, 0.95, 0.9, 0.85, 0.8, 0.7):
+        scale = in_stored_type(share * largest / number_format.high, number_format.scale_dtype)
+        scale = scale.unsqueeze(1)
+        simulated = torch.clamp(torch.round(rows / scale), number_format.low, number_format.high)
+        error = ((simulated * scale - rows) ** 2).sum(dim=1)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        best_scale = torch.where(better, scale.squeeze(1), best_scale)
+    return best_scale
+
+
+def in_stored_type(scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scales as numbers of the type that a kernel keeps them in, none of them zero."""
+    if dtype is torch.float32:
+        return scales
+    return scales.clamp(min=_smallest_scale(dtype)).to(dtype).float()
+
+
+def quantize_channels(
+    values: Tensor, scales: Tensor, *, low: int, high: int, dtype: torch.dtype
+) -> Tensor:
+    """(O, ...) real numbers to integers with zero point 0 and one scale an output channel."""
+    shaped = scales.view(-1, *[1] * (values.dim() - 1)).double()
+    return torch.clamp(torch.round(values.double() / shaped), low, high).to(dtype)

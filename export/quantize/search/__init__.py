@@ -1,0 +1,1 @@
+"""Which ranges win and which layers stay in float."""

@@ -1,0 +1,162 @@
+"""Photos by their use, and how near a quantized graph comes to the float one on them."""
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import fx
+
+from edgeseed.export.proof.gates import decisions_kept, distance
+from edgeseed.export.proof.reference import Outputs
+from edgeseed.export.quantize.graph.in_place import reuse_memory
+from edgeseed.export.quantize.graph.layout import Layout
+from edgeseed.export.quantize.graph.rewriting import Numbers, insert_quantization
+from edgeseed.export.quantize.graph.simulation import simulate
+from edgeseed.export.quantize.ranges.statistics import photo_batches
+from edgeseed.export.quantize.scheme import Scheme
+from edgeseed.export.quantize.search.float_layers import Score
+from edgeseed.export.samples import Photos, Reserve
+
+# Photos kept aside to choose between candidates: as many pixels at any size, within these counts.
+_SELECTION = (64 * 224 * 224, (64, 256))
+# Those of them that say which candidates are worth a closer look.
+_QUICK = (32 * 224 * 224, (32, 256))
+# Photos that say which layers to leave in float, and how many: a network that keeps 97 decisions of
+# 100 may well keep all of the few that choose. Most are photos that ranges were taken from, which
+# speak as well: they have set a few numbers of each tensor, and no decision.
+_JUDGING = (96 * 224 * 224, (96, 1024))
+# Photos that rank nothing by distance, to count decisions by: those that judge have chosen what
+# does well on them. Enough to tell the gate's limit from chance, where that costs no more.
+_COUNTING = (256 * 224 * 224, (256, 2048))
+# The standard error of the count, at the gate's limit, over the share that the gate lets go.
+_DOUBT = 0.25
+
+
+def count_for(photos: Photos, pixels: int, limits: tuple[int, int]) -> int:
+    """How many photos of this size hold so many pixels, within limits."""
+    height, width = photos.pixels.shape[2:]
+    return max(limits[0], min(limits[1], pixels // int(height * width)))
+
+
+def run_graph(graph_module: fx.GraphModule, photos: Photos) -> Outputs:
+    """A graph's outputs on photos."""
+    parts: list[tuple[torch.Tensor, ...]] = []
+    with torch.inference_mode():
+        for batch in photo_batches(photos):
+            parts.append(tuple(graph_module(batch)))
+    names = ("embedding", "logits")[: len(parts[0])]
+    return {
+        name: np.concatenate([part[index].numpy() for part in parts])
+        for index, name in enumerate(names)
+    }
+
+
+class Sample:
+    """Photos, and what the float graph makes of them."""
+
+    def __init__(self, graph: fx.GraphModule, pixels: npt.NDArray[np.uint8]) -> None:
+        self.graph = graph
+        self.photos = Photos(pixels=pixels)
+
+    @functools.cached_property
+    def truth(self) -> Outputs:
+        """The float outputs, once they are asked for."""
+        return run_graph(reuse_memory(self.graph), self.photos)
+
+
+class Judge:
+    """Scores quantized graphs by how they decide beside the float graph.
+
+    Attributes:
+        ranging: Photos that ranges are taken from.
+        selection: Photos that are not calibrated with.
+        quick: Some of those, for a first look.
+        judging: Photos that rank candidates.
+        counting: Photos that count decisions, and rank nothing by distance; `judging` where there
+            are too few others.
+    """
+
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        scheme: Scheme,
+        photos: Photos,
+        *,
+        reserve: Reserve | None,
+        required: float,
+        learning: bool,
+    ) -> None:
+        """Deals the photos out.
+
+        Args:
+            graph: The float graph, as it is to be quantized.
+            scheme: What the integers are.
+            photos: Calibration photos; the last eighth is not calibrated with.
+            reserve: Further photos.
+            required: The share of decisions that the gate asks for.
+            learning: Whether half of the reserve has to be left to be learnt on.
+        """
+        self.graph, self.scheme, self.required = graph, scheme, required
+        held_out = min(count_for(photos, *_SELECTION), max(1, len(photos) // 4))
+        self.ranging = Photos(pixels=photos.pixels[:-held_out])
+        aside = photos.pixels[-held_out:]
+        self.selection = Sample(graph, aside)
+        self.quick = Sample(graph, aside[: count_for(photos, *_QUICK)])
+        self.judging = Sample(graph, photos.pixels[-count_for(photos, *_JUDGING) :])
+        self.counting = self._further(reserve, required, learning=learning) or self.judging
+
+    def _further(
+        self, reserve: Reserve | None, required: float, *, learning: bool
+    ) -> Sample | None:
+        """Photos that are new, if there are no fewer than of those that judge."""
+        least = len(self.judging.photos)
+        left = len(reserve or ())
+        if learning:
+            # Half are to be learnt on, and no fewer than calibrate.
+            left = min(left // 2, left - len(self.ranging))
+        if reserve is None or left < least:
+            return None
+        limit = min(max(required, 0.0), 1.0)
+        # The error of a share p of n is sqrt(p (1 - p) / n).
+        enough = limit / max(1.0 - limit, 1e-9) / _DOUBT**2
+        wanted = min(count_for(self.judging.photos, *_COUNTING), math.ceil(enough))
+        return Sample(self.graph, reserve.take(min(left, max(least, wanted))).pixels)
+
+    @property
+    def counts_apart(self) -> bool:
+        """Whether others count decisions than those that judge."""
+        return self.counting is not self.judging
+
+    def in_whole_photos(self, share: float) -> float:
+        """The share nearest to this one that the photos that count can have.
+
+        Of 256 photos, 253 are 98.8 %: a search for the 99th would go by chance. It is no less than
+        the gate's, unless the share is.
+        """
+        count = len(self.counting.photos)
+        least = math.ceil(min(share, self.required) * count - 1e-9)
+        return max(round(share * count), least) / count
+
+    def simulated(self, numbers: Numbers, layout: Layout) -> fx.GraphModule:
+        """The quantized graph, in float."""
+        quantized = insert_quantization(self.graph, layout, numbers, self.scheme)
+        return simulate(quantized, inference=True)
+
+    def score(self, numbers: Numbers, layout: Layout, sample: Sample) -> Score:
+        """How near the quantized graph comes on some photos."""
+        outputs = run_graph(self.simulated(numbers, layout), sample.photos)
+        return Score(
+            agreement=decisions_kept(outputs, sample.truth),
+            distance=distance(outputs, sample.truth),
+            photos=len(sample.photos),
+        )
+
+    def counted(self, score: Score, numbers: Numbers, layout: Layout) -> Score:
+        """The same distance, with the decisions kept of the photos that count them."""
+        if not self.counts_apart:
+            return score
+        counted = self.score(numbers, layout, self.counting)
+        return dataclasses.replace(counted, distance=score.distance)

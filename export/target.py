@@ -1,0 +1,136 @@
+"""The seam between the export stage and a target.
+
+A target is one file in this folder that ends with `TARGET = MyTarget()`. It says which precisions
+it has and which quantization scheme each of them takes, writes its model files from the one
+exported program, and opens them again for the gates. Everything else (bundle, golden photos, gates,
+the search for a good quantization) is shared and knows no target by name.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch.export import ExportedProgram
+
+from edgeseed.core.bundle import Manifest
+from edgeseed.core.student import StudentSpec
+from edgeseed.export.program import Batch
+
+Precision = Literal["fp32", "fp16", "w8", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "w8", "int8")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WriteRequest:
+    """What a target makes its files from."""
+
+    program: ExportedProgram
+    """The float program, or for a precision with a scheme the quantized one."""
+    output_names: tuple[str, ...]
+    spec: StudentSpec
+    precision: Precision
+    batch: Batch
+    options: Mapping[str, Any]
+    """The target's own options, such as `opset`; unknown ones were refused before."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WrittenModel:
+    """What a target wrote."""
+
+    model: str
+    """Path of the model's file or folder, relative to the bundle."""
+    minimum_runtime: dict[str, str]
+    """Oldest runtime that takes the file, by the runtime's name."""
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What the manifest should remember of how it was written."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """Something in a model file that should not be there."""
+
+    where: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}"
+
+
+class Model(abc.ABC):
+    """An exported model, opened for the gates on this machine. It does not time itself."""
+
+    runner: ClassVar[str]
+    """What computes, for reports: `"onnxruntime CPU"`, `"Core ML reference interpreter"`."""
+
+    @abc.abstractmethod
+    def infer(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+        """Runs a batch.
+
+        Args:
+            pixels: (N, 3, H, W) RGB photos as the preprocessing leaves them.
+
+        Returns:
+            `embedding` (N, D) and, where there is one, `logits` (N, C).
+        """
+
+    @abc.abstractmethod
+    def layers(
+        self, pixels: npt.NDArray[np.uint8], names: Sequence[str]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Values inside the model, by the program's node names; what it lacks is left out."""
+
+    def infer_natively(
+        self, pixels: npt.NDArray[np.uint8]
+    ) -> dict[str, npt.NDArray[np.float32]] | None:
+        """As `infer`, by the format's own engine where that is another and this machine has it."""
+        return None
+
+    @abc.abstractmethod
+    def lint(self) -> tuple[Finding, ...]:
+        """What is wrong with the graph itself: see the target."""
+
+    def single_run(self) -> Callable[[], object] | None:
+        """A run of one photo on one thread, made ready to be repeated (see `export.speed`).
+
+        None where what computes here is not the engine that an app would have, such as an
+        interpreter: how long that takes says nothing about the model.
+        """
+        return None
+
+
+class Target(abc.ABC):
+    """An export format."""
+
+    name: ClassVar[str]
+    precisions: ClassVar[tuple[Precision, ...]]
+    schemes: ClassVar[Mapping[Precision, tuple[str, ...]]]
+    """Schemes that a precision may take, the default first; without any it is float."""
+    options: ClassVar[Mapping[str, Any]] = {}
+    """The target's own options with their defaults."""
+    fixed_batch: ClassVar[int | None] = None
+    """The one batch size that the format takes; None where any goes."""
+    judges_natively: ClassVar[bool] = False
+    """Whether its models have `infer_natively`, by which decisions are judged besides."""
+    parity_limit: ClassVar[Mapping[Precision, float]]
+    """Largest relative error of a float precision against the student itself."""
+
+    @abc.abstractmethod
+    def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
+        """Writes the model into `folder`.
+
+        Raises:
+            WorkError: If the program has an operator that the target lacks; the message names it.
+        """
+
+    @abc.abstractmethod
+    def open(self, folder: Path, manifest: Manifest) -> Model:
+        """Opens the model of a bundle.
+
+        Raises:
+            ArtifactError: If the file is no whole model, or not the one of the manifest.
+        """

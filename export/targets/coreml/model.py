@@ -1,0 +1,209 @@
+"""A Core ML model as the reference interpreter computes it; on a Mac, also as Core ML predicts."""
+
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch import Tensor
+
+from edgeseed.core.bundle import Manifest
+from edgeseed.core.errors import ArtifactError
+from edgeseed.export.proof.scale_lint import lint_scales
+from edgeseed.export.target import Finding, Model
+from edgeseed.export.targets.coreml.interpreter.interpreter import (
+    Arithmetic,
+    Interpreter,
+    open_interpreter,
+)
+from edgeseed.export.targets.coreml.interpreter.program import (
+    Constant,
+    ImageInput,
+    Operation,
+    Program,
+    Reference,
+)
+from edgeseed.export.targets.coreml.tools import load_coremltools, quiet
+
+# What Core ML appends to a program's names when it brings values to float16.
+_SUFFIXES = ("_cast_fp16", "")
+_LAYERS = ("conv", "linear")
+
+
+class CoreMLModel(Model):
+    """An open `.mlpackage`.
+
+    Args:
+        package: The folder.
+        arithmetic: How the interpreter rounds; see its module.
+        quantization: The manifest's record of what was meant to be int8.
+    """
+
+    runner = "Core ML reference interpreter"
+
+    def __init__(
+        self,
+        package: Path,
+        *,
+        arithmetic: Arithmetic = "declared",
+        quantization: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.package = package
+        self.quantization = quantization
+        self.interpreter: Interpreter = open_interpreter(package, arithmetic=arithmetic)
+
+    def infer(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+        """Interprets the program for each photo."""
+        outputs = self.interpreter.run_photos(pixels)
+        return {name: outputs[name] for name in ("embedding", "logits") if name in outputs}
+
+    def layers(
+        self, pixels: npt.NDArray[np.uint8], names: Sequence[str]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Values inside, by the name they have in the exported program."""
+        wanted = {f"{name}{suffix}": name for name in names for suffix in _SUFFIXES}
+        found: dict[str, list[npt.NDArray[np.float32]]] = {}
+
+        def observe(result: str, value: Tensor) -> None:
+            if result in wanted:
+                found.setdefault(wanted[result], []).append(value.float().numpy())
+
+        for photo in pixels:
+            self.interpreter.observe_photo(photo, observe)
+        return {name: np.concatenate(values) for name, values in found.items()}
+
+    def lint(self) -> tuple[Finding, ...]:
+        """What is wrong with the package itself.
+
+        A photo that is not taken as RGB; weights that float16 cannot hold; a layer meant to
+        be int8 and is not, or whose weights have one scale for all channels; scales of another
+        calibration than the manifest's.
+        """
+        program = self.interpreter.program
+        images = [each for each in program.inputs if isinstance(each, ImageInput)]
+        colors = [each for each in images if each.color != "RGB"]
+        return (
+            *(Finding(each.name, f"takes its colours as {each.color}, not RGB") for each in colors),
+            *(
+                Finding(place, "has weights beyond 65504, where float16 ends; keep it in float32")
+                for place in self.interpreter.infinite_weights()
+            ),
+            *_integer_findings(program, self.quantization),
+            *(
+                []
+                if self.quantization is None
+                else lint_scales(_scales(program), self.quantization)
+            ),
+        )
+
+    def infer_natively(
+        self, pixels: npt.NDArray[np.uint8]
+    ) -> dict[str, npt.NDArray[np.float32]] | None:
+        """Core ML's own predictions, on a Mac: by whatever unit Core ML chooses; elsewhere None."""
+        if sys.platform != "darwin":
+            return None
+        rows = [self._core_ml.predict({"image": _as_image(photo)}) for photo in pixels]
+        names = [name for name in ("embedding", "logits") if name in rows[0]]
+        return {name: np.concatenate([row[name] for row in rows]) for name in names}
+
+    @functools.cached_property
+    def _core_ml(self) -> Any:
+        coremltools = load_coremltools("Core ML prediction")
+        with quiet():
+            return coremltools.models.MLModel(str(self.package))
+
+
+def _scales(program: Program) -> list[float]:
+    """Of the stored activations."""
+    constants = {
+        each.results[0].name: constant.value
+        for each in program.operations
+        if each.type == "const"
+        for (constant,) in each.arguments.values()
+        if isinstance(constant, Constant)
+    }
+    found = [each.arguments["scale"][0] for each in program.operations if each.type == "quantize"]
+    values = [each.value if isinstance(each, Constant) else constants[each.name] for each in found]
+    return [float(np.asarray(value).item()) for value in values]
+
+
+def _integer_findings(
+    program: Program, quantization: Mapping[str, Any] | None
+) -> tuple[Finding, ...]:
+    """Layers are counted, not named: Core ML renames the last one after the model's output."""
+    if quantization is None:
+        return ()
+    made = {result.name: each for each in program.operations for result in each.results}
+    layers = [each for each in program.operations if each.type in _LAYERS]
+    found = [each for each in layers if _reads_integers(each, made)]
+    meant = [name for name, kind in quantization["integer"].items() if kind in _LAYERS]
+    findings = []
+    if len(found) != len(meant):
+        problem = f"{len(meant)} layers were meant to be int8, the package has {len(found)}"
+        findings.append(Finding("program", problem))
+    for layer in found:
+        weight = _source(layer, "weight", made)
+        if weight is not None and not _has_scale_per_channel(weight):
+            findings.append(Finding(layer.place, "its weights have one scale for all channels"))
+    return tuple(findings)
+
+
+def _source(
+    operation: Operation, parameter: str, made: Mapping[str, Operation]
+) -> Operation | None:
+    (argument,) = operation.arguments[parameter]
+    return made.get(argument.name) if isinstance(argument, Reference) else None
+
+
+def _reads_integers(layer: Operation, made: Mapping[str, Operation]) -> bool:
+    """Whether both what a layer reads and its weights come from 8 bits."""
+    source, weight = _source(layer, "x", made), _source(layer, "weight", made)
+    return (
+        source is not None
+        and weight is not None
+        and source.type == "dequantize"
+        and weight.type == "constexpr_affine_dequantize"
+    )
+
+
+def _has_scale_per_channel(weight: Operation) -> bool:
+    (scale,) = weight.arguments["scale"]
+    return isinstance(scale, Constant) and np.ndim(scale.value) == 1
+
+
+def _as_image(photo: npt.NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(photo.transpose(1, 2, 0)))
+
+
+def open_coreml(folder: Path, manifest: Manifest) -> CoreMLModel:
+    """Opens a bundle's model and compares it with the manifest.
+
+    Raises:
+        ArtifactError: If the package is damaged, or has other inputs, outputs or labels.
+    """
+    model = CoreMLModel(folder / manifest.model, quantization=manifest.quantization)
+    program = model.interpreter.program
+    expected = [(spec.name, *spec.shape[-2:]) for spec in manifest.inputs]
+    found = [
+        (each.name, each.height, each.width)
+        for each in program.inputs
+        if isinstance(each, ImageInput)
+    ]
+    problems = []
+    if expected != found:
+        problems.append(f"its image inputs are {found}, the manifest says {expected}")
+    lacking = [spec.name for spec in manifest.outputs if spec.name not in program.outputs]
+    if lacking:
+        problems.append(f"it has no output {', '.join(lacking)}")
+    if program.labels != manifest.classes:
+        problems.append("its labels are not the manifest's: renamed or in another order")
+    if problems:
+        raise ArtifactError(
+            f"{folder / manifest.model}: {'; '.join(problems)}; "
+            "the model file belongs to another bundle: export it anew"
+        )
+    return model

@@ -1,0 +1,432 @@
+"""Core ML for iPhones, iPads and Macs: an ML program in a `.mlpackage`, made on Linux or macOS.
+
+What is in the package, and why:
+
+* **Input `image`**, a colour image of the student's size, RGB. Core ML's own image scaling has one
+  scale for all channels, which cannot divide by a standard deviation per channel; it is left at
+  identity, and mean and std are in the graph, as for every target. Core ML fixes an image's batch
+  at 1.
+* **Outputs** `embedding` and, with a head, `logits`, both float32; with a head also `classLabel`
+  and `classLabel_probs` (softmax inside), which make it a classifier for Xcode and Vision.
+* **iOS 17, macOS 14** as the oldest system: the first whose programs have `quantize` and
+  `dequantize`, without which int8 activations cannot be expressed. One floor for all precisions
+  keeps an app's deployment target independent of the precision that it ships. Every iPhone from
+  2018 on runs it.
+* **float16** is the default of the Neural Engine; operations named by `float32` are kept in float32
+  (they then run on the CPU or GPU).
+
+The conversion goes through `torch.export`, and through `torch.jit.trace` where coremltools does not
+take the exported program. The package is written by this file, so that the same student gives the
+same bytes.
+"""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+from edgeseed.core.bundle import Manifest
+from edgeseed.core.console import warn
+from edgeseed.core.errors import UsageError, WorkError
+from edgeseed.core.registry import unknown_name
+from edgeseed.export.exact_normalisation import centre_on_whole_numbers
+from edgeseed.export.program import INPUT_NAME, trace
+from edgeseed.export.target import Precision, Target, WriteRequest, WrittenModel
+from edgeseed.export.targets.coreml.model import CoreMLModel, open_coreml
+from edgeseed.export.targets.coreml.palettes import palettize
+from edgeseed.export.targets.coreml.tools import load_coremltools, quiet
+
+MODEL_FOLDER = "model.mlpackage"
+WEIGHTS = ("linear8", "palette8", "palette6", "palette4")
+_PROBABILITIES = "probabilities"
+_PADDING_PASSES_END = "common::fuse_pad_conv"
+_LABEL = "classLabel"
+# A compressed tensor has a scale or a palette beside it; below this size that eats what it saves.
+_SMALLEST_COMPRESSED = 512
+
+
+class CoreMLTarget(Target):
+    """See the module."""
+
+    name = "coreml"
+    precisions = ("fp16", "fp32", "w8", "int8")
+    schemes: ClassVar[Mapping[Precision, tuple[str, ...]]] = {"int8": ("coreml", "coreml-affine")}
+    fixed_batch: ClassVar[int | None] = 1  # of an image input
+    judges_natively: ClassVar[bool] = True  # on a Mac
+    options: ClassVar[Mapping[str, Any]] = {"weights": "linear8", "float32": ""}
+    parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 2e-5, "fp16": 2e-3}
+
+    def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
+        """Writes `model.mlpackage`."""
+        settings = Settings.from_request(request)
+        coremltools = load_coremltools("--target coreml")
+        _say_what_has_no_effect(request, settings)
+        model = convert(coremltools, request, settings)
+        if request.precision == "w8":
+            model = compress_weights(coremltools, model, weights=settings.weights)
+        specification = model.get_spec()
+        if request.spec.classes is not None:
+            make_classifier(coremltools, specification, request.spec.classes)
+        describe(specification, request)
+        write_package(folder / MODEL_FOLDER, specification, weights=Path(model.weights_dir))
+        return WrittenModel(
+            model=MODEL_FOLDER,
+            minimum_runtime={"iOS": "17", "macOS": "14"},
+            details={
+                "specification_version": specification.specificationVersion,
+                "coremltools": version("coremltools"),
+                **dataclasses.asdict(settings),
+            },
+        )
+
+    def open(self, folder: Path, manifest: Manifest) -> CoreMLModel:
+        """Opens it in the reference interpreter."""
+        return open_coreml(folder, manifest)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The target's options, checked.
+
+    Attributes:
+        weights: How `--precision w8` stores weights: `linear8` (8 bits, one scale a channel), or a
+            palette of 256, 64 or 16 values a tensor (`palette8`, `palette6`, `palette4`).
+        float32: Operations that a float16 package computes in float32: types or names of the
+            program's operations, with commas between.
+    """
+
+    weights: str
+    float32: tuple[str, ...]
+
+    @classmethod
+    def from_request(cls, request: WriteRequest) -> "Settings":
+        """The settings of one export.
+
+        Raises:
+            UsageError: If a value is none that the option takes.
+        """
+        weights = str(request.options["weights"])
+        if weights not in WEIGHTS:
+            raise UsageError(f"weights is {weights!r}; known: {', '.join(WEIGHTS)}")
+        names = str(request.options["float32"]).split(",")
+        return cls(weights=weights, float32=tuple(name.strip() for name in names if name.strip()))
+
+
+def _say_what_has_no_effect(request: WriteRequest, settings: Settings) -> None:
+    if settings.weights != WEIGHTS[0] and request.precision != "w8":
+        warn(f"weights={settings.weights} has no effect on {request.precision}, only on w8")
+    if settings.float32 and request.precision == "fp32":
+        warn("float32 has no effect on fp32, where every operation is in float32")
+
+
+class _WithProbabilities(nn.Module):
+    """A program with the softmax of its logits as one more output.
+
+    Args:
+        program: Pixels to (embedding, logits).
+    """
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Pixels to (embedding, logits, probabilities)."""
+        embedding, logits = self.program(image)
+        return embedding, logits, logits.softmax(dim=-1)
+
+
+def convert(coremltools: Any, request: WriteRequest, settings: Settings) -> Any:
+    """The exported program as a Core ML model in memory.
+
+    Raises:
+        WorkError: If coremltools cannot express the network, by either of its two roads.
+        UnknownNameError: If an operation to be kept in float32 is not in the program.
+    """
+    module = _module(request)
+    precision = _ComputePrecision(settings.float32)
+    pipeline = _pipeline(coremltools)
+    names = list(request.output_names)
+    if request.spec.classes is not None:
+        module, names = _WithProbabilities(module), [*names, _PROBABILITIES]
+    size = request.spec.preprocess.image_size
+    example = torch.zeros(1, 3, size, size)
+
+    def run(source: object) -> Any:
+        with quiet():
+            return coremltools.convert(
+                source,
+                convert_to="mlprogram",
+                inputs=[
+                    coremltools.ImageType(
+                        name=INPUT_NAME,
+                        shape=tuple(example.shape),
+                        color_layout=coremltools.colorlayout.RGB,
+                    )
+                ],
+                outputs=[coremltools.TensorType(name=name, dtype=np.float32) for name in names],
+                minimum_deployment_target=coremltools.target.iOS17,
+                compute_precision=precision.of(coremltools, request.precision),
+                pass_pipeline=pipeline,
+                # Loading compiles the model for this machine's devices; only a Mac can, and no one
+                # asked.
+                skip_model_load=True,
+            )
+
+    model = _first_that_works(
+        run,
+        {
+            "torch.export": lambda: _exported(module, example),
+            "trace": lambda: _traced(module, example),
+        },
+    )
+    precision.check_names()
+    return model
+
+
+def _pipeline(coremltools: Any) -> Any:
+    """The passes of coremltools, and behind those on padding our own."""
+    with quiet():
+        from edgeseed.export.targets.coreml.passes import PADDING
+    pipeline = coremltools.PassPipeline()
+    pipeline.insert_pass(pipeline.passes.index(_PADDING_PASSES_END) + 1, PADDING)
+    return pipeline
+
+
+def _module(request: WriteRequest) -> nn.Module:
+    graph = request.program.module(check_guards=False)
+    assert isinstance(graph, fx.GraphModule)
+    if request.precision in {"fp16", "w8"}:
+        # A copy: the program's own tensors are the student's.
+        graph = copy.deepcopy(graph)
+        centre_on_whole_numbers(graph)
+    return graph
+
+
+def _first_that_works(
+    run: Callable[[object], Any], roads: Mapping[str, Callable[[], object]]
+) -> Any:
+    reasons = []
+    for road, make in roads.items():
+        try:
+            return run(make())
+        except Exception as error:  # coremltools raises what its many passes happen to raise
+            reasons.append(
+                f"{road}: {str(error).strip().partition(chr(10))[0] or type(error).__name__}"
+            )
+    raise WorkError(f"Core ML cannot express this network ({'; '.join(reasons)})")
+
+
+def _exported(module: nn.Module, example: Tensor) -> ExportedProgram:
+    """The program for one photo, in the dialect of ATen that coremltools takes."""
+    with quiet():
+        decomposed: ExportedProgram = trace(module, example, batch=1).run_decompositions({})
+    return decomposed
+
+
+def _traced(module: nn.Module, example: Tensor) -> object:
+    with quiet(), torch.no_grad():
+        return torch.jit.trace(module, example, strict=False)
+
+
+class _ComputePrecision:
+    """Which operations compute in float32, and whether all those that were named exist.
+
+    Args:
+        kept: Types or names of operations that stay in float32.
+    """
+
+    def __init__(self, kept: tuple[str, ...]) -> None:
+        self.kept = kept
+        self.types: set[str] = set()
+        self.names: set[str] = set()
+
+    def of(self, coremltools: Any, precision: Precision) -> Any:
+        """As coremltools takes it."""
+        if precision == "fp32":
+            return coremltools.precision.FLOAT32
+        return coremltools.transform.FP16ComputePrecision(op_selector=self._in_float16)
+
+    def _in_float16(self, operation: Any) -> bool:
+        self.types.add(operation.op_type)
+        self.names.add(operation.name)
+        return operation.op_type not in self.kept and operation.name not in self.kept
+
+    def check_names(self) -> None:
+        """Raises for a name that no operation had.
+
+        Raises:
+            UnknownNameError: If there is one; it lists the types, for names are many.
+        """
+        if not self.types:
+            return  # float32 throughout: nothing was asked
+        for name in self.kept:
+            if name not in self.types | self.names:
+                raise unknown_name("operation to keep in float32:", name, self.types)
+
+
+def compress_weights(coremltools: Any, model: Any, *, weights: str) -> Any:
+    """The model with its large weights stored in fewer bits; it computes in float16 as before."""
+    from coremltools.optimize import coreml as optimize
+
+    if weights == "linear8":
+        operation = optimize.OpLinearQuantizerConfig(
+            mode="linear_symmetric", weight_threshold=_SMALLEST_COMPRESSED
+        )
+        with quiet():
+            return optimize.linear_quantize_weights(
+                model, optimize.OptimizationConfig(global_config=operation)
+            )
+    bits = int(weights.removeprefix("palette"))
+
+    def make_palette(weight: Any) -> tuple[Any, Any]:
+        # coremltools' own k-means asks for a scikit-learn of 2024, and runs for minutes.
+        return palettize(np.asarray(weight), bits=bits)
+
+    operation = optimize.OpPalettizerConfig(
+        mode="custom", lut_function=make_palette, weight_threshold=_SMALLEST_COMPRESSED
+    )
+    with quiet():
+        return optimize.palettize_weights(
+            model, optimize.OptimizationConfig(global_config=operation)
+        )
+
+
+def make_classifier(coremltools: Any, specification: Any, classes: tuple[str, ...]) -> None:
+    """Turns the output `probabilities` into `classLabel` and `classLabel_probs`, in place.
+
+    As `coremltools.ClassifierConfig` does it, which in coremltools 9.0 cannot be given together
+    with the names and types of other outputs (it fails with an IndexError).
+    """
+    mil = coremltools.proto.MIL_pb2
+    function = specification.mlProgram.functions["main"]
+    block = function.block_specializations[function.opset]
+    text, number = _scalar_type(mil, mil.STRING), _scalar_type(mil, mil.FLOAT64)
+    scores = f"{_LABEL}_probs"
+
+    operation = block.operations.add(type="classify")
+    operation.inputs["probabilities"].arguments.add(name=_PROBABILITIES)
+    labels = operation.inputs["classes"].arguments.add().value
+    labels.type.listType.type.CopyFrom(text)
+    labels.type.listType.length.constant.size = len(classes)
+    for name in classes:
+        labels.immediateValue.list.values.append(_text(mil, name))
+    operation.outputs.add(name=_LABEL).type.CopyFrom(text)
+    dictionary = operation.outputs.add(name=scores).type.dictionaryType
+    dictionary.keyType.CopyFrom(text)
+    dictionary.valueType.CopyFrom(number)
+    operation.attributes["name"].CopyFrom(_text(mil, "classify"))
+
+    block.outputs.remove(_PROBABILITIES)
+    block.outputs.extend([_LABEL, scores])
+    description = specification.description
+    kept = [each for each in description.output if each.name != _PROBABILITIES]
+    del description.output[:]
+    description.output.extend(kept)
+    description.output.add(name=_LABEL).type.stringType.SetInParent()
+    description.output.add(name=scores).type.dictionaryType.stringKeyType.SetInParent()
+    description.predictedFeatureName = _LABEL
+    description.predictedProbabilitiesName = scores
+
+
+def _scalar_type(mil: Any, number: int) -> Any:
+    message = mil.ValueType()
+    message.tensorType.dataType = number
+    return message
+
+
+def _text(mil: Any, text: str) -> Any:
+    message = mil.Value(type=_scalar_type(mil, mil.STRING))
+    message.immediateValue.tensor.strings.values.append(text)
+    return message
+
+
+def describe(specification: Any, request: WriteRequest) -> None:
+    """Says in the model's metadata what an app needs to know that has only it; names no author."""
+    spec = request.spec
+    metadata = specification.description.metadata
+    metadata.ClearField("userDefined")  # coremltools writes the day of the conversion there
+    metadata.shortDescription = f"{spec.architecture.name}, {request.precision}"
+    metadata.versionString = version("edgeseed")
+    metadata.userDefined.update(
+        {
+            "edgeseed.version": version("edgeseed"),
+            "edgeseed.preprocess": json.dumps(spec.preprocess.to_dict()),
+            "edgeseed.input": "RGB pixels 0..255, normalised inside the graph",
+            "edgeseed.precision": request.precision,
+            "edgeseed.weights": _weights_digest(request.program),
+        }
+    )
+    if spec.classes is not None:
+        metadata.userDefined["edgeseed.labels"] = json.dumps(list(spec.classes), ensure_ascii=False)
+    texts = {
+        INPUT_NAME: "The photo, already of this size: its shorter side resized to "
+        f"{spec.preprocess.resize} pixels ({spec.preprocess.interpolation}), its centre cut out.",
+        "embedding": "What the student saw, for search and comparison (cosine).",
+        "logits": "One score a class, before the softmax.",
+        _LABEL: "The likeliest class.",
+        f"{_LABEL}_probs": "The probability of each class.",
+    }
+    for feature in [*specification.description.input, *specification.description.output]:
+        feature.shortDescription = texts[feature.name]
+
+
+def _weights_digest(program: ExportedProgram) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(program.state_dict.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_package(package: Path, specification: Any, *, weights: Path) -> None:
+    """Writes a `.mlpackage`: the specification, the weight file, and a table of contents.
+
+    Core ML's own writer gives its entries random identifiers; these are made from what they name.
+
+    Args:
+        package: Where; it must not exist.
+        specification: The model's protobuf message.
+        weights: The folder with `weight.bin`, where coremltools left it.
+    """
+    data = package / "Data" / "com.apple.CoreML"
+    data.mkdir(parents=True)
+    (data / "model.mlmodel").write_bytes(specification.SerializeToString(deterministic=True))
+    (data / "weights").mkdir()
+    shutil.copyfile(weights / "weight.bin", data / "weights" / "weight.bin")
+    entries = {
+        "com.apple.CoreML/model.mlmodel": ("model.mlmodel", "CoreML Model Specification"),
+        "com.apple.CoreML/weights": ("weights", "CoreML Model Weights"),
+    }
+    identifiers = {path: str(uuid.uuid5(uuid.NAMESPACE_URL, path)) for path in entries}
+    contents = {
+        "fileFormatVersion": "1.0.0",
+        "itemInfoEntries": {
+            identifiers[path]: {
+                "author": "com.apple.CoreML",
+                "description": description,
+                "name": name,
+                "path": path,
+            }
+            for path, (name, description) in entries.items()
+        },
+        "rootModelIdentifier": identifiers["com.apple.CoreML/model.mlmodel"],
+    }
+    # As Core ML itself orders it: whoever opens a package, coremltools too, writes this file anew,
+    # and a bundle whose files were changed is refused.
+    text = json.dumps(contents, indent=4, sort_keys=True) + "\n"
+    (package / "Manifest.json").write_text(text, encoding="utf-8")
+
+
+TARGET = CoreMLTarget()

@@ -1,0 +1,315 @@
+"""ONNX for ONNX Runtime on CPUs, Android and in browsers.
+
+Opset 18 in IR version 8: what ONNX Runtime reads since 1.14 (February 2023), on desktops, in
+`onnxruntime-android`, `onnxruntime-objc` and `onnxruntime-web` alike. Later opsets have nothing
+that these networks need: per-channel `DequantizeLinear` is of opset 13, `Clip` on bytes of opset
+12.
+
+int8 is the QDQ form: `DequantizeLinear -> operator -> QuantizeLinear`. ONNX Runtime replaces each
+such group by an integer kernel when it loads the file. It follows the scheme: `x86` (uint8
+activations, the fast path of VNNI and AMX) or `arm` (int8).
+
+`w8` is for size alone: weights are stored as bytes and unpacked once, when the file is loaded.
+`fp16` halves the file; it is for engines with half-precision kernels (WebGPU, Arm). Where there are
+none, as on x86, ONNX Runtime computes in float32 with casts in between, and is slower for it.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import io
+import json
+import logging
+import platform
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, NodeProto
+
+from edgeseed.core.bundle import Manifest
+from edgeseed.core.errors import UsageError, WorkError
+from edgeseed.core.files import atomic_file
+from edgeseed.export.program import INPUT_NAME
+from edgeseed.export.target import Precision, Target, WriteRequest, WrittenModel
+from edgeseed.export.targets.onnx.byte_weights import store_as_bytes
+from edgeseed.export.targets.onnx.half import half_program, to_half
+from edgeseed.export.targets.onnx.model import OnnxModel, open_onnx
+
+MODEL_FILE = "model.onnx"
+DEFAULT_OPSET = 18
+_IR_VERSION = 8
+_FIRST_RUNTIME = {18: "1.14", 19: "1.15", 20: "1.17", 21: "1.20", 22: "1.21", 23: "1.23"}
+_IR_OF_OPSET = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
+
+
+class OnnxTarget(Target):
+    """See the module."""
+
+    name = "onnx"
+    precisions = ("fp32", "fp16", "w8", "int8")
+    schemes: ClassVar[Mapping[Precision, tuple[str, ...]]] = {"int8": ("x86", "arm")}
+    options: ClassVar[Mapping[str, Any]] = {"opset": DEFAULT_OPSET, "float32": ""}
+    parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 1e-2}
+
+    def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
+        """Writes `model.onnx`."""
+        settings = Settings.from_options(request.options)
+        model = _as_asked(request, settings)
+        describe(model, request)
+        onnx.checker.check_model(model, full_check=True)
+        with atomic_file(folder / MODEL_FILE) as temporary:
+            temporary.write_bytes(model.SerializeToString())
+        return WrittenModel(
+            model=MODEL_FILE,
+            minimum_runtime={"onnxruntime": _FIRST_RUNTIME[settings.opset]},
+            details={"ir_version": model.ir_version, **dataclasses.asdict(settings)},
+        )
+
+    def open(self, folder: Path, manifest: Manifest) -> OnnxModel:
+        """Opens it in ONNX Runtime on the CPU."""
+        scheme = (manifest.quantization or {}).get("scheme")
+        return open_onnx(folder, manifest, is_engine=scheme in (None, scheme_of_this_machine()))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The target's options, checked.
+
+    Attributes:
+        opset: Of the file.
+        float32: What a float16 file computes in float32: types or names of its nodes, with commas
+            between.
+    """
+
+    opset: int
+    float32: tuple[str, ...]
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "Settings":
+        """The settings of one export.
+
+        Raises:
+            UsageError: If the opset is none that the oldest runtimes are known for.
+        """
+        given = str(options["opset"])
+        if given not in map(str, _IR_OF_OPSET):
+            raise UsageError(f"opset is {given!r}; known: {', '.join(map(str, _IR_OF_OPSET))}")
+        names = str(options["float32"]).split(",")
+        return cls(opset=int(given), float32=tuple(n.strip() for n in names if n.strip()))
+
+
+def scheme_of_this_machine() -> str:
+    """The int8 scheme whose integers this machine's processor multiplies."""
+    return "arm" if platform.machine().lower() in ("arm64", "aarch64") else "x86"
+
+
+def _as_asked(request: WriteRequest, settings: Settings) -> ModelProto:
+    program = request.program
+    if request.precision == "fp16":
+        size = request.spec.preprocess.image_size
+        program = half_program(program, image_size=size, batch=request.batch)
+    model = convert_program(program, output_names=request.output_names, opset=settings.opset)
+    if request.precision == "fp16":
+        return to_half(model, keep_float32=settings.float32)
+    if request.precision == "int8":
+        keep_floats_float(model)
+    return store_as_bytes(model) if request.precision == "w8" else model
+
+
+def keep_floats_float(model: ModelProto) -> None:
+    """Keeps ONNX Runtime from rounding the weights of layers that stay in float, in place.
+
+    Since 1.21 it gives a convolution or matrix product with float weights between integers weights
+    of eight bits, with one scale for all channels (`WeightBiasQuantization`), whatever its author
+    had in mind. It does so where the layer's input is read with a single scale; so such a layer
+    reads it with the same scale for each channel.
+    """
+    constants = {item.name: item for item in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    nodes = []
+    for node in model.graph.node:
+        reading = makers.get(node.input[0]) if node.input else None
+        is_float = node.op_type in ("Conv", "Gemm") and node.input[1] in constants
+        if is_float and reading is not None and reading.op_type == "DequantizeLinear":
+            own = NodeProto()
+            own.CopyFrom(reading)
+            own.name = own.output[0] = f"{reading.output[0]}_of_{node.name}"
+            channels = _input_channels(node, constants[node.input[1]].dims)
+            for at in range(1, len(own.input)):
+                value = onnx.numpy_helper.to_array(constants[own.input[at]]).reshape(-1)
+                name = f"{own.input[at]}_of_{node.name}"
+                rows = np.broadcast_to(value, channels).copy()
+                model.graph.initializer.append(onnx.numpy_helper.from_array(rows, name))
+                own.input[at] = name
+            for item in [item for item in own.attribute if item.name == "axis"]:
+                own.attribute.remove(item)
+            own.attribute.append(onnx.helper.make_attribute("axis", 1))
+            node.input[0] = own.output[0]
+            nodes.append(own)
+        nodes.append(node)
+    read = {name for node in nodes for name in node.input}
+    read |= {item.name for item in model.graph.output}
+    kept = [node for node in nodes if read.intersection(node.output)]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    _remove_unread_constants(model)
+
+
+def _input_channels(node: NodeProto, dims: Sequence[int]) -> int:
+    attributes = {item.name: item.i for item in node.attribute}
+    if node.op_type == "Conv":
+        return int(dims[1]) * int(attributes.get("group", 1))
+    return int(dims[1] if attributes.get("transB") else dims[0])
+
+
+def convert_program(
+    program: torch.export.ExportedProgram, *, output_names: tuple[str, ...], opset: int
+) -> ModelProto:
+    """Exported program -> ONNX, without the traces of the machine it was made on."""
+    with _quiet_exporter():
+        try:
+            exported = _convert(_decomposed(program), output_names, opset)
+        except Exception:  # an operator that ONNX only has in parts: let torch take it apart
+            exported = _convert_or_say_why(program, output_names, opset)
+    model = exported.model_proto
+    _strip_traces(model)
+    _name_batch(model)
+    _use_global_pooling(model)
+    model.ir_version = _IR_OF_OPSET[opset]
+    return model
+
+
+def _convert_or_say_why(
+    program: torch.export.ExportedProgram, output_names: tuple[str, ...], opset: int
+) -> torch.onnx.ONNXProgram:
+    try:
+        return _convert(program, output_names, opset)
+    except Exception as error:  # torch.onnx raises its own errors, and those of its passes
+        raise WorkError(f"ONNX cannot express this network: {_first_line(error)}") from error
+
+
+def _convert(
+    program: torch.export.ExportedProgram, output_names: tuple[str, ...], opset: int
+) -> torch.onnx.ONNXProgram:
+    exported = torch.onnx.export(
+        program,
+        dynamo=True,
+        opset_version=opset,
+        input_names=[INPUT_NAME],
+        output_names=list(output_names),
+        verbose=False,
+    )
+    assert exported is not None
+    return exported
+
+
+def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """A copy that the exporter need not decompose, which is two thirds of its time.
+
+    It would trace the whole program anew to split operators that ONNX lacks. Ours is pure already,
+    and of our networks' operators ONNX lacks the one that is rewritten here. The exporter asks the
+    program to decompose itself; the copy answers that it has.
+    """
+    aten = torch.ops.aten
+    ready = copy.copy(program)
+    # The exporter edits the graph that it gets.
+    ready._graph_module = copy.deepcopy(program.graph_module)
+    for node in ready.graph_module.graph.nodes:
+        if node.target is aten.adaptive_avg_pool2d.default and list(node.args[1]) == [1, 1]:
+            node.target, node.args = aten.mean.dim, (node.args[0], [-1, -2], True)
+    ready.graph_module.recompile()
+    setattr(ready, "run_decompositions", lambda *_, **__: ready)  # noqa: B010  # of this copy only
+    return ready
+
+
+def describe(model: ModelProto, request: WriteRequest) -> None:
+    """Writes into the model's metadata what an app needs when it has the one file only."""
+    properties = {
+        "edgeseed.preprocess": json.dumps(request.spec.preprocess.to_dict()),
+        "edgeseed.input": "RGB pixels 0..255, normalised inside the graph",
+        "edgeseed.precision": request.precision,
+    }
+    if request.spec.classes is not None:
+        properties["edgeseed.labels"] = json.dumps(list(request.spec.classes), ensure_ascii=False)
+    onnx.helper.set_model_props(model, properties)
+    model.producer_name = "edgeseed"
+    model.producer_version = ""
+    model.graph.name = request.spec.architecture.name
+
+
+def _strip_traces(model: ModelProto) -> None:
+    """Removes stack traces: they name the author's folders and outweigh small models."""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.functions[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in [
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.value_info,
+        *model.graph.initializer,
+    ]:
+        del value.metadata_props[:]
+    # Shapes in the middle are inferred anew by every runtime; with a symbolic batch they only add
+    # bytes.
+    del model.graph.value_info[:]
+
+
+def _use_global_pooling(model: ModelProto) -> None:
+    """`ReduceMean` over height and width -> `GlobalAveragePool`, which has an integer kernel."""
+    constants = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) < 2:
+            continue
+        axes = constants.get(node.input[1])
+        kept = all(item.i for item in node.attribute if item.name == "keepdims")
+        if axes is not None and kept and sorted(int(axis) % 4 for axis in axes) == [2, 3]:
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:]
+            del node.attribute[:]
+    _remove_unread_constants(model)
+
+
+def _remove_unread_constants(model: ModelProto) -> None:
+    read = {name for node in model.graph.node for name in node.input}
+    kept = [item for item in model.graph.initializer if item.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def _name_batch(model: ModelProto) -> None:
+    for value in [*model.graph.input, *model.graph.output]:
+        batch = value.type.tensor_type.shape.dim[0]
+        if batch.dim_param:
+            batch.dim_param = "batch"
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """torch.onnx prints, warns and logs about its own internals; what fails is raised anyway."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return str(cause).strip().partition("\n")[0] or type(cause).__name__
+
+
+TARGET = OnnxTarget()

@@ -1,0 +1,169 @@
+"""TensorRT for NVIDIA Jetsons and servers: an ONNX that says every type, and how to build it.
+
+An engine belongs to one GPU and one version of TensorRT, so an export makes none. It makes what
+engines are built from, anywhere, by the same file:
+
+* **`model.onnx`**, strongly typed. float16 and int8 are in the graph, as casts and as Q/DQ:
+  TensorRT 11 knows no other way (its builder has no flags for precision, and no calibrators),
+  TensorRT 10 takes it with one flag. Inputs and outputs are float32. Opset 19 is the first with
+  float16 scales.
+* **`build.json`**, the settings of the build: shapes, workspace, DLA, versions. It is read by the
+  builder in `runtime/agent/`, which needs nothing but the device's own Python and TensorRT.
+
+`edgeseed build BUNDLE [--device ssh:...]` builds. On this side, ONNX Runtime computes the graph on
+the CPU, rounding to float16 wherever TensorRT would; see `model.py` for what that
+proves and what it does not.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import onnx
+from onnx import ModelProto
+
+from edgeseed.core.bundle import Manifest
+from edgeseed.core.config import build_config
+from edgeseed.core.errors import ConfigError, UsageError, WorkError
+from edgeseed.core.files import atomic_file, write_json
+from edgeseed.export.program import INPUT_NAME, Batch
+from edgeseed.export.target import Precision, Target, WriteRequest, WrittenModel
+from edgeseed.export.targets.onnx.half import FIRST_OPSET_WITH_HALF_SCALES, half_program, to_half
+from edgeseed.export.targets.onnx.target import MODEL_FILE, convert_program, describe
+from edgeseed.export.targets.tensorrt.model import TensorRTModel, open_tensorrt
+from edgeseed.export.targets.tensorrt.support import HIGHEST_OPSET, MADE_FOR, preflight
+
+BUILD_FILE = "build.json"
+BUILD_SCHEMA_VERSION = 1
+TIMING_CACHE = "timing.cache"
+_HALVES = ("fp16", "int8")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TensorRTOptions:
+    """The target's own options."""
+
+    opset: int = FIRST_OPSET_WITH_HALF_SCALES
+    """Of the file: 19 or 20."""
+    float32: tuple[str, ...] = ()
+    """What a float16 or int8 file computes in float32: types or names of its nodes."""
+    opt_batch: int = 1
+    """The batch that kernels are chosen for, where the batch is dynamic."""
+    max_batch: int = 8
+    """The largest batch, where it is dynamic; memory is reserved for it."""
+    workspace_mib: int = 1024
+    """Most scratch memory of a kernel. A Jetson shares its memory with the system."""
+    tf32: bool = False
+    """Whether float32 may be computed in TF32, with 10 bits of fraction. Faster, and not what the
+    gates of fp32 prove."""
+    dla_core: int | None = None
+    """The Deep Learning Accelerator to run on, of Jetsons that have one."""
+    gpu_fallback: bool = True
+    """Whether the GPU takes what the DLA cannot."""
+
+    def __post_init__(self) -> None:
+        lowest, highest = FIRST_OPSET_WITH_HALF_SCALES, min(HIGHEST_OPSET.values())
+        if not lowest <= self.opset <= highest:
+            raise ConfigError(f"opset={self.opset} is not from {lowest} to {highest}")
+        if not 1 <= self.opt_batch <= self.max_batch:
+            raise ConfigError(
+                f"opt_batch={self.opt_batch} is not between 1 and max_batch={self.max_batch}"
+            )
+        if self.workspace_mib < 1:
+            raise ConfigError(f"workspace_mib={self.workspace_mib} is not at least 1")
+        if self.dla_core is not None and self.dla_core < 0:
+            raise ConfigError(f"dla_core={self.dla_core} is not none, 0 or 1")
+
+
+class TensorRTTarget(Target):
+    """See the module."""
+
+    name = "tensorrt"
+    precisions = ("fp16", "fp32", "int8")
+    schemes: ClassVar[Mapping[Precision, tuple[str, ...]]] = {"int8": ("tensorrt",)}
+    options: ClassVar[Mapping[str, Any]] = {
+        field.name: field.default for field in dataclasses.fields(TensorRTOptions)
+    }
+    parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 1e-2}
+
+    def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
+        """Writes `model.onnx` and `build.json`."""
+        options = build_config(TensorRTOptions, values=request.options, what="--target tensorrt")
+        _check(request, options)
+        model = _typed(request, options)
+        describe(model, request)
+        refused = list(preflight(model, versions=MADE_FOR))
+        if refused:
+            raise WorkError(f"TensorRT cannot build this network: {refused[0]}")
+        content = model.SerializeToString()
+        with atomic_file(folder / MODEL_FILE) as temporary:
+            temporary.write_bytes(content)
+        size = request.spec.preprocess.image_size
+        write_json(
+            folder / BUILD_FILE,
+            {
+                "schema_version": BUILD_SCHEMA_VERSION,
+                "model": MODEL_FILE,
+                "model_sha256": hashlib.sha256(content).hexdigest(),
+                "precision": request.precision,
+                "minimum_tensorrt": MADE_FOR[0],
+                "made_for": list(MADE_FOR),
+                # By major version: a flag in 10, the only kind of network in 11.
+                "strongly_typed": {"10": "flag", "11": "always"},
+                "profiles": profiles(request.batch, size, options),
+                "workspace_mib": options.workspace_mib,
+                "tf32": options.tf32,
+                "dla_core": options.dla_core,
+                "gpu_fallback": options.gpu_fallback,
+                "timing_cache": TIMING_CACHE,
+            },
+        )
+        return WrittenModel(
+            model=MODEL_FILE,
+            minimum_runtime={"tensorrt": MADE_FOR[0]},
+            details={"ir_version": model.ir_version, **dataclasses.asdict(options)},
+        )
+
+    def open(self, folder: Path, manifest: Manifest) -> TensorRTModel:
+        """Opens the ONNX in ONNX Runtime on the CPU, rounding as TensorRT would."""
+        return open_tensorrt(folder, manifest)
+
+
+def profiles(batch: Batch, size: int, options: TensorRTOptions) -> list[dict[str, Any]]:
+    """The optimization profiles: smallest, best and largest shape; none where there is one."""
+    if batch != "dynamic":
+        return []
+    batches = {"min": 1, "opt": options.opt_batch, "max": options.max_batch}
+    return [{INPUT_NAME: {name: [count, 3, size, size] for name, count in batches.items()}}]
+
+
+def _check(request: WriteRequest, options: TensorRTOptions) -> None:
+    if options.dla_core is None:
+        return
+    if request.precision == "fp32":
+        raise UsageError("--set dla_core: the DLA computes in float16; add --precision fp16")
+    if request.precision == "int8":
+        # Its int8 wants scales by tensor, not Q/DQ; NVIDIA's own translator is a tool apart.
+        raise UsageError(
+            "--set dla_core: the DLA takes no Q/DQ graph, which int8 is here; use --precision fp16"
+        )
+    if request.batch == "dynamic":
+        raise UsageError("--set dla_core: the DLA has one batch size; add --batch 1")
+
+
+def _typed(request: WriteRequest, options: TensorRTOptions) -> ModelProto:
+    halves = request.precision in _HALVES
+    program = request.program
+    if halves:
+        size = request.spec.preprocess.image_size
+        program = half_program(program, image_size=size, batch=request.batch)
+    model = convert_program(program, output_names=request.output_names, opset=options.opset)
+    if halves:
+        return to_half(model, keep_float32=options.float32)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+TARGET = TensorRTTarget()

@@ -1,0 +1,156 @@
+"""`--fail-if "p90>+5%"`: a limit on a result, absolute or against the first result of its group.
+
+```text
+p90>8ms        p90 is above 8 ms
+p90>+5%        p90 is more than 5 % above the first result's
+top1<0.9       top-1 is below 90 %; 90% says the same
+top1<-1pt      top-1 is more than one percentage point below the first result's
+cpu>+20%       CPU time an image grew by more than 20 %: steadier than p90 on a shared CI machine
+```
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from edgeseed.core.errors import ConfigError
+from edgeseed.core.registry import unknown_name
+from edgeseed.runtime.result import Result
+
+MB = 1e6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """A figure of a result that a limit can be set on."""
+
+    title: str
+    unit: str
+    """Also the suffix that an absolute limit may carry; a share is given as 0.9 or 90%."""
+    read: Callable[[Result], float | None]
+    decimals: int = 3
+    of_photos: bool = False
+    """Whether it depends on which photos were run."""
+
+    def format(self, value: float) -> str:
+        """The value with its unit."""
+        if self.unit == "%":
+            return f"{value:.1%}"
+        return f"{value:.{self.decimals}g} {self.unit}".strip()
+
+
+def _top1(result: Result) -> float | None:
+    share = None if result.accuracy is None else result.accuracy.top1
+    return None if share is None else share.value
+
+
+def _agreement(result: Result) -> float | None:
+    share = None if result.accuracy is None else result.accuracy.agreement
+    return None if share is None else share.value
+
+
+def _cosine(result: Result) -> float | None:
+    return None if result.accuracy is None else result.accuracy.cosine
+
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "p50": Metric(title="p50", unit="ms", read=lambda result: result.latency.p50.value),
+        "p90": Metric(title="p90", unit="ms", read=lambda result: result.latency.p90.value),
+        "p95": Metric(title="p95", unit="ms", read=lambda result: result.latency.p95.value),
+        "p99": Metric(title="p99", unit="ms", read=lambda result: result.latency.p99.value),
+        "cpu": Metric(title="CPU time", unit="ms", read=lambda result: result.cpu_ms),
+        "mean": Metric(title="mean", unit="ms", read=lambda result: result.latency.mean),
+        "drift": Metric(title="drift", unit="", read=lambda result: result.latency.drift),
+        "load": Metric(title="load", unit="ms", read=lambda result: result.load_ms),
+        "first-run": Metric(title="first run", unit="ms", read=lambda result: result.first_run_ms),
+        "throughput": Metric(
+            title="throughput", unit="/s", read=lambda result: result.latency.throughput_per_s
+        ),
+        "size": Metric(
+            title="model size", unit="MB", read=lambda result: result.bundle.size_bytes / MB
+        ),
+        "memory": Metric(
+            title="peak memory", unit="MiB", read=lambda result: result.memory.peak_mib, decimals=4
+        ),
+        "top1": Metric(title="top-1", unit="%", read=_top1, of_photos=True),
+        "agreement": Metric(title="agreement", unit="%", read=_agreement, of_photos=True),
+        "cosine": Metric(title="mean cosine", unit="", read=_cosine, decimals=5, of_photos=True),
+    }
+)
+
+_RULE = re.compile(
+    r"(?P<metric>[a-z0-9-]+)\s*(?P<sign>[<>])\s*"
+    r"(?P<direction>[+-]?)(?P<number>\d+(\.\d+)?|\.\d+)\s*(?P<suffix>%|pt|ms|MB|MiB|/s|)"
+)
+_FORMS = '"p90>8ms", "p90>+5%", "top1<90%" or "top1<-1pt"'
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """A parsed limit: a result fails when its metric is on the wrong side of it."""
+
+    text: str
+    metric: str
+    sign: Literal["<", ">"]
+    kind: Literal["absolute", "percent", "points"]
+    amount: float
+    """In the metric's unit; for `percent` and `points` a signed fraction."""
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether it compares with the first result."""
+        return self.kind != "absolute"
+
+    def limit(self, baseline: float | None) -> float:
+        """The limit in the metric's unit; a relative rule needs the first result's value."""
+        if self.kind == "absolute":
+            return self.amount
+        assert baseline is not None
+        return baseline * (1 + self.amount) if self.kind == "percent" else baseline + self.amount
+
+    def breaks(self, value: float, limit: float) -> bool:
+        """Whether `value` fails."""
+        return value > limit if self.sign == ">" else value < limit
+
+
+def parse_rule(text: str) -> Rule:
+    """Parse one limit.
+
+    Raises:
+        ConfigError: If it is not of a form that the module's docstring shows.
+        UnknownNameError: If there is no such metric; the nearest is suggested.
+    """
+    match = _RULE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigError(f"--fail-if {text!r} is not understood; write it like {_FORMS}")
+    name, direction, suffix = match["metric"], match["direction"], match["suffix"]
+    if name not in METRICS:
+        raise unknown_name("metric of --fail-if", name, METRICS)
+    kind = _kind(text, METRICS[name], direction, suffix)
+    amount = float(f"{direction}{match['number']}") / (100 if suffix in ("%", "pt") else 1)
+    sign: Literal["<", ">"] = "<" if match["sign"] == "<" else ">"
+    return Rule(text=text.strip(), metric=name, sign=sign, kind=kind, amount=amount)
+
+
+def _kind(
+    text: str, metric: Metric, direction: str, suffix: str
+) -> Literal["absolute", "percent", "points"]:
+    if direction:
+        if suffix == "%":
+            return "percent"
+        if suffix == "pt" and metric.unit == "%":
+            return "points"
+        allowed = "% or pt" if metric.unit == "%" else "%"
+        raise ConfigError(
+            f"--fail-if {text!r}: a change (+ or -) of {metric.title} is given in {allowed}"
+        )
+    if suffix not in ("", metric.unit):
+        hint = f"; for a change write {text.replace('>', '>+').replace('<', '<-')}"
+        raise ConfigError(
+            f"--fail-if {text!r}: {metric.title} is in {metric.unit or 'no unit'}, not in {suffix}"
+            + (hint if suffix in ("%", "pt") else "")
+        )
+    return "absolute"

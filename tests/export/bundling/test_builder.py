@@ -1,0 +1,28 @@
+import pytest
+
+from edgeseed.core.errors import UsageError
+from edgeseed.core.network import StudentNetwork
+from edgeseed.export.bundling.builder import matching_layers, plainest
+from edgeseed.export.program import build_program
+from edgeseed.export.targets import TARGETS
+from edgeseed.export.testing import tiny_preprocess
+
+
+@pytest.mark.parametrize("name", TARGETS.names())
+def test_every_target_has_a_float_precision_to_compare_with(name: str) -> None:
+    target = TARGETS.load(name)
+    assert plainest(target) in target.parity_limit
+
+
+def test_layers_to_keep_are_named_by_pattern(network: StudentNetwork) -> None:
+    program = build_program(network, tiny_preprocess())
+    found = matching_layers(program, ["conv2d_1[0-2]?", "linear"])
+    assert set(found) == {"conv2d_1", "conv2d_10", "conv2d_11", "conv2d_12", "linear"}
+    assert found["linear"] == "asked for by --keep-float linear"
+    with pytest.raises(UsageError, match=r"'conf2d_1' fits no layer; .* such as conv2d_1"):
+        matching_layers(program, ["conf2d_1"])
+    # It answered with names of arithmetic such as sub, which are no layers.
+    with pytest.raises(UsageError, match=r"'nosuch' fits .* such as conv2d, conv2d_1, conv2d_2 "):
+        matching_layers(program, ["nosuch"])
+    with pytest.raises(UsageError, match="no regular expression"):
+        matching_layers(program, ["conv2d_("])

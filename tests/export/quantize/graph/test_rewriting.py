@@ -1,0 +1,175 @@
+"""The integer forms of activations lose the rounding of input and output, and nothing else."""
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from edgeseed.export.program import build_program, example_input, float_graph, trace
+from edgeseed.export.quantize.graph.layout import Kind, Layout, plan_layout
+from edgeseed.export.quantize.graph.rewriting import (
+    Numbers,
+    insert_quantization,
+    quantizer_of_kind,
+)
+from edgeseed.export.quantize.graph.simulation import fake_quantize, fake_quantize_, simulate
+from edgeseed.export.quantize.ranges.statistics import calibrate, numbers_by_method
+from edgeseed.export.quantize.scheme import IntegerFormat, Scheme
+from edgeseed.export.quantize.schemes import SCHEMES
+from edgeseed.export.samples import Photos
+from edgeseed.export.testing import tiny_preprocess, tiny_student
+
+Pixels = npt.NDArray[np.uint8]
+SCHEME: Scheme = SCHEMES.load("x86")
+# So fine that only mistakes are left, not rounding.
+FINE = dataclasses.replace(
+    SCHEME,
+    activation=IntegerFormat(dtype=torch.int32, low=0, high=2**20 - 1, symmetric=False),
+    weight=IntegerFormat(dtype=torch.int32, low=-(2**20), high=2**20, symmetric=True),
+)
+_ROUNDING = (fake_quantize, fake_quantize_)
+
+
+class OneLayer(nn.Module):
+    """A convolution, an activation, and a second layer that reads it in integers."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.activation = activation
+        self.second = nn.Conv2d(8, 4, 1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        return (self.second(self.activation(self.first(image / 32 - 4))),)
+
+
+def quantized(
+    graph: fx.GraphModule, scheme: Scheme, pixels: Pixels
+) -> tuple[fx.GraphModule, Layout, Numbers]:
+    layout = plan_layout(graph.graph, scheme)
+    statistics = calibrate(graph, layout, Photos(pixels=pixels))
+    numbers = numbers_by_method(statistics, layout, scheme, "minmax")
+    return insert_quantization(graph, layout, numbers, scheme), layout, numbers
+
+
+def run(graph: fx.GraphModule, pixels: Pixels) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        return tuple(graph(torch.from_numpy(pixels).float()))
+
+
+def relative(found: Tensor, truth: Tensor) -> float:
+    return float((found - truth).abs().max() / truth.abs().max())
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [nn.ReLU(), nn.ReLU6(), nn.Hardswish(), nn.Hardsigmoid(), nn.SiLU(), nn.Sigmoid(), nn.Identity()],  # noqa: E501 - one list
+    ids=lambda module: type(module).__name__,
+)  # fmt: skip
+def test_an_activation_of_fine_integers_is_the_float_activation(
+    activation: nn.Module, pixels: Pixels
+) -> None:
+    graph = float_graph(
+        trace(OneLayer(activation), example_input(32, batch="dynamic"), batch="dynamic")
+    )
+    found, layout, _ = quantized(graph, FINE, pixels)
+    assert not layout.floats
+    assert relative(run(found, pixels)[0], run(graph, pixels)[0]) < 2e-3
+
+
+def test_hard_swish_loses_nothing_below_minus_three() -> None:
+    """The lowest byte stands for -3 exactly, and everything below is the same to a hard-swish."""
+    quantizer = quantizer_of_kind(Kind.HARDSWISH, -12.0, 5.0, SCHEME.activation)
+    assert quantizer.range[0] == pytest.approx(-3.0)
+    assert quantizer.range[1] == pytest.approx(5.0, rel=0.02)
+    assert 3.0 / quantizer.scale == pytest.approx(quantizer.zero_point)
+
+
+def test_the_photo_is_read_exactly_also_at_its_edge(pixels: Pixels) -> None:
+    """The folded normalisation pads with the mean of each channel, not with one grey."""
+    graph = float_graph(build_program(tiny_student(trained=False), tiny_preprocess()))
+    layout = plan_layout(graph.graph, FINE)
+    assert Kind.IMAGE in layout.points.values()
+    bytes_only = dataclasses.replace(
+        FINE, activation=IntegerFormat(dtype=torch.int32, low=0, high=255, symmetric=False)
+    )
+    image = next(name for name, kind in layout.points.items() if kind is Kind.IMAGE)
+    statistics = calibrate(graph, layout, Photos(pixels=pixels))
+    numbers = numbers_by_method(statistics, layout, FINE, "minmax")
+    photo = quantizer_of_kind(Kind.IMAGE, 0, 255, bytes_only.activation)
+    numbers = dataclasses.replace(numbers, quantizers={**numbers.quantizers, image: photo})
+    found = run(insert_quantization(graph, layout, numbers, FINE), pixels)[0]
+    assert relative(found, run(graph, pixels)[0]) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "mobilenetv3_small_050"])
+def test_the_simulation_is_the_quantized_graph(name: str, pixels: Pixels) -> None:
+    graph = float_graph(build_program(tiny_student(name, trained=False), tiny_preprocess()))
+    found, _, _ = quantized(graph, SCHEME, pixels[:8])
+    simulated = run(simulate(found), pixels[:8])
+    for value, truth in zip(simulated, run(found, pixels[:8]), strict=True):
+        assert relative(value, truth) < 1e-2  # a tie may be rounded the other way
+    in_place = simulate(found, inference=True)
+    assert in_place is found
+    rounding = [node.target for node in in_place.graph.nodes if node.target in _ROUNDING]
+    assert rounding.count(fake_quantize_) > len(rounding) / 4
+    for value, same in zip(run(in_place, pixels[:8]), simulated, strict=True):
+        np.testing.assert_array_equal(value, same)
+
+
+def test_the_simulation_has_gradients(pixels: Pixels) -> None:
+    graph = float_graph(build_program(tiny_student(trained=False), tiny_preprocess()))
+    simulated = simulate(quantized(graph, SCHEME, pixels[:8])[0])
+    image = torch.from_numpy(pixels[:2]).float().requires_grad_()
+    simulated(image)[0].sum().backward()
+    assert image.grad is not None
+    assert float(image.grad.abs().sum()) > 0
+
+
+def test_x86_and_arm_compute_the_same_numbers(pixels: Pixels) -> None:
+    graph = float_graph(build_program(tiny_student(trained=False), tiny_preprocess()))
+    arm: Scheme = SCHEMES.load("arm")
+    values = [
+        run(quantized(graph, scheme, pixels[:8])[0], pixels[:8])[0] for scheme in (SCHEME, arm)
+    ]
+    assert torch.allclose(values[0], values[1], atol=1e-5)
+
+
+def test_a_layer_kept_in_float_reads_and_writes_float(pixels: Pixels) -> None:
+    graph = float_graph(build_program(tiny_student(trained=False), tiny_preprocess()))
+    keep = {"conv2d_3": "a test", "linear": "a test"}
+    layout = plan_layout(graph.graph, SCHEME, keep_float=keep)
+    assert layout.floats["conv2d_3"] == "a test"
+    statistics = calibrate(graph, layout, Photos(pixels=pixels))
+    numbers = numbers_by_method(statistics, layout, SCHEME, "minmax")
+    found = insert_quantization(graph, layout, numbers, SCHEME)
+    (kept,) = [node for node in found.graph.nodes if node.name == "conv2d_3"]
+    assert kept.args[1].op == "get_attr"
+    assert relative(run(found, pixels)[0], run(graph, pixels)[0]) < 0.5
+
+
+def test_a_dead_channel_keeps_its_bias(pixels: Pixels) -> None:
+    """Weights that training drove to nothing leave a bias that int32 cannot hold at their scale."""
+    module = OneLayer(nn.ReLU())
+    with torch.no_grad():
+        module.first.weight[2] = 1e-20
+        module.first.bias[2] = 1.5
+    graph = float_graph(trace(module, example_input(32, batch="dynamic"), batch="dynamic"))
+    found, _, _ = quantized(graph, SCHEME, pixels)
+    assert relative(run(found, pixels)[0], run(graph, pixels)[0]) < 0.05
+
+
+def test_a_narrow_gate_is_repeated_along_the_row_and_no_number_changes(pixels: Pixels) -> None:
+    graph = float_graph(build_program(tiny_student(trained=False), tiny_preprocess()))
+    plain = dataclasses.replace(SCHEME, gate_channels=0)
+    found, as_it_is = (quantized(graph, scheme, pixels[:8])[0] for scheme in (SCHEME, plain))
+    repeats = [node.target is torch.ops.aten.repeat.default for node in found.graph.nodes]
+    # Of two gates; the other multiplies a map of one pixel.
+    assert sum(repeats) == 1
+    assert all(node.target is not torch.ops.aten.repeat.default for node in as_it_is.graph.nodes)
+    for value, truth in zip(run(found, pixels[:8]), run(as_it_is, pixels[:8]), strict=True):
+        assert torch.equal(value, truth)

@@ -1,0 +1,78 @@
+"""Small Core ML packages, written to disk by coremltools and read back by the interpreter."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from torch import Tensor
+
+from edgeseed.export.targets.coreml.interpreter.interpreter import Arithmetic, open_interpreter
+from edgeseed.export.targets.coreml.tools import load_coremltools, quiet
+
+
+class Interpret(Protocol):
+    def __call__(
+        self,
+        build: Callable[..., Any],
+        *inputs: Tensor,
+        arithmetic: Arithmetic = "float32",
+        target: str = "iOS17",
+    ) -> list[Tensor]: ...
+
+
+@pytest.fixture(scope="session")
+def coremltools() -> Any:
+    return load_coremltools("a test")
+
+
+@pytest.fixture(scope="session")
+def mb(coremltools: Any) -> Any:
+    """coremltools' builder of programs."""
+    from coremltools.converters.mil import Builder
+
+    return Builder
+
+
+@pytest.fixture
+def save_program(coremltools: Any, mb: Any, tmp_path: Path) -> Callable[..., Path]:
+    """Writes the program that `build` makes of inputs of these shapes; no pass touches it."""
+
+    def save(
+        build: Callable[..., Any], shapes: Sequence[Sequence[int]], target: str = "iOS17"
+    ) -> Path:
+        opset = getattr(coremltools.target, target)
+        specs = [mb.TensorSpec(shape=tuple(shape)) for shape in shapes]
+        package = tmp_path / "program.mlpackage"
+        with quiet():
+            program = mb.program(input_specs=specs, opset_version=opset)(build)
+            coremltools.convert(
+                program,
+                convert_to="mlprogram",
+                minimum_deployment_target=opset,
+                compute_precision=coremltools.precision.FLOAT32,
+                pass_pipeline=coremltools.PassPipeline.EMPTY,
+                skip_model_load=True,
+            ).save(str(package))
+        return package
+
+    return save
+
+
+@pytest.fixture
+def interpret(save_program: Callable[..., Path]) -> Interpret:
+    """The outputs of a small program, in its order, as the interpreter computes them."""
+
+    def run(
+        build: Callable[..., Any],
+        *inputs: Tensor,
+        arithmetic: Arithmetic = "float32",
+        target: str = "iOS17",
+    ) -> list[Tensor]:
+        package = save_program(build, [tuple(each.shape) for each in inputs], target)
+        interpreter = open_interpreter(package, arithmetic=arithmetic)
+        names = [each.name for each in interpreter.program.inputs]
+        outputs = interpreter.run(dict(zip(names, inputs, strict=True)))
+        return list(outputs.values())
+
+    return run

@@ -1,0 +1,651 @@
+import copy
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import timm
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgeseed.core.bundle import read_bundle, seal_bundle
+from edgeseed.core.errors import (
+    ArtifactError,
+    GateError,
+    MissingDependencyError,
+    UsageError,
+    WorkError,
+)
+from edgeseed.core.network import StudentNetwork, build_student
+from edgeseed.core.photos import open_photos
+from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.student import Architecture, StudentSpec
+from edgeseed.export import export, verify
+from edgeseed.export.program import build_program, output_names
+from edgeseed.export.proof.gates import agreement
+from edgeseed.export.proof.reference import Outputs, reference_outputs
+from edgeseed.export.quantize.config import QuantizeConfig
+from edgeseed.export.quantize.quantize import quantize
+from edgeseed.export.quantize.schemes import SCHEMES
+from edgeseed.export.samples import Photos, synthetic_photo
+from edgeseed.export.target import Precision, WriteRequest
+from edgeseed.export.targets.coreml import target
+from edgeseed.export.targets.coreml.model import CoreMLModel
+from edgeseed.export.targets.coreml.target import TARGET
+from edgeseed.export.targets.coreml.tools import load_coremltools, quiet
+from edgeseed.export.testing import CLASSES, tiny_preprocess
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("coremltools") is None, reason="coremltools is not installed"
+)
+Pixels = npt.NDArray[np.uint8]
+
+
+def spec_of(network: StudentNetwork, preprocess: Preprocess, classes: Any) -> StudentSpec:
+    return StudentSpec(
+        architecture=Architecture(name="net", kwargs={}),
+        preprocess=preprocess,
+        embedding_dim=network.embedding_dim,
+        classes=classes,
+    )
+
+
+def write(
+    network: StudentNetwork,
+    folder: Path,
+    precision: Precision,
+    *,
+    preprocess: Preprocess | None = None,
+    classes: Any = CLASSES,
+    calibration: Pixels | None = None,
+    **options: Any,
+) -> Path:
+    """The package of a network, as `export` would have it written."""
+    preprocess = preprocess or tiny_preprocess()
+    program = build_program(network, preprocess, batch=1 if calibration is None else "dynamic")
+    names = output_names(program)
+    if calibration is not None:
+        scheme = SCHEMES.load(TARGET.schemes[precision][0])
+        photos, config = Photos(pixels=calibration), QuantizeConfig(max_float_layers=0)
+        program = quantize(program, scheme, photos, batch=1, config=config).program
+    request = WriteRequest(
+        program=program,
+        output_names=names,
+        spec=spec_of(network, preprocess, classes),
+        precision=precision,
+        batch=1,
+        options={**TARGET.options, **options},
+    )
+    folder.mkdir(parents=True)
+    return folder / TARGET.write(request, folder).model
+
+
+def difference(found: Outputs, wanted: Outputs) -> float:
+    """Of all photos together, the worse output: |found - wanted| / |wanted|."""
+    return max(
+        float(np.linalg.norm(found[name] - wanted[name]) / np.linalg.norm(wanted[name]))
+        for name in wanted
+    )
+
+
+@pytest.fixture(scope="session")
+def packages(network: StudentNetwork, pixels: Pixels, workplace: Path) -> dict[str, Path]:
+    folder = workplace / "packages"
+    made = {
+        precision: write(network, folder / precision, precision) for precision in ("fp32", "fp16")
+    }
+    for weights in ("linear8", "palette6", "palette4"):
+        made[weights] = write(network, folder / weights, "w8", weights=weights)
+    made["int8"] = write(network, folder / "int8", "int8", calibration=pixels)
+    return made
+
+
+@pytest.fixture(scope="module")
+def reference(network: StudentNetwork, pixels: Pixels) -> Outputs:
+    return reference_outputs(network, tiny_preprocess(), pixels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit"),
+    [("fp32", 1e-5), ("fp16", 2e-3), ("linear8", 3e-2), ("palette6", 0.15), ("int8", 0.15)],
+)
+def test_the_package_computes_what_the_student_computes(
+    packages: dict[str, Path], reference: Outputs, pixels: Pixels, kind: str, limit: float
+) -> None:
+    assert difference(CoreMLModel(packages[kind]).infer(pixels), reference) <= limit
+
+
+def size(package: Path) -> int:
+    return sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
+
+
+def test_fewer_bits_make_smaller_packages(packages: dict[str, Path]) -> None:
+    sizes = {kind: size(package) for kind, package in packages.items()}
+    assert sizes["fp32"] > 1.7 * sizes["fp16"]
+    assert sizes["fp16"] > 1.4 * sizes["linear8"] > 1.4 * sizes["palette4"]
+    assert sizes["linear8"] > sizes["palette6"] > sizes["palette4"]
+
+
+def test_core_mls_own_tools_open_the_package(packages: dict[str, Path]) -> None:
+    with quiet():
+        model = load_coremltools("a test").models.MLModel(
+            str(packages["fp16"]), skip_model_load=True
+        )
+    specification = model.get_spec()
+    assert specification.specificationVersion == 8  # iOS 17
+    (image,) = specification.description.input
+    kind = image.type.imageType
+    assert (image.name, kind.height, kind.width) == ("image", 32, 32)
+    assert kind.ColorSpace.Name(kind.colorSpace) == "RGB"
+    outputs = [each.name for each in specification.description.output]
+    assert outputs == ["embedding", "logits", "classLabel", "classLabel_probs"]
+    assert specification.description.predictedFeatureName == "classLabel"
+
+
+def test_opening_a_package_with_core_mls_own_tools_changes_no_byte(
+    packages: dict[str, Path], tmp_path: Path
+) -> None:
+    """coremltools writes Manifest.json anew whenever it opens a package, its keys in their order.
+
+    With ours in another order, a bundle that somebody had looked into failed `verify`.
+    """
+    copy = Path(shutil.copytree(packages["fp16"], tmp_path / "copy.mlpackage"))
+    with quiet():
+        load_coremltools("a test").models.MLModel(str(copy), skip_model_load=True)
+    for path in packages["fp16"].rglob("*.*"):
+        if path.is_file():
+            assert (copy / path.relative_to(packages["fp16"])).read_bytes() == path.read_bytes()
+
+
+def test_the_package_says_how_it_is_called_and_nothing_of_who_made_it(
+    packages: dict[str, Path],
+) -> None:
+    metadata = CoreMLModel(packages["fp16"]).interpreter.program.metadata
+    assert json.loads(metadata["edgeseed.preprocess"]) == tiny_preprocess().to_dict()
+    assert json.loads(metadata["edgeseed.labels"]) == list(CLASSES)
+    assert len(metadata["edgeseed.weights"]) == 64
+    content = b"".join(path.read_bytes() for path in packages["fp16"].rglob("*") if path.is_file())
+    assert b"/work" not in content
+    assert b"site-packages" not in content
+    assert b"conversion_date" not in content
+
+
+def test_the_same_student_gives_the_same_bytes(
+    network: StudentNetwork, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    again = write(network, tmp_path / "again", "fp16")
+    files = sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
+    assert len(files) == 3
+    for name in files:
+        assert (again / name).read_bytes() == (packages["fp16"] / name).read_bytes()
+
+
+def test_the_probabilities_are_the_softmax_of_the_logits(
+    packages: dict[str, Path], reference: Outputs, pixels: Pixels
+) -> None:
+    interpreter = CoreMLModel(packages["fp32"]).interpreter
+    outputs = interpreter.run_photos(pixels)
+    wanted = torch.from_numpy(reference["logits"]).softmax(-1).numpy()
+    np.testing.assert_allclose(outputs["classLabel_probs"], wanted, atol=1e-5)
+    assert outputs["classLabel"].tolist() == reference["logits"].argmax(1).tolist()
+    assert interpreter.program.labels == CLASSES
+
+
+def test_the_classifier_is_written_as_coremltools_writes_it() -> None:
+    """It cannot itself: ClassifierConfig and named outputs together are an IndexError in 9.0."""
+    coremltools = load_coremltools("a test")
+    from coremltools.converters.mil import Builder as mb  # noqa: N813 - the name of its own documents
+
+    def specification(**settings: Any) -> Any:
+        def build(x: Any) -> Any:
+            return mb.softmax(x=x, name="probabilities")
+
+        with quiet():
+            program = mb.program(
+                input_specs=[mb.TensorSpec(shape=(1, 3))], opset_version=coremltools.target.iOS17
+            )(build)
+            return coremltools.convert(
+                program,
+                minimum_deployment_target=coremltools.target.iOS17,
+                compute_precision=coremltools.precision.FLOAT32,
+                skip_model_load=True,
+                **settings,
+            ).get_spec()
+
+    theirs = specification(classifier_config=coremltools.ClassifierConfig(["a", "b", "c"]))
+    ours = specification()
+    target.make_classifier(coremltools, ours, ("a", "b", "c"))
+    last = [
+        each.mlProgram.functions["main"].block_specializations["CoreML7"].operations[-1]
+        for each in (ours, theirs)
+    ]
+    last[0].attributes["name"].CopyFrom(last[1].attributes["name"])
+    assert last[0] == last[1]
+    assert [each.name for each in ours.description.output] == [
+        each.name for each in theirs.description.output
+    ]
+    assert [each.type for each in ours.description.output] == [
+        each.type for each in theirs.description.output
+    ]
+    for field in ("predictedFeatureName", "predictedProbabilitiesName"):
+        assert getattr(ours.description, field) == getattr(theirs.description, field)
+
+
+def test_a_student_without_a_head_is_no_classifier(tmp_path: Path, pixels: Pixels) -> None:
+    torch.manual_seed(0)
+    network = build_student(Architecture(name="test_vit", kwargs={"img_size": 32})).eval()
+    package = write(network, tmp_path / "vit", "fp32", classes=None)
+    model = CoreMLModel(package)
+    assert model.interpreter.program.outputs == ("embedding",)
+    wanted = reference_outputs(network, tiny_preprocess(), pixels[:4])
+    assert difference(model.infer(pixels[:4]), wanted) <= 1e-5
+
+
+def test_chosen_operations_stay_in_float32(network: StudentNetwork, tmp_path: Path) -> None:
+    package = write(network, tmp_path / "mixed", "fp16", float32="conv, softmax")
+    program = CoreMLModel(package).interpreter.program
+    types = {
+        kind: {
+            result.type.dtype
+            for each in program.operations
+            for result in each.results
+            if each.type == kind and result.type is not None
+        }
+        for kind in ("conv", "softmax", "silu")
+    }
+    assert types == {"conv": {"float32"}, "softmax": {"float32"}, "silu": {"float16"}}
+
+
+def test_an_unknown_way_to_store_weights_names_the_known(
+    network: StudentNetwork, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="weights is 'zip'; known: linear8, palette8"):
+        write(network, tmp_path / "zip", "w8", weights="zip")
+
+
+def test_where_torch_export_does_not_convert_a_trace_does(
+    network: StudentNetwork, pixels: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    reference: Outputs,
+) -> None:  # fmt: skip
+    def fail(*_: object) -> None:
+        raise NotImplementedError("no such operator")
+
+    monkeypatch.setattr(target, "_exported", fail)
+    package = write(network, tmp_path / "traced", "fp32")
+    assert difference(CoreMLModel(package).infer(pixels), reference) <= 1e-5
+    monkeypatch.setattr(target, "_traced", fail)
+    with pytest.raises(
+        WorkError, match=r"torch\.export: no such operator; trace: no such operator"
+    ):
+        write(network, tmp_path / "neither", "fp32")
+
+
+def test_without_coremltools_the_message_says_what_to_install(
+    network: StudentNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "coremltools", None)
+    with pytest.raises(MissingDependencyError, match="--target coreml needs coremltools"):
+        write(network, tmp_path / "none", "fp16")
+
+
+def test_batch_norm_and_activation_in_one_module_keep_their_running_statistics(
+    network: StudentNetwork, packages: dict[str, Path]
+) -> None:
+    """timm's BatchNormAct2d asks `self.training` as it runs.
+
+    A tool that traces in training mode bakes the batch's statistics in: reduce_mean, sub, sqrt and
+    real_div for each layer, and outputs that are wrong by 500 %.
+    """
+    fused = [each for each in network.modules() if isinstance(each, BatchNormAct2d)]
+    assert len(fused) > 10
+    for kind in ("fp16", "int8"):
+        program = CoreMLModel(packages[kind]).interpreter.program
+        types = [each.type for each in program.operations]
+        assert not {"sqrt", "rsqrt", "real_div"} & set(types)
+        assert types.count("batch_norm") <= 1  # coremltools' form of the photo's own normalisation
+        assert types.count("reduce_mean") <= 3  # the squeezes and the last pool
+        assert types.count("conv") == 17
+
+
+def test_int8_layers_read_bytes_and_are_counted(packages: dict[str, Path]) -> None:
+    record = {"integer": {f"conv2d_{index}": "conv" for index in range(17)} | {"linear": "linear"}}
+    assert CoreMLModel(packages["int8"], quantization=record).lint() == ()
+    (finding,) = CoreMLModel(packages["fp16"], quantization=record).lint()
+    assert str(finding) == "program: 18 layers were meant to be int8, the package has 0"
+
+
+class Padded(nn.Module):
+    """Pads in all the ways: zeros for one layer, for two, for one that pads itself; and ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 8
+        widths = [(3, 8), (8, 8), (8, 8), (8, 8), (8, 8)]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(*each, 3, stride=2 if index < 2 else 1, padding=int(index == 1))
+            for index, each in enumerate(widths)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, second, left, right, last = self.layers
+        features = functional.relu(first(functional.pad(images, (0, 1, 0, 1))))
+        features = functional.relu(second(functional.pad(features, (0, 2, 1, 0))))
+        padded = functional.pad(features, (0, 1, 2, 0))
+        features = functional.relu(left(padded) + right(padded))
+        return functional.relu(last(functional.pad(features, (1, 1, 1, 1), value=1.0))).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    # In integers, what is padded for two layers is stored once more.
+    ("precision", "pads"),
+    [("fp32", 1), ("int8", 2)],
+)
+def test_padding_becomes_the_layers_own(
+    tmp_path: Path, pixels: Pixels, precision: Precision, pads: int
+) -> None:
+    """Between bytes and a convolution it would keep the convolution in float."""
+    torch.manual_seed(0)
+    network = StudentNetwork(Padded(), num_classes=len(CLASSES)).eval()
+    calibration = pixels if precision == "int8" else None
+    package = write(network, tmp_path / "padded", precision, calibration=calibration)
+    integer = {f"layer {index}": "conv" for index in range(5)} | {"linear": "linear"}
+    record = {"integer": integer} if precision == "int8" else None
+    model = CoreMLModel(package, quantization=record)
+    types = [each.type for each in model.interpreter.program.operations]
+    assert types.count("pad") == pads
+    limit = 1e-5 if precision == "fp32" else 0.05
+    wanted = reference_outputs(network, tiny_preprocess(), pixels)
+    assert difference(model.infer(pixels), wanted) <= limit
+    assert model.lint() == ()
+
+
+def test_a_layer_whose_weights_float16_cannot_hold_stays_in_float32(
+    network: StudentNetwork, tmp_path: Path, pixels: Pixels
+) -> None:
+    changed = copy.deepcopy(network)
+    assert changed.head is not None
+    with torch.no_grad():
+        changed.head.bias[0] = 1e6
+    model = CoreMLModel(write(changed, tmp_path / "large", "fp16"))
+    wanted = reference_outputs(changed, tiny_preprocess(), pixels[:4])
+    assert difference(model.infer(pixels[:4]), wanted) <= 2e-3
+    assert model.lint() == ()
+
+
+def set_a_bias_to_infinity(model: Any, weights: Path) -> None:
+    edit_weights(weights, constant_of(model, "bias", 3), lambda old: np.full_like(old, np.inf))
+
+
+def test_weights_that_are_infinite_in_float16_are_found(bundle: Path) -> None:
+    tamper(bundle, set_a_bias_to_infinity)
+    (finding,) = CoreMLModel(bundle / "model.mlpackage").lint()
+    assert finding.problem == "has weights beyond 65504, where float16 ends; keep it in float32"
+
+
+@pytest.fixture(scope="session")
+def made_coreml(workplace: Path, student: Path, photos: Path) -> Path:
+    export(student, target="coreml", precision="fp16", calibration=photos, out=workplace / "coreml")
+    return workplace / "coreml"
+
+
+@pytest.fixture
+def bundle(made_coreml: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(made_coreml, tmp_path / "coreml"))
+
+
+def test_the_bundle_is_proven_by_the_interpreter_and_says_so(made_coreml: Path) -> None:
+    result = verify(made_coreml)
+    assert result.passed
+    assert result.runner == "Core ML reference interpreter"
+    manifest = read_bundle(made_coreml).manifest
+    assert manifest.inputs[0].shape == (1, 3, 32, 32)
+    assert manifest.minimum_runtime == {"iOS": "17", "macOS": "14"}
+
+
+def test_a_batch_of_images_is_refused(student: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="coreml takes photos 1 at a time"):
+        export(student, target="coreml", precision="fp16", batch=4, out=tmp_path / "four")
+
+
+def tamper(bundle: Path, edit: Callable[[Any, Path], None]) -> None:
+    """Edits the specification; the digests fit again, as if the exporter had made the mistake."""
+    data = bundle / "model.mlpackage" / "Data" / "com.apple.CoreML"
+    model = load_coremltools("a test").proto.Model_pb2.Model()
+    model.ParseFromString((data / "model.mlmodel").read_bytes())
+    edit(model, data / "weights" / "weight.bin")
+    (data / "model.mlmodel").write_bytes(model.SerializeToString())
+    seal_bundle(bundle, read_bundle(bundle, check=False).manifest)
+
+
+def swap_colors(model: Any, _: Path) -> None:
+    kind = model.description.input[0].type.imageType
+    kind.colorSpace = kind.ColorSpace.Value("BGR")
+
+
+def operations(model: Any) -> Any:
+    return model.mlProgram.functions["main"].block_specializations["CoreML7"].operations
+
+
+def constant_of(model: Any, parameter: str, index: int) -> Any:
+    """The literal that a parameter of the convolution with this number is bound to."""
+    convolutions = [each for each in operations(model) if each.type == "conv"]
+    name = convolutions[index].inputs[parameter].arguments[0].name
+    (constant,) = [each for each in operations(model) if each.outputs[0].name == name]
+    return constant.attributes["val"]
+
+
+def edit_weights(weights: Path, value: Any, change: Callable[[Any], Any]) -> None:
+    content = bytearray(weights.read_bytes())
+    size, start = np.frombuffer(content, "<u8", 2, offset=value.blobFileValue.offset + 8)
+    old = np.frombuffer(content, "<f2", int(size) // 2, offset=int(start))
+    content[int(start) : int(start + size)] = change(old).astype("<f2").tobytes()
+    weights.write_bytes(content)
+
+
+def double_a_weight(model: Any, weights: Path) -> None:
+    edit_weights(weights, constant_of(model, "weight", 3), lambda old: old * 2)
+
+
+def drop_a_bias(model: Any, weights: Path) -> None:
+    edit_weights(weights, constant_of(model, "bias", 3), lambda old: old * 0)
+
+
+def forget_the_mean(model: Any, _: Path) -> None:
+    (subtraction,) = [each for each in operations(model) if each.type == "sub"]
+    name = subtraction.inputs["y"].arguments[0].name
+    (mean,) = [each for each in operations(model) if each.outputs[0].name == name]
+    literal = mean.attributes["val"].immediateValue.tensor.bytes
+    literal.values = bytes(len(literal.values))
+
+
+@pytest.mark.parametrize(
+    ("edit", "cause"),
+    [
+        (swap_colors, "BGR"),
+        (double_a_weight, "conv2d_3"),
+        (drop_a_bias, "conv2d_3"),
+        (forget_the_mean, "mean is not subtracted"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_planted_fault_is_caught_and_named(
+    bundle: Path, edit: Callable[[Any, Path], None], cause: str
+) -> None:
+    tamper(bundle, edit)
+    with pytest.raises(GateError, match=cause):
+        verify(bundle)
+
+
+def shuffle_labels(model: Any, _: Path) -> None:
+    values = operations(model)[-1].inputs["classes"].arguments[0].value.immediateValue.list.values
+    first = values[0].immediateValue.tensor.strings.values
+    second = values[1].immediateValue.tensor.strings.values
+    first[0], second[0] = second[0], first[0]
+
+
+def test_labels_in_another_order_are_refused(bundle: Path) -> None:
+    tamper(bundle, shuffle_labels)
+    with pytest.raises(ArtifactError, match="its labels are not the manifest's"):
+        verify(bundle)
+
+
+class FakeCoreML:
+    """Core ML as this machine lacks it: takes an image, as an app would, and answers by name."""
+
+    def __init__(self, model: CoreMLModel, change: Callable[[Pixels], Pixels]) -> None:
+        self.model, self.change = model, change
+
+    def predict(self, inputs: dict[str, Any]) -> dict[str, npt.NDArray[np.float32]]:
+        pixels = np.asarray(inputs["image"]).transpose(2, 0, 1)[None]
+        outputs = self.model.infer(self.change(pixels))
+        return {**outputs, "classLabel": np.array(["red"])}
+
+
+@pytest.fixture
+def as_on_a_mac(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Pixels], Pixels]], None]:
+    def pretend(change: Callable[[Pixels], Pixels]) -> None:
+        monkeypatch.setattr("edgeseed.export.targets.coreml.model.sys.platform", "darwin")
+        monkeypatch.setattr(
+            CoreMLModel, "_core_ml", property(lambda model: FakeCoreML(model, change))
+        )
+
+    return pretend
+
+
+def test_on_a_mac_verify_judges_what_core_ml_itself_predicts(
+    made_coreml: Path, as_on_a_mac: Callable[..., None]
+) -> None:
+    as_on_a_mac(lambda pixels: pixels)
+    gates = {gate.name: gate for gate in verify(made_coreml).gates}
+    assert gates["top1_agreement on this machine"].value >= 0.98
+    assert gates["embedding_cosine on this machine"].passed
+
+
+def test_on_a_mac_a_model_that_predicts_otherwise_than_it_should_fails(
+    made_coreml: Path, as_on_a_mac: Callable[..., None]
+) -> None:
+    as_on_a_mac(lambda pixels: pixels[:, ::-1].copy())
+    with pytest.raises(GateError, match="gate top1_agreement on this machine"):
+        verify(made_coreml)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="this is a Mac")
+def test_elsewhere_nothing_is_predicted(packages: dict[str, Path], pixels: Pixels) -> None:
+    assert CoreMLModel(packages["fp16"]).infer_natively(pixels[:1]) is None
+
+
+@pytest.mark.coreml
+@pytest.mark.skipif(sys.platform != "darwin", reason="needs macOS")
+def test_core_ml_itself_agrees_with_the_interpreter(
+    packages: dict[str, Path], pixels: Pixels
+) -> None:
+    model = CoreMLModel(packages["fp16"])
+    found = model.infer_natively(pixels[:8])
+    assert found is not None
+    assert difference(found, model.infer(pixels[:8])) <= 2e-2
+
+
+def test_an_operation_that_the_program_lacks_cannot_be_kept_in_float32(
+    network: StudentNetwork, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"'con'; did you mean 'conv'\? known: .*silu"):
+        write(network, tmp_path / "con", "fp16", float32="con")
+
+
+def test_an_option_without_effect_is_told(
+    network: StudentNetwork, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(network, tmp_path / "fp32", "fp32", weights="palette4", float32="conv")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "weights=palette4 has no effect on fp32, only on w8" in said
+    assert "float32 has no effect on fp32" in said
+
+
+def test_on_windows_the_message_says_where_it_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeseed.export.targets.coreml.tools.sys.platform", "win32")
+    with pytest.raises(MissingDependencyError, match=r"does not exist for Windows; .*Linux"):
+        load_coremltools("--target coreml")
+
+
+def digits(preprocess: Preprocess) -> tuple[Pixels, npt.NDArray[np.int64]]:
+    """Photos of handwritten digits, which scikit-learn ships, shuffled."""
+    photos = open_photos("digits")
+    assert photos.labels is not None
+    order = np.random.default_rng(0).permutation(len(photos))
+    return np.stack([preprocess.pixels(photos.image(int(i))) for i in order]), photos.labels[order]
+
+
+def trained_on_digits(pixels: Pixels, labels: npt.NDArray[np.int64]) -> StudentNetwork:
+    torch.manual_seed(0)
+    network = build_student(Architecture(name="test_efficientnet", kwargs={}), num_classes=10)
+    images = torch.from_numpy(tiny_preprocess().normalize(pixels))
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    network.train()
+    for step in range(90):
+        chosen = slice(128 * (step % 8), 128 * (step % 8) + 128)
+        loss = torch.nn.functional.cross_entropy(
+            network(images[chosen]).logits, torch.from_numpy(labels[chosen])
+        )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+        optimizer.step()
+    return network.eval()
+
+
+def test_w8a8_decides_as_float_does_on_real_photos(tmp_path: Path) -> None:
+    pixels, labels = digits(tiny_preprocess())
+    network = trained_on_digits(pixels[:1024], labels[:1024])
+    package = write(
+        network, tmp_path / "digits", "int8", classes=tuple("0123456789"),
+        calibration=pixels[:128],
+    )  # fmt: skip
+    held_out = pixels[1024:1424]
+    wanted = reference_outputs(network, tiny_preprocess(), held_out)["logits"]
+    found = CoreMLModel(package).infer(held_out)["logits"]
+    assert np.mean(wanted.argmax(1) == labels[1024:1424]) >= 0.9
+    assert agreement(found, wanted) >= 0.98
+
+
+FAMILIES = (
+    ("mobilenetv3_large_100", 128), ("efficientnet_b0", 128), ("resnet18", 128),
+    ("convnext_atto", 128), ("vit_tiny_patch16_224", 224), ("repvgg_a0", 128),
+    ("mobilenetv4_conv_small", 128), ("fastvit_t8", 128), ("levit_128s", 224),
+    ("mobilevit_xxs", 128), ("regnety_002", 128), ("ghostnet_100", 128),
+    ("swin_tiny_patch4_window7_224", 224),
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), FAMILIES, ids=[name for name, _ in FAMILIES])
+def test_families_of_architectures(name: str, size: int, tmp_path: Path) -> None:
+    """fp32 to 1e-5, fp16 to 2e-3 (of the graph) of the student.
+
+    The weights are timm's initial ones. A network in training amplifies a rounding of its weights
+    far more, in torch just as in Core ML, which says nothing of the conversion.
+    """
+    torch.manual_seed(0)
+    network = build_student(Architecture(name=name, kwargs={}), num_classes=10).eval()
+    preprocess = Preprocess(image_size=size, resize=size, interpolation="bicubic")
+    pixels = np.stack([preprocess.pixels(synthetic_photo(size, seed=seed)) for seed in range(8)])
+    wanted = reference_outputs(network, preprocess, pixels)
+    classes = tuple(f"class {index}" for index in range(10))
+    fp32, fp16 = (
+        write(network, tmp_path / level, level, preprocess=preprocess, classes=classes)
+        for level in ("fp32", "fp16")
+    )
+    assert difference(CoreMLModel(fp32).infer(pixels), wanted) <= 1e-5
+    assert difference(CoreMLModel(fp16, arithmetic="float32").infer(pixels), wanted) <= 2e-3
+    assert difference(CoreMLModel(fp16).infer(pixels), wanted) <= 1e-2
+
+
+def test_timm_still_makes_every_family() -> None:
+    assert all(timm.is_model(name) for name, _ in FAMILIES)

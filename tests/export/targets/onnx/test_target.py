@@ -1,0 +1,220 @@
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from edgeseed.core.bundle import read_bundle
+from edgeseed.core.errors import UsageError, WorkError
+from edgeseed.core.network import StudentNetwork
+from edgeseed.export import export
+from edgeseed.export.program import build_program, example_input, trace
+from edgeseed.export.proof.gates import float16_limit
+from edgeseed.export.proof.reference import reference_outputs, rounded_draws
+from edgeseed.export.proof.verify import gather
+from edgeseed.export.targets.onnx import target as onnx_target
+from edgeseed.export.targets.onnx.model import OnnxModel, optimised_graph
+from edgeseed.export.targets.onnx.target import (
+    TARGET,
+    convert_program,
+    keep_floats_float,
+    scheme_of_this_machine,
+)
+from edgeseed.export.testing import tiny_preprocess
+
+
+def test_the_file_runs_on_the_oldest_runtime_it_names(made_fp32: Path) -> None:
+    model = onnx.load(made_fp32 / "model.onnx")
+    assert [(item.domain, item.version) for item in model.opset_import] == [("", 18)]
+    assert model.ir_version == 8
+    assert read_bundle(made_fp32).manifest.minimum_runtime == {"onnxruntime": "1.14"}
+
+
+def test_the_file_tells_how_to_call_it_and_nothing_of_the_machine(made_fp32: Path) -> None:
+    content = (made_fp32 / "model.onnx").read_bytes()
+    properties = {item.key: item.value for item in onnx.load_from_string(content).metadata_props}
+    assert "RGB pixels 0..255" in properties["edgeseed.input"]
+    assert '"plain"' in properties["edgeseed.labels"]
+    assert b"site-packages" not in content
+    assert b"/work" not in content
+
+
+def test_onnx_runtime_runs_the_int8_file_in_integers_only(made_int8: Path) -> None:
+    """Whatever is left in float in the middle costs more than int8 gains."""
+    kinds = Counter(node.op_type for node in optimised_graph(made_int8 / "model.onnx").node)
+    assert kinds["Conv"] == kinds["Gemm"] == kinds["Sigmoid"] == kinds["Mul"] == kinds["Add"] == 0
+    assert kinds["QuantizeLinear"] == 1  # the photo
+    assert kinds["DequantizeLinear"] == 1  # the embedding
+    assert kinds["QLinearConv"] == 17
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_float_layer_between_integers_keeps_its_weights(groups: int) -> None:
+    """ONNX Runtime would give them eight bits with one scale: all but the last channel is lost."""
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(4, 4 // groups, 3, 3)).astype(np.float32)
+    weight *= np.array([0.02, 0.05, 0.1, 10], np.float32).reshape(-1, 1, 1, 1)
+    make, array = onnx.helper.make_node, onnx.numpy_helper.from_array
+    number = {"s": np.float32(0.02), "z": np.uint8(128), "t": np.float32(0.02)}
+    graph = onnx.helper.make_graph(
+        [
+            make("QuantizeLinear", ["image", "s", "z"], ["q"]),
+            make("DequantizeLinear", ["q", "s", "z"], ["d"]),
+            make("Conv", ["d", "w", "b"], ["c"], name="conv", group=groups),
+            make("QuantizeLinear", ["c", "t", "z"], ["r"]),
+            make("DequantizeLinear", ["r", "t", "z"], ["out"]),
+            make("Relu", ["d"], ["other"]),
+        ],
+        "between",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 4, 9, 9])],
+        [
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, list("nchw"))
+            for name in ("out", "other")
+        ],
+        [array(weight, "w"), array(np.ones(4, np.float32), "b")]
+        + [array(np.asarray(value), name) for name, value in number.items()],
+    )
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8
+    )
+    image = random.normal(size=(1, 4, 9, 9)).astype(np.float32)
+    found = []
+    keep_floats_float(model)
+    onnx.checker.check_model(model, full_check=True)
+    for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL"):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+        found.append(session.run(["out", "other"], {"image": image}))
+    for plain, optimised in zip(*found, strict=True):
+        # A sum in another order may round the other way.
+        assert np.abs(optimised - plain).max() < 1.5 * number["t"]
+
+
+def test_a_layer_that_was_meant_to_be_int8_and_is_not_is_found(made_int8: Path) -> None:
+    quantization = read_bundle(made_int8).manifest.quantization
+    assert quantization is not None
+    more = {**quantization, "integer": {**quantization["integer"], "conv2d_99": "conv"}}
+    model = OnnxModel(made_int8 / "model.onnx", batch="batch", quantization=more)
+    assert [str(finding) for finding in model.lint()] == [
+        "conv: 18 were meant to be int8, ONNX Runtime has 17"
+    ]
+
+
+@pytest.fixture(scope="session")
+def made(workplace: Path, student: Path, photos: Path) -> dict[str, Path]:
+    """Bundles of the precisions that are for size."""
+    bundles = {precision: workplace / precision for precision in ("fp16", "w8")}
+    for precision, folder in bundles.items():
+        export(student, precision=precision, calibration=photos, out=folder)
+    return bundles
+
+
+def test_half_precision_halves_the_weights_and_keeps_float32_at_the_border(
+    made: dict[str, Path],
+) -> None:
+    graph = onnx.load(made["fp16"] / "model.onnx").graph
+    kinds = {value.type.tensor_type.elem_type for value in [*graph.input, *graph.output]}
+    assert kinds == {onnx.TensorProto.FLOAT}
+    assert Counter(item.data_type for item in graph.initializer)[onnx.TensorProto.FLOAT] == 0
+    (parity,) = [g for g in read_bundle(made["fp16"]).manifest.gates if g.name == "parity"]
+    assert 1e-5 < parity.value < 1e-2 <= parity.limit <= 1.1e-2
+    evidence = gather(read_bundle(made["fp16"]))
+    subject = (evidence.network, evidence.spec.preprocess, evidence.proof.pixels)
+    draws = rounded_draws(*subject, reference_outputs(*subject))
+    assert parity.limit == float16_limit(draws, least=1e-2)
+
+
+def test_bytes_are_unpacked_when_the_file_is_loaded_not_for_every_photo(
+    made: dict[str, Path],
+) -> None:
+    """`DequantizeLinear` would stay in the graph and make the model three times as slow."""
+    content = onnx.load(made["w8"] / "model.onnx").graph
+    runs = Counter(node.op_type for node in optimised_graph(made["w8"] / "model.onnx").node)
+    assert Counter(node.op_type for node in content.node)["Cast"] > 10
+    assert runs["Cast"] == runs["DequantizeLinear"] == 0
+
+
+def test_w8_is_judged_by_agreement_and_a_quarter_of_the_size(
+    made: dict[str, Path], made_fp32: Path
+) -> None:
+    bundle = read_bundle(made["w8"])
+    assert {"top1_agreement", "embedding_cosine"} <= {gate.name for gate in bundle.manifest.gates}
+    # Of a tiny network, whose graph weighs as much as its weights.
+    assert bundle.model_size_bytes < 0.4 * read_bundle(made_fp32).model_size_bytes
+
+
+@pytest.mark.parametrize("precision", ["fp16", "w8"])
+def test_a_weight_that_stayed_float32_is_found(made_fp32: Path, precision: str) -> None:
+    model = OnnxModel(made_fp32 / "model.onnx", batch="batch", precision=precision)
+    findings = model.lint()
+    assert findings
+    assert f"float32 weights in a file that is to be {precision}" in str(findings[0])
+    kept = OnnxModel(
+        made_fp32 / "model.onnx", batch="batch", precision="fp16", float32=("Conv", "Gemm")
+    )
+    assert kept.lint() == ()
+
+
+def test_only_the_engine_that_an_app_has_may_be_timed(made_int8: Path) -> None:
+    manifest = read_bundle(made_int8).manifest
+    assert manifest.quantization is not None
+    own, other = ("x86", "arm") if scheme_of_this_machine() == "x86" else ("arm", "x86")
+    for scheme, timed in ((own, True), (other, False)):
+        quantization = {**manifest.quantization, "scheme": scheme}
+        model = TARGET.open(made_int8, dataclasses.replace(manifest, quantization=quantization))
+        assert (model.single_run() is not None) == timed
+
+
+def test_an_opset_without_known_runtimes_is_refused(student: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="opset is '17'; known: 18, 19"):
+        export(student, out=tmp_path / "bundle", options={"opset": 17})
+
+
+def test_signed_integers_are_judged_as_an_arm_processor_runs_them(
+    student: Path, photos: Path, tmp_path: Path
+) -> None:
+    """On x86, ONNX Runtime leaves int8 activations in float unless told; the lint then failed."""
+    export(
+        student, precision="int8", scheme="arm", calibration=photos, out=tmp_path / "bundle",
+        quantization={"max_float_layers": 0, "calibrator": "minmax"},
+    )  # fmt: skip
+    graph = optimised_graph(tmp_path / "bundle/model.onnx", signed=True)
+    kinds = Counter(node.op_type for node in graph.node)
+    assert kinds["QLinearConv"] == 17
+    assert kinds["Conv"] == 0
+
+
+def test_an_operator_that_onnx_lacks_is_named(network: StudentNetwork) -> None:
+    class Strange(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.special.bessel_j0(image).mean(dim=(2, 3))
+
+    program = trace(Strange(), example_input(8, batch="dynamic"), batch="dynamic")
+    with pytest.raises(WorkError, match=r"ONNX cannot express this network: .*bessel_j0"):
+        convert_program(program, output_names=("embedding",), opset=18)
+
+
+def test_the_short_road_through_the_exporter_gives_what_the_long_one_gives(
+    network: StudentNetwork, monkeypatch: pytest.MonkeyPatch, pixels: npt.NDArray[np.uint8]
+) -> None:
+    program = build_program(network, tiny_preprocess())
+    before = str(program.graph)
+    short = convert_program(program, output_names=("embedding", "logits"), opset=18)
+    assert str(program.graph) == before
+    monkeypatch.setattr(onnx_target, "_decomposed", lambda program: program)
+    long = convert_program(program, output_names=("embedding", "logits"), opset=18)
+    assert [node.op_type for node in short.graph.node] == [n.op_type for n in long.graph.node]
+    images = {"image": pixels[:4].astype(np.float32)}
+    for one, other in zip(*(run(model, images) for model in (short, long)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def run(model: onnx.ModelProto, images: dict[str, npt.NDArray[np.float32]]) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return list(session.run(None, images))

@@ -1,0 +1,364 @@
+"""A bundle for TensorRT: types, Q/DQ, the build's recipe, and what is found wrong without a GPU."""
+
+import dataclasses
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import torch
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from edgeseed.core.bundle import read_bundle
+from edgeseed.core.errors import ArtifactError, ConfigError, GateError, UsageError, WorkError
+from edgeseed.core.network import load_student
+from edgeseed.export import export, verify
+from edgeseed.export.program import Batch, build_program, output_names
+from edgeseed.export.target import WriteRequest
+from edgeseed.export.targets import TARGETS
+from edgeseed.export.targets.tensorrt import support
+from edgeseed.export.targets.tensorrt.model import TensorRTModel, lint_quantization, rounded
+from edgeseed.export.targets.tensorrt.support import MADE_FOR, preflight
+from edgeseed.export.targets.tensorrt.target import TensorRTOptions
+from edgeseed.runtime.engines._tensorrt import Recipe, sha256
+
+
+def make(student: Path, photos: Path, out: Path, precision: str, **options: Any) -> Path:
+    extra = {"quantization": {"max_float_layers": 0}} if precision == "int8" else {}
+    export(
+        student, target="tensorrt", precision=precision, calibration=photos, out=out,
+        options=options, **extra,
+    )  # fmt: skip
+    return out
+
+
+@pytest.fixture(scope="session")
+def made_fp16(workplace: Path, student: Path, photos: Path) -> Path:
+    return make(student, photos, workplace / "tensorrt-fp16", "fp16")
+
+
+@pytest.fixture(scope="session")
+def made_int8_trt(workplace: Path, student: Path, many_photos: Path) -> Path:
+    return make(student, many_photos, workplace / "tensorrt-int8", "int8")
+
+
+def load(folder: Path) -> ModelProto:
+    return onnx.load(folder / "model.onnx")
+
+
+def types(model: ModelProto) -> Counter[int]:
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    return Counter(value.type.tensor_type.elem_type for value in inferred.value_info)
+
+
+def test_the_graph_says_float16_between_float32_borders(made_fp16: Path) -> None:
+    model = load(made_fp16)
+    assert [(item.domain, item.version) for item in model.opset_import] == [("", 19)]
+    borders = [*model.graph.input, *model.graph.output]
+    assert {value.type.tensor_type.elem_type for value in borders} == {TensorProto.FLOAT}
+    assert types(model)[TensorProto.FLOAT] == 0
+    manifest = read_bundle(made_fp16).manifest
+    assert manifest.minimum_runtime == {"tensorrt": "10.3"}
+    assert {gate.name: gate.passed for gate in manifest.gates}["parity"]
+
+
+def test_the_builder_reads_what_the_export_writes(made_fp16: Path) -> None:
+    recipe = Recipe.read(made_fp16 / "build.json")
+    assert recipe.model_sha256 == sha256(made_fp16 / recipe.model)
+    assert recipe.made_for == list(MADE_FOR)
+    assert recipe.strongly_typed == {"10": "flag", "11": "always"}
+    assert recipe.profiles == [
+        {"image": {"min": [1, 3, 32, 32], "opt": [1, 3, 32, 32], "max": [8, 3, 32, 32]}}
+    ]
+    assert not recipe.tf32
+    assert "build.json" in read_bundle(made_fp16).manifest.files
+
+
+def test_int8_reads_bytes_and_keeps_gates_and_head_in_float16(made_int8_trt: Path) -> None:
+    model = load(made_int8_trt)
+    kinds = types(model)
+    assert kinds[TensorProto.FLOAT] == kinds[TensorProto.UINT8] == 0
+    quantization = read_bundle(made_int8_trt).manifest.quantization
+    assert quantization is not None
+    convs = [name for name in quantization["float"] if name.startswith("conv2d")]
+    assert Counter(quantization["integer"].values())["conv"] + len(convs) == 17
+    assert {quantization["float"][name][:25] for name in convs} == {"it sees one position only"}
+    assert "one position" in quantization["float"]["linear"]
+    scales = {node.input[1] for node in model.graph.node if node.op_type.endswith("quantizeLinear")}
+    kept = {item.name: item for item in model.graph.initializer}
+    assert {kept[name].data_type for name in scales} <= {TensorProto.FLOAT16}
+
+
+def test_int8_agrees_with_the_student_and_with_its_simulation(
+    made_int8_trt: Path, pixels: npt.NDArray[np.uint8]
+) -> None:
+    """The gates compare with the float student; the graph must also be the one that was chosen."""
+    gates = {gate.name: gate for gate in read_bundle(made_int8_trt).manifest.gates}
+    assert gates["top1_agreement"].value >= 0.98
+    manifest = read_bundle(made_int8_trt).manifest
+    model = TARGETS.load("tensorrt").open(made_int8_trt, manifest)
+    student, spec = load_student(made_int8_trt / "reference" / "student.safetensors")
+    program = build_program(student, spec.preprocess)
+    with torch.no_grad():
+        truth = program.module(check_guards=False)(torch.from_numpy(pixels.astype(np.float32)))[1]
+    found = model.infer(pixels)["logits"]
+    assert (found.argmax(axis=1) == truth.numpy().argmax(axis=1)).mean() >= 0.95
+    assert model.lint() == ()
+
+
+def test_a_copied_bundle_verifies_and_so_does_one_with_an_engine(
+    made_int8_trt: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(made_int8_trt, tmp_path / "bundle"))
+    (bundle / "engines" / "orin").mkdir(parents=True)
+    (bundle / "engines" / "orin" / "model.engine").write_bytes(b"plan")
+    assert "not TensorRT" in verify(bundle).runner
+
+
+def test_an_edited_recipe_and_a_truncated_model_are_caught(made_fp16: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(made_fp16, tmp_path / "bundle"))
+    text = (bundle / "build.json").read_text()
+    (bundle / "build.json").write_text(text.replace("1024", "2048"))
+    with pytest.raises(ArtifactError, match=r"build\.json was changed after the export"):
+        verify(bundle)
+    (bundle / "build.json").write_text(text)
+    content = (bundle / "model.onnx").read_bytes()
+    (bundle / "model.onnx").write_bytes(content[:-100])
+    with pytest.raises(ArtifactError, match=r"model\.onnx was changed"):
+        verify(bundle)
+
+
+def loud(path: Path, *, hides: bool) -> TensorRTModel:
+    """A float16 model that makes photos 300 times as bright, and may then divide by them."""
+    inside = [
+        helper.make_node("Cast", ["image"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("Mul", ["h", "by"], ["bright"], name="louder"),
+        helper.make_node("Reciprocal" if hides else "Relu", ["bright"], ["r"]),
+        helper.make_node("Cast", ["r"], ["embedding"], to=TensorProto.FLOAT),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, 2, 2])
+        for name in ("image", "embedding")
+    ]
+    by = numpy_helper.from_array(np.array(300, np.float16), "by")
+    graph = helper.make_graph(inside, "loud", [values[0]], [values[1]], [by])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    path.write_bytes(model.SerializeToString())
+    return TensorRTModel(path, batch="n", precision="fp16")
+
+
+def test_overflow_names_the_tensor_and_the_way_out(tmp_path: Path) -> None:
+    """ONNX Runtime would pass it: its CPU computes float16 files in float32, without the casts."""
+    photos = np.full((2, 3, 2, 2), 255, np.uint8)
+    problem = r"bright: reaches 7\.65e\+04 .* beyond float16's 65504; .*--set float32=louder$"
+    with pytest.raises(GateError, match=problem):
+        loud(tmp_path / "model.onnx", hides=False).infer(photos)
+
+
+def test_an_overflow_that_does_not_show_in_the_outputs_is_found_by_the_lint(tmp_path: Path) -> None:
+    model = loud(tmp_path / "model.onnx", hides=True)
+    model.infer(np.full((1, 3, 2, 2), 200, np.uint8))
+    assert model.largest_values(np.full((1, 3, 2, 2), 200, np.uint8))["bright"] == 60_000
+    assert model.lint() == ()
+    model = loud(tmp_path / "model.onnx", hides=True)
+    model.infer(np.full((1, 3, 2, 2), 250, np.uint8))
+    assert [finding.where for finding in model.lint()] == ["bright"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "batch", "way_out"),
+    [
+        ("fp32", 1, "--precision fp16"),
+        ("int8", 1, "--precision fp16"),
+        ("fp16", "dynamic", "--batch 1"),
+    ],
+)
+def test_what_the_dla_cannot_is_refused_with_the_way_out(
+    student: Path, photos: Path, tmp_path: Path, precision: str, batch: Any, way_out: str
+) -> None:
+    with pytest.raises(UsageError, match=way_out):
+        export(
+            student, target="tensorrt", precision=precision, batch=batch, calibration=photos,
+            out=tmp_path / "out", options={"dla_core": "0"},
+        )  # fmt: skip
+
+
+def test_a_profile_says_which_versions_and_which_accelerators_there_are(made_fp16: Path) -> None:
+    manifest = read_bundle(made_fp16).manifest
+
+    def for_device(name: str, **details: Any) -> TensorRTModel:
+        provenance = {**manifest.provenance, "export": {"profile": name}, "model": details}
+        model = TARGETS.load("tensorrt").open(
+            made_fp16, dataclasses.replace(manifest, provenance=provenance)
+        )
+        assert isinstance(model, TensorRTModel)
+        return model
+
+    assert for_device("jetson-orin-nano")._versions == ("10.3", "10.16")
+    assert for_device("jetson-agx-orin", dla_core=1).lint() == ()
+    with pytest.raises(UsageError, match="profile jetson-orin-nano has 0 DLA cores; leave it out"):
+        for_device("jetson-orin-nano", dla_core=0)
+
+
+def write(student: Path, folder: Path, *, batch: Batch = 1, **options: Any) -> Path:
+    """The target's own files alone, without golden photos and gates."""
+    network, spec = load_student(student)
+    program = build_program(network, spec.preprocess, batch=batch)
+    target = TARGETS.load("tensorrt")
+    request = WriteRequest(
+        program=program, output_names=output_names(program), spec=spec, precision="fp16",
+        batch=batch, options={**target.options, **options},
+    )  # fmt: skip
+    folder.mkdir()
+    target.write(request, folder)
+    return folder
+
+
+def test_one_batch_needs_no_profile_and_options_reach_the_recipe(
+    student: Path, tmp_path: Path
+) -> None:
+    folder = write(
+        student, tmp_path / "out", dla_core="1", gpu_fallback="false", workspace_mib="256"
+    )
+    recipe = Recipe.read(folder / "build.json")
+    assert recipe.profiles == []
+    assert (recipe.dla_core, recipe.gpu_fallback, recipe.workspace_mib) == (1, False, 256)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"opset": 18}, "opset=18 is not from 19 to 20"),
+        ({"opset": 21}, "opset=21 is not from 19 to 20"),
+        ({"opt_batch": 9}, "opt_batch=9 is not between 1 and max_batch=8"),
+        ({"workspace_mib": 0}, "workspace_mib=0 is not at least 1"),
+    ],
+)
+def test_options_that_do_not_fit_say_what_does(changes: dict[str, int], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        TensorRTOptions(**changes)
+
+
+# --------------------------------------------------------------------------- pre-flight and lint
+
+
+def one_node(operator: str, kind: int = TensorProto.FLOAT, *, opset: int = 19) -> ModelProto:
+    values = [helper.make_tensor_value_info(name, kind, [1, 4]) for name in "xy"]
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["x"], ["y"])], "g", [values[0]], [values[1]]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        (one_node("Hardmax"), "y: TensorRT has no operator Hardmax"),
+        (one_node("Relu", TensorProto.DOUBLE), "x: TensorRT has no type DOUBLE"),
+        (one_node("Relu", opset=21), "opset 21: TensorRT 10.3 reads up to opset 20"),
+    ],
+)
+def test_what_the_parser_would_refuse_is_found_without_it(model: ModelProto, problem: str) -> None:
+    assert str(next(iter(preflight(model, versions=["10.3"])))) == problem
+
+
+def test_a_network_with_an_operator_that_tensorrt_lacks_is_not_exported(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = support._OPERATORS - {"GlobalAveragePool"}
+    monkeypatch.setattr(support, "_OPERATORS", known)
+    with pytest.raises(WorkError, match=r"cannot build this network: .* GlobalAveragePool"):
+        write(student, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def damaged(model: ModelProto, damage: str) -> ModelProto:
+    constants = {item.name: item for item in model.graph.initializer}
+    reader = next(
+        node
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants
+    )
+    if damage == "zero point":
+        name = reader.input[2]
+        values = numpy_helper.to_array(constants[name]) + 1
+        constants[name].CopyFrom(numpy_helper.from_array(values.astype(np.int8), name))
+    elif damage == "one scale":
+        name = reader.input[1]
+        one = numpy_helper.to_array(constants[name]).max().reshape(())
+        constants[name].CopyFrom(numpy_helper.from_array(one, name))
+    else:
+        conv = next(node for node in model.graph.node if node.op_type == "Conv")
+        maker = next(node for node in model.graph.node if node.output[0] == conv.input[0])
+        source = next(node for node in model.graph.node if node.output[0] == maker.input[0])
+        conv.input[0] = source.input[0]  # around Q and DQ
+    return model
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        ("zero point", "its zero point is not 0: TensorRT has no other"),
+        ("one scale", "its weights have one scale, not one an output channel"),
+        ("around", "were meant to read int8"),
+    ],
+)
+def test_quantization_that_tensorrt_does_not_take_is_found(
+    made_int8_trt: Path, damage: str, problem: str
+) -> None:
+    quantization = read_bundle(made_int8_trt).manifest.quantization
+    assert quantization is not None
+    assert list(lint_quantization(load(made_int8_trt), quantization)) == []
+    findings = lint_quantization(damaged(load(made_int8_trt), damage), quantization)
+    assert any(problem in str(finding) for finding in findings)
+
+
+def test_float32_in_the_middle_is_found_unless_it_was_asked_for(
+    student: Path, tmp_path: Path
+) -> None:
+    path = write(student, tmp_path / "out", float32="Sigmoid") / "model.onnx"
+    assert TensorRTModel(path, batch=1, precision="fp16", float32=["Sigmoid"]).lint() == ()
+    found = TensorRTModel(path, batch=1, precision="fp16").lint()
+    assert {finding.problem for finding in found} == {"Sigmoid computes in float32"}
+
+
+def test_a_model_of_another_bundle_is_refused(made_fp16: Path) -> None:
+    manifest = read_bundle(made_fp16).manifest
+    wider = dataclasses.replace(manifest.outputs[0], shape=("batch", 5))
+    other = dataclasses.replace(manifest, outputs=(wider, *manifest.outputs[1:]))
+    with pytest.raises(ArtifactError, match="belongs to another bundle"):
+        TARGETS.load("tensorrt").open(made_fp16, other)
+
+
+def test_the_twin_rounds_to_float16_and_overflows_as_it_does(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("Exp", ["h"], ["e"]),
+        helper.make_node("Log", ["e"], ["l"]),
+        helper.make_node("Cast", ["l"], ["y"], to=TensorProto.FLOAT),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", [values[0]], [values[1]])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    twin = onnx.load_from_string(rounded(model).SerializeToString())
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        twin.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    given = np.float32([[1.0], [12.0]])
+    (found,) = session.run(None, {"x": given})
+    with np.errstate(over="ignore"):
+        expected = np.log(np.exp(given.astype(np.float16)).astype(np.float16))
+    np.testing.assert_array_equal(found, expected.astype(np.float32))
+    assert np.isinf(found[1])
+
+
+def test_the_manifest_remembers_how_it_was_written(made_fp16: Path) -> None:
+    values = json.loads((made_fp16 / "manifest.json").read_text())
+    assert values["provenance"]["model"]["max_batch"] == 8
