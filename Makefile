@@ -1,4 +1,4 @@
-.PHONY: dev format check test test-all bench
+.PHONY: dev format check docs test test-all bench
 
 dev:            ## an editable install with everything that developers need
 	pip install -e ".[dev]"
@@ -12,6 +12,9 @@ check:          ## what .ci/run checks after the tests
 	ruff check .
 	mypy
 	pyright
+
+docs:           ## the documentation, into docs/_build; a warning or a broken link is an error
+	sphinx-build --fail-on-warning --keep-going -q docs docs/_build
 
 test:           ## the quick suite
 	pytest
