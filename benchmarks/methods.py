@@ -566,7 +566,12 @@ def prepare_photos(preset: Preset, data: str, place: Place) -> dict[str, Any]:
     """
     folder = Path(data)
     is_split = (folder / "train").is_dir() and (folder / "test").is_dir()
-    train = open_photos(str(folder / "train") if is_split else data, labels=True)
+    if data.partition("=")[0] == "fashion-mnist":
+        import fashion_mnist
+
+        train = fashion_mnist.open_fashion_mnist(data)
+    else:
+        train = open_photos(str(folder / "train") if is_split else data, labels=True)
     test = open_photos(str(folder / "test"), labels=True) if is_split else train.test()
     if test is None:
         raise SystemExit(f"{data} has no test photos: give FOLDER with train/CLASS and test/CLASS")

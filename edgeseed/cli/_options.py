@@ -25,7 +25,7 @@ def json_option(function: _Function) -> _Function:
 def training_options(function: _Function) -> _Function:
     """What `distill` and `pretrain` have in common."""
     options = (
-        click.option("--data", required=True, metavar="D", help="A folder of photos, tar shards (train-{000..127}.tar, https://, s3://), digits, or fashion-mnist[=FOLDER]."),
+        click.option("--data", required=True, metavar="D", help="A folder of photos, tar shards (train-{000..127}.tar, https://, s3://), or digits."),
         click.option("--out", required=True, type=click.Path(), metavar="RUN", help="Folder of the run."),
         click.option("--epochs", type=click.IntRange(min=1), help="Passes over the photos.  [default: the method's]"),
         click.option("--batch-size", type=click.IntRange(min=1), help="Photos a step, over all devices.  [default: the method's]"),

@@ -24,16 +24,10 @@ from PIL import Image
 from edgeseed.core.console import progress
 from edgeseed.core.errors import DataError, MissingDependencyError
 from edgeseed.core.optional import require
-from edgeseed.core.photos import (
-    SIDECARS,
-    Draft,
-    Mark,
-    PhotoSet,
-    decode,
-    decode_draft,
-    fingerprint_of,
-    sample_file,
-)
+from edgeseed.core.photos.decoding import Draft, decode, decode_draft
+from edgeseed.core.photos.folder import SIDECARS
+from edgeseed.core.photos.overlap import Mark, sample_file
+from edgeseed.core.photos.photo_set import PhotoSet, fingerprint_of
 
 SUFFIX = ".tar"
 _IMAGES = frozenset(["jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "ppm"])

@@ -1,0 +1,97 @@
+"""The only place that decodes images: upright 8-bit RGB, whatever phones and scanners made.
+
+EXIF rotation, CMYK, grey, 16 bits, alpha and animation are handled.
+"""
+
+import io
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from edgeseed.core.errors import DataError
+
+_ORIENTATION = 0x112
+_TURNED = range(5, 9)
+"""EXIF orientations that swap width and height."""
+
+
+class Draft(NamedTuple):
+    """A photo to be made small: see `PhotoSet.draft`."""
+
+    image: Image.Image
+    """Upright, 8-bit RGB; perhaps a half, a quarter or an eighth of its size."""
+    size: tuple[int, int]
+    """Width and height of the whole photo, in pixels."""
+
+
+def decode(source: str | Path | bytes, *, name: str | None = None) -> Image.Image:
+    """Reads one photo as upright 8-bit RGB.
+
+    The first frame of an animation; alpha over white; 16 bits scaled to 8; EXIF rotation applied.
+
+    Args:
+        source: A file, or the bytes of one.
+        name: What it is called in messages; by default its path.
+
+    Raises:
+        DataError: If it is no image, truncated, or too large to be a photo.
+    """
+    return _decode(source, side=None, name=name).image
+
+
+def decode_draft(source: str | Path | bytes, *, side: int, name: str | None = None) -> Draft:
+    """As `decode`, but a JPEG may come smaller; see `PhotoSet.draft`."""
+    return _decode(source, side=side, name=name)
+
+
+def _decode(source: str | Path | bytes, *, side: int | None, name: str | None) -> Draft:
+    try:
+        with warnings.catch_warnings():
+            # Large panoramas are fine; what is beyond twice that is refused by Pillow as an error.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                image.seek(0)
+                whole = image.size
+                if side is not None:
+                    image.draft(None, (side, side))
+                image.load()
+                is_turned = image.getexif().get(_ORIENTATION) in _TURNED
+                size = (whole[1], whole[0]) if is_turned else whole
+                return Draft(_to_rgb(ImageOps.exif_transpose(image)), size)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        name = name or ("the image" if isinstance(source, bytes) else str(source))
+        raise DataError(f"{name} cannot be read as an image: {reason_of(error)}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return _high_range_to_rgb(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _high_range_to_rgb(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "F":
+        full = 1.0 if values.max(initial=0.0) <= 1.0 else 255.0
+    else:
+        # Mode "I" also holds 8-bit values in some files; "I;16" never does.
+        full = 255.0 if image.mode == "I" and values.max(initial=0.0) <= 255 else 65535.0
+    scaled = np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
+    return Image.fromarray(scaled).convert("RGB")
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a file cannot be read, in a few words."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image in a format that Pillow knows"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

@@ -1,0 +1,88 @@
+"""`open_photos`: from what a user writes after `--data` to a `PhotoSet`."""
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeseed.core.errors import DataError
+from edgeseed.core.photos.folder import open_folder
+from edgeseed.core.photos.photo_set import PhotoSet, photos_from_arrays
+from edgeseed.core.photos.shards import are_shards, open_shards
+from edgeseed.core.registry import unknown_name
+
+
+def _open_digits(split: str, folder: str | None) -> PhotoSet:
+    """The 1,797 scans of handwritten digits, 8x8 grey, that scikit-learn ships (UCI, CC BY 4.0).
+
+    The first three quarters are the train split. The scans are in the order of collection, so the
+    last quarter is mostly by other writers.
+    """
+    if folder is not None:
+        raise DataError("digits ships with scikit-learn and takes no folder; write just: digits")
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    pixels = np.rint(digits.images * (255.0 / 16.0)).astype(np.uint8)
+    border = len(pixels) * 3 // 4
+    part = slice(0, border) if split == "train" else slice(border, None)
+    return photos_from_arrays(
+        pixels[part],
+        digits.target[part].astype(np.int64),
+        name="digits" if split == "train" else "digits:test",
+        classes=tuple(str(digit) for digit in range(10)),
+        open_test=functools.partial(_open_digits, "test", None) if split == "train" else None,
+    )
+
+
+_NAMED = {"digits": _open_digits}
+
+
+def open_photos(source: str | Path, *, labels: bool | None = None, min_count: int = 1) -> PhotoSet:
+    """Opens a set of photos.
+
+    Args:
+        source: A folder of any nesting (class folders are labels); tar shards, as a folder of
+            them or a pattern (`train-{000..127}.tar`, also `https://` and `s3://`); `digits`, whose
+            test split is `digits:test`.
+        labels: True demands labels, False ignores class folders, None takes them if they are there.
+        min_count: The least number of photos that makes sense for the caller.
+
+    Raises:
+        DataError: If it does not exist, holds no photo or too few, has more than a tenth broken
+            files, or lacks the labels that were asked for.
+        UnknownNameError: If it is neither a folder nor a known name.
+    """
+    photos = _open(str(source), labels=labels)
+    if len(photos) < min_count:
+        raise DataError(
+            f"{source} holds {len(photos)} photos, at least {min_count} are needed; add more"
+        )
+    return photos
+
+
+def _open(source: str, *, labels: bool | None) -> PhotoSet:
+    name, is_test, _ = source.partition(":test") if source.endswith(":test") else (source, "", "")
+    name, _, folder = name.partition("=")
+    if name in _NAMED and not Path(source).is_dir():
+        photos = _NAMED[name]("test" if is_test else "train", folder or None)
+        return (
+            photos
+            if labels is not False
+            else dataclasses.replace(photos, labels=None, classes=None)
+        )
+    if are_shards(source):
+        return open_shards(source, labels=labels)
+    path = Path(source)
+    if path.is_dir():
+        return open_folder(path, labels=labels)
+    if path.exists():
+        raise DataError(f"{source} is a file; give the folder that holds the photos")
+    if os.sep in source or "." in source:
+        raise DataError(
+            f"{source} does not exist; give a folder of photos, or one of: {', '.join(_NAMED)}"
+        )
+    raise unknown_name("data set or folder", source, _NAMED)
