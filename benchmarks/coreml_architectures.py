@@ -31,6 +31,7 @@ import torch
 from lite0 import checkpoint, state_dict
 from torch import nn
 
+from edgeseed.core.agreement import relative_error
 from edgeseed.core.bundle import read_bundle
 from edgeseed.core.environment import environment
 from edgeseed.core.files import read_json, write_json
@@ -39,7 +40,6 @@ from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from edgeseed.core.student import Architecture, StudentSpec
 from edgeseed.export import export
-from edgeseed.export.proof.gates import relative_error
 from edgeseed.export.proof.reference import Outputs, reference_outputs, rounded_outputs
 from edgeseed.export.proof.verify import read_proof
 from edgeseed.export.target import PRECISIONS, Precision

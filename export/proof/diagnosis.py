@@ -20,10 +20,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 
+from edgeseed.core.agreement import relative_error, relative_rms
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from edgeseed.export.program import input_of
-from edgeseed.export.proof.gates import Array, relative_error
+from edgeseed.export.proof.gates import Array
 from edgeseed.export.proof.reference import (
     Outputs,
     comparable_graph,
@@ -96,8 +97,8 @@ def _output_mistake(outputs: Outputs, reference: Outputs, tolerance: float) -> s
     if "logits" not in reference:
         return ""
     logits, truth = outputs["logits"], reference["logits"]
-    direct = _rms_error(logits, truth)
-    in_order = _rms_error(np.sort(logits, axis=1), np.sort(truth, axis=1))
+    direct = relative_rms(logits, truth)
+    in_order = relative_rms(np.sort(logits, axis=1), np.sort(truth, axis=1))
     # Of integers the embedding and the sorted logits err too, but not by as much.
     nearest = _EXPLAINS * max(in_order, _distance(outputs, reference))
     if direct > max(tolerance, nearest):
@@ -105,14 +106,8 @@ def _output_mistake(outputs: Outputs, reference: Outputs, tolerance: float) -> s
     return ""
 
 
-def _rms_error(value: Array, reference: Array) -> float:
-    """Root mean square of the difference over that of the reference."""
-    scale = max(float(np.mean(reference**2)), 1e-20)
-    return float(np.sqrt(np.mean((value - reference) ** 2) / scale))
-
-
 def _distance(outputs: Outputs, reference: Outputs) -> float:
-    return _rms_error(outputs["embedding"], reference["embedding"])
+    return relative_rms(outputs["embedding"], reference["embedding"])
 
 
 def _input_mistake(
@@ -211,7 +206,7 @@ def layer_errors(
     errors: list[LayerError] = []
     before = 0.0
     for name, value in inside.items():
-        error = _rms_error(value, program[name])
+        error = relative_rms(value, program[name])
         errors.append(LayerError(name=name, error=error, added=max(error - before, 0.0)))
         before = error
     return errors
@@ -333,8 +328,8 @@ class _Replay(fx.Interpreter):
     def is_beyond_rounding(self, name: str) -> bool:
         """Whether the model's layer is further from the student's than eight bits explain."""
         expected = self.expected[name]
-        own = _rms_error(self.inside[name], expected)
-        return own > _BEYOND_ROUNDING * _rms_error(self.rounded[name], expected)
+        own = relative_rms(self.inside[name], expected)
+        return own > _BEYOND_ROUNDING * relative_rms(self.rounded[name], expected)
 
 
 def _round(value: Tensor, low: float, high: float) -> Tensor:

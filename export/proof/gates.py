@@ -15,12 +15,12 @@ golden            all            the golden photos give their stored tensors and
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeseed.core.agreement import cosines, relative_error, self_retrieval, top1_agreement
 from edgeseed.core.bundle import GateResult
 from edgeseed.export.proof.reference import Outputs
 
@@ -31,10 +31,7 @@ MIN_COSINE = 0.98
 MAX_DROP_POINTS = 1.0
 # Different batch sizes take different kernels, which add in another order.
 BATCH_LIMIT: Mapping[bool, float] = {False: 1e-4, True: 2e-2}
-# An integer kernel may round a tie the other way on another processor.
-GOLDEN_LIMIT: Mapping[bool, float] = {False: 1e-3, True: 5e-2}
 BATCHES = (1, 2, 7)
-_AMONG = 256
 # Formats write an operator of torch's as several, and each of them rounds.
 FLOAT16_FACTOR = 2.0
 FLOAT16_MOST = 5e-2
@@ -49,73 +46,6 @@ class Limits:
     min_agreement: float = MIN_AGREEMENT
     min_cosine: float = MIN_COSINE
     max_drop_points: float = MAX_DROP_POINTS
-
-
-def relative_error(value: Array, reference: Array) -> float:
-    """Largest absolute difference over largest absolute reference value, of the worst photo."""
-    axes = tuple(range(1, reference.ndim))
-    scale = np.abs(reference).max(axis=axes)
-    error = np.abs(value - reference).max(axis=axes)
-    with np.errstate(invalid="ignore"):
-        worst = float(np.max(error / np.maximum(scale, np.finfo(np.float32).tiny)))
-    return worst if np.isfinite(worst) else float("1e30")
-
-
-def cosine(value: Array, reference: Array) -> npt.NDArray[np.float64]:
-    """(N,) cosines between the rows of two (N, D) arrays."""
-    dot = np.sum(value * reference, axis=1, dtype=np.float64)
-    norms = np.linalg.norm(value, axis=1) * np.linalg.norm(reference, axis=1)
-    return np.asarray(dot / np.maximum(norms, 1e-12))
-
-
-def agreement(logits: Array, reference: Array) -> float:
-    """Share of photos whose top class is the same."""
-    return float(np.mean(logits.argmax(axis=1) == reference.argmax(axis=1)))
-
-
-def self_retrieval(embedding: Array, reference: Array) -> float:
-    """Share of photos whose nearest reference embedding, by cosine, is their own.
-
-    Nearest among at most 256 at a time: the more there are, the nearer is the next one.
-    """
-    parts = math.ceil(len(reference) / _AMONG)
-    pairs = zip(np.array_split(embedding, parts), np.array_split(reference, parts), strict=True)
-    return float(np.mean(np.concatenate([_found_again(*pair) for pair in pairs])))
-
-
-def _found_again(embedding: Array, reference: Array) -> npt.NDArray[np.bool_]:
-    unit = [
-        rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-        for rows in (embedding, reference)
-    ]
-    nearest = (unit[0] @ unit[1].T).argmax(axis=1)
-    # A photo that is in the set twice is as good an answer as its twin.
-    return np.asarray(np.all(reference[nearest] == reference, axis=1))
-
-
-def decisions_kept(outputs: Outputs, reference: Outputs) -> float:
-    """Share of photos decided as by the reference: top class, or nearest embedding."""
-    if "logits" in reference:
-        return agreement(outputs["logits"], reference["logits"])
-    return self_retrieval(outputs["embedding"], reference["embedding"])
-
-
-def distance(outputs: Outputs, reference: Outputs) -> float:
-    """How far outputs are from the reference's: a label-free number to choose by.
-
-    With a head, the mean Kullback-Leibler divergence between the predicted distributions; without,
-    one minus the mean cosine. Agreement itself moves in steps of one photo, and on the few dozen
-    photos that there are to choose with, most candidates tie.
-    """
-    if "logits" not in reference:
-        return 1.0 - float(cosine(outputs["embedding"], reference["embedding"]).mean())
-    truth, found = (_log_softmax(values["logits"]) for values in (reference, outputs))
-    return float(np.mean(np.sum(np.exp(truth) * (truth - found), axis=1)))
-
-
-def _log_softmax(logits: Array) -> npt.NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def parity_gate(outputs: Outputs, reference: Outputs, *, limit: float) -> GateResult:
@@ -156,11 +86,11 @@ def similarity_gates(outputs: Outputs, reference: Outputs, *, limits: Limits) ->
     """Quantized models: the decisions and the embeddings are the float student's."""
     n = len(reference["embedding"])
     if "logits" in reference:
-        name, share = "top1_agreement", agreement(outputs["logits"], reference["logits"])
+        name, share = "top1_agreement", top1_agreement(outputs["logits"], reference["logits"])
     else:
         name, share = "self_retrieval", self_retrieval(outputs["embedding"], reference["embedding"])
-    cosines = cosine(outputs["embedding"], reference["embedding"])
-    mean = float(cosines.mean())
+    similarity = cosines(outputs["embedding"], reference["embedding"])
+    mean = float(similarity.mean())
     return [
         GateResult(
             name=name, value=share, limit=limits.min_agreement,
@@ -170,7 +100,7 @@ def similarity_gates(outputs: Outputs, reference: Outputs, *, limits: Limits) ->
         GateResult(
             name="embedding_cosine", value=mean, limit=limits.min_cosine,
             passed=mean >= limits.min_cosine, unit="mean cosine", n=n,
-            detail=f"5th percentile {np.percentile(cosines, 5):.4f}",
+            detail=f"5th percentile {np.percentile(similarity, 5):.4f}",
         ),
     ]  # fmt: skip
 

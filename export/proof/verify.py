@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from edgeseed.core.agreement import golden_limit, relative_error
 from edgeseed.core.bundle import Bundle, GateResult, Manifest, read_bundle, writer_version
 from edgeseed.core.config import to_plain
 from edgeseed.core.console import say
@@ -290,7 +291,7 @@ def _batch_gate(evidence: Evidence) -> GateResult:
 
 
 def _golden_gate(evidence: Evidence) -> GateResult:
-    golden, limit = evidence.golden, gates.GOLDEN_LIMIT[evidence.rounded]
+    golden, limit = evidence.golden, golden_limit(evidence.manifest.precision)
     problems = []
     if not np.array_equal(golden_inputs(golden.photos, evidence.spec.preprocess), golden.inputs):
         problems.append(
@@ -306,8 +307,8 @@ def _golden_gate(evidence: Evidence) -> GateResult:
             "golden/model.npz is not the model's output",
         ),
     ):
-        tolerance = limit if computed is not floats else gates.GOLDEN_LIMIT[False]
-        worst = max(gates.relative_error(stored[name], computed[name]) for name in computed)
+        tolerance = limit if computed is not floats else golden_limit("fp32")
+        worst = max(relative_error(stored[name], computed[name]) for name in computed)
         if worst > tolerance:
             problems.append(f"{what} (relative error {worst:.2g}, limit {tolerance:g})")
     return gates.flag_gate("golden", problems, n=len(golden.inputs))

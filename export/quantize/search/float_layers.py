@@ -39,7 +39,7 @@ class Score:
     agreement: float
     """Share of the decisions that are kept."""
     distance: float
-    """See `gates.distance`: finer than the share, and the order in which candidates are ranked."""
+    """By `core.agreement.output_distance`: finer than the share; candidates are ranked by it."""
     photos: int = 0
     """How many judged."""
 

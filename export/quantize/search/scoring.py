@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
-from edgeseed.export.proof.gates import decisions_kept, distance
+from edgeseed.core.agreement import agreement, output_distance
 from edgeseed.export.proof.reference import Outputs
 from edgeseed.export.quantize.graph.in_place import reuse_memory
 from edgeseed.export.quantize.graph.layout import Layout
@@ -149,8 +149,8 @@ class Judge:
         """How near the quantized graph comes on some photos."""
         outputs = run_graph(self.simulated(numbers, layout), sample.photos)
         return Score(
-            agreement=decisions_kept(outputs, sample.truth),
-            distance=distance(outputs, sample.truth),
+            agreement=agreement(outputs, sample.truth),
+            distance=output_distance(outputs, sample.truth),
             photos=len(sample.photos),
         )
 

@@ -17,32 +17,6 @@ def test_parity_is_that_of_the_worst_photo_and_output() -> None:
     assert "embedding" in gate.detail
 
 
-def test_a_photo_that_is_there_twice_may_be_taken_for_its_twin() -> None:
-    reference = _logits([1, 0], [1, 0], [0, 1])
-    assert gates.self_retrieval(reference, reference) == 1.0
-    assert gates.self_retrieval(_logits([0, 1], [1, 0], [0, 1]), reference) == pytest.approx(2 / 3)
-
-
-def test_photos_are_found_again_among_as_many_however_many_there_are() -> None:
-    """512 directions all round, every second first, each moved by most of the way to the next."""
-    step = 2 * np.pi / 512
-    angles = step * np.concatenate([np.arange(0, 512, 2), np.arange(1, 512, 2)])
-    reference, moved = (
-        np.stack([np.cos(a), np.sin(a)], axis=1).astype(np.float32)
-        for a in (angles, angles + 0.7 * step)
-    )
-    assert gates.self_retrieval(moved[:256], reference[:256]) == 1.0
-    assert gates.self_retrieval(moved, reference) == 1.0
-
-
-def test_the_distance_is_the_divergence_of_the_distributions() -> None:
-    truth, found = _logits([2.0, 0.0]), _logits([0.0, 0.0])
-    share = np.exp(2) / (1 + np.exp(2))
-    expected = share * np.log(share / 0.5) + (1 - share) * np.log((1 - share) / 0.5)
-    outputs, reference = ({"embedding": rows, "logits": rows} for rows in (found, truth))
-    assert gates.distance(outputs, reference) == pytest.approx(expected, rel=1e-6)
-
-
 def test_one_photo_more_or_less_is_within_what_few_photos_can_tell() -> None:
     labels = np.zeros(20, np.int64)
     right = np.tile(_logits([1, 0]), (20, 1))

@@ -14,6 +14,7 @@ import onnx
 import pytest
 import torch
 
+from edgeseed.core.agreement import relative_error
 from edgeseed.core.bundle import Manifest, read_bundle, seal_bundle
 from edgeseed.core.errors import ArtifactError, GateError, WorkError
 from edgeseed.core.network import StudentNetwork, load_student
@@ -27,7 +28,6 @@ from edgeseed.export.program import (
     trace,
 )
 from edgeseed.export.proof.diagnosis import likely_cause
-from edgeseed.export.proof.gates import relative_error
 from edgeseed.export.proof.golden import golden_inputs, read_golden
 from edgeseed.export.proof.reference import (
     Outputs,

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from edgeseed.core.agreement import relative_error
 from edgeseed.core.network import StudentNetwork
-from edgeseed.export.proof.gates import float16_limit, relative_error
+from edgeseed.export.proof.gates import float16_limit
 from edgeseed.export.proof.reference import (
     _STRETCHES,
     _rounded,

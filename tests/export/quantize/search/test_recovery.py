@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import fx
 
+from edgeseed.core.agreement import output_distance
 from edgeseed.export.program import build_program, float_graph
-from edgeseed.export.proof.gates import distance
 from edgeseed.export.quantize import quantize
 from edgeseed.export.quantize.graph.layout import Kind, Layout, plan_layout
 from edgeseed.export.quantize.graph.rewriting import UNROUNDED, Numbers, insert_quantization
@@ -45,7 +45,7 @@ class Coarse:
     def distance(self, numbers: Numbers) -> float:
         quantized = insert_quantization(self.graph, self.layout, numbers, self.scheme)
         found = run_graph(simulate(quantized), self.judging)
-        return distance(found, run_graph(self.graph, self.judging))
+        return output_distance(found, run_graph(self.graph, self.judging))
 
     def recover(self, **settings: float) -> Numbers:
         config = RecoveryConfig(**settings)  # type: ignore[arg-type]  # whole numbers among them

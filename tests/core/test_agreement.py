@@ -1,0 +1,108 @@
+"""The measures that export and runtime share."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeseed.core import agreement
+
+
+def rows(*values: list[float]) -> np.ndarray:
+    return np.asarray(values, np.float32)
+
+
+def test_relative_error_is_that_of_the_worst_photo() -> None:
+    assert agreement.relative_error(rows([1, 2], [0, 3]), rows([1, 2], [0, 4])) == 0.25
+
+
+def test_an_output_that_is_not_finite_is_as_wrong_as_can_be() -> None:
+    broken = rows([1, np.nan])
+    assert agreement.relative_error(broken, rows([1, 2])) == 1e30
+    assert agreement.relative_rms(broken, rows([1, 2])) == 1e30
+
+
+def test_relative_rms_sees_an_offset_a_temperature_and_a_softmax() -> None:
+    logits = np.random.default_rng(0).normal(0, 3, (64, 10)).astype(np.float32)
+    softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for changed in (logits + 3, logits / 1.5, softmax):
+        assert agreement.relative_rms(changed, logits) > 0.3
+    assert agreement.relative_rms(logits, logits) == 0
+
+
+def test_a_photo_that_is_there_twice_may_be_taken_for_its_twin() -> None:
+    reference = rows([1, 0], [1, 0], [0, 1])
+    assert agreement.self_retrieval(reference, reference) == 1.0
+    found = agreement.self_retrieval(rows([0, 1], [1, 0], [0, 1]), reference)
+    assert found == pytest.approx(2 / 3)
+
+
+def test_photos_are_found_again_among_as_many_however_many_there_are() -> None:
+    """512 directions all round, each moved by most of the way to the next: halves are found."""
+    step = 2 * np.pi / 512
+    angles = step * np.arange(512)
+    reference, moved = (
+        np.stack([np.cos(a), np.sin(a)], axis=1).astype(np.float32)
+        for a in (angles, angles + 0.7 * step)
+    )
+    assert agreement.self_retrieval(moved, reference) == 1.0
+    assert agreement.self_retrieval(moved[:256], reference[:256]) < 0.1
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (256, 256), (257, 129), (1000, 250)])
+def test_a_pool_has_at_most_256_photos(count: int, size: int) -> None:
+    assert agreement.retrieval_pool_size(count) == size
+
+
+def test_pools_cover_every_photo_once() -> None:
+    reference = np.random.default_rng(0).normal(size=(1000, 8)).astype(np.float32)
+    assert agreement.self_retrieval_hits(reference, reference).all()
+
+
+def test_agreement_is_by_logits_where_there_are_any() -> None:
+    logits = {"embedding": rows([1, 0]), "logits": rows([1, 0])}
+    assert agreement.agreement_measure(logits) == "top1"
+    assert agreement.agreement_measure({"embedding": rows([1, 0])}) == "self-retrieval"
+    assert agreement.agreement({**logits, "logits": rows([0, 1])}, logits) == 0.0
+
+
+def test_divergence_is_that_of_the_predicted_classes() -> None:
+    truth, found = rows([2.0, 0.0]), rows([0.0, 0.0])
+    share = np.exp(2) / (1 + np.exp(2))
+    expected = share * np.log(share / 0.5) + (1 - share) * np.log((1 - share) / 0.5)
+    assert agreement.kl_divergences(found, truth) == pytest.approx([expected], rel=1e-6)
+    outputs, reference = ({"embedding": each, "logits": each} for each in (found, truth))
+    assert agreement.output_distance(outputs, reference) == pytest.approx(expected, rel=1e-6)
+
+
+def test_two_swapped_rows_are_no_neighbours_of_the_reference() -> None:
+    reference = np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32)
+    assert agreement.neighbour_overlap(reference, reference) == 1.0
+    swapped = reference[:, [1, 0, *range(2, 16)]]
+    assert agreement.neighbour_overlap(swapped, reference) < 0.9
+
+
+def test_a_zeroed_channel_follows_nothing_and_a_constant_one_is_not_judged() -> None:
+    reference = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    reference[:, 3] = 0.5
+    value = reference.copy()
+    value[:, 1] = 0
+    found = agreement.channel_correlations(value, reference)
+    assert found[[0, 2]] == pytest.approx([1, 1])
+    assert found[1] == 0
+    assert np.isnan(found[3])
+
+
+def test_golden_limits_are_wider_where_values_are_rounded() -> None:
+    assert agreement.golden_limit("fp32") == 1e-3
+    assert agreement.golden_limit("int8") == agreement.golden_limit("fp16") == 5e-2
+
+
+def test_the_file_can_travel_to_a_device() -> None:
+    """Numpy, and Python 3.8: what else it imports is for type checkers."""
+    tree = ast.parse(Path(agreement.__file__).read_text("utf-8"), feature_version=(3, 8))
+    imported = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+             for node in imported}  # fmt: skip
+    assert names == {"__future__", "typing", "numpy"}
