@@ -1,10 +1,24 @@
-"""What a device is: a place where the agent runs."""
+"""What a device is: a place where a bundle is measured.
+
+A device brings files there, starts a runner (the program that measures) and brings its measurement
+back. Most run the Python agent: they are an `AgentDevice`. Others bring a runner of their own, such
+as a page for a browser; then they write `measure` themselves.
+"""
 
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseed.core.bundle import Bundle
+from edgeseed.core.errors import ConfigError
+from edgeseed.profiles import EngineFacts, Profile
+from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.engines import ENGINES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,14 +29,25 @@ class Ended:
     stderr: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observation:
+    """What came back: the runner's measurement, and the outputs of the photos if there were any."""
+
+    measurement: dict[str, Any]
+    outputs: dict[str, NDArray[np.float32]] | None
+
+
 class Device(abc.ABC):
-    """A place where the agent runs.
+    """A place where a bundle is measured.
 
     Attributes:
         kind: the plug-in's name, and the first part of `--device KIND:ADDRESS`.
+        options: what may be set for this kind alone by an option of the command line, such as
+            `lan` by `--lan`; `open_device` adds it to the address as `?lan=1`.
     """
 
     kind: ClassVar[str]
+    options: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     @abc.abstractmethod
@@ -37,6 +62,45 @@ class Device(abc.ABC):
     @abc.abstractmethod
     def name(self) -> str:
         """What `--device` was, to be written into the result."""
+
+    def engine_for(self, profile: Profile, target: str) -> EngineFacts:
+        """The engine, unit and threads for bundles of `target`: what the profile says.
+
+        Raises:
+            ConfigError: If there is none; the message says what to export for.
+        """
+        engine = profile.engine_for(target)
+        if engine.name not in ENGINES.names():
+            raise ConfigError(
+                f"profile {profile.name} runs {engine.target} bundles with {engine.name}, an "
+                f"engine that this edgeseed does not have; it has: {', '.join(ENGINES.names())}"
+            )
+        return engine
+
+    @abc.abstractmethod
+    def measure(self, bundle: Bundle, job: Job, *, pixels: NDArray[np.uint8] | None) -> Observation:
+        """Measure a bundle there.
+
+        Args:
+            bundle: its files of role "ship" may travel.
+            job: what to measure.
+            pixels: (N, 3, H, W) photos to run besides, or None.
+
+        Raises:
+            ArtifactError: If the bundle arrived changed.
+            GateError: If the model does not give its golden outputs there; nothing was timed then.
+            WorkError: If the device or the engine failed.
+        """
+
+
+class AgentDevice(Device):
+    """A device that runs the Python agent."""
+
+    def measure(self, bundle: Bundle, job: Job, *, pixels: NDArray[np.uint8] | None) -> Observation:
+        """Send the agent, run it, and read what it wrote."""
+        from edgeseed.runtime.agent._dispatch import dispatch
+
+        return dispatch(self, bundle, job, pixels=pixels)
 
     @abc.abstractmethod
     def run_agent(self, work: Path, *, on_line: Callable[[str], None]) -> Ended:

@@ -29,7 +29,7 @@ class Machine:
     cpu: str
     architecture: str
     system: str
-    python: str
+    python: str | None
     logical_cores: int | None
     usable_cores: int
     cpu_quota: float | None

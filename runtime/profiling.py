@@ -14,16 +14,15 @@ from edgeseed.core.errors import ConfigError, UsageError
 from edgeseed.core.registry import unknown_name
 from edgeseed.profiles import EngineFacts, Profile
 from edgeseed.runtime.accuracy import Accuracy, Photos, float_outputs, gather_photos, score
-from edgeseed.runtime.agent._dispatch import Observation, dispatch
 from edgeseed.runtime.agent._job import Job
-from edgeseed.runtime.device import Device
+from edgeseed.runtime.device import Device, Observation
 from edgeseed.runtime.devices import open_device
 from edgeseed.runtime.engine import Placement
-from edgeseed.runtime.engines import ENGINES
 from edgeseed.runtime.latency import NS_PER_SECOND, PROTOCOLS, Protocol
 from edgeseed.runtime.machine import Load, Machine
 from edgeseed.runtime.power import Power
 from edgeseed.runtime.result import (
+    AGENT_RUNNER,
     BundleFacts,
     DeviceFacts,
     EngineRun,
@@ -54,6 +53,8 @@ def profile(
     threads: int | None = None,
     unit: str | None = None,
     seed: int = 0,
+    lan: bool = False,
+    ort_web: str | Path | None = None,
 ) -> Result:
     """Measure a bundle on a device and write `result.json`.
 
@@ -72,6 +73,9 @@ def profile(
         threads: threads of the engine; by default the profile's.
         unit: compute unit to ask for; by default the profile's.
         seed: which photos are drawn where `data` has more than are run.
+        lan: for `browser`: serve the page to the local network, by https.
+        ort_web: for a browser: a folder with onnxruntime-web, instead of the pinned version that
+            npm fetches on first use.
 
     Returns:
         The result, also when it is not valid: it says so, and why.
@@ -84,10 +88,12 @@ def profile(
     """
     if Path(out).exists():
         raise UsageError(f"{out} exists already; choose another --out or remove it")
+    if isinstance(device, str):
+        device = open_device(device, options=_device_options(lan=lan, ort_web=ort_web))
     plan = _plan(bundle, device, profile, protocol, threads, unit)
     photos = gather_photos(plan.bundle, data, seed=seed)
     pixels = None if photos is None else photos.pixels
-    seen = dispatch(plan.device, plan.bundle, _job(plan), pixels=pixels)
+    seen = plan.device.measure(plan.bundle, _job(plan), pixels=pixels)
     result = _result(plan, seen, _score(plan.bundle, seen, photos), seed=seed)
     result.write(out)
     for reason in result.reasons:
@@ -110,7 +116,7 @@ class _Plan:
 
 def _plan(
     bundle: str | Path,
-    device: str | Device,
+    device: Device,
     profile: str | None,
     protocol: str,
     threads: int | None,
@@ -120,24 +126,23 @@ def _plan(
         raise unknown_name("protocol", protocol, PROTOCOLS)
     if threads is not None and threads < 1:
         raise ConfigError(f"threads={threads} is not at least 1")
-    place = open_device(device) if isinstance(device, str) else device
     facts = profiles.load(profile or DEFAULT_PROFILE)
     read = read_bundle(bundle)
-    engine = facts.engine_for(read.manifest.target)
-    if engine.name not in ENGINES.names():
-        raise ConfigError(
-            f"profile {facts.name} runs {engine.target} bundles with {engine.name}, an engine that "
-            f"this edgeseed does not have; it has: {', '.join(ENGINES.names())}"
-        )
+    engine = device.engine_for(facts, read.manifest.target)
     return _Plan(
         bundle=read,
-        device=place,
+        device=device,
         profile=facts,
         engine=engine,
         protocol=PROTOCOLS[protocol],
         threads=threads or engine.threads,
         unit=unit or engine.unit,
     )
+
+
+def _device_options(*, lan: bool, ort_web: str | Path | None) -> dict[str, str]:
+    options = {"lan": "1"} if lan else {}
+    return options if ort_web is None else {**options, "ort-web": str(ort_web)}
 
 
 def _job(plan: _Plan) -> Job:
@@ -182,6 +187,7 @@ def _result(plan: _Plan, seen: Observation, accuracy: Accuracy | None, *, seed: 
         throttle_events=_throttle_events(thermals),
         load_before=Load(**measured["load_before"]),
         load_during=Load(**measured["load_during"]),
+        limitations=tuple(measured.get("limitations", ())),
     )
     return Result(
         bundle=_bundle_facts(plan.bundle),
@@ -196,6 +202,7 @@ def _result(plan: _Plan, seen: Observation, accuracy: Accuracy | None, *, seed: 
             version=measured["engine_version"],
             threads=plan.threads,
             settings=measured["settings"],
+            runner=measured.get("runner", AGENT_RUNNER),
         ),
         protocol=plan.protocol,
         placement=placement,
@@ -203,7 +210,7 @@ def _result(plan: _Plan, seen: Observation, accuracy: Accuracy | None, *, seed: 
         first_run_ms=measured["first_run_ns"] / NS_PER_MS,
         warm_up=WarmUpRun(**measured["warm_up"]),
         elapsed_s=elapsed_s,
-        cpu_ms=measured["cpu_ns"] / NS_PER_MS / summary.n,
+        cpu_ms=None if measured["cpu_ns"] is None else measured["cpu_ns"] / NS_PER_MS / summary.n,
         latency=summary,
         golden=Golden(**measured["golden"]),
         memory=MemoryUse(

@@ -383,7 +383,7 @@ def _cells(row: Row, headline: Headline) -> tuple[str, ...]:
         f"{latency.p90.value:.3g}",
         interval_text(of(row.result, headline)),
         f"{latency.p99.value:.3g}",
-        f"{row.result.cpu_ms:.3g}",
+        "" if row.result.cpu_ms is None else f"{row.result.cpu_ms:.3g}",
         str(latency.n),
         f"{row.ratio.value:.2f}",
         row.verdict,

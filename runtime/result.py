@@ -25,6 +25,8 @@ from edgeseed.runtime.thermals import Thermals
 from edgeseed.runtime.validity import Reason
 
 SCHEMA_VERSION = 1
+AGENT_RUNNER = "agent"
+"""The Python agent: what measured where a file does not say."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +66,8 @@ class EngineRun:
     version: str
     threads: int
     settings: dict[str, Any]
+    runner: str = AGENT_RUNNER
+    """The program that measured: `agent`, `browser` and so on. Those of two are not comparable."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,8 +124,9 @@ class Result:
     """The first inference after that; n = 1."""
     warm_up: WarmUpRun
     elapsed_s: float
-    cpu_ms: float
-    """CPU time an image, of all threads: moved far less than p90 by what else runs there."""
+    cpu_ms: float | None
+    """CPU time an image, of all threads: moved far less than p90 by what else runs there. None
+    where the runner cannot tell."""
     latency: Summary
     golden: Golden
     memory: MemoryUse

@@ -12,7 +12,7 @@ from edgeseed.core.errors import ArtifactError, UsageError, WorkError
 from edgeseed.core.files import atomic_directory
 from edgeseed.runtime.agent import _job
 from edgeseed.runtime.agent._dispatch import fill_with_bundle, parse_event, raise_if_failed
-from edgeseed.runtime.device import Device
+from edgeseed.runtime.device import AgentDevice, Device
 from edgeseed.runtime.devices import open_device
 from edgeseed.runtime.engine import EngineError
 from edgeseed.runtime.engines._tensorrt import ENGINE_FILE, RECORD_FILE, Record, sha256
@@ -63,6 +63,10 @@ def build(bundle: str | Path, *, device: str | Device = "host") -> BuildResult:
             "export with --target tensorrt"
         )
     place = open_device(device) if isinstance(device, str) else device
+    if not isinstance(place, AgentDevice):
+        raise UsageError(
+            f"--device {place.name} runs no TensorRT; engines are built on host or over ssh"
+        )
     with tempfile.TemporaryDirectory(prefix="edgeseed-") as folder:
         work = Path(folder)
         _fill(work, opened)
@@ -85,7 +89,7 @@ def _fill(work: Path, bundle: Bundle) -> None:
     fill_with_bundle(work, bundle, files=files, engines=_HELPFUL)
 
 
-def _run(device: Device, work: Path) -> None:
+def _run(device: AgentDevice, work: Path) -> None:
     error: dict[str, str] | None = None
 
     def listen(line: str) -> None:

@@ -16,7 +16,7 @@ MAX_STOLEN_CORES = 0.02
 
 Code = Literal[
     "too-short", "wrong-unit", "split-unit", "too-many-threads", "throttled", "noisy", "unsteady",
-    "busy",
+    "busy", "limited",
 ]  # fmt: skip
 
 
@@ -51,11 +51,13 @@ class Evidence:
     throttle_events: int | None
     load_before: Load
     load_during: Load
+    limitations: tuple[str, ...] = ()
+    """What the runner could not do or know, one line each."""
 
 
 def judge(evidence: Evidence) -> tuple[Reason, ...]:
     """Every rule that `evidence` breaks; an empty answer is a clean result."""
-    rules = (_length, _unit, _threads, _throttling, _noise, _warm_up, _neighbours)
+    rules = (_length, _unit, _threads, _throttling, _noise, _warm_up, _neighbours, _limits)
     return tuple(reason for rule in rules for reason in rule(evidence))
 
 
@@ -166,3 +168,8 @@ def _neighbours(evidence: Evidence) -> Iterator[Reason]:
             "of one's own",
             invalidates=False,
         )
+
+
+def _limits(evidence: Evidence) -> Iterator[Reason]:
+    for text in evidence.limitations:
+        yield Reason(code="limited", message=text, invalidates=False)

@@ -11,6 +11,7 @@ from edgeseed.cli._options import emit, json_option, silence
     epilog="""\b
 Examples:
   edgeseed profile bundles/onnx-int8 --device host --out results/int8.json
+  edgeseed profile bundles/onnx-int8 --device browser --lan --out results/phone.json
   edgeseed profile bundles/onnx-int8 --device host --protocol normal --threads 1 \\
       --data labelled/test --out results/int8-normal.json
 """
@@ -38,6 +39,15 @@ Examples:
 )
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Of the engine.  [default: the profile's]"
+)
+@click.option(
+    "--lan", is_flag=True, help="With a browser: serve the page to the local network, by https."
+)
+@click.option(
+    "--ort-web",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="DIR",
+    help="With a browser: a folder with onnxruntime-web.  [default: a pinned version, by npm]",
 )
 @click.option("--unit", metavar="U", help="Compute unit to ask for.  [default: the profile's]")
 @click.option(

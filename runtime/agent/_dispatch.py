@@ -6,7 +6,6 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from edgeseed.core.console import Bar, progress
 from edgeseed.core.errors import ArtifactError, EdgeseedError, GateError, WorkError
 from edgeseed.runtime.agent import _job
 from edgeseed.runtime.agent._pack import pack_agent
-from edgeseed.runtime.device import Device, Ended
+from edgeseed.runtime.device import AgentDevice, Device, Ended, Observation
 
 _ERRORS: dict[str, type[EdgeseedError]] = {
     "artifact": ArtifactError,
@@ -28,16 +27,8 @@ _ERRORS: dict[str, type[EdgeseedError]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Observation:
-    """What came back: the agent's measurement, and the outputs of the photos if there were any."""
-
-    measurement: dict[str, Any]
-    outputs: dict[str, NDArray[np.float32]] | None
-
-
 def dispatch(
-    device: Device, bundle: Bundle, job: _job.Job, *, pixels: NDArray[np.uint8] | None
+    device: AgentDevice, bundle: Bundle, job: _job.Job, *, pixels: NDArray[np.uint8] | None
 ) -> Observation:
     """Run `job` on `device`.
 
@@ -55,7 +46,7 @@ def dispatch(
     with tempfile.TemporaryDirectory(prefix="edgeseed-") as folder:
         work = Path(folder)
         _fill(work, bundle, job, pixels)
-        with _Listener(job, device.name, num_photos=0 if pixels is None else len(pixels)) as listen:
+        with Listener(job, device.name, num_photos=0 if pixels is None else len(pixels)) as listen:
             ended = device.run_agent(work, on_line=listen)
         raise_if_failed(device, ended, listen.error)
         return _read(work / _job.RESULT, device, wants_outputs=pixels is not None)
@@ -91,8 +82,14 @@ def fill_with_bundle(
         shutil.copyfile(bundle.path / name, destination)
 
 
-class _Listener:
-    """Turns the agent's lines into progress, and remembers its error."""
+class Listener:
+    """Turns a runner's lines into progress, and remembers its error.
+
+    Args:
+        job: what the runner does.
+        device_name: for the progress bar.
+        num_photos: how many it will run besides.
+    """
 
     def __init__(self, job: _job.Job, device_name: str, *, num_photos: int) -> None:
         self.error: dict[str, str] | None = None
@@ -103,7 +100,7 @@ class _Listener:
         self._bar: Bar | None = None
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> "_Listener":
+    def __enter__(self) -> "Listener":
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseed.runtime.agent import _job
-from edgeseed.runtime.device import Device, Ended
+from edgeseed.runtime.device import AgentDevice, Ended
 
 MS = 1_000_000
 ENDED_WELL = Ended(exit_code=0, stderr="")
@@ -58,7 +58,7 @@ def fake_measurement(samples_ns: Sequence[int], **changes: Any) -> dict[str, Any
     return {**measurement, **changes}
 
 
-class FakeDevice(Device):
+class FakeDevice(AgentDevice):
     """Writes a planted measurement where the agent would, or fails as told.
 
     Args:

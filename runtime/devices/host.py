@@ -7,11 +7,11 @@ from typing import Self
 
 from edgeseed.core.errors import ConfigError
 from edgeseed.runtime.agent import _job
-from edgeseed.runtime.device import Device, Ended
+from edgeseed.runtime.device import AgentDevice, Ended
 from edgeseed.runtime.devices._process import stream
 
 
-class HostDevice(Device):
+class HostDevice(AgentDevice):
     """Runs the agent in a process of its own, with the Python that runs edgeseed.
 
     A process of its own keeps torch, its threads and its memory out of the measurement.

@@ -19,7 +19,7 @@ from typing import Self
 
 from edgeseed.core.errors import ConfigError, MissingDependencyError, WorkError
 from edgeseed.runtime.agent import _job
-from edgeseed.runtime.device import Device, Ended
+from edgeseed.runtime.device import AgentDevice, Ended
 from edgeseed.runtime.devices._process import stream
 
 _ADDRESS = re.compile(
@@ -113,7 +113,7 @@ def parse_address(text: str) -> SshAddress:
     )
 
 
-class SshDevice(Device):
+class SshDevice(AgentDevice):
     """Copies the work folder there, runs the agent, and copies the result back.
 
     Args:

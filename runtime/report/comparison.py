@@ -351,10 +351,11 @@ def _cost_cells(row: Row, colours: Colours) -> list[Cell | str]:
     result = row.result
     power = result.power
     energy = NONE if power is None else f"{number(power.mean_w)} W"
+    cpu = NONE if result.cpu_ms is None else TimeUnit.fitting(result.cpu_ms).format(result.cpu_ms)
     return [
         Cell(text=row.label, css=f"s{colours[row.label] % charts.COLOURS}"),
         f"{number(result.bundle.size_bytes / MB)} MB",
-        Cell(text=TimeUnit.fitting(result.cpu_ms).format(result.cpu_ms), detail="an image"),
+        Cell(text=cpu, detail="an image"),
         f"{number(result.load_ms)} ms",
         f"{number(result.first_run_ms)} ms",
         _memory_cell(result),
@@ -423,7 +424,9 @@ def _facts(result: Result) -> Iterator[tuple[str, str]]:
     yield "temperature", _temperature(result)
     yield "power", result.power_unavailable or "measured, see above"
     yield "system", machine.system
-    yield "engine", f"{result.engine.name} {result.engine.version}, Python {machine.python}"
+    python = "" if machine.python is None else f", Python {machine.python}"
+    yield "engine", f"{result.engine.name} {result.engine.version}{python}"
+    yield "measured by", f"the {result.engine.runner} runner"
     yield "engine settings", _settings(result)
     yield "compute unit", _placement(result)
     yield (
