@@ -1,8 +1,8 @@
 """Photos, wherever they come from: folders of any nesting, tar shards, and a few named sets.
 
 The only place that decodes images. What phones and scanners make is turned into upright 8-bit
-RGB: EXIF rotation, CMYK, grey, 16 bits, alpha and animation are handled; what cannot be read is
-skipped, counted and listed, and is an error once it is more than a tenth.
+sRGB: EXIF rotation, ICC profiles, CMYK, grey, 16 bits, alpha and animation are handled; what cannot
+be read is skipped, counted and listed, and is an error once it is more than a tenth.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from edgeseed.core.color import to_srgb
 from edgeseed.core.console import progress, warn
 from edgeseed.core.errors import DataError
 from edgeseed.core.registry import unknown_name
@@ -275,9 +276,10 @@ def _digest(mark: Mark) -> bytes:
 
 
 def decode(source: str | Path | bytes, *, name: str | None = None) -> Image.Image:
-    """Reads one photo as upright 8-bit RGB.
+    """Reads one photo as upright 8-bit sRGB.
 
-    The first frame of an animation; alpha over white; 16 bits scaled to 8; EXIF rotation applied.
+    The first frame of an animation; alpha over white; 16 bits scaled to 8; EXIF rotation and ICC
+    profile applied (docs/preprocessing.md).
 
     Args:
         source: A file, or the bytes of one.
@@ -314,6 +316,13 @@ def _decode(source: str | Path | bytes, *, side: int | None, name: str | None) -
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    rgb = _flatten(to_srgb(image))
+    # The pixels are sRGB now; a PNG written of them must not say otherwise.
+    rgb.info.pop("icc_profile", None)
+    return rgb
+
+
+def _flatten(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":
