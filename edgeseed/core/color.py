@@ -20,7 +20,8 @@ LINEAR_MAX = 65535
 P3_TO_SRGB = ((20070, -3686, 0), (-689, 17073, 0), (-322, -1288, 17994))
 """Display P3 to sRGB on linear values, times 2**14.
 
-Each row adds up to 2**14, so that greys stay as they are. Both have the white point D65. Primaries: SMPTE EG 432-1 and IEC 61966-2-1."""
+Each row adds up to 2**14, so that greys stay as they are. Both have the white point D65.
+Primaries: SMPTE EG 432-1 and IEC 61966-2-1."""
 _MATRIX_BITS = 14
 # Red, green and blue as XYZ under D50, as profiles of these spaces state them.
 _PRIMARIES: dict[Profile, tuple[tuple[float, float, float], ...]] = {

@@ -13,9 +13,9 @@ conformance/
 ```
 
 A photo of the list says how its pixels are to be taken: `alpha`, `orientation`, `profile`.
-`catches` names the faults that change its tensor. `platform_tolerance` is how many levels a value may be off
-where the platform's own decoder and colour management come before: 0 unless alpha or a profile is
-involved. The core, given the stored pixels, must meet every value exactly.
+`catches` names the faults that change its tensor. `platform_tolerance` is how many levels a value
+may be off where the platform's own decoder and colour management come before: 0 unless alpha or a
+profile is involved. The core, given the stored pixels, must meet every value exactly.
 """
 
 import dataclasses

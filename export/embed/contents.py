@@ -43,15 +43,16 @@ GOLDEN_TOLERANCE = {"fp32": 1e-3}
 _OTHER_TOLERANCE = 5e-2
 _NAME = re.compile(r"[a-z][a-z0-9]{0,39}")
 # Words that one of the languages keeps for itself and that fit _NAME.
-_RESERVED = frozenset(
+_RESERVED_WORDS = (
     "abstract actor as async await bool boolean break byte case catch char class const continue "
     "debugger default defer deinit delete do double else enum export extends extension false final "
     "finally float for fun func function guard if implements import in init inout int interface "
     "internal is let long native new nil null object open operator override package private "
     "protected protocol public rethrows return self short static struct subscript super switch "
     "synchronized this throw throws transient true try typealias typeof val var void volatile when "
-    "where while with yield core test tests".split()  # noqa: SIM905 - as a list, a word a line
+    "where while with yield core test tests"
 )
+_RESERVED = frozenset(_RESERVED_WORDS.split())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

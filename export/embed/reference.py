@@ -1,9 +1,9 @@
 """The preprocessing written down literally: slow, plain, and equal to Pillow to the last bit.
 
 docs/preprocessing.md is the specification in words, this is the same in code: what the Swift,
-Kotlin and TypeScript modules must compute, step by step. Tests hold it against Pillow, so that a Pillow
-which computes otherwise is noticed. `Fault` holds the mistakes that apps make; the conformance set
-says which of its photos show which of them.
+Kotlin and TypeScript modules must compute, step by step. Tests hold it against Pillow, so that a
+Pillow which computes otherwise is noticed. `Fault` holds the mistakes that apps make; the
+conformance set says which of its photos show which of them.
 """
 
 import dataclasses
