@@ -32,7 +32,7 @@ def command(
     Needs nothing but the bundle; exits 1 if a gate fails. Of a module made by `edgeseed embed` it
     checks that model, labels, golden photos and generated constants are still the bundle's.
     """
-    from edgeseed.export.embed.run import is_module
+    from edgeseed.export.apps.run import is_module
 
     if is_module(bundle):
         if data is not None:

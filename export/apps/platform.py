@@ -1,6 +1,6 @@
 """The seam between `edgeseed embed` and an app platform.
 
-A platform is one folder here, `export/embed/<name>/`, whose `__init__.py` ends with
+A platform is one folder here, `export/apps/<name>/`, whose `__init__.py` ends with
 `PLATFORM = MyPlatform()`. It brings a folder `template/` of real source files and writes the few
 files that hold a bundle's numbers. Everything else (model, labels, golden photos, conformance set,
 digests) is put there by `run.py`, which knows no platform by name.
@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.registry import Registry
-from edgeseed.export.embed.contents import ModelFacts
+from edgeseed.export.apps.contents import ModelFacts
 
 
 class _Platforms(Registry):
@@ -25,7 +25,7 @@ class _Platforms(Registry):
         return tuple(sorted(module.name for module in modules if module.ispkg))
 
 
-PLATFORMS = _Platforms("edgeseed.export.embed", attribute="PLATFORM", kind="platform")
+PLATFORMS = _Platforms("edgeseed.export.apps", attribute="PLATFORM", kind="platform")
 
 
 class Platform(abc.ABC):

@@ -33,8 +33,8 @@ from PIL import Image
 from edgeseed.core.color import srgb_to_linear
 from edgeseed.core.photos import decode
 from edgeseed.core.preprocess import Interpolation, Preprocess
-from edgeseed.export.embed.gallery import classify, make_gallery, write_gallery
-from edgeseed.export.embed.reference import (
+from edgeseed.export.apps.gallery import classify, make_gallery, write_gallery
+from edgeseed.export.apps.reference import (
     FAULTS,
     Alpha,
     Fault,

@@ -9,8 +9,8 @@ from typing import Any
 from edgeseed.core.bundle import MANIFEST, Bundle, read_bundle
 from edgeseed.core.errors import ArtifactError, SchemaVersionError, UsageError
 from edgeseed.core.files import atomic_directory, read_json, sha256_file, write_json
-from edgeseed.export.embed.contents import ModelFacts, Role, model_facts, write_assets
-from edgeseed.export.embed.platform import PLATFORMS, Platform
+from edgeseed.export.apps.contents import ModelFacts, Role, model_facts, write_assets
+from edgeseed.export.apps.platform import PLATFORMS, Platform
 
 SCHEMA_VERSION = 1
 RECORD = "module.json"
