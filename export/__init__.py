@@ -5,12 +5,15 @@ from edgeseed.core.lazy import attach
 __getattr__, __all__ = attach(
     __name__,
     {
+        "EmbedResult": ".apps.run:EmbedResult",
         "Explanation": ".proof.explain:Explanation",
         "ExportResult": ".exporting:ExportResult",
         "VerifyResult": ".proof.verify:VerifyResult",
+        "embed": ".apps.run:embed",
         "explain": ".proof.explain:explain",
         "export": ".exporting:export",
         "export_each": ".exporting:export_each",
         "verify": ".proof.verify:verify",
+        "verify_module": ".apps.run:verify_module",
     },
 )

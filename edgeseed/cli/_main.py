@@ -16,6 +16,7 @@ from edgeseed.core.registry import unknown_name
 _ORDER = (
     "quickstart", "pretrain", "distill", "finetune", "evaluate",
     "export", "verify", "explain", "build", "profile", "compare",
+    "embed", "gallery",
     "methods", "teachers", "students", "targets", "devices", "doctor",
 )  # fmt: skip
 

@@ -10,17 +10,37 @@ from edgeseed.cli._options import emit, gate_lines, json_option, silence
 Examples:
   edgeseed verify bundles/onnx-int8
   edgeseed verify bundles/coreml --data labelled/
+  edgeseed verify birds-android --bundle bundles/onnx-int8
 """
 )
 @click.argument("bundle", type=click.Path())
 @click.option("--data", metavar="D", help="Photos to judge on, besides those in the bundle.")
+@click.option(
+    "--bundle",
+    "origin",
+    type=click.Path(),
+    metavar="BUNDLE",
+    help="For a module of `edgeseed embed`: the bundle that it should be of.",
+)
 @json_option
 @click.pass_context
-def command(context: click.Context, bundle: str, data: str | None, as_json: bool) -> None:
-    """Recompute every gate of a bundle.
+def command(
+    context: click.Context, bundle: str, data: str | None, origin: str | None, as_json: bool
+) -> None:
+    """Recompute every gate of a bundle, or check an app's module.
 
-    Needs nothing but the bundle; exits 1 if a gate fails.
+    Needs nothing but the bundle; exits 1 if a gate fails. Of a module made by `edgeseed embed` it
+    checks that model, labels, golden photos and generated constants are still the bundle's.
     """
+    from edgeseed.export.apps.run import is_module
+
+    if is_module(bundle):
+        if data is not None:
+            raise click.UsageError(f"{bundle} is an app's module: it takes --bundle, not --data")
+        _verify_module(bundle, origin=origin, as_json=as_json)
+        return
+    if origin is not None:
+        raise click.UsageError(f"--bundle belongs to a module; {bundle} is none")
     from edgeseed.core.errors import GateError
     from edgeseed.export import verify
 
@@ -39,3 +59,16 @@ def command(context: click.Context, bundle: str, data: str | None, as_json: bool
     if failure is not None:
         click.echo(f"edgeseed: error: {failure}", err=True)
         context.exit(failure.exit_code)
+
+
+def _verify_module(module: str, *, origin: str | None, as_json: bool) -> None:
+    from edgeseed.export import verify_module
+
+    report = verify_module(module, bundle=origin)
+    counts = ", ".join(f"{count} {role}" for role, count in report.checked.items())
+    edited = f"\nedited since: {', '.join(report.edited)}" if report.edited else ""
+    text = (
+        f"{report.module}: {report.platform} module {report.name} of model "
+        f"{report.bundle_digest[:16]}...\n  ok    unchanged: {counts}{edited}"
+    )
+    emit(report, as_json=as_json, text=text)

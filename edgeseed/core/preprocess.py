@@ -1,4 +1,7 @@
-"""From a photo to a model's input: one specification for training, export, device and app."""
+"""From a photo to a model's input: one specification for training, export, device and app.
+
+docs/preprocessing.md states it in whole numbers, for whoever computes it in another language.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -26,8 +29,7 @@ class Preprocess:
 
     The shorter side is resized to `resize` (antialiased), the centre square of `image_size` is cut
     out, and each channel becomes `(pixel / 255 - mean) / std`. An exported model holds the last
-    step
-    inside its graph, so an app does only the first two.
+    step inside its graph, so an app does only the first two.
     """
 
     image_size: int
@@ -66,12 +68,18 @@ class Preprocess:
         """
         width, height = photo.size
         scale = self.resize / min(width, height)
-        new_size = (self._scaled(width, scale), self._scaled(height, scale))
-        if new_size != photo.size:
-            photo = photo.resize(new_size, _RESAMPLING[self.interpolation])
-        left, top = ((side - self.image_size) // 2 for side in new_size)
-        photo = photo.crop((left, top, left + self.image_size, top + self.image_size))
+        new_width, new_height = self._scaled(width, scale), self._scaled(height, scale)
+        left, top = (new_width - self.image_size) // 2, (new_height - self.image_size) // 2
+        # Width first, then height, in calls of their own: each pass rounds to bytes, so the order
+        # shows. Pillow 13 changed it for tall photos; older ones and other languages did not.
+        photo = self._resized(photo, (new_width, height))
+        photo = photo.crop((left, 0, left + self.image_size, height))
+        photo = self._resized(photo, (self.image_size, new_height))
+        photo = photo.crop((0, top, self.image_size, top + self.image_size))
         return np.ascontiguousarray(np.asarray(photo, dtype=np.uint8).transpose(2, 0, 1))
+
+    def _resized(self, photo: Image.Image, size: tuple[int, int]) -> Image.Image:
+        return photo if photo.size == size else photo.resize(size, _RESAMPLING[self.interpolation])
 
     def _scaled(self, side: int, scale: float) -> int:
         # Half up, as an app in Swift or Kotlin would; Python's round() goes to the even side.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from edgeseed.core.color import to_srgb
 from edgeseed.core.errors import DataError
 
 _ORIENTATION = 0x112
@@ -28,9 +29,10 @@ class Draft(NamedTuple):
 
 
 def decode(source: str | Path | bytes, *, name: str | None = None) -> Image.Image:
-    """Reads one photo as upright 8-bit RGB.
+    """Reads one photo as upright 8-bit sRGB.
 
-    The first frame of an animation; alpha over white; 16 bits scaled to 8; EXIF rotation applied.
+    The first frame of an animation; alpha over white; 16 bits scaled to 8; EXIF rotation and ICC
+    profile applied (docs/preprocessing.md).
 
     Args:
         source: A file, or the bytes of one.
@@ -67,6 +69,13 @@ def _decode(source: str | Path | bytes, *, side: int | None, name: str | None) -
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    rgb = _flatten(to_srgb(image))
+    # The pixels are sRGB now; a PNG written of them must not say otherwise.
+    rgb.info.pop("icc_profile", None)
+    return rgb
+
+
+def _flatten(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":
