@@ -8,7 +8,7 @@ sys.path.insert(0, str(ROOT))
 
 project = "edgeseed"
 author = "The edgeseed maintainers"
-copyright = "2026, the edgeseed maintainers"  # noqa: A001 - Sphinx reads this name
+copyright = "2026, the edgeseed maintainers"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence", "deflist"]
