@@ -137,7 +137,7 @@ def _is_remote(url: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sample:
+class _Member:
     """One photo in a shard: its member's name, its place, and its label if it has one."""
 
     member: str
@@ -150,7 +150,7 @@ class _Sample:
 class _Shard:
     """What one tar holds: every member is a photo, a sidecar or skipped."""
 
-    photos: list[_Sample]
+    photos: list[_Member]
     skipped: list[Skipped]
     num_sidecars: int
 
@@ -170,10 +170,10 @@ def _index(url: str) -> _Shard:
     except OSError as error:
         raise DataError(f"{url} cannot be read ({' '.join(str(error).split())[:160]})") from error
     # Not only neighbours: tars that were made by other tools may hold all labels first.
-    samples: dict[str, list[_Sample]] = {}
+    samples: dict[str, list[_Member]] = {}
     for part in members.values():
         samples.setdefault(_key_and_kind(part.member)[0], []).append(part)
-    photos: list[_Sample] = []
+    photos: list[_Member] = []
     num_sidecars = 0
     for parts in samples.values():
         chosen = _photos(parts)
@@ -190,9 +190,9 @@ def _index(url: str) -> _Shard:
     return _Shard(photos, skipped, num_sidecars)
 
 
-def _read_members(tar: tarfile.TarFile, url: str) -> tuple[dict[str, _Sample], list[Skipped]]:
+def _read_members(tar: tarfile.TarFile, url: str) -> tuple[dict[str, _Member], list[Skipped]]:
     """Files of a tar by name, and what cannot be read from its place."""
-    members: dict[str, _Sample] = {}
+    members: dict[str, _Member] = {}
     skipped = []
     for member in tar:
         path = f"{_file_name(url)}/{member.name}"
@@ -205,7 +205,7 @@ def _read_members(tar: tarfile.TarFile, url: str) -> tuple[dict[str, _Sample], l
         else:
             if member.name in members:  # as in tar itself, the last one counts
                 skipped.append(Skipped(path, "another file of this name comes later in the tar"))
-            members[member.name] = _Sample(
+            members[member.name] = _Member(
                 member.name, member.offset_data, member.size, _label(tar, member, path)
             )
     return members, skipped
@@ -251,7 +251,7 @@ def _file_name(url: str) -> str:
     return url.rpartition("/")[2]
 
 
-def _photos(sample: list[_Sample]) -> list[_Sample]:
+def _photos(sample: list[_Member]) -> list[_Member]:
     """The photos among files whose names are equal up to the first dot.
 
     `000017.jpg` is the photo, and `000017.mask.png` belongs to it. Where no name ends at the second
@@ -273,14 +273,14 @@ def _photos(sample: list[_Sample]) -> list[_Sample]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Labels:
+class _ShardLabels:
     targets: npt.NDArray[np.int64]
     classes: tuple[str, ...]
 
 
 def _read_labels(
-    source: str, urls: list[str], samples: list[_Sample], *, wanted: bool
-) -> _Labels | None:
+    source: str, urls: list[str], samples: list[_Member], *, wanted: bool
+) -> _ShardLabels | None:
     """Class indices from labels that are numbers with any gaps, or names.
 
     Raises:
@@ -302,7 +302,7 @@ def _read_labels(
     if not any(numbers):
         names = sorted(set(texts))
         targets = {name: index for index, name in enumerate(names)}
-        return _Labels(np.array([targets[text] for text in texts], np.int64), tuple(names))
+        return _ShardLabels(np.array([targets[text] for text in texts], np.int64), tuple(names))
     if not all(numbers):
         at = numbers.index(False)
         raise DataError(
@@ -317,11 +317,11 @@ def _read_labels(
             raise DataError(
                 f"{source}: {path} names {len(known)} classes, and labels count up to {max(ids)}"
             )
-        return _Labels(np.array(ids, np.int64), known)
+        return _ShardLabels(np.array(ids, np.int64), known)
     # Only ids that occur are classes: product numbers would make heads of millions of outputs.
     occurring = sorted(set(ids))
     index_of = {label: index for index, label in enumerate(occurring)}
-    return _Labels(
+    return _ShardLabels(
         np.array([index_of[label] for label in ids], np.int64), tuple(map(str, occurring))
     )
 
@@ -345,7 +345,7 @@ class Shards:
     """Photos by their place in a tar. Survives pickling: nothing is kept open."""
 
     def __init__(
-        self, urls: list[str], numbers: npt.NDArray[np.int64], samples: Iterable[_Sample]
+        self, urls: list[str], numbers: npt.NDArray[np.int64], samples: Iterable[_Member]
     ) -> None:
         self._urls = urls
         self._numbers = numbers
