@@ -181,10 +181,26 @@ def _check_golden(
             f"the model does not give its golden outputs on this device: {worst} is off by "
             f"{errors[worst]:.3g} of its largest value (limit {tolerance:.3g}, n={len(images)}), "
             "so nothing was timed. Run `edgeseed verify` on the bundle; if it passes, the engine "
-            "on the device computes something else",
+            "on the device computes something else" + _saturating_cpu(),
         )
     golden = {"n": len(images), "relative_error": errors, "tolerance": tolerance}
     return {"first_run_ns": first.duration_ns, "golden": golden}
+
+
+def _saturating_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What to know of an x86 processor that adds products of bytes in 16 bits; else nothing."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    if not flags or any("vnni" in flag for flag in flags):
+        return ""
+    return (
+        ". This x86 CPU has no VNNI instructions and cuts off sums that do not fit 16 bits: int8 "
+        "bundles made before edgeseed limited pairs of weights are wrong on it. `edgeseed verify` "
+        "counts such pairs (gate lint); export the bundle anew"
+    )
 
 
 def _relative_error(found: list[Tensors], name: str, expected: NDArray[Any]) -> float:

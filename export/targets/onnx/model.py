@@ -16,6 +16,7 @@ from edgeseed.core.errors import ArtifactError
 from edgeseed.export.proof.scale_lint import lint_scales
 from edgeseed.export.target import Finding, Model
 from edgeseed.export.targets.onnx.byte_weights import large_float_readers
+from edgeseed.export.targets.onnx.saturation import lint_pairs
 
 _BATCH = 16
 
@@ -73,14 +74,15 @@ class OnnxModel(Model):
     def lint(self) -> tuple[Finding, ...]:
         """What the precision promised and the graph does not keep.
 
-        int8: weights that are not symmetric, and layers that stayed in float; the second is asked
-        of ONNX Runtime itself, which writes the graph that it runs. w8 and fp16: large weights
-        that are still float32.
+        int8: weights that are not symmetric, weights that x86 CPUs without VNNI multiply wrongly,
+        and layers that stayed in float; the last is asked of ONNX Runtime itself, which writes the
+        graph that it runs. w8 and fp16: large weights that are still float32.
         """
         graph = onnx.load(self.path).graph
         if self._quantization is not None:
             return (
                 *_lint_weights(graph),
+                *lint_pairs(graph),
                 *self._lint_layers(),
                 *lint_scales(stored_scales(graph), self._quantization),
             )

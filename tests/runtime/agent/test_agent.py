@@ -14,6 +14,7 @@ import pytest
 
 from edgeseed.core.bundle import Bundle
 from edgeseed.runtime.agent import _job
+from edgeseed.runtime.agent.__main__ import _saturating_cpu
 from edgeseed.runtime.agent._job import Job
 from edgeseed.runtime.agent._pack import pack_agent
 
@@ -155,6 +156,25 @@ def test_a_wrong_model_is_never_timed(tmp_path: Path) -> None:
     assert found["kind"] == "golden"
     assert "does not give its golden outputs" in found["message"]
     assert "embedding is off by" in found["message"]
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "is_named"),
+    [
+        ("processor : 0\nflags : fpu avx2 avx512bw\n", True),
+        ("processor : 0\nflags : fpu avx2 avx512_vnni\n", False),
+        ("processor : 0\nflags : fpu avx2 avx_vnni\n", False),
+        ("processor : 0\nFeatures : fp asimd asimddp\n", False),  # Arm
+        (None, False),
+    ],
+)
+def test_a_cpu_whose_sums_of_bytes_saturate_is_named(
+    cpuinfo: str | None, is_named: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        path.write_text(cpuinfo)
+    assert ("no VNNI" in _saturating_cpu(path)) == is_named
 
 
 def test_outputs_that_are_no_numbers_are_never_timed(tmp_path: Path) -> None:
