@@ -369,10 +369,6 @@ def _without(words: tuple[str, ...], option: str) -> tuple[str, ...]:
 # --------------------------------------------------------------------------- photos
 
 _TRAIN, _TEST = "photos/train", "photos/test"
-_SHARES = {"train-10pc": 0.1, "train-1pc": 0.01}
-"""Of the labels of the training photos, of each class the same; the small is within the large."""
-_MONITOR = {"monitor-bank": 5000, "monitor-queries": 1000}
-"""Training photos drawn for the untrained level of the curves, as many as `--during` takes."""
 _TRANSFER_TEST = 200
 
 
@@ -389,17 +385,10 @@ def prepare_photos(preset: Preset, data: Path, out: Path) -> dict[str, Any]:
                 raise SystemExit(f"{data} has no folder {split}: give --data with train/ and test/")
         train = open_photos(data / "train", labels=True)
         test = open_photos(data / "test", labels=True)
-        drawn = _draw(train, preset.train_per_class)
-        sets = {"train": drawn, "test": _draw(test, preset.test_per_class)}
-        per_class = len(drawn) // len(drawn.classes or ())
-        for name, share in _SHARES.items():
-            sets[name] = _draw(train, max(2, round(per_class * share)))
-        order = np.random.default_rng(1).permutation(len(drawn))
-        start = 0
-        for name, count in _MONITOR.items():
-            count = min(count, len(drawn) // (2 if start == 0 else 5))
-            sets[name] = drawn.subset(np.sort(order[start : start + count]))
-            start += count
+        sets = {
+            "train": _draw(train, preset.train_per_class),
+            "test": _draw(test, preset.test_per_class),
+        }
         fashion = open_photos("fashion-mnist", labels=True)
         fashion_test = fashion.test()
         assert fashion_test is not None
@@ -409,7 +398,7 @@ def prepare_photos(preset: Preset, data: Path, out: Path) -> dict[str, Any]:
             tell(f"writing {len(photos)} photos to {folder / name}")
             _write(photos, folder / name, packed=preset.packed and name in ("train", "test"))
         (folder / "done").touch()
-    names = ("train", "test", *_SHARES, *_MONITOR, "fashion-train", "fashion-test")
+    names = ("train", "test", "fashion-train", "fashion-test")
     opened = {name: open_photos(folder / name, labels=True) for name in names}
     return {
         name: {"photos": len(photos), "fingerprint": photos.fingerprint}
@@ -479,6 +468,7 @@ class Runner:
         self.deadline = deadline
         self.stop = threading.Event()
         self.measuring = threading.Lock()
+        self.torch_device = _torch_device(device)
 
     def run(self, cells: Sequence[Cell], *, jobs: int) -> list[str]:
         """Runs what is not finished, each cell once its needs are there.
@@ -564,36 +554,19 @@ class Runner:
 
     def _measure(self, cell: Cell) -> dict[str, Any]:
         """Accuracies by name in percent, and with which machine and code they were found."""
-        from edgeseed.distill import evaluate
+        from proof_measure import Photos, measure
 
-        metrics: dict[str, float] = {}
-        size = self.preset.image_size if cell.command == "given" else None
-        network = _LITE0 if cell.command == "given" else str(student_file(cell.name))
-        root = self.out
-
-        def measure(prefix: str, data: str, test: str | None, protocol: str) -> dict[str, Any]:
-            if self._is_over():
-                raise StoppedError
-            result = evaluate(
-                network.replace("=", f"={root}/") if size else root / network,
-                data=data if test is None else root / data,
-                test_data=None if test is None else root / test,
-                protocol=protocol, image_size=size, device=self.device,
-            )  # fmt: skip
-            for metric in result.metrics:
-                metrics[f"{prefix}{metric.name}"] = round(metric.top1_percent, 3)
-            return result.environment
-
+        is_given = cell.command == "given"
         with self.measuring, quiet():
-            found = measure("", _TRAIN, _TEST, "knn,linear")
-            for name in _SHARES:
-                measure(name.removeprefix("train-") + " ", f"photos/{name}", _TEST, "linear")
-            measure("fashion ", "photos/fashion-train", "photos/fashion-test", "knn,linear")
-            measure("digits ", "digits", None, "knn,linear")
-            if cell.command == "untrained":
-                bank, queries = (f"photos/{name}" for name in _MONITOR)
-                measure("monitor ", bank, queries, "knn")
-        return {"metrics": metrics, "environment": found}
+            return measure(
+                f"{TEACHER_NETWORK}={self.out / TEACHER}"
+                if is_given
+                else str(self.out / student_file(cell.name)),
+                Photos(self.out),
+                image_size=self.preset.image_size if is_given else None,
+                monitor=cell.command == "untrained",
+                device=self.torch_device,
+            )
 
     def _call(self, *words: str) -> dict[str, Any]:
         """Runs one command of edgeseed; on a stop, lets it save its state.
@@ -624,6 +597,13 @@ class Runner:
         if told:
             raise StoppedError
         raise RuntimeError(f"edgeseed {' '.join(words)}\n{errors.strip()[-2000:]}")
+
+
+def _torch_device(device: str) -> str:
+    import torch
+
+    is_cuda = device == "auto" and torch.cuda.is_available()
+    return "cuda" if is_cuda else "cpu" if device == "auto" else device
 
 
 def run_folder(name: str) -> Path:
