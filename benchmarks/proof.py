@@ -521,7 +521,10 @@ class Runner:
             found["metrics"]["classifier"] = classifier_accuracy(
                 self.out / student_file(cell.name), self.out / _TEST
             )
-        kept = ("seconds", "epochs", "steps", "loss", "floor", "num_photos", "device")
+        kept = (
+            "seconds", "epochs", "steps", "loss", "floor", "num_photos", "images_per_second",
+            "device",
+        )  # fmt: skip
         return {
             "cell": cell.name,
             "group": cell.group,
@@ -717,10 +720,14 @@ def main() -> None:
     parser.add_argument("--budget-minutes", type=float, help="stop then; the same call goes on")
     parser.add_argument("--list", action="store_true", help="name the cells and stop")
     parser.add_argument("--report", action="store_true", help="run nothing, only report")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="try a preset on so much of its photos seen"
+    )
+    parser.add_argument("--docs", type=Path, help="put the tables there, between the marks")
     parser.add_argument("--plot", type=Path, help="draw the curves there, as SVG or PNG")
     parser.add_argument("--results", type=Path, help="the JSON file (default: see above)")
     arguments = parser.parse_args()
-    preset = PRESETS[arguments.preset]
+    preset = scaled(PRESETS[arguments.preset], arguments.scale)
     every = make_cells(preset, arguments.seeds)
     cells = with_needs(every, arguments.only)
     if arguments.list:
@@ -735,9 +742,8 @@ def main() -> None:
         write_json(out / "photos.json", photos)
         prepare_teacher(out)
         failed = run_until(arguments, preset, cells, out)
-    results = arguments.results or RESULTS / f"proof-{arguments.preset}.json"
-    if arguments.preset == "smoke" and arguments.results is None:
-        results = out / "proof-smoke.json"
+    is_trial = arguments.preset == "smoke" or arguments.scale != 1
+    results = arguments.results or (out if is_trial else RESULTS) / f"proof-{arguments.preset}.json"
     known = [cell.name for cell in every]
     records = [record for record in read_records(out) if record["cell"] in set(known)]
     proof_report.write_results(
@@ -749,10 +755,36 @@ def main() -> None:
     )
     if arguments.plot is not None:
         proof_report.draw_curves(arguments.plot, records)
-    print(proof_report.make_tables(records, missing_of=known, student=preset.students[0]))
+    tables = proof_report.make_tables(records, missing_of=known, student=preset.students[0])
+    print(tables)
+    if arguments.docs is not None:
+        proof_report.insert(arguments.docs, tables)
     tell(f"written: {results}")
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def scaled(preset: Preset, share: float) -> Preset:
+    """The preset with about so much of its photos seen: fewer photos, and fewer passes."""
+    if share == 1:
+        return preset
+    factor = share**0.5
+    photos = max(8, round(factor * (preset.train_per_class or 5000)))
+
+    def fewer(epochs: int) -> int:
+        return max(1, round(factor * epochs))
+
+    return dataclasses.replace(
+        preset,
+        train_per_class=photos,
+        test_per_class=max(4, round(factor * (preset.test_per_class or 1000))),
+        transfer_per_class=photos,
+        batch_size=min(preset.batch_size, 2 * photos),
+        epochs=fewer(preset.epochs),
+        own_epochs={group: fewer(epochs) for group, epochs in preset.own_epochs.items()},
+        queue_size=min(preset.queue_size, 4 * photos),
+        num_negatives=min(preset.num_negatives, 8 * photos),
+    )
 
 
 def run_until(

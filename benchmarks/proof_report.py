@@ -9,7 +9,7 @@ from typing import Any
 from methods import Relation, judge, summary
 
 from edgeseed.core.environment import environment
-from edgeseed.core.files import write_json
+from edgeseed.core.files import write_json, write_text
 
 # Stated before the first cell ran.
 MARGIN_POINTS = 10.0
@@ -261,6 +261,23 @@ def plus_minus(values: Sequence[float], *, sign: bool = False) -> str:
         return ""
     mean = f"{statistics.mean(values):{'+' if sign else ''}.1f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+BEGIN, END = "<!-- tables of proof.py: begin -->", "<!-- tables of proof.py: end -->"
+
+
+def insert(path: Path, tables: str) -> None:
+    """Puts the tables between the marks of a page; the rest of it stays.
+
+    Raises:
+        SystemExit: If the page has no marks.
+    """
+    text = path.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{path} has no place for tables: add the lines {BEGIN} and {END}")
+    write_text(path, f"{before}{begin}\n\n{tables}\n\n{end}{after}")
 
 
 # --------------------------------------------------------------------------- results

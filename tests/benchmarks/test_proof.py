@@ -126,6 +126,31 @@ def test_results_of_some_cells_are_not_called_complete(proof: ModuleType, tmp_pa
     assert found["missing_cells"] == ["regress/0"]
 
 
+def test_tables_go_between_the_marks_of_a_page_and_nothing_else_changes(
+    proof: ModuleType, tmp_path: Path
+) -> None:
+    report = proof.proof_report
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.insert(page, "new")
+    assert page.read_text() == f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(SystemExit, match="no place for tables"):
+        report.insert(page, "new")
+
+
+def test_a_trial_of_a_preset_sees_about_the_share_that_was_asked_for(proof: ModuleType) -> None:
+    whole = proof.PRESETS["gpu"]
+    trial = proof.scaled(whole, 0.001)
+    seen = [
+        10 * per_class * epochs
+        for per_class, epochs in ((trial.train_per_class, trial.epochs), (5000, whole.epochs))
+    ]
+    assert 0.0005 < seen[0] / seen[1] < 0.002
+    assert trial.batch_size <= 10 * trial.train_per_class
+    assert proof.scaled(whole, 1) is whole
+
+
 def test_the_plot_has_a_line_a_row_and_the_untrained_level(
     proof: ModuleType, tmp_path: Path
 ) -> None:
