@@ -115,7 +115,13 @@ def make_tables(records: Records, *, missing_of: Sequence[str], student: str) ->
     for name in filter(None, others):
         parts.append(_label_free(values, suffix=f" {name}", title=f"Student: {name}"))
     parts.insert(1 if missing else 0, _label_free(values, suffix="", title=f"Student: {student}"))
-    parts += [_labelled(values), _own_teachers(values), _transfer(values), _relations(values)]
+    parts += [
+        _labelled(values),
+        _own_teachers(values),
+        _transfer(values),
+        _shipped(values),
+        _relations(values),
+    ]
     return "\n\n".join(filter(None, parts))
 
 
@@ -215,6 +221,32 @@ def _transfer(values: Values) -> str:
         ("row", "Fashion-MNIST kNN-20", "linear", "digits kNN-20", "linear", "seeds"),
         body,
     )
+
+
+def _shipped(values: Values) -> str:
+    """One line from the teacher to what runs on the device."""
+    found = values.get(("int8", "student", "int8 top1"))
+    if not found:
+        return ""
+    alone = max(("moco", "simclr"), key=lambda group: _mean(values, group, "linear"))
+    cells = [
+        *(_shown(values, group, "linear") for group in ("teacher", "untrained", alone, "regress")),
+        *(_shown(values, "int8", f"int8 {name}") for name in ("float_top1", "top1", "agreement")),
+        str(len(found)),
+    ]
+    return _table(
+        "From teacher to int8 (linear probe as classifier; the last three on 1,000 test photos)",
+        (
+            "teacher", "untrained", f"SSL alone (`{alone}`)", "distilled (`regress`)",
+            "the same in float", "in int8", "agreement of int8", "seeds",
+        ),
+        [cells],
+    )  # fmt: skip
+
+
+def _mean(values: Values, group: str, metric: str) -> float:
+    found = values.get((group, "student", metric), {})
+    return statistics.mean(found.values()) if found else -math.inf
 
 
 def _relations(values: Values) -> str:
