@@ -32,6 +32,14 @@ from edgeseed.distill.data.labels import (
     save_labels,
     split_labelled,
 )
+from edgeseed.distill.evaluation.baseline import (
+    BASELINES,
+    Baseline,
+    BaselineName,
+    build_untrained,
+    read_architecture,
+    summarise,
+)
 from edgeseed.distill.evaluation.knn import KnnSettings, knn_accuracy, knn_scores, top_accuracy
 from edgeseed.distill.evaluation.linear import LinearResult, LinearSettings, probe_linearly
 from edgeseed.distill.teachers import load_network
@@ -94,6 +102,7 @@ class EvaluationResult:
         metrics: The accuracies.
         environment: Machine, versions and commit.
         classifier: Where the classifier was written, if it was.
+        baseline: What the same network has untrained, if it was asked for.
     """
 
     network: str
@@ -107,6 +116,7 @@ class EvaluationResult:
     metrics: tuple[Metric, ...]
     environment: dict[str, Any]
     classifier: str | None = None
+    baseline: Baseline | None = None
 
     def metric(self, name: str) -> Metric:
         """The metric of that name.
@@ -160,6 +170,8 @@ def evaluate(
     settings: Sequence[str] = (),
     save_classifier: str | Path | None = None,
     save_metrics: bool = False,
+    baseline: BaselineName | None = None,
+    baseline_seeds: int = 3,
 ) -> EvaluationResult:
     """Measures how good a network's frozen features are.
 
@@ -185,6 +197,9 @@ def evaluate(
             `"finetune.…"` what `finetune` takes as settings.
         save_classifier: Where to write a student whose head is the linear probe.
         save_metrics: Whether to append the metrics to the student file.
+        baseline: "untrained" measures the same architecture with fresh weights as well, by "knn"
+            and "linear": what is not above it was not learnt.
+        baseline_seeds: How many such networks; their seeds start at `seed`.
 
     Raises:
         UnknownNameError: If a protocol or the network is unknown.
@@ -195,6 +210,7 @@ def evaluate(
     """
     protocols = _protocols(protocol)
     _check_saving(str(student), protocols, save_classifier, save_metrics)
+    _check_baseline(baseline, baseline_seeds, protocols)
     changes = _split_settings(settings)
     knn = build_config(
         KnnSettings, values=_values(knn), overrides=changes["knn"], what="protocol knn"
@@ -210,16 +226,22 @@ def evaluate(
     if save_lists is not None:
         _save_lists(Path(save_lists), split, lists)
     network = load_network(str(student), image_size=image_size)
+    size = network.preprocess.image_size
+    architecture = None if baseline is None else read_architecture(str(student), image_size=size)
     metrics: list[Metric] = []
     features = None
-    if "knn" in protocols or "linear" in protocols:
-        features = embed_split(
+
+    def embed_both(network: nn.Module, preprocess: Preprocess) -> Features:
+        return embed_split(
             network,
             split,
-            preprocess=network.preprocess,
+            preprocess=preprocess,
             batch_size=batch_size,
             device=choose_device(device),
         )
+
+    if "knn" in protocols or "linear" in protocols:
+        features = embed_both(network, network.preprocess)
     if features is not None and "knn" in protocols:
         metrics += measure_knn(features, settings=knn)
     if features is not None and "linear" in protocols:
@@ -241,6 +263,17 @@ def evaluate(
         )
         for text, chosen in lists.items()
     ]
+    untrained = None
+    if architecture is not None:
+        by_seed = {}
+        for number in range(seed, seed + baseline_seeds):
+            fresh = embed_both(build_untrained(architecture, seed=number), network.preprocess)
+            found = measure_knn(fresh, settings=knn) if "knn" in protocols else []
+            if "linear" in protocols:
+                found.append(measure_linear(fresh, settings=linear, seed=seed)[0])
+            by_seed[number] = [(metric.name, metric.top1_percent) for metric in found]
+        measured = {metric.name: metric.top1_percent for metric in metrics}
+        untrained = summarise(architecture, by_seed, measured=measured)
     result = EvaluationResult(
         network=str(student),
         weights_digest=network.digest,
@@ -253,6 +286,7 @@ def evaluate(
         metrics=tuple(metrics),
         environment=environment(),
         classifier=None if save_classifier is None else str(save_classifier),
+        baseline=untrained,
     )
     if save_metrics:
         _append_metrics(Path(student), result)
@@ -268,6 +302,20 @@ def _protocols(protocol: str | Sequence[str]) -> tuple[str, ...]:
     if not chosen:
         raise UsageError(f"no protocol was given; choose from: {', '.join(PROTOCOLS)}")
     return chosen
+
+
+def _check_baseline(baseline: str | None, baseline_seeds: int, protocols: tuple[str, ...]) -> None:
+    if baseline is None:
+        return
+    if baseline not in BASELINES:
+        raise unknown_name("baseline", baseline, BASELINES)
+    if baseline_seeds < 1:
+        raise UsageError(f"baseline_seeds={baseline_seeds} must be at least 1")
+    if not {"knn", "linear"} & set(protocols):
+        raise UsageError(
+            "baseline untrained is measured by knn and linear, and --protocol has neither; add "
+            "one, or leave out --baseline"
+        )
 
 
 def _split_settings(settings: Sequence[str]) -> dict[str, list[str]]:

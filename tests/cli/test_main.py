@@ -131,7 +131,8 @@ def test_the_options_that_scripts_rely_on_are_there():
         "pretrain": "--method --model --activation --drop-se --data --out --epochs --batch-size "
         "--image-size --lr --seed --devices --precision --set --config --resume --during --json",
         "evaluate": "--data --test-data --protocol --labels --save-lists --save-classifier "
-        "--save-metrics --batch-size --image-size --device --seed --set --json",
+        "--save-metrics --baseline --baseline-seeds --batch-size --image-size --device --seed "
+        "--set --json",
         "export": "--target --precision --calibration --out --min-agreement --max-drop --batch "
         "--no-verify --seed --set --json",
         "verify": "--data --json",
