@@ -136,7 +136,7 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "no image": ((*TAUGHT, "--data", "papers"), 2, "only files that are not images"),
     "a file": ((*TAUGHT, "--data", "list.txt"), 2, "is a file; give the folder"),
     "too many broken": (
-        (*TAUGHT, "--data", "broken"), 2, "4 of 20 files cannot be read as photos, more than 10%",
+        (*TAUGHT, "--data", "broken"), 2, "4 of 20 files cannot be used as photos, more than 10%",
     ),
     "fewer than a batch": (
         (*TAUGHT, "--data", "three", "--batch-size", "8"), 2, "and there are 3; use --batch-size 2",

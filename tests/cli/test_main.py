@@ -81,6 +81,8 @@ def test_every_option_is_an_argument_of_the_python_call(command):
     found = cli.get_command(click.Context(cli), command)
     assert found is not None
     options = {parameter.name for parameter in found.params} - {"as_json"}
+    # `verify` of an app's module is a function of its own, verify_module.
+    options -= {"verify": {"origin"}}.get(command, set())
     arguments = set(inspect.signature(CALLS[command]).parameters)
     renamed = {"pretrain": {}, "export": {"settings": "options"}}.get(command, {})
     assert {renamed.get(name, name) for name in options} <= arguments
