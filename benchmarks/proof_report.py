@@ -63,7 +63,7 @@ def collect(records: Records) -> Values:
     values: dict[tuple[str, str, str], dict[int, float]] = {}
     for record in records:
         for metric, value in record["metrics"].items():
-            key = (record["group"], "student", metric)
+            key = (record["group"].removeprefix("transfer "), "student", metric)
             values.setdefault(key, {})[record["seed"]] = value
     return values
 
@@ -72,7 +72,7 @@ def untrained_group(group: str) -> str:
     """The row of the same network without training."""
     base, _, student = group.partition(" ")
     if base.startswith("esvit"):
-        return "untrained esvit-teacher"
+        return "esvit-untrained"
     return f"untrained {student}".strip()
 
 
@@ -167,7 +167,7 @@ _NAMES = {
     "ssl-teacher": "SSL teacher (SimCLR), no label anywhere",
     "regress-ssl": "`regress` from the SSL teacher",
     "seed-ssl": "`seed` from the SSL teacher",
-    "untrained esvit-teacher": "**EsViT's network, untrained**",
+    "esvit-untrained": "**EsViT's network, untrained**",
     "esvit-teacher": "EsViT teacher (views and regions)",
     "esvit-view-teacher": "EsViT teacher, views alone",
     "rob": "`rob` from the EsViT teacher",
@@ -196,7 +196,7 @@ def _labelled(values: Values) -> str:
 
 def _own_teachers(values: Values) -> str:
     groups = (
-        "ssl-teacher", "regress-ssl", "seed-ssl", "untrained esvit-teacher", "esvit-teacher",
+        "ssl-teacher", "regress-ssl", "seed-ssl", "esvit-untrained", "esvit-teacher",
         "esvit-view-teacher", "rob",
     )  # fmt: skip
     if not any((group, "student", "linear") in values for group in groups[1:3] + groups[4:]):
