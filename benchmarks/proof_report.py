@@ -109,7 +109,7 @@ def make_tables(records: Records, *, missing_of: Sequence[str], student: str) ->
     if missing:
         parts.append(
             f"**{len(missing_of) - len(missing)} of {len(missing_of)} cells have run.** "
-            f"Missing: {', '.join(missing)}."
+            f"The tables are of these; missing, by seed: {_by_seed(missing)}."
         )
     others = sorted({r["group"].partition(" ")[2] for r in records if r["command"] == "distill"})
     for name in filter(None, others):
@@ -123,6 +123,15 @@ def make_tables(records: Records, *, missing_of: Sequence[str], student: str) ->
         _relations(values),
     ]
     return "\n\n".join(filter(None, parts))
+
+
+def _by_seed(names: Sequence[str]) -> str:
+    """Cells by row: `moco 1, 2; seed 2`."""
+    seeds: dict[str, list[str]] = {}
+    for name in names:
+        group, _, seed = name.rpartition("/")
+        seeds.setdefault(group, []).append(seed)
+    return "; ".join(f"{group} {', '.join(of_group)}" for group, of_group in seeds.items())
 
 
 def _label_free(values: Values, *, suffix: str, title: str) -> str:
