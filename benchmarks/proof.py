@@ -46,7 +46,7 @@ from edgeseed.core.photos import PhotoSet, open_photos
 RESULTS = Path(__file__).parent / "results"
 TEACHER = "teachers/lite0.safetensors"
 TEACHER_NETWORK = "tf_efficientnet_lite0"
-Command = Literal["given", "untrained", "pretrain", "distill", "finetune", "ship"]
+Command = Literal["given", "untrained", "pretrain", "distill", "finetune", "ship", "transfer"]
 
 
 # --------------------------------------------------------------------------- presets
@@ -157,8 +157,8 @@ class Cell:
         group: What it is, whatever the seed.
         seed: Of all that is drawn.
         command: What makes it: a command of edgeseed, nothing (`given` weights), only the drawing
-            of its initial weights (`untrained`), or the way from another cell's network to int8
-            (`ship`).
+            of its initial weights (`untrained`), the way from another cell's network to int8
+            (`ship`), or nothing but a measurement of another cell's network (`transfer`).
         words: Arguments of the command. `@CELL` stands for the student file of that cell.
         student: The network that is measured.
         has_classifier: Whether the network comes with a classifier, whose accuracy is measured too.
@@ -210,7 +210,7 @@ class _Rows:
         ship = self._cell("int8", "ship", f"@regress/{self.seed}", seed=self.seed)
         return [
             *self.ends(), *self.label_free(), *([ship] if self.is_first else ()),
-            *self.labelled(), *self.own_teachers(),
+            *self.labelled(), *self.own_teachers(), *(self.transfer() if self.is_first else ()),
         ]  # fmt: skip
 
     def ends(self) -> list[Cell]:
@@ -280,7 +280,7 @@ class _Rows:
             method="esvit",
             network=preset.esvit_teacher,
         )
-        start = self._cell("untrained esvit-teacher", "untrained", student=preset.esvit_teacher)
+        start = self._cell("esvit-untrained", "untrained", student=preset.esvit_teacher)
         return [
             ssl,
             self._distilled("regress-ssl", "views.mixup=false", method="regress",
@@ -292,6 +292,15 @@ class _Rows:
             views,
             self._distilled("rob", *heads, teacher=f"@{esvit.name}", crops="multi"),
         ]  # fmt: skip
+
+    def transfer(self) -> list[Cell]:
+        """The same networks on photos that no network was trained on."""
+        groups = ("teacher", "untrained", *proof_report.LABEL_FREE, "supervised")
+        cells = []
+        for group in groups:
+            seed = 0 if group == "teacher" else self.seed
+            cells.append(self._cell(f"transfer {group}", "transfer", f"@{group}/{seed}", seed=seed))
+        return cells
 
     # ------------------------------------------------------------------ kinds of cells
 
@@ -525,7 +534,7 @@ class Runner:
         if cell.command == "ship":
             return self._ship(cell)
         trained = self._make(cell)
-        found = self._measure(cell)
+        found = self._measure(cell, cell.needs[0] if cell.command == "transfer" else cell.name)
         if "metric" in trained:
             found["metrics"]["classifier"] = trained["metric"]["top1_percent"]
         elif cell.has_classifier:
@@ -581,7 +590,7 @@ class Runner:
 
     def _make(self, cell: Cell) -> dict[str, Any]:
         """Trains, or goes on with it; the result of the command."""
-        if cell.command == "given":
+        if cell.command in ("given", "transfer"):
             return {}
         folder = run_folder(cell.name)
         if cell.command == "untrained":
@@ -597,19 +606,18 @@ class Runner:
             "--out", str(folder), *resume,
         )  # fmt: skip
 
-    def _measure(self, cell: Cell) -> dict[str, Any]:
+    def _measure(self, cell: Cell, network: str) -> dict[str, Any]:
         """Accuracies by name in percent, and with which machine and code they were found."""
-        from proof_measure import Photos, measure
+        from proof_measure import Photos, measure, measure_transfer
 
-        is_given = cell.command == "given"
+        is_given = network == "teacher/0"
+        name = str(self.out / student_file(network))
         with self.measuring, quiet():
-            return measure(
-                f"{TEACHER_NETWORK}={self.out / TEACHER}"
-                if is_given
-                else str(self.out / student_file(cell.name)),
+            chosen = measure_transfer if cell.command == "transfer" else measure
+            return chosen(
+                f"{TEACHER_NETWORK}={self.out / TEACHER}" if is_given else name,
                 Photos(self.out),
                 image_size=self.preset.image_size if is_given else None,
-                monitor=cell.command == "untrained",
                 device=self.torch_device,
             )
 

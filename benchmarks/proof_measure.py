@@ -68,59 +68,80 @@ class Photos:
         return open_photos(self._out / source if "/" in source else source, labels=True)
 
 
-def measure(
-    network: str, photos: Photos, *, image_size: int | None, monitor: bool, device: str
-) -> dict[str, Any]:
-    """All accuracies of a network.
+def measure(network: str, photos: Photos, *, image_size: int | None, device: str) -> dict[str, Any]:
+    """Accuracies on the photos of the same kind as in training.
 
     Args:
         network: As `evaluate` takes it.
         photos: What it is measured on.
         image_size: Of a network that has no size of its own, in pixels.
-        monitor: Whether also by the protocol of `--during`, for the level in the curves.
         device: Where it runs.
 
     Returns:
-        `metrics`, by name in percent, and the `environment` of machine and code.
+        `metrics`, by name in percent, and the `environment` of machine and code. `monitor knn-20`
+        is by the protocol of `--during`, on photos drawn as there.
     """
-    loaded = load_network(network, image_size=image_size).to(device)
-    embedded = {name: _embed(loaded, photos.pixels(name, loaded.preprocess)) for name in _SETS}
-    labels = {name: photos.labels(name) for name in _SETS}
-    found: dict[str, float] = {}
+    found = _Found(network, photos, image_size=image_size, device=device, sets=("train", "test"))
+    found.add("", found.sides("train", "test"))
+    labels = found.labels["train"]
+    for name, share in SHARES.items():
+        few = found.sides("train", "test", few_of_each(labels, share))
+        found.add(f"{name} ", few, knn=False)
+    order = torch.from_numpy(np.random.default_rng(1).permutation(len(labels)))
+    queries = min(MONITOR_QUERIES, len(order) // 5)
+    drawn = dataclasses.replace(
+        found.sides("train", "test", order[queries : queries + MONITOR_BANK]),
+        test=found.embedded["train"][order[:queries]],
+        test_labels=labels[order[:queries]],
+    )
+    found.add("monitor ", drawn, linear=False)
+    return found.to_dict()
 
-    def sides(train: str, test: str, chosen: Tensor | None = None) -> Features:
+
+def measure_transfer(
+    network: str, photos: Photos, *, image_size: int | None, device: str
+) -> dict[str, Any]:
+    """As `measure`, on photos that no network was trained on."""
+    sets = tuple(name for name in _SETS if name not in ("train", "test"))
+    found = _Found(network, photos, image_size=image_size, device=device, sets=sets)
+    for name in ("fashion", "digits"):
+        found.add(f"{name} ", found.sides(f"{name}-train", f"{name}-test"))
+    return found.to_dict()
+
+
+class _Found:
+    """Embeddings of the sets, each made once, and what was measured on them."""
+
+    def __init__(
+        self, network: str, photos: Photos, *, image_size: int | None, device: str,
+        sets: tuple[str, ...],
+    ) -> None:  # fmt: skip
+        loaded = load_network(network, image_size=image_size).to(device)
+        self.embedded = {
+            name: _embed(loaded, photos.pixels(name, loaded.preprocess)) for name in sets
+        }
+        self.labels = {name: photos.labels(name) for name in sets}
+        self.metrics: dict[str, float] = {}
+
+    def sides(self, train: str, test: str, chosen: Tensor | None = None) -> Features:
         rows = slice(None) if chosen is None else chosen
         return Features(
-            train=embedded[train][rows], train_labels=labels[train][rows],
-            test=embedded[test], test_labels=labels[test],
-            num_classes=int(labels[train].max()) + 1,
+            train=self.embedded[train][rows], train_labels=self.labels[train][rows],
+            test=self.embedded[test], test_labels=self.labels[test],
+            num_classes=int(self.labels[train].max()) + 1,
         )  # fmt: skip
 
-    def add(prefix: str, features: Features, *, knn: bool = True, linear: bool = True) -> None:
+    def add(
+        self, prefix: str, features: Features, *, knn: bool = True, linear: bool = True
+    ) -> None:
         metrics = measure_knn(features, settings=KnnSettings()) if knn else []
         if linear:
             metrics.append(measure_linear(features, settings=LinearSettings(), seed=0)[0])
         for metric in metrics:
-            found[f"{prefix}{metric.name}"] = round(metric.top1_percent, 3)
+            self.metrics[f"{prefix}{metric.name}"] = round(metric.top1_percent, 3)
 
-    add("", sides("train", "test"))
-    for name, share in SHARES.items():
-        chosen = few_of_each(labels["train"], share)
-        add(f"{name} ", sides("train", "test", chosen), knn=False)
-    add("fashion ", sides("fashion-train", "fashion-test"))
-    add("digits ", sides("digits-train", "digits-test"))
-    if monitor:
-        order = torch.from_numpy(np.random.default_rng(1).permutation(len(labels["train"])))
-        queries = min(MONITOR_QUERIES, len(order) // 5)
-        bank = order[queries : queries + MONITOR_BANK]
-        drawn = sides("train", "test", bank)
-        add("monitor ", _with_test(drawn, embedded["train"], labels["train"], order[:queries]),
-            linear=False)  # fmt: skip
-    return {"metrics": found, "environment": environment()}
-
-
-def _with_test(features: Features, rows: Tensor, labels: Tensor, chosen: Tensor) -> Features:
-    return dataclasses.replace(features, test=rows[chosen], test_labels=labels[chosen])
+    def to_dict(self) -> dict[str, Any]:
+        return {"metrics": self.metrics, "environment": environment()}
 
 
 def few_of_each(labels: Tensor, share: float) -> Tensor:

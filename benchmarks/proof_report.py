@@ -63,7 +63,7 @@ def collect(records: Records) -> Values:
     values: dict[tuple[str, str, str], dict[int, float]] = {}
     for record in records:
         for metric, value in record["metrics"].items():
-            key = (record["group"], "student", metric)
+            key = (record["group"].removeprefix("transfer "), "student", metric)
             values.setdefault(key, {})[record["seed"]] = value
     return values
 
@@ -72,7 +72,7 @@ def untrained_group(group: str) -> str:
     """The row of the same network without training."""
     base, _, student = group.partition(" ")
     if base.startswith("esvit"):
-        return "untrained esvit-teacher"
+        return "esvit-untrained"
     return f"untrained {student}".strip()
 
 
@@ -109,7 +109,7 @@ def make_tables(records: Records, *, missing_of: Sequence[str], student: str) ->
     if missing:
         parts.append(
             f"**{len(missing_of) - len(missing)} of {len(missing_of)} cells have run.** "
-            f"Missing: {', '.join(missing)}."
+            f"The tables are of these; missing, by seed: {_by_seed(missing)}."
         )
     others = sorted({r["group"].partition(" ")[2] for r in records if r["command"] == "distill"})
     for name in filter(None, others):
@@ -123,6 +123,15 @@ def make_tables(records: Records, *, missing_of: Sequence[str], student: str) ->
         _relations(values),
     ]
     return "\n\n".join(filter(None, parts))
+
+
+def _by_seed(names: Sequence[str]) -> str:
+    """Cells by row: `moco 1, 2; seed 2`."""
+    seeds: dict[str, list[str]] = {}
+    for name in names:
+        group, _, seed = name.rpartition("/")
+        seeds.setdefault(group, []).append(seed)
+    return "; ".join(f"{group} {', '.join(of_group)}" for group, of_group in seeds.items())
 
 
 def _label_free(values: Values, *, suffix: str, title: str) -> str:
@@ -167,7 +176,7 @@ _NAMES = {
     "ssl-teacher": "SSL teacher (SimCLR), no label anywhere",
     "regress-ssl": "`regress` from the SSL teacher",
     "seed-ssl": "`seed` from the SSL teacher",
-    "untrained esvit-teacher": "**EsViT's network, untrained**",
+    "esvit-untrained": "**EsViT's network, untrained**",
     "esvit-teacher": "EsViT teacher (views and regions)",
     "esvit-view-teacher": "EsViT teacher, views alone",
     "rob": "`rob` from the EsViT teacher",
@@ -196,7 +205,7 @@ def _labelled(values: Values) -> str:
 
 def _own_teachers(values: Values) -> str:
     groups = (
-        "ssl-teacher", "regress-ssl", "seed-ssl", "untrained esvit-teacher", "esvit-teacher",
+        "ssl-teacher", "regress-ssl", "seed-ssl", "esvit-untrained", "esvit-teacher",
         "esvit-view-teacher", "rob",
     )  # fmt: skip
     if not any((group, "student", "linear") in values for group in groups[1:3] + groups[4:]):

@@ -109,11 +109,12 @@ def test_another_student_is_compared_with_its_own_untrained_network(proof: Modul
 def test_tables_of_some_cells_say_which_are_missing(proof: ModuleType) -> None:
     records = [_record("untrained", 0, linear=30.0, knn_20=25.0)]
     text = proof.proof_report.make_tables(
-        records, missing_of=["untrained/0", "regress/0"], student="small"
+        records, missing_of=["untrained/0", "regress/0", "moco/1", "moco/2"], student="small"
     )
-    assert text.startswith("**1 of 2 cells have run.** Missing: regress/0.")
+    assert text.startswith("**1 of 4 cells have run.**")
+    assert "missing, by seed: regress 0; moco 1, 2." in text
     whole = proof.proof_report.make_tables(records, missing_of=["untrained/0"], student="small")
-    assert "Missing" not in whole
+    assert "missing" not in whole
 
 
 def test_results_of_some_cells_are_not_called_complete(proof: ModuleType, tmp_path: Path) -> None:
