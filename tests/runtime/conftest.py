@@ -13,12 +13,13 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from support import fake_tensorrt
+from support.fake_device import FakeDevice, fake_measurement
 
 from edgeseed.core.bundle import Bundle, Manifest, TensorSpec, read_bundle, seal_bundle
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.runtime import result, validity
 from edgeseed.runtime.accuracy import Accuracy, Share
-from edgeseed.runtime.devices._fake import FakeDevice, fake_measurement
 from edgeseed.runtime.profiling import profile
 
 SIZE = 16
@@ -193,7 +194,7 @@ def _accuracy(top1: float, photos: str) -> Accuracy:
 SHIM = """import os
 import sys
 
-from edgeseed.runtime.engines._fake_tensorrt import install
+from fake_tensorrt import install
 
 sys.modules["tensorrt"] = install(os.environ.get("FAKE_TENSORRT", "10.3.0"))
 """
@@ -211,13 +212,13 @@ class Nvidia:
 
     def enter(self, monkeypatch: pytest.MonkeyPatch, *, version: str = "10.3.0") -> None:
         """For this process and the ones that it starts."""
-        from edgeseed.runtime.engines import _cuda, _fake_tensorrt
+        from edgeseed.runtime.engines import _cuda
 
         monkeypatch.setenv("LD_LIBRARY_PATH", str(self.library.parent))
         monkeypatch.setenv("PYTHONPATH", str(self.modules))
         monkeypatch.setenv("FAKE_TENSORRT", version)
         monkeypatch.setattr(_cuda, "LIBRARIES", (str(self.library),))
-        monkeypatch.setitem(sys.modules, "tensorrt", _fake_tensorrt.install(version))
+        monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt.install(version))
 
     def python(self, path: Path) -> Path:
         """A Python for a shell that inherits nothing, such as one behind ssh."""
@@ -243,6 +244,7 @@ def nvidia(tmp_path_factory: pytest.TempPathFactory) -> Nvidia:
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
     (folder / "modules").mkdir()
     (folder / "modules" / "tensorrt.py").write_text(SHIM)
+    shutil.copy(fake_tensorrt.__file__, folder / "modules")
     return Nvidia(library, folder / "modules")
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.fake_device import FakeDevice, fake_measurement
 
 from edgeseed.core.bundle import Bundle
 from edgeseed.core.errors import (
@@ -17,7 +18,6 @@ from edgeseed.core.errors import (
 from edgeseed.runtime import profile, read_result
 from edgeseed.runtime.agent import _job
 from edgeseed.runtime.device import Ended
-from edgeseed.runtime.devices._fake import FakeDevice, fake_measurement
 
 STEADY = [5_000_000] * 2000
 

@@ -1,6 +1,6 @@
 """An engine is built where it will run: here, behind ssh, or nowhere with a reason.
 
-TensorRT is the stand-in of `runtime/engines/_fake_tensorrt.py`, and the GPU is a small C library.
+TensorRT is the stand-in of `tests/support/fake_tensorrt.py`, and the GPU is a small C library.
 That the real TensorRT has what is called here is checked in `engines/test_tensorrt_api.py`.
 """
 
