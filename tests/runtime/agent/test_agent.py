@@ -108,7 +108,7 @@ def test_it_measures_where_neither_edgeseed_nor_torch_can_be_imported(tmp_path: 
 
     assert (code, stderr) == (0, "")
     stages = [event["name"] for event in events if event["event"] == "stage"]
-    assert stages == ["check", "load", "golden", "warm-up"]
+    assert stages == ["check", "load", "golden", "warm-up", "timed"]
     assert events[-1] == {"event": "done"}
     found = measurement(work)
     assert len(found["samples_ns"]) >= 8

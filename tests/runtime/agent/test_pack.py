@@ -54,6 +54,7 @@ def test_a_device_file_imports_only_what_a_device_has(name: str) -> None:
     tree = ast.parse((RUNTIME / name).read_text(encoding="utf-8"))
     inside = {f"edgeseed.runtime.{Path(file).stem}" for file in DEVICE_FILES}
     inside |= {"edgeseed.runtime", "edgeseed.runtime.agent", "edgeseed.runtime.engines"}
+    inside |= {"edgeseed.core.agreement"}
     inside |= {
         f"edgeseed.runtime.{Path(file).with_suffix('').as_posix().replace('/', '.')}"
         for file in SOURCES
