@@ -8,7 +8,13 @@ from edgeseed.core.bundle import GateResult
 from edgeseed.core.files import readable_size
 from edgeseed.distill.evaluation.baseline import BaselineMetric
 from edgeseed.distill.evaluation.evaluate import Metric
-from edgeseed.quickstart import QuickstartResult, Shipped, Trained, commands_for_own_photos
+from edgeseed.quickstart import (
+    QuickstartResult,
+    Shipped,
+    Trained,
+    commands_for_own_photos,
+    p90_ms,
+)
 from edgeseed.runtime import Comparison
 from edgeseed.runtime.report import page
 from edgeseed.runtime.report.comparison import SECTIONS
@@ -265,7 +271,7 @@ def _bundles(result: QuickstartResult) -> Section:
 
 def _latency(item: Shipped) -> str:
     assert item.result is not None
-    return f"{number(item.result.latency.p90.value)} ms"
+    return f"{number(p90_ms(item.result))} ms"
 
 
 def _gate_cell(item: Shipped) -> Cell:

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support import fake_engine
 
 from edgeseed.core.bundle import Bundle
 from edgeseed.runtime.agent import _job
@@ -58,7 +60,7 @@ def fake_work(folder: Path, **changes: Any) -> Path:
         if path.is_file()
     }
     job = Job(
-        engine="_fake",
+        engine="fake",
         model="model.json",
         unit="cpu",
         threads=1,
@@ -71,6 +73,8 @@ def fake_work(folder: Path, **changes: Any) -> Path:
     )
     dataclasses.replace(job, **changes).write(folder / _job.JOB)
     pack_agent(folder / _job.AGENT)
+    with zipfile.ZipFile(folder / _job.AGENT, "a") as archive:
+        archive.write(fake_engine.__file__, "edgeseed/runtime/engines/fake.py")
     return folder
 
 
@@ -104,7 +108,7 @@ def test_it_measures_where_neither_edgeseed_nor_torch_can_be_imported(tmp_path: 
 
     assert (code, stderr) == (0, "")
     stages = [event["name"] for event in events if event["event"] == "stage"]
-    assert stages == ["check", "load", "golden", "warm-up"]
+    assert stages == ["check", "load", "golden", "warm-up", "timed"]
     assert events[-1] == {"event": "done"}
     found = measurement(work)
     assert len(found["samples_ns"]) >= 8
