@@ -154,7 +154,7 @@ def _held_out(bundle: Bundle) -> Photos | None:
 
 def _source_of(bundle: Bundle) -> str:
     """What the bundle's own photos are; without any given, its export made colour fields."""
-    source = str(bundle.manifest.provenance.get("photos", {}).get("source", ""))
+    source = bundle.manifest.provenance.photos.source
     if source.startswith("synthetic"):
         return f"the bundle's {source}, no photos"
     return "the bundle's held-out photos"

@@ -13,6 +13,7 @@ from edgeseed.cli._main import main
 from edgeseed.core.bundle import Manifest, seal_bundle
 from edgeseed.core.network import save_student
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.records import Provenance
 from edgeseed.core.student import StudentSpec
 from edgeseed.distill import create_student
 
@@ -75,7 +76,8 @@ def changed_bundle(folder: Path) -> None:
     manifest = Manifest(
         name="test", target="onnx", precision="fp32", model="model.onnx", inputs=(), outputs=(),
         preprocess=Preprocess(image_size=SIZE, resize=SIZE), embedding_dim=4, classes=None,
-        quantization=None, gates=(), student_sha256="0", minimum_runtime={}, provenance={},
+        quantization=None, gates=(), student_sha256="0", minimum_runtime={},
+        provenance=Provenance(),
     )  # fmt: skip
     seal_bundle(folder, manifest)
     (folder / "model.onnx").write_bytes(b"modem")

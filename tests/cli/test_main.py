@@ -88,15 +88,6 @@ def test_every_option_is_an_argument_of_the_python_call(command):
     assert {renamed.get(name, name) for name in options} <= arguments
 
 
-def test_several_precisions_take_the_options_of_one():
-    one, several = (
-        {name: parameter.default for name, parameter in inspect.signature(call).parameters.items()}
-        for call in (export.export, export.export_each)
-    )
-    del one["precision"], several["precisions"]
-    assert one == several
-
-
 def test_help_imports_nothing_heavy():
     code = (
         "import sys\n"

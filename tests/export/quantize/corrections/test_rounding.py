@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from support.export import tiny_preprocess, tiny_student
 from torch import Tensor, nn
 
 from edgeseed.export.program import build_program, float_graph
@@ -25,7 +26,6 @@ from edgeseed.export.quantize.ranges.statistics import calibrate, numbers_by_met
 from edgeseed.export.quantize.scheme import INT8_SYMMETRIC, IntegerFormat, Scheme
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
-from edgeseed.export.testing import tiny_preprocess, tiny_student
 
 
 def correlated(groups: int, width: int, seed: int = 0) -> Tensor:
