@@ -18,6 +18,7 @@ from support.fake_device import FakeDevice, fake_measurement
 
 from edgeseed.core.bundle import Bundle, Manifest, TensorSpec, read_bundle, seal_bundle
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.records import Provenance
 from edgeseed.runtime import result, validity
 from edgeseed.runtime.accuracy import Accuracy, Share
 from edgeseed.runtime.profiling import profile
@@ -96,7 +97,7 @@ def write_bundle(
         gates=(),
         student_sha256="0" * 64,
         minimum_runtime={"onnxruntime": "1.14"},
-        provenance={},
+        provenance=Provenance(),
     )
     seal_bundle(folder, dataclasses.replace(manifest, **changes))
     return read_bundle(folder)
