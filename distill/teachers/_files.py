@@ -102,7 +102,7 @@ def _say_normalisation(name: str, path: Path, network: nn.Module) -> None:
 
 
 def _say_guessed_pooling(name: str, path: Path, network: nn.Module) -> None:
-    """Says so where a transformer could be pooled otherwise, and nothing tells how it was trained."""
+    """Says so where a transformer might be pooled otherwise: nothing tells how it was trained."""
     has_choice = bool(getattr(network, "num_prefix_tokens", 0))
     if not has_choice or pooling_of_architecture(name) is not None:
         return

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgeseed.core.config import to_plain
 from edgeseed.core.console import quiet, say, warn
 from edgeseed.core.errors import ConfigError, UsageError
-from edgeseed.core.network import ProjectedTrunk, StudentNetwork, load_student
+from edgeseed.core.network import ProjectedTrunk, StudentNetwork, build_student, load_student
 from edgeseed.core.options import takes
 from edgeseed.core.photos import MAX_BROKEN_SHARE, PhotoSet
 from edgeseed.core.preprocess import Preprocess
@@ -379,7 +379,7 @@ def _from_weights(student: str, split: Split, *, image_size: int | None) -> _Sta
     size = image_size or min(describe_student(name).image_size, native_side(split.train))
     pretrained = load_teacher(student, image_size=size)
     network, architecture = create_student(name, seed=0, image_size=size)
-    if pretrained.pooling == "cls" != pooling_of(network.backbone):
+    if pretrained.pooling == "cls" and pooling_of(network.backbone) != "cls":
         # As its authors use it, and as `evaluate` looks at the same weights.
         kwargs = {**architecture.kwargs, "global_pool": "token"}
         architecture = dataclasses.replace(architecture, kwargs=kwargs)
