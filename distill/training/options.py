@@ -25,7 +25,7 @@ class RunOptions:
     data: Annotated[
         str | Path,
         Option(
-            "A folder of photos, tar shards (train-{000..127}.tar, https://, s3://), or digits."
+            "A folder of photos, tar shards (train-{000..127}.tar, https://, s3://), or digits.",
             metavar="D",
         ),
     ]
