@@ -541,7 +541,7 @@ def _classifier_accuracy(path: Path, place: Place) -> float:
     import torch
 
     from edgeseed.core.network import load_student
-    from edgeseed.distill.evaluation.evaluate import predict
+    from edgeseed.distill.networks.inference import predict
     from edgeseed.distill.training.device import choose_device
 
     network, spec = load_student(path)
@@ -549,7 +549,7 @@ def _classifier_accuracy(path: Path, place: Place) -> float:
     assert photos.labels is not None
     assert spec.classes == photos.classes
     device = choose_device(place.device)
-    logits = predict(network, photos, preprocess=spec.preprocess, device=device)
+    logits = predict(network, photos, preprocess=spec.preprocess, device=device).values
     right = (logits.argmax(1) == torch.from_numpy(photos.labels)).float().mean()
     return round(100 * float(right), 3)
 

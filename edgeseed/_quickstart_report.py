@@ -7,7 +7,7 @@ from pathlib import Path
 from edgeseed.core.bundle import GateResult
 from edgeseed.core.files import readable_size
 from edgeseed.distill.evaluation.baseline import BaselineMetric
-from edgeseed.distill.evaluation.evaluate import Metric
+from edgeseed.distill.evaluation.metric import Metric
 from edgeseed.quickstart import (
     QuickstartResult,
     Shipped,

@@ -41,7 +41,7 @@ def test_every_relation_is_about_cells_that_are_run(benchmark: ModuleType, prese
 
 def test_settings_of_every_cell_are_known_to_its_method(benchmark: ModuleType) -> None:
     from edgeseed.distill.methods import load_method
-    from edgeseed.distill.training.finetuning import Supervised
+    from edgeseed.distill.supervised import Supervised
     from edgeseed.distill.training.settings import build_settings
 
     for preset in benchmark.PRESETS.values():
