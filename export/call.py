@@ -19,7 +19,7 @@ Prefer = Literal["speed", "size"]
 @dataclasses.dataclass(frozen=True)
 class _Arguments:
     student: str | Path
-    """A `student.safetensors`."""
+    """A `student.safetensors`, or any timm network: `NAME[.tag]`, `NAME=CHECKPOINT`."""
     _: dataclasses.KW_ONLY
     out: str | Path = dataclasses.field(
         metadata=help_for(

@@ -16,6 +16,7 @@ from edgeseed.core.errors import GateError, WorkError
 from edgeseed.core.files import atomic_directory, readable_size
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.core.photos import sketched_photos
+from edgeseed.core.pretrained import student_file
 from edgeseed.core.records import QuantizationRecord, SelectionRecord, SpeedRecord
 from edgeseed.core.settings import describe_arguments
 from edgeseed.core.student import StudentSpec
@@ -114,7 +115,8 @@ def export(  # noqa: D417  # they are those of ExportCall, added by the decorato
     them.
 
     Arguments:
-        student: A `student.safetensors`.
+        student: A `student.safetensors`, any timm network with its weights as `NAME[.tag]`, or
+            `NAME=CHECKPOINT`.
         options: The target's own options, such as `{"opset": 18}`.
         quantization: Settings of `quantize.config.QuantizeConfig`, such as
             `{"calibrator": "mse"}`.
@@ -140,6 +142,11 @@ def export(  # noqa: D417  # they are those of ExportCall, added by the decorato
 
 def _export(call: AnyCall, places: Mapping[str, Path]) -> list[ExportResult]:
     """Makes each precision's bundle at its place, which is `out` or lies in it."""
+    with student_file(call.student) as file:
+        return _export_file(dataclasses.replace(call, student=file), places)
+
+
+def _export_file(call: AnyCall, places: Mapping[str, Path]) -> list[ExportResult]:
     out = Path(call.out)
     times = [time.monotonic()]
     plan = make_plan(call, places)

@@ -23,6 +23,8 @@ Examples:
   edgeseed export student.safetensors --precision auto --calibration photos/ --out bundles/onnx
   edgeseed export student.safetensors --precision fp32,int8 --calibration photos/ --out bundles
   edgeseed export student.safetensors --precision int8 --recover --calibration photos/ --out bundles/onnx-int8
+  edgeseed export mobilenetv3_large_100.ra_in1k --precision int8 --calibration photos/ --out bundles/timm
+  edgeseed export resnet50=my_checkpoint.pth --out bundles/mine
   edgeseed export student.safetensors --precision int8 --profile pixel-8 --calibration photos/ --out bundles/pixel
 """
 )

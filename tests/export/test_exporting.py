@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
+import torch
 from support.export import CLASSES, save_tiny_student, tiny_student
 
 from edgeseed.cli._main import main
@@ -528,3 +530,13 @@ def test_recovery_is_about_integers(student: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--recover is about int8: with --precision fp16"):
         export(student, precision="fp16", recover=True, out=tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_timm_network_with_its_checkpoint_is_exported_as_a_student_is(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_efficientnet", num_classes=5).eval()
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "weights.pth")
+    result = export(f"test_efficientnet={tmp_path / 'weights.pth'}", out=tmp_path / "bundle")
+    bundle = read_bundle(result.bundle)
+    assert bundle.manifest.preprocess.image_size == 160
+    assert verify(result.bundle).passed
