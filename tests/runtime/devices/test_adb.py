@@ -1,6 +1,7 @@
 """A phone over adb: the system's real client against a stand-in for the phone's side."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -12,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_adbd import ADB, Phone, adb_server, connect
+from support.fake_adbd import ADB, PHONE_ADDRESS, Phone, adb_server, connect
+from support.fake_device import fake_measurement
 
 from edgeseed.core.bundle import Bundle
-from edgeseed.core.errors import ConfigError, MissingDependencyError, WorkError
+from edgeseed.core.errors import ArtifactError, ConfigError, MissingDependencyError, WorkError
 from edgeseed.runtime import profile, read_result
 from edgeseed.runtime.devices import adb as adb_module
 from edgeseed.runtime.devices import open_device
 from edgeseed.runtime.devices.adb import AdbAddress, parse_address
+from edgeseed.runtime.measurement import Request
 
 needs_adb = pytest.mark.skipif(ADB is None, reason="there is no adb here")
 
@@ -345,3 +348,87 @@ def test_a_machine_without_adb_says_what_to_install(
 
     with pytest.raises(MissingDependencyError, match="install Android's platform-tools"):
         profile(bundle.path, device="adb", out=tmp_path / "r.json")
+
+
+# --------------------------------------------------------------------------- the phone's browser
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_phones_browser_measures_through_adb_reverse(
+    phone: Phone, bundle: Bundle, instant: str, tmp_path: Path
+) -> None:
+    from support.chromium import CHROMIUM, WITHOUT_GPU, start_chromium
+
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here")
+    # The phone's localhost: adb listens there and brings each connection to this machine.
+    rules = f"--host-resolver-rules=MAP 127.0.0.1 {PHONE_ADDRESS}"
+    out = tmp_path / "r.json"
+    with start_chromium(*WITHOUT_GPU, rules) as chromium:
+
+        def play_the_user() -> None:
+            deadline = time.monotonic() + 60
+            while not phone.log("am") and time.monotonic() < deadline:
+                time.sleep(0.1)
+            words = phone.log("am").split()
+            chromium.open(words[words.index("-d") + 1])
+
+        threading.Thread(target=play_the_user, daemon=True).start()
+        result = profile(bundle.path, device=f"adb:{phone.serial}", protocol=instant, out=out)
+
+    assert "android.intent.action.VIEW" in phone.log("am")
+    assert result.engine.runner == "browser"
+    assert result.device.machine.model == "Fake 8"
+    assert result.golden is not None
+    assert max(result.golden.relative_error.values()) < 1e-3
+    assert result.accuracy is not None
+    assert result.engine.settings["secure_context"] is True
+    assert result.engine.settings["cross_origin_isolated"] is True
+    assert read_result(out) == result
+    assert put_back(phone)
+
+
+APP = "org.example.shop/edgeseed.shoes.BenchmarkActivity"
+
+
+def write_app_file(phone: Phone, name: str, text: str) -> None:
+    folder = phone.folder / "apps/org.example.shop/files/shoes"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize("whose", ["this", "another"])
+def test_the_apps_benchmark_is_started_and_bound_to_the_bundle(
+    phone: Phone, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    monkeypatch.setattr(adb_module, "_APP_POLL_SECONDS", 0.1)
+    digest = bundle.digest if whose == "this" else "0" * 64
+    request = Request(digest, "onnxruntime", 4, "quick", 128, 10.0, 100.0)
+    measurement = fake_measurement([5_000_000] * 2000, runner="android-app", request=request)
+    write_app_file(phone, "measurement.json", json.dumps(measurement.to_dict()))
+    device = f"adb:{phone.serial}?runner=app&app={APP}"
+
+    if whose == "this":
+        result = profile(bundle.path, device=device, out=tmp_path / "r.json")
+        assert result.engine.runner == "android-app"
+        assert result.latency is not None
+        assert "--es protocol quick --es engine cpu --ei threads 2" in phone.log("am")
+    else:
+        with pytest.raises(ArtifactError, match="the app holds another model"):
+            profile(bundle.path, device=device, out=tmp_path / "r.json")
+    assert put_back(phone)
+
+
+def test_an_app_whose_benchmark_fails_is_told(
+    phone: Phone, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adb_module, "_APP_POLL_SECONDS", 0.1)
+    write_app_file(phone, "error.txt", "IllegalStateException: golden photos differ\nmore\n")
+
+    with pytest.raises(WorkError, match="benchmark failed: IllegalStateException: golden photos"):
+        profile(
+            bundle.path, device=f"adb:{phone.serial}?runner=app&app={APP}", out=tmp_path / "r.json"
+        )
+
+    assert put_back(phone)
