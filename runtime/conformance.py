@@ -26,6 +26,8 @@ SCHEMA_FILE = Path(__file__).parent / "measurement.schema.json"
 # Python. Below this mean, that is no longer small beside a run.
 _MIN_MEAN_NS = 20_000
 _MIN_COVERED = 0.5
+# In a shorter span one interruption between two runs is most of it.
+_MIN_SPAN_NS = NS_PER_SECOND
 # Browsers round their clock, and the ends of a span are rounded apart.
 _MAX_COVERED = 1.02
 # The host's clock also sees a process start, files being read and lines travelling.
@@ -156,7 +158,8 @@ def _coverage(measurement: Measurement) -> list[str]:
             f"{elapsed / NS_PER_SECOND:.3g} s in which they ran: the two are in different units, "
             "or samples were added"
         ]
-    if total < elapsed * _MIN_COVERED and elapsed / len(samples) >= _MIN_MEAN_NS:
+    slow_enough = elapsed / len(samples) >= _MIN_MEAN_NS and elapsed >= _MIN_SPAN_NS
+    if slow_enough and total < elapsed * _MIN_COVERED:
         return [
             f"its samples take {total / NS_PER_SECOND:.3g} s of the {elapsed / NS_PER_SECOND:.3g} s"
             " in which they ran: samples were dropped, or the two are in different units"
