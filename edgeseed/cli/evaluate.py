@@ -108,8 +108,8 @@ def command(as_json: bool, **options: Any) -> None:
 
     with silence(as_json):
         result = evaluate(**options)
-    header = ("protocol", "top-1", "s.e.", "labels", "n")
-    rows = [
+    header: tuple[str, ...] = ("protocol", "top-1", "s.e.", "labels", "n")
+    rows: list[tuple[str, ...]] = [
         (
             metric.name,
             f"{metric.top1_percent:.2f} %",

@@ -134,7 +134,7 @@ def model_facts(bundle: Bundle, *, module: str | None) -> ModelFacts:
         architecture=manifest.name,
         target=manifest.target,
         precision=manifest.precision,
-        scheme=(manifest.quantization or {}).get("scheme"),
+        scheme=None if manifest.quantization is None else manifest.quantization.scheme,
         model=manifest.model,
         input=manifest.inputs[0],
         outputs=manifest.outputs,
