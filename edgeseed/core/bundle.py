@@ -42,6 +42,8 @@ REFERENCE = "reference"
 STUDENT_FILE = "reference/student.safetensors"
 PHOTOS_FILE = "reference/photos.npz"
 """`pixels` (N, 3, H, W) uint8 of the held-out photos and, where known, `labels` (N,)."""
+SIMULATED_FILE = "reference/simulated.npz"
+"""Outputs of the simulated quantized program for those photos; absent for float models."""
 ENGINES = "engines"
 """Folder of what was built on devices after the export. The manifest does not list it."""
 _BLOCKS = {
@@ -218,6 +220,17 @@ class Bundle:
 
 
 def _files(folder: Path) -> list[str]:
+    """Relative paths of all files but the manifest and built engines.
+
+    Raises:
+        ArtifactError: If there is a link: what it leads to may change, or lie outside the bundle.
+    """
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise ArtifactError(
+                f"{path} is a symbolic link; a bundle holds its files itself: copy the bundle with "
+                "its links resolved (cp -rL), or export it anew"
+            )
     # Engines are made after the bundle was sealed, on the device that each of them belongs to. They
     # bring their own digests, which whoever opens one compares.
     found = (
@@ -259,7 +272,8 @@ def read_bundle(folder: str | Path, *, check: bool = True) -> Bundle:
     Raises:
         UsageError: If there is no such folder, or no manifest in it.
         SchemaVersionError: If an edgeseed wrote it whose manifests this one does not read.
-        ArtifactError: If a file is missing, added or changed; the message names it.
+        ArtifactError: If a file is missing, added, changed or a link, or the model is none of the
+            bundle's files; the message names it.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
@@ -267,9 +281,20 @@ def read_bundle(folder: str | Path, *, check: bool = True) -> Bundle:
         raise UsageError(f"{folder} {found}; a bundle made by `edgeseed export` was expected there")
     values = read_json(folder / MANIFEST, what="a bundle's manifest")
     bundle = Bundle(path=folder, manifest=Manifest.from_dict(values, source=folder / MANIFEST))
+    _check_model_path(bundle)
     if check:
         _check_files(bundle)
     return bundle
+
+
+def _check_model_path(bundle: Bundle) -> None:
+    """Refuses a model that is not one of the bundle's own files."""
+    model, names = bundle.manifest.model, bundle.manifest.files
+    if not any(name == model or name.startswith(f"{model}/") for name in names):
+        raise ArtifactError(
+            f"{bundle.path}: the manifest's model, {model!r}, is none of the bundle's files; "
+            "export it anew"
+        )
 
 
 def _check_files(bundle: Bundle) -> None:
