@@ -42,11 +42,11 @@ final class CoreTests: XCTestCase {
   }
 
   func testEveryPhotoOfTheConformanceSetGivesTheBytesOfPython() throws {
-    XCTAssertEqual(try set().checkCore(decode: decodePNG), [])
+    XCTAssertEqual(try set().checkCore(decode: decodeFile), [])
   }
 
   func testEveryKnownMistakeChangesTheSetAndIsNamed() throws {
-    XCTAssertEqual(try set().checkFaults(decode: decodePNG), [])
+    XCTAssertEqual(try set().checkFaults(decode: decodeFile), [])
   }
 
   func testTheSelfTestPassesOnGoldenPhotosAndConformanceSet() throws {
@@ -100,7 +100,7 @@ final class CoreTests: XCTestCase {
     XCTAssertEqual(try Resources.labels().count, ModelInfo.numClasses)
   }
 
-  func testAMeasurementMeetsBothMinimaOfItsProtocol() {
+  func testAMeasurementMeetsBothMinimaOfItsProtocol() throws {
     var now: Int64 = 0
     let timings = EdgeseedModuleCore.measure(
       .rapid, clock: { now }, cpuClock: { now / 2 }, run: { now += 10_000_000 })
@@ -108,12 +108,36 @@ final class CoreTests: XCTestCase {
     XCTAssertEqual(timings.samplesNs.count, 600)
     XCTAssertEqual(timings.elapsedNs, 6_000_000_000)
     XCTAssertEqual(timings.cpuNs, 3_000_000_000)
+    let report = SelfTestReport(
+      problems: [], numPhotos: 4, largestInputDifference: 0, relativeErrors: ["embedding": 1e-6],
+      tolerance: 1e-3)
+    let facts = DeviceFacts(
+      model: "a \"quoted\" phone", architecture: "arm64", system: "17.0", cores: 6, memoryMiB: 6000,
+      units: "all", residentMiB: nil, before: ["thermal state": "0"], after: [:],
+      limitations: ["a fake"])
+    let data = try measurementJSON(
+      bundleDigest: "ab", rules: .rapid, device: facts, report: report, loadNs: 5, firstRunNs: 7,
+      timings: timings)
+    XCTAssertTrue(String(decoding: data, as: UTF8.self).contains("\"min_runs\":64"))
+    if let path = ProcessInfo.processInfo.environment["EDGESEED_MEASUREMENT"] {
+      try data.write(to: URL(fileURLWithPath: path))
+    }
   }
 }
 
 /// A file of the set as an app would decode it. Without a JPEG decoder, four flat colours stand in
 /// for the JPEG files, turned as their EXIF says.
 private func decodeFile(_ file: Data) throws -> Photo {
+  if let known = decoded[file] { return known }
+  let photo = try decodeAnew(file)
+  decoded[file] = photo
+  return photo
+}
+
+/// Twelve megapixels take a while without optimisation; tests run one after the other.
+nonisolated(unsafe) private var decoded: [Data: Photo] = [:]
+
+private func decodeAnew(_ file: Data) throws -> Photo {
   if file.first != 0xFF { return try decodePNG(file) }
   let colors: [[UInt8]] = [[220, 40, 40], [40, 200, 60], [50, 60, 220], [230, 220, 60]]
   var pixels: [UInt8] = []
