@@ -39,8 +39,8 @@ def read_array(path: Path) -> npt.NDArray[Any]:
     Raises:
         ArtifactError: If the file is missing or broken.
     """
-    with _one_line(path):
-        array = np.load(path, allow_pickle=False)
+    with _one_line(path), path.open("rb") as file:
+        array = np.load(file, allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise ValueError("it holds several arrays")
         return array
@@ -52,8 +52,9 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     Raises:
         ArtifactError: If the file is missing or broken.
     """
-    with _one_line(path):
-        archive = np.load(path, allow_pickle=False)
+    # Opened here: numpy leaves the file open where it is no archive.
+    with _one_line(path), path.open("rb") as file:
+        archive = np.load(file, allow_pickle=False)
         if isinstance(archive, np.ndarray):
             raise ValueError("it holds one array")
         with archive:
