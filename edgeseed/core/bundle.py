@@ -16,15 +16,17 @@ bundle/
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from edgeseed.core.config import to_plain
 from edgeseed.core.errors import ArtifactError, SchemaVersionError, UsageError
 from edgeseed.core.files import read_json, sha256_file, write_json
+from edgeseed.core.names import check_class_names
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.records import Provenance, QuantizationRecord, SelectionRecord, SpeedRecord
 from edgeseed.core.student import check_schema_version
+from edgeseed.core.typecheck import check_types
 
 SCHEMA_VERSION = 1
 OLDEST_SCHEMA_VERSION = 1
@@ -154,9 +156,21 @@ class Manifest:
             for name, block in _BLOCKS.items():
                 if fields.get(name) is not None:
                     fields[name] = block.from_dict(fields[name])  # type: ignore[attr-defined]  # each has it
-            return cls(**fields)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            manifest = cls(**fields)
+            check_types(manifest, what=str(source))
+            if manifest.classes is not None:
+                check_class_names(manifest.classes, source=str(source))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ArtifactError(f"{source} is not a valid manifest ({error!r})") from error
+        for path in (manifest.model, *manifest.files):
+            _check_inside(path, source)
+        return manifest
+
+
+def _check_inside(path: str, source: Path) -> None:
+    parts = PurePosixPath(path).parts
+    if not parts or ".." in parts or path.startswith("/") or "\\" in path or "\0" in path:
+        raise ArtifactError(f"{source}: {path!r} is no path inside the bundle")
 
 
 def writer_version(provenance: Any) -> str | None:

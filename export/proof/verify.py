@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseed.core.agreement import golden_limit, relative_error
+from edgeseed.core.arrays import read_arrays
 from edgeseed.core.bundle import (
     LABELS_FILE,
     PHOTOS_FILE,
@@ -215,14 +216,10 @@ def read_proof(folder: Path) -> Photos:
     Raises:
         ArtifactError: If they cannot be read.
     """
-    try:
-        with np.load(folder / PHOTOS_FILE, allow_pickle=False) as arrays:
-            labels = arrays["labels"] if "labels" in arrays.files else None
-            return Photos(pixels=arrays["pixels"], labels=labels)
-    except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(
-            f"{folder / PHOTOS_FILE} cannot be read ({error}); export anew"
-        ) from error
+    arrays = read_arrays(folder / PHOTOS_FILE)
+    if "pixels" not in arrays:
+        raise ArtifactError(f"{folder / PHOTOS_FILE} holds no pixels; export the bundle anew")
+    return Photos(pixels=arrays["pixels"], labels=arrays.get("labels"))
 
 
 def judge(evidence: Evidence, *, reference: Outputs | None = None) -> list[GateResult]:
