@@ -132,7 +132,7 @@ def test_changed_constants_are_named_even_with_a_new_digest_in_the_record(copy):
 
     record["files"][facts.relative_to(copy).as_posix()]["sha256"] = sha256_file(facts)
     (copy / "module.json").write_text(json.dumps(record))
-    with pytest.raises(ArtifactError, match="ModelInfo.* does not say what module.json does"):
+    with pytest.raises(ArtifactError, match=r"ModelInfo.* does not say what module.json does"):
         verify_module(copy)
 
 
@@ -158,9 +158,9 @@ def test_a_module_of_another_bundle_is_told(module, bundles, tmp_path, student):
 
 
 def test_a_bundle_of_another_target_names_the_one_that_is_needed(bundles, tmp_path):
-    with pytest.raises(UsageError, match="target onnx.*ios does not run.*needs coreml"):
+    with pytest.raises(UsageError, match=r"target onnx.*ios does not run.*needs coreml"):
         embed(bundles["onnx"], platform="ios", out=tmp_path / "m")
-    with pytest.raises(UsageError, match="target coreml.*--target onnx"):
+    with pytest.raises(UsageError, match=r"target coreml.*--target onnx"):
         embed(bundles["coreml"], platform="android", out=tmp_path / "m")
     assert not (tmp_path / "m").exists()
 
