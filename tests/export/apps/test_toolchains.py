@@ -1,4 +1,4 @@
-"""The modules' own code, by real compilers: byte-equal to Python, and every planted mistake named."""
+"""The modules' own code by real compilers: byte-equal to Python, each planted mistake named."""
 
 import dataclasses
 import json
