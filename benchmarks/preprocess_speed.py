@@ -76,7 +76,7 @@ def kotlin(folder: Path, photo: Path) -> Timer | None:
             str(HEIGHT),
             str(orientation),
             str(2 * RUNS),
-        )  # fmt: skip
+        )
     )
 
 
@@ -106,7 +106,7 @@ def swift(folder: Path, photo: Path) -> Timer | None:
             str(HEIGHT),
             str(orientation),
             str(2 * RUNS),
-        )  # fmt: skip
+        )
     )
 
 
