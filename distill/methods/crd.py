@@ -67,7 +67,7 @@ class CrdConfig:
         negatives: Which photos are the others: of other classes (`exact`, `relax`) or any
             (`uniform`); `auto` is `exact` where the photos have labels.
         num_negatives: K; none takes 16 384, or as many as a smaller set has.
-        tau: τ.
+        tau: τ, the temperature of the contrast: less tells near photos apart more sharply.
         dim: D.
         bank_momentum: Share of a bank's row that stays at an update.
         crd_weight: β.
@@ -174,7 +174,7 @@ class ContrastMemory(nn.Module):
     Args:
         num_samples: n.
         dim: D.
-        tau: τ.
+        tau: τ, the temperature of the contrast: less tells near photos apart more sharply.
         momentum: Share of a row that stays at an update.
         generator: For the first rows; the same on every rank.
     """
