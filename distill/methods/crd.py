@@ -68,9 +68,9 @@ class CrdConfig:
             (`uniform`); `auto` is `exact` where the photos have labels.
         num_negatives: K; none takes 16 384, or as many as a smaller set has.
         tau: τ, the temperature of the contrast: less tells near photos apart more sharply.
-        dim: D.
+        dim: D, the length of the vectors that are contrasted.
         bank_momentum: Share of a bank's row that stays at an update.
-        crd_weight: β.
+        crd_weight: β, the weight of the contrast.
         label_weight: γ, of the cross-entropy with the labels; without labels it is left out.
         kd_weight: α; needs labels, and a teacher with a classifier over the same classes.
         kd_temperature: Of that term.
