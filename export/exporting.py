@@ -120,7 +120,8 @@ def export(
             anyway.
         seed: Of the split of the photos.
         options: The target's own options, such as `{"opset": 18}`.
-        quantization: Settings of `quantize.config.QuantizeConfig`, such as `{"calibrator": "mse"}`.
+        quantization: Settings of `quantize.config.QuantizeConfig`, such as
+            `{"calibrator": "fisher"}`.
 
     Returns:
         Where the bundle is, and its gates.
