@@ -3,8 +3,8 @@
     python benchmarks/arm_numerics.py --userland DIR BUNDLE... [--out results.json]
 
 Kernels of another processor round and sum otherwise. Whether that changes a model's answers can be
-seen without an Arm board: a Debian arm64 userland, ONNX Runtime's own aarch64 wheel, and qemu's user
-emulation compute the very instructions. **It says nothing about speed.**
+seen without an Arm board: a Debian arm64 userland, ONNX Runtime's own aarch64 wheel, and qemu's
+user emulation compute the very instructions. **It says nothing about speed.**
 
 For each bundle it states the largest difference to the golden outputs (made on x86, relative to the
 largest value, as the golden gate counts), how many values are equal, and on the bundle's held-out
