@@ -16,7 +16,7 @@ from edgeseed.core.registry import unknown_name
 # In the order in which a user meets them; what is not named here follows in alphabetical order.
 _ORDER = (
     "quickstart", "pretrain", "distill", "finetune", "evaluate",
-    "export", "convert", "verify", "explain", "build", "profile", "compare",
+    "export", "convert", "verify", "explain", "build", "profile", "compare", "recommend",
     "embed", "gallery",
     "methods", "teachers", "students", "targets", "devices", "doctor",
 )  # fmt: skip
