@@ -286,6 +286,7 @@ def _write_jpeg(orientation: int, folder: Path) -> dict[str, Any]:
     return {
         "name": name,
         "file": f"files/{name}.jpg",
+        "orientation": orientation,
         "preprocess": _sizes(_SIZE),
         "expected": _write_expected(name, _SIZE.pixels(decode(path)), folder),
         "platform_tolerance": _JPEG_TOLERANCE,
