@@ -301,7 +301,7 @@ def run_precision(
     closest = "parity" if "parity" in gates else "top1_agreement"
     float_layers = [
         name
-        for name in (result.quantization or {}).get("float", ())
+        for name in ({} if result.quantization is None else result.quantization.float_operators)
         if name.startswith(("conv2d", "linear"))
     ]
     return {

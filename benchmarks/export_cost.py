@@ -93,16 +93,16 @@ def run_edgeseed(
     student: Path, photos: Path, work: Path, *, count: int, precisions: str, ways: str
 ) -> dict[str, float]:
     """The bundles, by the call that the command makes. Gates are computed, not enforced."""
-    from edgeseed.export import export_each
+    from edgeseed.export import export
 
     start = time.perf_counter()
-    results = export_each(
-        student, precisions=precisions.split(","), calibration=photos, calibration_count=count,
+    results = export(
+        student, precision=precisions.split(","), calibration=photos, calibration_count=count,
         out=work, verify=False, quantization=SETTINGS[ways],
     )  # fmt: skip
     total = time.perf_counter() - start
     (record,) = [item.quantization for item in results if item.quantization is not None]
-    assert (len(record["tried"]) > 3) == (ways == COMPETING), record["tried"]
+    assert (len(record.tried) > 3) == (ways == COMPETING), record.tried
     return {**{result.precision: result.seconds for result in results}, "total": total}
 
 

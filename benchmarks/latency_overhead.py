@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeseed.core.environment import environment
 from edgeseed.core.files import write_json
 from edgeseed.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edgeseed.runtime.latency import Protocol, WarmUp, measure
+from edgeseed.runtime.latency import LatencyProtocol, WarmUp, measure
 from edgeseed.runtime.machine import load_now
 
 RESULTS = Path(__file__).parent / "results"
@@ -68,7 +68,7 @@ def bare(session: Any, feeds: dict[str, Any]) -> list[int]:
 
 
 def ours(engine: OnnxRuntimeEngine, feeds: dict[str, Any]) -> list[int]:
-    block = Protocol("block", min_runs=1, min_seconds=BLOCK_SECONDS, max_seconds=60)
+    block = LatencyProtocol("block", min_runs=1, min_seconds=BLOCK_SECONDS, max_seconds=60)
     warm = WarmUp(min_runs=1, min_seconds=0.0, max_seconds=0.0)
     return measure(lambda: engine.infer(feeds), block, warm_up=warm).samples_ns
 

@@ -8,7 +8,8 @@ A relation is a sentence of a paper about two ways of training, such as "a stude
 better than the same student by MoCo alone". It is tried by cells: one cell is one call of
 `pretrain`, `distill` or `finetune`, and the measurement of what came out. Cells of a preset have
 fixed epochs, chosen so that the cells of the table of all methods take about the same time; the
-time that each took is in the table.
+time that each took is in the table. Each network has a row untrained: relations between rows below
+that level say nothing.
 
 Each finished cell is a line of OUT/cells.jsonl. The same call again goes on where it was stopped:
 finished cells are skipped, half-done ones resumed. Photos are drawn once, so many of each class,
@@ -42,7 +43,7 @@ from edgeseed.core.photos import PhotoSet, open_photos
 
 RESULTS = Path(__file__).parent / "results"
 IMAGE_SIZE = 32
-Kind = Literal["pretrain", "distill", "finetune"]
+Kind = Literal["untrained", "pretrain", "distill", "finetune"]
 
 
 # --------------------------------------------------------------------------- presets
@@ -207,6 +208,7 @@ def make_cells(preset: Preset, seeds: Sequence[int]) -> list[Cell]:
     cells: dict[str, Cell] = {}
     for seed in seeds:
         for cell in (
+            *_untrained_cells(preset, seed),
             *_teacher_cells(preset, seed),
             *_classifier_cells(preset, seed),
             *_esvit_cells(preset, seed),
@@ -216,6 +218,25 @@ def make_cells(preset: Preset, seeds: Sequence[int]) -> list[Cell]:
         ):
             cells.setdefault(cell.name, cell)
     return list(cells.values())
+
+
+def _untrained_cells(preset: Preset, seed: int) -> list[Cell]:
+    """Every network whose features are measured, as it is before training."""
+    names = (*preset.students, preset.teacher, preset.peer, preset.transformer)
+    return [
+        Cell(
+            group=_group(preset, "untrained", name), seed=seed, kind="untrained",
+            arguments={"student": name, "settings": list(_form(preset, name))},
+        )
+        for name in dict.fromkeys(names)
+    ]  # fmt: skip
+
+
+def _form(preset: Preset, name: str) -> tuple[str, ...]:
+    """How a network is built where it is trained."""
+    if name in preset.students or name == preset.peer:
+        return preset.student_settings
+    return preset.teacher_settings if name == preset.teacher else ()
 
 
 def _recipe(preset: Preset, group: str, *settings: str) -> dict[str, Any]:
@@ -429,6 +450,8 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
     torch.set_num_threads(place.threads)
     before = _cpu_seconds()
     out = place.run(cell.name)
+    if cell.kind == "untrained":
+        return _run_untrained(cell, place)
     calls: dict[Kind, Any] = {"pretrain": pretrain, "distill": distill, "finetune": finetune}
     arguments = {key: _resolve(value, place) for key, value in cell.arguments.items()}
     if cell.kind != "finetune":
@@ -459,7 +482,37 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
         **{name: values[name] for name in kept if name in values},
         "cpu_seconds": round(spent, 1),
         "measured": measured,
+        "environment": environment(),
     }
+
+
+def _run_untrained(cell: Cell, place: Place) -> dict[str, Any]:
+    """Measures the weights that a run of this seed starts from."""
+    from edgeseed.core.network import save_student
+    from edgeseed.core.preprocess import Preprocess
+    from edgeseed.core.student import StudentSpec
+    from edgeseed.distill import create_student
+
+    changes = dict(setting.removeprefix("student.").split("=") for setting in
+                   cell.arguments["settings"])  # fmt: skip
+    with quiet():
+        network, architecture = create_student(
+            cell.arguments["student"], seed=cell.seed, image_size=IMAGE_SIZE,
+            **{name: int(value) for name, value in changes.items()},
+        )  # fmt: skip
+        network.head = None
+        spec = StudentSpec(
+            architecture=architecture, embedding_dim=network.embedding_dim,
+            preprocess=Preprocess(image_size=IMAGE_SIZE, resize=IMAGE_SIZE),
+        )  # fmt: skip
+        place.student(cell.name).parent.mkdir(parents=True, exist_ok=True)
+        save_student(place.student(cell.name), network, spec)
+        measured = {"student": _measure(cell, place.student(cell.name), place)}
+    return {
+        "cell": cell.name, "group": cell.group, "seed": cell.seed, "call": cell.kind,
+        "arguments": dict(cell.arguments), "labelled": False, "seconds": 0.0, "cpu_seconds": 0.0,
+        "measured": measured, "environment": environment(),
+    }  # fmt: skip
 
 
 def _cpu_seconds() -> float:
@@ -488,7 +541,7 @@ def _classifier_accuracy(path: Path, place: Place) -> float:
     import torch
 
     from edgeseed.core.network import load_student
-    from edgeseed.distill.evaluation.evaluate import predict
+    from edgeseed.distill.networks.inference import predict
     from edgeseed.distill.training.device import choose_device
 
     network, spec = load_student(path)
@@ -496,7 +549,7 @@ def _classifier_accuracy(path: Path, place: Place) -> float:
     assert photos.labels is not None
     assert spec.classes == photos.classes
     device = choose_device(place.device)
-    logits = predict(network, photos, preprocess=spec.preprocess, device=device)
+    logits = predict(network, photos, preprocess=spec.preprocess, device=device).values
     right = (logits.argmax(1) == torch.from_numpy(photos.labels)).float().mean()
     return round(100 * float(right), 3)
 

@@ -3,6 +3,7 @@
     python benchmarks/quickstart.py --seeds 0 1 2
 
 Both are the same network on the same photos for the same time; each seed has its own teacher.
+Beside them stands the same network untrained, which is the level that both have to rise above.
 Writes benchmarks/results/quickstart.json, and prints the table that the README shows.
 """
 
@@ -34,9 +35,11 @@ def main() -> None:
 
 
 def run(seed: int) -> list[dict[str, Any]]:
-    """One seed: a row for the teacher, the student and its twin."""
+    """One seed: a row for the teacher, the student, its twin, and the student untrained."""
+    plan = Plan(untrained_seeds=1)  # the weights that this seed's student and twin start from
     with tempfile.TemporaryDirectory() as folder:
-        return [row(item, seed) for item in train_three(out=Path(folder), seed=seed)]
+        trained = train_three(out=Path(folder), seed=seed, plan=plan)
+    return [*(row(item, seed) for item in trained), untrained_row(trained[1], seed)]
 
 
 def row(item: Trained, seed: int) -> dict[str, Any]:
@@ -49,6 +52,21 @@ def row(item: Trained, seed: int) -> dict[str, Any]:
         "epochs": item.epochs,
         "n": item.evaluation.metrics[0].n,
         **metrics,
+    }
+
+
+def untrained_row(student: Trained, seed: int) -> dict[str, Any]:
+    """The student's network as it was before training."""
+    baseline = student.evaluation.baseline
+    assert baseline is not None
+    return {
+        "network": "untrained",
+        "what": f"{baseline.network}, untrained",
+        "seed": seed,
+        "seconds": 0.0,
+        "epochs": 0,
+        "n": student.evaluation.metrics[0].n,
+        **{metric.name: metric.mean_percent for metric in baseline.metrics},
     }
 
 

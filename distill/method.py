@@ -1,16 +1,17 @@
-"""What a method is: it owns its config, heads and state, asks for views, and makes the loss.
+"""The base class of all methods: a method owns its config, heads and state, and makes the loss.
 
 The trainer knows no method by name. It does this, and a method fills in what it needs:
 
 ```text
-parts = Parts(student, teacher, peer, ...)               # what NEEDS asked for
-method = Seed(config, parts)
+inputs = MethodInputs(student, frozen={"teacher": ...}, ...)      # what REQUIREMENTS asked for
+method = Seed(config, inputs)
 for each step:
     result = method(batch, progress)     # step(): views -> StepResult(loss, floor, logs)
     result.loss.backward(); clip
     method.after_backward(progress)      # hook: e.g. freeze a last layer for an epoch
     optimizer.step()
     method.after_step(progress)          # hook: e.g. enqueue, move an average
+method.finish()                          # hook: e.g. fold what only training needed
 save method.networks() (a student file each), method.heads() (one file),
      method.state_dict() (to resume)
 ```
@@ -24,6 +25,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from edgeseed.distill.batch import Batch as Batch
 from edgeseed.distill.data.views import ViewPlan
 from edgeseed.distill.networks.frozen import FrozenTeacher, Student
 from edgeseed.distill.training.recipe import Recipe
@@ -32,33 +34,41 @@ ConfigT = TypeVar("ConfigT")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Needs:
-    """What a method cannot do without; the run brings it, or says which option is missing.
+class Requirements:
+    """What a method needs; the runner brings it, or says which option is missing.
+
+    Networks are named by their role. The roles `teacher` and `peer` are the options of that name;
+    any other is given as `--network ROLE=NAME`.
 
     Attributes:
-        teacher: A frozen teacher (`--teacher`).
-        peer: A second trainable network (`--peer`).
+        frozen: Roles of networks that only answer, beside the student: usually a teacher.
+        trained: Roles of networks that are trained, beside the student.
         labels: Whether `Batch.labels` is filled: never, where the photos have labels, or always.
         classifier: Whether the student carries a linear head over the classes, which ships with it:
             never, always, or where the photos have labels (over their classes).
-        student_features: Whether `Student.embed_with_map` is used.
+        start_embeddings: Whether `MethodInputs.start_embeddings` is filled.
     """
 
-    teacher: bool = True
-    peer: bool = False
+    frozen: tuple[str, ...] = ("teacher",)
+    trained: tuple[str, ...] = ()
     labels: Literal["unused", "optional", "required"] = "unused"
     classifier: bool | Literal["labels"] = False
-    student_features: bool = False
+    start_embeddings: bool = False
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """All roles beside the student's."""
+        return (*self.frozen, *self.trained)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class MethodInputs:
     """What a method is built from.
 
     Attributes:
         student: The network that is trained, with its input.
-        teacher: The frozen teacher, if the method needs one.
-        peer: The second trainable network, if the method needs one.
+        frozen: The networks that only answer, by role.
+        trained: Further networks that are trained, by role.
         num_samples: Photos in the training set; `Batch.indices` are below it.
         labels: Class of each photo, (num_samples,) int64, -1 where it has none; None if unused.
         num_classes: Classes of `labels` or of the student's head; 0 without.
@@ -66,11 +76,13 @@ class Parts:
         total_steps: Steps of the whole run.
         steps_per_epoch: Steps of an epoch.
         generator: For initial values of queues and banks: the same on every rank.
+        start_embeddings: (N, D) the student's embeddings of the training photos before training,
+            where the method asked for them.
     """
 
     student: Student
-    teacher: FrozenTeacher | None = None
-    peer: Student | None = None
+    frozen: Mapping[str, FrozenTeacher] = field(default_factory=dict)
+    trained: Mapping[str, Student] = field(default_factory=dict)
     num_samples: int
     labels: Tensor | None = None
     num_classes: int = 0
@@ -78,29 +90,17 @@ class Parts:
     total_steps: int
     steps_per_epoch: int
     generator: torch.Generator
+    start_embeddings: Tensor | None = None
 
+    @property
+    def teacher(self) -> FrozenTeacher:
+        """The frozen network of the role `teacher`."""
+        return self.frozen["teacher"]
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """One step's photos on this rank.
-
-    Attributes:
-        views: One tensor a view of the plan, (B, 3, H, W), pixels in 0..1, not normalised:
-            each network normalises for itself, so the same tensor goes to teacher and student.
-        indices: Which photos these are, (B,) int64, below `Parts.num_samples`.
-        labels: Class of each photo, (B,) int64, -1 where it has none; None if the method asks for
-            none.
-        generator: For random draws of this step (negatives, masks). On the CPU, seeded by the run's
-            seed, the step and the rank, so that a resumed run draws the same.
-        period: Number of this pass in the replay (see `ViewSettings.replay`); -1 if views are
-            always fresh.
-    """
-
-    views: tuple[Tensor, ...]
-    indices: Tensor
-    labels: Tensor | None
-    generator: torch.Generator
-    period: int = -1
+    @property
+    def peer(self) -> Student:
+        """The trained network of the role `peer`."""
+        return self.trained["peer"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,19 +148,20 @@ class StepResult:
 class Method(nn.Module, Generic[ConfigT]):
     """Base of all methods.
 
-    A subclass sets `Config`, `RECIPE` and (unless the defaults fit) `NEEDS`, and writes `views` and
-    `step`. Whatever must survive a resume is a parameter or a buffer. The teacher is no submodule
-    on purpose: so it is in no checkpoint and no DDP bucket, and `train()` cannot reach it.
+    A subclass sets `Config`, `RECIPE` and (unless the defaults fit) `REQUIREMENTS`, and writes
+    `views` and `step`. Whatever must survive a resume is a parameter or a buffer. The
+    teacher is no submodule on purpose: so it is in no checkpoint and no DDP bucket, and `train()`
+    cannot reach it.
     """
 
     Config: ClassVar[type[Any]]
     RECIPE: ClassVar[Recipe]
-    NEEDS: ClassVar[Needs] = Needs()
+    REQUIREMENTS: ClassVar[Requirements] = Requirements()
 
-    def __init__(self, config: ConfigT, parts: Parts) -> None:
+    def __init__(self, config: ConfigT, inputs: MethodInputs) -> None:
         super().__init__()
         self.config = config
-        self.student = parts.student
+        self.student = inputs.student
 
     @classmethod
     @abstractmethod
@@ -188,6 +189,9 @@ class Method(nn.Module, Generic[ConfigT]):
 
     def after_step(self, progress: Progress) -> None:
         """Called after the optimiser's step: the place to enqueue and to move averages."""
+
+    def finish(self) -> None:
+        """Called once after the last step, before the networks are saved."""
 
     def networks(self) -> dict[str, Student]:
         """What is kept, each written as `<name>.safetensors`. The first is evaluated."""

@@ -1,8 +1,9 @@
 """`quickstart`: every stage once, offline, on photos that ship with scikit-learn.
 
 A teacher is pre-trained on scans of handwritten digits without their labels, a MobileNetV3 is
-distilled from it, and the same MobileNetV3 is trained by self-supervision alone for the same time,
-so that the difference is the teacher's. The student becomes three bundles, each is verified, the
+distilled from it, and the same MobileNetV3 is trained by self-supervision alone for the same time.
+Beside both stands the same network untrained: features of random weights go far on digits, and what
+is not above them was not learnt. The student becomes three bundles, each is verified, the
 ones that run here are measured, and all of it becomes one page. It is the code that a user runs on
 their own photos; only the arguments differ, and each is printed as the command that does it.
 """
@@ -58,6 +59,8 @@ class Plan:
     protocol: str = "rapid"
     max_drop: float = 3.0
     """In points. A bundle is judged on 256 photos here, of which one is 0.4 points already."""
+    untrained_seeds: int = 3
+    """Networks with fresh weights, for the level that training has to rise above."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +72,7 @@ class Trained:
     seconds: float
     epochs: int
     evaluation: EvaluationResult
+    """Of the student with its baseline: the same network untrained."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +112,7 @@ class QuickstartResult:
                 "name": shipped.name,
                 "exported": shipped.exported.to_dict(),
                 "verified": shipped.verified.to_dict(),
-                "p90_ms": None if shipped.result is None else shipped.result.latency.p90.value,
+                "p90_ms": None if shipped.result is None else p90_ms(shipped.result),
             }
             for shipped in self.bundles
         ]
@@ -227,7 +231,7 @@ class _Quickstart:
             seed=self.seed,
             settings=plan.distill_settings,
         )
-        return self._evaluated("student", f"{plan.student}, distilled", run, classifier=True)
+        return self._evaluated("student", f"{plan.student}, distilled", run, is_student=True)
 
     def _train_alone(self, seconds: float) -> Trained:
         plan = self.plan
@@ -277,16 +281,28 @@ class _Quickstart:
         return self.out / "classifier.safetensors"
 
     def _evaluated(
-        self, name: str, what: str, run: DistillResult, *, classifier: bool = False
+        self, name: str, what: str, run: DistillResult, *, is_student: bool = False
     ) -> Trained:
-        save = self.classifier if classifier else None
+        save = self.classifier if is_student else None
+        seeds = self.plan.untrained_seeds
         if save is not None:
             self._say_command(
-                "evaluate", run.student, "--data", self.plan.data, "--save-classifier", save
-            )
-        found = evaluate(run.student, data=self.plan.data, seed=self.seed, save_classifier=save)
+                "evaluate", run.student, "--data", self.plan.data, "--seed", self.seed,
+                "--baseline", "untrained", "--baseline-seeds", seeds, "--save-classifier", save,
+            )  # fmt: skip
+        found = evaluate(
+            run.student,
+            data=self.plan.data,
+            seed=self.seed,
+            save_classifier=save,
+            baseline="untrained" if is_student else None,
+            baseline_seeds=seeds,
+        )
         scores = ", ".join(f"{m.name} {m.top1_percent:.1f} %" for m in found.metrics)
         say(f"  {what}: {scores} (n={found.metrics[0].n}, trained for {run.seconds:.0f} s)")
+        if found.baseline is not None:
+            scores = ", ".join(f"{m.name} {m.mean_percent:.1f} %" for m in found.baseline.metrics)
+            say(f"  the same network untrained: {scores} (mean of {seeds} seeds)")
         return Trained(
             name=name, what=what, seconds=run.seconds, epochs=run.epochs, evaluation=found
         )
@@ -332,8 +348,14 @@ class _Quickstart:
             out=out,
             seed=self.seed,
         )
-        say(f"  p90 {result.latency.p90.value:.3f} ms on this machine, one image at a time")
+        say(f"  p90 {p90_ms(result):.3f} ms on this machine, one image at a time")
         return result
+
+
+def p90_ms(result: Result) -> float:
+    """p90 of a result of this machine, whose runner keeps its samples."""
+    assert result.latency is not None
+    return result.latency.p90.value
 
 
 def _as_options(settings: tuple[str, ...]) -> list[str]:

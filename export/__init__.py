@@ -1,6 +1,17 @@
 """Student file in, proven bundle out: one program, one quantization core, a file per target."""
 
+from typing import TYPE_CHECKING
+
 from edgeseed.core.lazy import attach
+
+if TYPE_CHECKING:
+    # What a type checker cannot see through `attach`.
+    from edgeseed.export.exporting import ExportResult as ExportResult
+    from edgeseed.export.exporting import export as export
+    from edgeseed.export.proof.explain import Explanation as Explanation
+    from edgeseed.export.proof.explain import explain as explain
+    from edgeseed.export.proof.verify import VerifyResult as VerifyResult
+    from edgeseed.export.proof.verify import verify as verify
 
 __getattr__, __all__ = attach(
     __name__,
@@ -12,7 +23,6 @@ __getattr__, __all__ = attach(
         "embed": ".apps.run:embed",
         "explain": ".proof.explain:explain",
         "export": ".exporting:export",
-        "export_each": ".exporting:export_each",
         "verify": ".proof.verify:verify",
         "verify_module": ".apps.run:verify_module",
     },

@@ -1,11 +1,12 @@
 """`edgeseed export`: a student file becomes a proven bundle."""
 
 import dataclasses
+import inspect
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, Protocol, cast, overload
 
 from edgeseed.core.bundle import Bundle, GateResult
 from edgeseed.core.config import to_plain
@@ -15,12 +16,15 @@ from edgeseed.core.errors import GateError, WorkError
 from edgeseed.core.files import atomic_directory, readable_size
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.core.photos import sketched_photos
+from edgeseed.core.pretrained import student_file
+from edgeseed.core.records import QuantizationRecord, SelectionRecord, SpeedRecord
+from edgeseed.core.settings import describe_arguments
 from edgeseed.core.student import StudentSpec
-from edgeseed.export.bundling.builder import Workshop, compare_with_float, plainest
-from edgeseed.export.bundling.writer import Made, Origin, seal
+from edgeseed.export.bundling.builder import BundleBuilder, baseline_precision, compare_with_float
+from edgeseed.export.bundling.writer import BuiltBundle, ExportSource, seal
+from edgeseed.export.call import AnyCall, ExportCall, ExportListCall, Prefer
 from edgeseed.export.photo_statistics import check_photos
-from edgeseed.export.planning import AUTO, Call, Plan, make_plan, refuse_list
-from edgeseed.export.program import Batch
+from edgeseed.export.planning import AUTO, ExportPlan, make_plan, refuse_list
 from edgeseed.export.proof.verify import require_passed
 from edgeseed.export.samples import (
     MAX_CALIBRATION,
@@ -30,17 +34,19 @@ from edgeseed.export.samples import (
     scratch_folder,
 )
 from edgeseed.export.selection import (
-    Attempt,
-    Prefer,
+    Candidate,
+    build_candidate,
     select,
     selected_speed,
-    time_attempts,
-    try_form,
+    time_candidates,
 )
 
+_One = ParamSpec("_One")
+_Several = ParamSpec("_Several")
+
 _HOST = "host"
-# Below this share or count, photos that taught are a few among others.
-_LEAST_TAUGHT, _FEWEST_TAUGHT = 0.05, 2
+# Below this share or count, photos that the student was trained on are a few among others.
+_LEAST_SHARED, _FEWEST_SHARED = 0.05, 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,171 +60,115 @@ class ExportResult:
     size_bytes: int
     """Of the model alone."""
     gates: tuple[GateResult, ...]
-    quantization: dict[str, Any] | None
-    speed: dict[str, Any] | None
+    quantization: QuantizationRecord | None
+    speed: SpeedRecord | None
     """Beside the float model on this machine; None where nothing was compared."""
-    selection: dict[str, Any] | None
+    selection: SelectionRecord | None
     """What `auto` tried, chose, and why."""
     seconds: float
-    """By the clock; of `export_each`, the first one's hold what all share."""
+    """By the clock; of several precisions, the first one's hold what all share."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         plain: dict[str, Any] = to_plain(self)
+        for name in ("quantization", "speed", "selection"):
+            block = getattr(self, name)
+            plain[name] = None if block is None else block.to_dict()
         return plain
 
 
-def export(
-    student: str | Path,
-    *,
-    target: str = "onnx",
-    precision: str = "fp32",
-    calibration: str | Path | None = None,
-    calibration_count: int | None = None,
-    out: str | Path,
-    profile: str | None = None,
-    prefer: Prefer = "speed",
-    min_agreement: float | None = None,
-    max_drop: float | None = None,
-    batch: Batch = "dynamic",
-    scheme: str | None = None,
-    keep_float: Sequence[str] = (),
-    recover: bool = False,
-    speed: bool = True,
-    verify: bool = True,
-    seed: int = 0,
-    options: Mapping[str, Any] | None = None,
-    quantization: Mapping[str, Any] | None = None,
-) -> ExportResult:
+class _Export(Protocol[_One, _Several]):
+    """What type checkers see of `export`: the constructors of its two calls."""
+
+    @overload
+    def __call__(self, *arguments: _One.args, **settings: _One.kwargs) -> ExportResult: ...
+    @overload
+    def __call__(
+        self, *arguments: _Several.args, **settings: _Several.kwargs
+    ) -> tuple[ExportResult, ...]: ...
+
+
+def _typed(
+    one: Callable[_One, object], several: Callable[_Several, object]
+) -> Callable[[Callable[..., Any]], _Export[_One, _Several]]:
+    def decorate(function: Callable[..., Any]) -> _Export[_One, _Several]:
+        function.__doc__ = (function.__doc__ or "").replace("    ARGUMENTS", _ARGUMENTS)
+        # For `help` and notebooks, which would show `*arguments, **settings`.
+        function.__signature__ = inspect.signature(one)  # type: ignore[attr-defined]
+        return cast("_Export[_One, _Several]", function)
+
+    return decorate
+
+
+_ARGUMENTS = describe_arguments(ExportCall)
+
+
+@_typed(ExportCall, ExportListCall)
+def export(  # noqa: D417  # they are those of ExportCall, added by the decorator
+    *arguments: Any, **settings: Any
+) -> ExportResult | tuple[ExportResult, ...]:
     """Exports a student as a bundle, and proves it.
 
-    Args:
-        student: A `student.safetensors`.
-        target: `onnx`, `coreml` or another file of `export/targets/`.
-        precision: `fp32`, a lower one that the target has, or `auto`: all of them are made, and
-            of those that are proven one is kept (see `export.selection`).
-        calibration: Photos, needed for int8; without labels, and disjoint parts of them calibrate
-            and judge. For float precisions they become the golden photos; without, coloured fields
-            do.
-        calibration_count: Most photos to calibrate int8 with (default 512).
-        out: The bundle's folder; it must not exist.
-        profile: The device it is for, by the name of its profile: what that cannot run is refused.
-        prefer: What `auto` looks for among what is proven: `speed` or `size`.
-        min_agreement: Least share of photos on which a quantized model decides as the student does
-            (default 0.98). int8 leaves more layers in float where more is asked
-            (see `planning.search_target`).
-        max_drop: Most accuracy it may lose, in points, where labels are known (default 1.0).
-        batch: `"dynamic"`, or the one batch size that the model takes. A target whose format fixes
-            the batch (Core ML: 1) takes that one in either case.
-        scheme: The integers of int8, where the target has several: `x86` or `arm` for ONNX.
-        keep_float: Regular expressions of the names of layers that int8 leaves in float.
-        recover: Whether int8 learns from the float student (quantization-aware distillation), on up
-            to 10,000 further photos of `calibration`, unlabelled: minutes in place of seconds, for
-            where rounding alone loses too much. See `quantize.recovery`.
-        speed: Whether to compare the speed of int8 with float, where this machine can.
-        verify: Whether a gate that does not hold is an error. They are computed and recorded
-            anyway.
-        seed: Of the split of the photos.
-        options: The target's own options, such as `{"opset": 18}`.
-        quantization: Settings of `quantize.config.QuantizeConfig`, such as `{"calibrator": "mse"}`.
-
-    Returns:
-        Where the bundle is, and its gates.
-
-    Raises:
-        UsageError: If the call does not make sense: unknown target or precision, no calibration
-            photos, or an argument that would have no effect.
-        WorkError: If the target cannot express the network.
-        GateError: If a gate does not hold, for `auto` in every precision; nothing is written then.
-    """
-    call = Call(
-        student=Path(student), target=target, calibration=calibration,
-        calibration_count=calibration_count, profile=profile, prefer=prefer,
-        min_agreement=min_agreement, max_drop=max_drop, batch=batch, scheme=scheme,
-        keep_float=keep_float, recover=recover, speed=speed, verify=verify, seed=seed,
-        options=options or {}, quantization=quantization or {},
-    )  # fmt: skip
-    (result,) = _export(call, {precision: Path(out)}, Path(out))
-    return result
-
-
-def export_each(  # noqa: D417  # the others are those of `export`
-    student: str | Path,
-    *,
-    target: str = "onnx",
-    precisions: Sequence[str],
-    calibration: str | Path | None = None,
-    calibration_count: int | None = None,
-    out: str | Path,
-    profile: str | None = None,
-    prefer: Prefer = "speed",
-    min_agreement: float | None = None,
-    max_drop: float | None = None,
-    batch: Batch = "dynamic",
-    scheme: str | None = None,
-    keep_float: Sequence[str] = (),
-    recover: bool = False,
-    speed: bool = True,
-    verify: bool = True,
-    seed: int = 0,
-    options: Mapping[str, Any] | None = None,
-    quantization: Mapping[str, Any] | None = None,
-) -> tuple[ExportResult, ...]:
-    """Exports a student in several precisions, in less time than by a call for each.
-
-    Photos, trace, the float student's answers and the float model that int8 is timed beside are
+    With a list of precisions, a bundle of each in `out`, in less time than by a call for each:
+    photos, trace, the float student's answers and the float model that int8 is timed beside are
     shared. So all are proven on the same photos: those held out from calibration, if int8 is among
     them.
 
-    Args:
-        student: A `student.safetensors`.
-        target: As for `export`, like all that is not named here.
-        precisions: Those to make; not `auto`, which chooses among all by itself.
-        out: A folder, which must not exist: each precision becomes a bundle in it, named after it.
+    Arguments:
+        student: A `student.safetensors`, any timm network with its weights as `NAME[.tag]`, or
+            `NAME=CHECKPOINT`.
+        options: The target's own options, such as `{"opset": 18}`.
+        quantization: Settings of `quantize.config.QuantizeConfig`, such as
+            `{"calibrator": "mse"}`.
 
     Returns:
-        What was made, in the order of `precisions`. The seconds of what is shared are those of the
-        first that was made.
+        Where the bundle is, and its gates; of several precisions a tuple, in their order. The
+        seconds of what is shared are those of the first that was made.
 
     Raises:
-        UsageError: As for `export`, and if there is no precision, `auto`, or one twice.
-        WorkError: If the target cannot express the network in one of them.
-        GateError: If a gate does not hold. No bundle is written in either case.
+        UsageError: If the call does not make sense: unknown target or precision, no calibration
+            photos, an argument that would have no effect, or a list with `auto` or one twice.
+        WorkError: If the target cannot express the network.
+        GateError: If a gate does not hold, for `auto` in every precision; nothing is written then.
     """
-    refuse_list(precisions)
-    call = Call(
-        student=Path(student), target=target, calibration=calibration,
-        calibration_count=calibration_count, profile=profile, prefer=prefer,
-        min_agreement=min_agreement, max_drop=max_drop, batch=batch, scheme=scheme,
-        keep_float=keep_float, recover=recover, speed=speed, verify=verify, seed=seed,
-        options=options or {}, quantization=quantization or {},
-    )  # fmt: skip
-    return tuple(_export(call, {name: Path(out, name) for name in precisions}, Path(out)))
+    if isinstance(settings.get("precision", ""), str):
+        call = ExportCall(*arguments, **settings)
+        (result,) = _export(call, {call.precision: Path(call.out)})
+        return result
+    several = ExportListCall(*arguments, **settings)
+    refuse_list(several.precision)
+    return tuple(_export(several, {name: Path(several.out, name) for name in several.precision}))
 
 
-def _export(call: Call, places: Mapping[str, Path], out: Path) -> list[ExportResult]:
+def _export(call: AnyCall, places: Mapping[str, Path]) -> list[ExportResult]:
     """Makes each precision's bundle at its place, which is `out` or lies in it."""
+    with student_file(call.student) as file:
+        return _export_file(dataclasses.replace(call, student=file), places)
+
+
+def _export_file(call: AnyCall, places: Mapping[str, Path]) -> list[ExportResult]:
+    out = Path(call.out)
     times = [time.monotonic()]
     plan = make_plan(call, places)
-    network, spec = load_student(call.student)
+    network, spec = load_student(Path(call.student))
     # The float model first: the others are timed beside it.
-    order = sorted(places, key=lambda name: name != plainest(plan.target))
+    order = sorted(places, key=lambda name: name != baseline_precision(plan.target))
     bundles: list[Bundle] = []
     with atomic_directory(out) as folder, scratch_folder() as scratch:
         samples = _draw(call, plan, network, spec, Path(scratch))
-        origin = Origin(
-            student=call.student, network=network, spec=spec, samples=samples,
+        source = ExportSource(
+            student=Path(call.student), network=network, spec=spec, samples=samples,
             settings=plan.settings, environment=environment(),
         )  # fmt: skip
-        workshop = Workshop(
-            origin, plan.target, batch=plan.batch, config=plan.config, scratch=Path(scratch),
+        builder = BundleBuilder(
+            source, plan.target, batch=plan.batch, config=plan.config, scratch=Path(scratch),
             keep_float=call.keep_float,
         )  # fmt: skip
         for precision in order:
             inside = folder / places[precision].relative_to(out)
             inside.mkdir(exist_ok=True)
             try:
-                bundles.append(_make(call, plan, workshop, precision, inside))
+                bundles.append(_make(call, plan, builder, precision, inside))
             except (GateError, WorkError) as error:
                 if len(places) == 1:
                     raise
@@ -236,7 +186,7 @@ def _export(call: Call, places: Mapping[str, Path], out: Path) -> list[ExportRes
 
 
 def _draw(
-    call: Call, plan: Plan, network: StudentNetwork, spec: StudentSpec, scratch: Path
+    call: AnyCall, plan: ExportPlan, network: StudentNetwork, spec: StudentSpec, scratch: Path
 ) -> Samples:
     """The photos, with what there is to say of them."""
     samples = draw_samples(
@@ -244,14 +194,14 @@ def _draw(
         spec.preprocess,
         classes=spec.classes,
         scratch=scratch,
-        calibrate=any(form.scheme for form in plan.forms),
+        calibrate=any(variant.scheme for variant in plan.variants),
         max_calibration=call.calibration_count or MAX_CALIBRATION,
         seed=call.seed,
     )
-    if taught := taught_photos(samples, spec):
-        samples = samples.described(taught=taught)
+    if shared := photos_trained_on(samples, spec):
+        samples = samples.described(trained_on=shared)
     _say_what_proves(samples, max_drop=call.max_drop)
-    decide = any(form.precision not in plan.target.parity_limit for form in plan.forms)
+    decide = any(variant.precision not in plan.target.parity_limit for variant in plan.variants)
     if call.calibration is not None and decide:
         samples = samples.described(
             statistics=check_photos(samples.deciding, network, spec.preprocess)
@@ -259,37 +209,41 @@ def _draw(
     return samples
 
 
-def _make(call: Call, plan: Plan, workshop: Workshop, precision: str, folder: Path) -> Bundle:
+def _make(
+    call: AnyCall, plan: ExportPlan, builder: BundleBuilder, precision: str, folder: Path
+) -> Bundle:
     """The bundle of one precision that was asked for, proven."""
     timed = call.speed and call.profile in (None, _HOST)
-    forms = plan.makeable[precision]
+    variants = plan.variants_of[precision]
     if precision == AUTO:
-        attempts = [try_form(workshop, form, workshop.scratch / form.precision) for form in forms]
+        candidates = [
+            build_candidate(builder, variant, builder.scratch / variant.precision)
+            for variant in variants
+        ]
         return _keep_best(
-            workshop, attempts + plan.hopeless, folder,
+            builder, candidates + plan.skipped, folder,
             timed=timed, prefer=call.prefer, profile=call.profile,
         )  # fmt: skip
-    if len(plan.makeable) > 1:
+    if len(plan.variants_of) > 1:
         say(f"making {plan.target.name} {precision}")
-    made = workshop.make(forms[0], folder)
+    made = builder.make(variants[0], folder)
     if call.verify:
         require_passed(made.evidence, list(made.gates))
-    return _with_speed(workshop, made) if timed else made.bundle
+    return _with_speed(builder, made) if timed else made.bundle
 
 
-def taught_photos(samples: Samples, spec: StudentSpec) -> bool | dict[str, int]:
-    """Whether a student has learnt from the photos, as far as its file tells.
+def photos_trained_on(samples: Samples, spec: StudentSpec) -> bool | dict[str, int]:
+    """Whether a student was trained on the photos, as far as its file tells.
 
     Returns:
-        True for a set that taught it, or one of which a part did and nobody knows how much; for
-        others that hold some of the same files, how many `photos` `of` how many that can be
-        compared; else False.
+        True for a set that it was trained on, or on an unknown part of; for others that hold some
+        of the same files, how many `photos` `of` how many that can be compared; else False.
     """
     photos = samples.source
     if photos is None or photos.fingerprint in spec.taught_by_all_of:
         return photos is not None
     shared = sketched_photos(photos, spec.sketches)
-    if shared.count >= max(_FEWEST_TAUGHT, _LEAST_TAUGHT * shared.num_compared):
+    if shared.count >= max(_FEWEST_SHARED, _LEAST_SHARED * shared.num_compared):
         return {"photos": shared.count, "of": shared.num_compared}
     return not shared.num_compared and photos.fingerprint in spec.taught_by
 
@@ -302,17 +256,14 @@ def _say_what_proves(samples: Samples, *, max_drop: float | None) -> None:
             "that the file computes what the student computes, and no more; add --calibration "
             "FOLDER to prove it on yours"
         )
-    if taught := samples.description.get("taught"):
-        source = samples.description["source"]
-        some = source
-        if isinstance(taught, dict):
-            some = (
-                f"{taught['photos']:,} of {taught['of']:,} photos of {source} that can be compared"
-            )
+    if shared := samples.description.trained_on:
+        some = samples.description.source
+        if isinstance(shared, Mapping):
+            some = f"{shared['photos']:,} of {shared['of']:,} photos of {some} that can be compared"
         note(
-            f"{some} taught this student, which is surer of these photos than of any that come "
-            "after: it will keep fewer decisions of those than the gates say; give --calibration "
-            "photos that it has not learnt from, if there are any"
+            f"the student was trained on {some}, and is surer of these photos than of any that "
+            "come after: on those it will agree less often than the gates say; give --calibration "
+            "photos that it was not trained on, if there are any"
         )
     if max_drop is not None and samples.proof.labels is None:
         warn(
@@ -322,19 +273,19 @@ def _say_what_proves(samples: Samples, *, max_drop: float | None) -> None:
 
 
 def _keep_best(
-    workshop: Workshop,
-    attempts: Sequence[Attempt],
+    builder: BundleBuilder,
+    candidates: Sequence[Candidate],
     folder: Path,
     *,
     timed: bool,
     prefer: Prefer,
     profile: str | None,
 ) -> Bundle:
-    """Chooses among the attempts and moves the chosen one into `folder`."""
-    baseline = plainest(workshop.target)
-    speeds = time_attempts(workshop, attempts) if timed else {}
-    selection = select(attempts, speeds, baseline=baseline, prefer=prefer, profile=profile)
-    made = selection.attempt.made
+    """Chooses among the candidates and moves the chosen one into `folder`."""
+    baseline = baseline_precision(builder.target)
+    speeds = time_candidates(builder, candidates) if timed else {}
+    selection = select(candidates, speeds, baseline=baseline, prefer=prefer, profile=profile)
+    made = selection.candidate.made
     assert made is not None
     shutil.copytree(made.bundle.path, folder, dirs_exist_ok=True)
     return seal(
@@ -347,16 +298,16 @@ def _keep_best(
     )
 
 
-def _with_speed(workshop: Workshop, made: Made) -> Bundle:
+def _with_speed(builder: BundleBuilder, made: BuiltBundle) -> Bundle:
     """For int8: the bundle with its speed beside float written down, and a warning if it lost."""
     manifest = made.bundle.manifest
     if manifest.quantization is None:
         return made.bundle
-    record = compare_with_float(workshop, made)
-    if record["timed"] and record["speedup"] <= 1:
+    record = compare_with_float(builder, made)
+    if record.speedup is not None and record.speedup <= 1:
         warn(
-            f"{manifest.precision} is not faster than {record['baseline']} here: "
-            f"{record['speedup']:.2f} times as fast on one thread; ship it for its size only, or "
+            f"{manifest.precision} is not faster than {record.baseline} here: "
+            f"{record.speedup:.2f} times as fast on one thread; ship it for its size only, or "
             "let --precision auto choose"
         )
     return seal(made.bundle.path, dataclasses.replace(manifest, speed=record))

@@ -7,12 +7,13 @@ from typing import Any, get_args
 
 from edgeseed.core.config import build_config, to_plain
 from edgeseed.core.errors import UsageError
+from edgeseed.core.records import ExportSettings
 from edgeseed.core.registry import unknown_name
-from edgeseed.export.bundling.builder import Form
-from edgeseed.export.program import Batch
+from edgeseed.export.bundling.builder import Variant
+from edgeseed.export.call import AnyCall, Batch, Prefer
 from edgeseed.export.proof.gates import MAX_DROP_POINTS, MIN_AGREEMENT
 from edgeseed.export.quantize.config import QuantizeConfig
-from edgeseed.export.selection import Attempt, Prefer
+from edgeseed.export.selection import Candidate
 from edgeseed.export.target import Precision, Target
 from edgeseed.export.targets import TARGETS
 from edgeseed.profiles import load as load_profile
@@ -22,64 +23,26 @@ AUTO = "auto"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Call:
-    """The arguments of `export`, but for the precisions and the places of their bundles."""
-
-    student: Path
-    target: str
-    calibration: str | Path | None
-    calibration_count: int | None
-    profile: str | None
-    prefer: Prefer
-    min_agreement: float | None
-    max_drop: float | None
-    batch: Batch
-    scheme: str | None
-    keep_float: Sequence[str]
-    recover: bool
-    speed: bool
-    verify: bool
-    seed: int
-    options: Mapping[str, Any]
-    quantization: Mapping[str, Any]
-
-    @property
-    def asked_agreement(self) -> float:
-        """What the gate asks."""
-        return MIN_AGREEMENT if self.min_agreement is None else self.min_agreement
-
-    def config(self) -> QuantizeConfig:
-        """The settings of quantization."""
-        asked = self.asked_agreement
-        values: dict[str, Any] = {
-            "min_agreement": search_target(asked), "required_agreement": asked, **self.quantization,
-        }  # fmt: skip
-        if self.recover:
-            values["recover"] = True
-        return build_config(QuantizeConfig, values=values, what="quantization")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class ExportPlan:
     """What a call comes to, before student and photos are read."""
 
     target: Target
     batch: Batch
     config: QuantizeConfig
-    settings: dict[str, Any]
+    settings: ExportSettings
     """For the manifest."""
-    makeable: Mapping[str, list[Form]]
+    variants_of: Mapping[str, list[Variant]]
     """By the precision that was asked for: what is to be made for it."""
-    hopeless: list[Attempt]
+    skipped: list[Candidate]
     """What `auto` cannot try."""
 
     @property
-    def forms(self) -> list[Form]:
+    def variants(self) -> list[Variant]:
         """All that is made."""
-        return [form for forms in self.makeable.values() for form in forms]
+        return [variant for variants in self.variants_of.values() for variant in variants]
 
 
-def make_plan(call: Call, precisions: Collection[str]) -> Plan:
+def make_plan(call: AnyCall, precisions: Collection[str]) -> ExportPlan:
     """Checks a call, and says what it comes to.
 
     Raises:
@@ -89,32 +52,54 @@ def make_plan(call: Call, precisions: Collection[str]) -> Plan:
     engine = None if call.profile is None else load_profile(call.profile).engine_for(call.target)
     if call.prefer not in get_args(Prefer):
         raise unknown_name("preference", call.prefer, get_args(Prefer))
-    asked, possible = ",".join(precisions), list[Form]()
-    makeable: dict[str, list[Form]] = {}
-    hopeless: list[Attempt] = []
+    asked, possible = ",".join(precisions), list[Variant]()
+    variants_of: dict[str, list[Variant]] = {}
+    skipped: list[Candidate] = []
     for precision in precisions:
-        forms = _forms(target, precision, engine=engine, call=call)
-        makeable[precision], blind = _sort_out(forms, target, precision, call.calibration)
-        possible += forms
-        hopeless += blind
-    if call.scheme is not None and not any(form.scheme for form in possible):
+        variants = _list_variants(target, precision, engine=engine, call=call)
+        variants_of[precision], needs_photos = _split_variants(
+            variants, target, precision, call.calibration
+        )
+        possible += variants
+        skipped += needs_photos
+    if call.scheme is not None and not any(variant.scheme for variant in possible):
         raise UsageError(
             f"--scheme is about the integers of int8; --precision {asked} of target "
             f"{target.name} has none"
         )
-    _refuse_idle(possible, target, asked, call)
-    batch, config = _choose_batch(target, call.batch), call.config()
-    settings = {
-        "target": call.target, "requested": asked, "batch": batch, "seed": call.seed,
-        "min_agreement": call.asked_agreement,
-        "max_drop": MAX_DROP_POINTS if call.max_drop is None else call.max_drop,
-        "profile": call.profile, "keep_float": list(call.keep_float),
-        "options": target_options(target, call.options), "quantization": to_plain(config),
-    }  # fmt: skip
-    return Plan(
+    _reject_unused_options(possible, target, asked, call)
+    batch, config = _choose_batch(target, call.batch), quantize_config(call)
+    settings = ExportSettings(
+        target=call.target,
+        requested=asked,
+        batch=batch,
+        seed=call.seed,
+        min_agreement=_required_agreement(call),
+        max_drop=MAX_DROP_POINTS if call.max_drop is None else call.max_drop,
+        profile=call.profile,
+        keep_float=list(call.keep_float),
+        options=target_options(target, call.options),
+        quantization=to_plain(config),
+    )
+    return ExportPlan(
         target=target, batch=batch, config=config, settings=settings,
-        makeable=makeable, hopeless=hopeless,
+        variants_of=variants_of, skipped=skipped,
     )  # fmt: skip
+
+
+def _required_agreement(call: AnyCall) -> float:
+    return MIN_AGREEMENT if call.min_agreement is None else call.min_agreement
+
+
+def quantize_config(call: AnyCall) -> QuantizeConfig:
+    """The settings of quantization that a call asks for."""
+    asked = _required_agreement(call)
+    values: dict[str, Any] = {
+        "min_agreement": search_target(asked), "required_agreement": asked, **call.quantization,
+    }  # fmt: skip
+    if call.recover:
+        values["recover"] = True
+    return build_config(QuantizeConfig, values=values, what="quantization")
 
 
 def refuse_list(precisions: Sequence[str]) -> None:
@@ -144,7 +129,9 @@ def search_target(min_agreement: float) -> float:
     return max(QuantizeConfig().min_agreement, min(1.0, 1 - (1 - min_agreement) / 2))
 
 
-def _forms(target: Target, precision: str, *, engine: EngineFacts | None, call: Call) -> list[Form]:
+def _list_variants(
+    target: Target, precision: str, *, engine: EngineFacts | None, call: AnyCall
+) -> list[Variant]:
     """What may be made: what the target has and the device runs, best first.
 
     Raises:
@@ -163,21 +150,25 @@ def _forms(target: Target, precision: str, *, engine: EngineFacts | None, call: 
         )
     preferred = call.scheme or (engine.scheme if engine else None)
     return [
-        Form(precision=name, scheme=_choose_scheme(target, name, preferred))
+        Variant(precision=name, scheme=_choose_scheme(target, name, preferred))
         for name in (target.precisions if engine is None else _in_order(target, engine))
         if name in wanted
     ]
 
 
-def _refuse_idle(forms: Sequence[Form], target: Target, asked: str, call: Call) -> None:
+def _reject_unused_options(
+    variants: Sequence[Variant], target: Target, asked: str, call: AnyCall
+) -> None:
     """Refuses options that were given and would change nothing.
 
     Raises:
         UsageError: If there is one; it says when it has an effect.
     """
-    integers = any(form.scheme for form in forms)
+    integers = any(variant.scheme for variant in variants)
     # A target with an engine of its own judges decisions by that, also those of float models.
-    decides = target.judges_natively or not all(f.precision in target.parity_limit for f in forms)
+    decides = target.judges_natively or not all(
+        f.precision in target.parity_limit for f in variants
+    )
     of_integers = {
         "--keep-float": bool(call.keep_float),
         "--recover": call.recover,
@@ -192,10 +183,10 @@ def _refuse_idle(forms: Sequence[Form], target: Target, asked: str, call: Call) 
          "is about w8 and int8; fp32 and fp16 are judged by parity"),
     )  # fmt: skip
     for options, has_effect, when in rules:
-        idle = [option for option, given in options.items() if given and not has_effect]
-        if idle:
+        unused = [option for option, given in options.items() if given and not has_effect]
+        if unused:
             raise UsageError(
-                f"{idle[0]} {when}: with --precision {asked} it has no effect; leave it out"
+                f"{unused[0]} {when}: with --precision {asked} it has no effect; leave it out"
             )
 
 
@@ -205,30 +196,32 @@ def _in_order(target: Target, engine: EngineFacts) -> list[Precision]:
     return [known[name] for name in engine.precisions if name in known]
 
 
-def _sort_out(
-    forms: Sequence[Form], target: Target, precision: str, calibration: str | Path | None
-) -> tuple[list[Form], list[Attempt]]:
-    """The forms that can be made, and for `auto` those that cannot for want of photos."""
+def _split_variants(
+    variants: Sequence[Variant], target: Target, precision: str, calibration: str | Path | None
+) -> tuple[list[Variant], list[Candidate]]:
+    """The variants that can be made, and for `auto` those that cannot for want of photos."""
     if calibration is not None:
-        return list(forms), []
+        return list(variants), []
     if precision == AUTO:
         # Judged by its decisions, which on coloured fields mean nothing.
-        blind = [form for form in forms if form.precision not in target.parity_limit]
-        hopeless = [
-            Attempt(
-                form=form,
+        needs_photos = [
+            variant for variant in variants if variant.precision not in target.parity_limit
+        ]
+        skipped = [
+            Candidate(
+                variant=variant,
                 problem="needs photos to be judged by",
                 helps="add --calibration FOLDER",
             )
-            for form in blind
+            for variant in needs_photos
         ]
-        return [form for form in forms if form not in blind], hopeless
-    if forms[0].scheme is not None:
+        return [variant for variant in variants if variant not in needs_photos], skipped
+    if variants[0].scheme is not None:
         raise UsageError(
             f"--precision {precision} needs photos to calibrate with; "
             "add --calibration FOLDER (labels are not needed)"
         )
-    return list(forms), []
+    return list(variants), []
 
 
 def _choose_scheme(target: Target, precision: Precision, scheme: str | None) -> str | None:

@@ -22,7 +22,7 @@ What happens to the graph on the way, and how exact it is:
 """
 
 import operator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -31,8 +31,7 @@ from torch.export import Dim, ExportedProgram
 from edgeseed.core.errors import UsageError, WorkError
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import Preprocess
-
-Batch = Literal["dynamic"] | int
+from edgeseed.export.call import Batch
 
 INPUT_NAME = "image"
 # A batch of one would be specialised by torch.export: a dimension of size 1 broadcasts, others do

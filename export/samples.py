@@ -9,6 +9,7 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from edgeseed.core.console import progress
 from edgeseed.core.errors import DataError
 from edgeseed.core.photos import PhotoSet, open_photos
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.records import PhotosRecord
 
 MAX_PROOF = 256
 MAX_CALIBRATION = 512
@@ -60,7 +62,7 @@ class Samples:
     calibration: Photos | None
     reserve: "Reserve | None"
     """Further photos, for int8 to be counted by and to learn on."""
-    description: dict[str, object]
+    description: PhotosRecord
     """For the manifest: source, fingerprint, counts, seed."""
     source: PhotoSet | None = None
     """Where they are from; None for coloured fields."""
@@ -68,16 +70,16 @@ class Samples:
     @property
     def synthetic(self) -> bool:
         """Whether no photos were given."""
-        return self.description["source"] == SYNTHETIC
+        return self.description.source == SYNTHETIC
 
     @property
     def deciding(self) -> Photos:
         """Those that the most rests on: the calibration photos, without any the proof."""
         return self.calibration or self.proof
 
-    def described(self, **more: object) -> "Samples":
+    def described(self, **more: Any) -> "Samples":
         """The same with more to say of them."""
-        return dataclasses.replace(self, description={**self.description, **more})
+        return dataclasses.replace(self, description=dataclasses.replace(self.description, **more))
 
 
 class Reserve:
@@ -154,7 +156,7 @@ def draw_samples(
             proof=Photos(pixels=pixels),
             calibration=None,
             reserve=None,
-            description={"source": SYNTHETIC, "seed": seed, "proof": len(pixels)},
+            description=PhotosRecord(source=SYNTHETIC, seed=seed, proof=len(pixels)),
         )
     photos = open_photos(source, min_count=MIN_PHOTOS if calibrate else NUM_GOLDEN)
     order = np.random.default_rng(seed).permutation(len(photos))
@@ -170,15 +172,15 @@ def draw_samples(
         proof=proof,
         calibration=calibration,
         reserve=reserve,
-        description={
-            "source": Path(photos.name).name,
-            "fingerprint": photos.fingerprint,
-            "seed": seed,
-            "available": len(photos),
-            "proof": len(proof),
-            "calibration": 0 if calibration is None else len(calibration),
-            "disjoint": True,
-        },
+        description=PhotosRecord(
+            source=Path(photos.name).name,
+            fingerprint=photos.fingerprint,
+            seed=seed,
+            available=len(photos),
+            proof=len(proof),
+            calibration=0 if calibration is None else len(calibration),
+            disjoint=True,
+        ),
         source=photos,
     )
 

@@ -7,12 +7,13 @@ A latency that one may quote, with warm-up, drift and percentiles on the device 
 `edgeseed profile`.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
+
+from edgeseed.core.records import ModelSpeed
 
 Seconds = npt.NDArray[np.float64]
 SECONDS = 2.0
@@ -22,22 +23,9 @@ _LEAST_ROUNDS, _MOST_ROUNDS = 10, 200
 TIE = 0.05
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Speed:
-    """How fast one model was beside the others."""
-
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
-    speedup: float
-    """Median over the rounds of the baseline's time over this one's: above 1 is faster."""
-    n: int
-    """Rounds."""
-
-
 def compare_speed(
     runs: Mapping[str, Callable[[], object]], *, baseline: str, seconds: float = SECONDS
-) -> dict[str, Speed]:
+) -> dict[str, ModelSpeed]:
     """Runs the models in turns.
 
     Args:
@@ -52,9 +40,9 @@ def compare_speed(
     return {name: _speed(values, times[baseline]) for name, values in times.items()}
 
 
-def _speed(times: Seconds, baseline: Seconds) -> Speed:
+def _speed(times: Seconds, baseline: Seconds) -> ModelSpeed:
     low, middle, high = np.percentile(times, (10, 50, 90)) * 1e3
-    return Speed(
+    return ModelSpeed(
         median_ms=float(middle),
         p10_ms=float(low),
         p90_ms=float(high),

@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.student import StudentSpec
-from edgeseed.export.program import Batch
+from edgeseed.export.call import Batch
 
 Precision = Literal["fp32", "fp16", "w8", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "w8", "int8")

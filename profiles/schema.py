@@ -13,7 +13,11 @@ from edgeseed.core.errors import ConfigError
 from edgeseed.core.registry import unknown_name
 
 FOLDER = Path(__file__).parent
-Kind = Literal["any", "board", "phone"]
+_ARCHITECTURES = {
+    "x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64",
+    "armv7l": "armv7l", "armv8l": "armv7l",
+}  # fmt: skip
+FormFactor = Literal["any", "computer", "board", "phone"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,15 +41,30 @@ class EngineFacts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedLatency:
+    """What others measured on the device: a number to be suspicious against, not ours."""
+
+    network: str
+    """timm's name."""
+    precision: str
+    engine: str
+    unit: str
+    latency_ms: float
+    """One image of 224 by 224."""
+    source: str
+    """A link, or where to look it up."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Profile:
     """What is known about a device without measuring it."""
 
     name: str
     """The file's name, and what `--profile` takes."""
     title: str
-    kind: Kind
+    form_factor: FormFactor
     soc: str
-    transport: str
+    device_kind: str
     """The kind of device that reaches it, as in `--device KIND:ADDRESS`."""
     engines: tuple[EngineFacts, ...]
     """The one to use first at the front."""
@@ -55,12 +74,52 @@ class Profile:
     """Of its NVIDIA GPU: engines are built for one."""
     dla_cores: int = 0
     """Deep Learning Accelerators of an NVIDIA Jetson."""
+    architecture: str = ""
+    """As Python's `platform.machine()` says: `aarch64`, `x86_64`. Empty: any."""
+    models: tuple[str, ...] = ()
+    """What the machine's own name holds, one of them: a device tree's, or Android's
+    `ro.product.model`. Empty: any."""
+    published: tuple["PublishedLatency", ...] = ()
     memory_gib: tuple[int, ...] = ()
     """The sizes it is sold with."""
     software: dict[str, str] = dataclasses.field(default_factory=dict)
     """Versions that matter to an engine, such as JetPack's TensorRT."""
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+
+    def mismatch(self, *, architecture: str, model: str | None, cpu: str) -> str:
+        """How a machine's own facts contradict this profile, in words; empty where they do not.
+
+        Args:
+            architecture: of the machine; one that is not known (a browser's) contradicts nothing.
+            model: its own name, or None where it does not tell.
+            cpu: its processor, for the message.
+        """
+        found = _ARCHITECTURES.get(architecture.lower())
+        here = f"the machine says {architecture}, {model or cpu}"
+        if self.architecture and found and found != self.architecture:
+            return f"the profile is {self.title} ({self.architecture}), {here}"
+        names = [name.lower() for name in self.models]
+        if names and model is not None and not any(name in model.lower() for name in names):
+            return f"the profile is {self.title}, {here}"
+        return ""
+
+    def published_for(self, *, network: str, precision: str, unit: str) -> PublishedLatency | None:
+        """What others measured for the same network, precision and unit; None if nothing is known.
+
+        Args:
+            network: timm's name, with or without a pretrained tag.
+            precision: of the bundle.
+            unit: that was asked for.
+        """
+        for item in self.published:
+            if (item.network, item.precision, item.unit) == (
+                network.partition(".")[0],
+                precision,
+                unit,
+            ):
+                return item
+        return None
 
     def engine_for(self, target: str) -> EngineFacts:
         """The engine that takes bundles of `target`.
@@ -109,7 +168,11 @@ def read(path: Path) -> Profile:
         )
         if not engines:
             raise ConfigError(f"{path}: it names no engine; add an [[engines]] table")
-        facts = {**values, "name": path.stem, "engines": engines}
+        published = tuple(
+            build_config(PublishedLatency, values=table, what=f"published latency of {path.name}")
+            for table in values.pop("published", [])
+        )
+        facts = {**values, "name": path.stem, "engines": engines, "published": published}
         return build_config(Profile, values=facts, what=f"profile {path.name}")
     except TypeError as error:
         raise ConfigError(f"{path}: {error}") from error

@@ -1,8 +1,8 @@
 """What the model on the device answers to photos: top-1, and agreement with the float student.
 
 The device runs the photos; this file, on the host, chooses them and scores the answers. Agreement
-needs no label: it compares with the float student in the bundle, by the same measures as the
-export's gates.
+needs no label: it compares with the float student in the bundle, by the measures of
+core/agreement.py, which the export's gates use too.
 """
 
 import math
@@ -14,6 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeseed.core.agreement import (
+    agreement_hits,
+    agreement_measure,
+    cosines,
+    retrieval_pool_size,
+)
 from edgeseed.core.bundle import Bundle
 from edgeseed.core.console import progress, warn
 from edgeseed.core.errors import WorkError
@@ -77,6 +83,8 @@ class Accuracy:
         agreement: share of photos on which device and float student agree.
         agreement_of: `top1` (same top class) or `self-retrieval` (no head: the nearest float
             embedding is the same photo's).
+        agreement_pool: among how many photos self-retrieval looks for one; None of top-1, and in
+            files of the first versions, which looked among all.
         cosine: mean cosine between the embeddings of device and float student.
         note: what is missing, and why.
     """
@@ -90,6 +98,7 @@ class Accuracy:
     agreement_of: Literal["top1", "self-retrieval"]
     cosine: float | None
     note: str
+    agreement_pool: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy."""
@@ -145,7 +154,7 @@ def _held_out(bundle: Bundle) -> Photos | None:
 
 def _source_of(bundle: Bundle) -> str:
     """What the bundle's own photos are; without any given, its export made colour fields."""
-    source = str(bundle.manifest.provenance.get("photos", {}).get("source", ""))
+    source = bundle.manifest.provenance.photos.source
     if source.startswith("synthetic"):
         return f"the bundle's {source}, no photos"
     return "the bundle's held-out photos"
@@ -211,7 +220,7 @@ def score(outputs: Outputs, photos: Photos, reference: Outputs | None) -> Accura
         if not np.isfinite(values).all():
             raise WorkError(f"the device's {name} has NaN or infinity in it; nothing was scored")
     has_head = "logits" in outputs
-    hits = None if reference is None else _agreement_hits(outputs, reference)
+    hits = None if reference is None else agreement_hits(outputs, reference)
     return Accuracy(
         n=len(photos.pixels),
         source=photos.source,
@@ -219,8 +228,11 @@ def score(outputs: Outputs, photos: Photos, reference: Outputs | None) -> Accura
         top1=_top1(outputs, photos.labels),
         float_top1=None if reference is None else _top1(reference, photos.labels),
         agreement=None if hits is None else Share.of(hits),
-        agreement_of="top1" if has_head else "self-retrieval",
-        cosine=None if reference is None else _mean_cosine(outputs, reference),
+        agreement_of=agreement_measure(outputs),
+        agreement_pool=None if hits is None or has_head else retrieval_pool_size(hits.size),
+        cosine=None
+        if reference is None
+        else float(cosines(outputs["embedding"], reference["embedding"]).mean()),
         note=_note(has_head=has_head, has_labels=photos.labels is not None, reference=reference),
     )
 
@@ -229,29 +241,6 @@ def _top1(outputs: Outputs, labels: NDArray[np.int64] | None) -> Share | None:
     if labels is None or "logits" not in outputs:
         return None
     return Share.of(outputs["logits"].argmax(axis=1) == labels)
-
-
-def _agreement_hits(outputs: Outputs, reference: Outputs) -> NDArray[np.bool_]:
-    if "logits" in outputs:
-        same: NDArray[np.bool_] = outputs["logits"].argmax(axis=1) == reference["logits"].argmax(
-            axis=1
-        )
-        return same
-    found, truth = _unit(outputs["embedding"]), _unit(reference["embedding"])
-    nearest = (found @ truth.T).argmax(axis=1)
-    # A photo that is in the set twice is as good an answer as its twin.
-    twins: NDArray[np.bool_] = np.all(truth[nearest] == truth, axis=1)
-    return twins
-
-
-def _mean_cosine(outputs: Outputs, reference: Outputs) -> float:
-    products = _unit(outputs["embedding"]) * _unit(reference["embedding"])
-    return float(products.sum(axis=1, dtype=np.float64).mean())
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    norms = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return np.asarray(rows / norms, dtype=np.float32)
 
 
 def _note(*, has_head: bool, has_labels: bool, reference: Outputs | None) -> str:

@@ -23,7 +23,7 @@ def compare(
         results: `result.json` files or results; the first is what the others are compared with. A
             file that is given twice is compared once, with a warning.
         html: where to write the page: one file, nothing is loaded from anywhere.
-        fail_if: limits, see runtime/gates.py; the page is written before they are held.
+        fail_if: limits, see runtime/conditions.py; the page is written before they are held.
 
     Returns:
         The comparison; `.table()` is it as text.

@@ -3,12 +3,13 @@
 ```text
 p90>8ms        p90 is above 8 ms
 p90>+5%        p90 is more than 5 % above the first result's
-top1<0.9       top-1 is below 90 %; 90% says the same
+top1<0.9       top-1 is below 90 %; 90% says the same. 90 alone is refused: it would be 9000 %
 top1<-1pt      top-1 is more than one percentage point below the first result's
 cpu>+20%       CPU time an image grew by more than 20 %: steadier than p90 on a shared CI machine
 ```
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Literal
 from edgeseed.core.errors import ConfigError
 from edgeseed.core.registry import unknown_name
 from edgeseed.runtime.result import Result
+from edgeseed.runtime.summary import Estimate
 
 MB = 1e6
 
@@ -33,12 +35,28 @@ class Metric:
     decimals: int = 3
     of_photos: bool = False
     """Whether it depends on which photos were run."""
+    largest: float = math.inf
+    """No value is above it: a limit that is, was meant in another unit."""
 
     def format(self, value: float) -> str:
         """The value with its unit."""
         if self.unit == "%":
             return f"{value:.1%}"
         return f"{value:.{self.decimals}g} {self.unit}".strip()
+
+
+def _percentile(name: str) -> Callable[[Result], float | None]:
+    def read(result: Result) -> float | None:
+        if result.latency is None:
+            return None
+        estimate: Estimate = getattr(result.latency, name)
+        return estimate.value
+
+    return read
+
+
+def _drift(result: Result) -> float | None:
+    return None if result.latency is None else result.latency.drift
 
 
 def _top1(result: Result) -> float | None:
@@ -57,17 +75,17 @@ def _cosine(result: Result) -> float | None:
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        "p50": Metric(title="p50", unit="ms", read=lambda result: result.latency.p50.value),
-        "p90": Metric(title="p90", unit="ms", read=lambda result: result.latency.p90.value),
-        "p95": Metric(title="p95", unit="ms", read=lambda result: result.latency.p95.value),
-        "p99": Metric(title="p99", unit="ms", read=lambda result: result.latency.p99.value),
+        "p50": Metric(title="p50", unit="ms", read=_percentile("p50")),
+        "p90": Metric(title="p90", unit="ms", read=_percentile("p90")),
+        "p95": Metric(title="p95", unit="ms", read=_percentile("p95")),
+        "p99": Metric(title="p99", unit="ms", read=_percentile("p99")),
         "cpu": Metric(title="CPU time", unit="ms", read=lambda result: result.cpu_ms),
-        "mean": Metric(title="mean", unit="ms", read=lambda result: result.latency.mean),
-        "drift": Metric(title="drift", unit="", read=lambda result: result.latency.drift),
+        "mean": Metric(title="mean", unit="ms", read=lambda result: result.mean_ms),
+        "drift": Metric(title="drift", unit="", read=_drift),
         "load": Metric(title="load", unit="ms", read=lambda result: result.load_ms),
         "first-run": Metric(title="first run", unit="ms", read=lambda result: result.first_run_ms),
         "throughput": Metric(
-            title="throughput", unit="/s", read=lambda result: result.latency.throughput_per_s
+            title="throughput", unit="/s", read=lambda result: 1000 / result.mean_ms
         ),
         "size": Metric(
             title="model size", unit="MB", read=lambda result: result.bundle.size_bytes / MB
@@ -75,15 +93,20 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "memory": Metric(
             title="peak memory", unit="MiB", read=lambda result: result.memory.peak_mib, decimals=4
         ),
-        "top1": Metric(title="top-1", unit="%", read=_top1, of_photos=True),
-        "agreement": Metric(title="agreement", unit="%", read=_agreement, of_photos=True),
-        "cosine": Metric(title="mean cosine", unit="", read=_cosine, decimals=5, of_photos=True),
+        "energy": Metric(title="energy", unit="mJ", read=lambda result: result.energy_mj),
+        "top1": Metric(title="top-1", unit="%", read=_top1, of_photos=True, largest=1.0),
+        "agreement": Metric(
+            title="agreement", unit="%", read=_agreement, of_photos=True, largest=1.0
+        ),
+        "cosine": Metric(
+            title="mean cosine", unit="", read=_cosine, decimals=5, of_photos=True, largest=1.0
+        ),
     }
 )
 
 _RULE = re.compile(
     r"(?P<metric>[a-z0-9-]+)\s*(?P<sign>[<>])\s*"
-    r"(?P<direction>[+-]?)(?P<number>\d+(\.\d+)?|\.\d+)\s*(?P<suffix>%|pt|ms|MB|MiB|/s|)"
+    r"(?P<direction>[+-]?)(?P<number>\d+(\.\d+)?|\.\d+)\s*(?P<suffix>%|pt|ms|MB|MiB|mJ|/s|)"
 )
 _FORMS = '"p90>8ms", "p90>+5%", "top1<90%" or "top1<-1pt"'
 
@@ -131,8 +154,21 @@ def parse_rule(text: str) -> Rule:
         raise unknown_name("metric of --fail-if", name, METRICS)
     kind = _kind(text, METRICS[name], direction, suffix)
     amount = float(f"{direction}{match['number']}") / (100 if suffix in ("%", "pt") else 1)
+    _check_reach(text, METRICS[name], kind, amount)
     sign: Literal["<", ">"] = "<" if match["sign"] == "<" else ">"
     return Rule(text=text.strip(), metric=name, sign=sign, kind=kind, amount=amount)
+
+
+def _check_reach(text: str, metric: Metric, kind: str, amount: float) -> None:
+    """Refuse a limit beyond what the metric can be: it would always hold, or never."""
+    if kind == "absolute" and amount > metric.largest:
+        percent = metric.unit == "%"
+        said = f"{amount:.0%}" if percent else f"{amount:g}"
+        meant = f"; for a percentage write {text.strip()}%" if percent else ""
+        largest = f"{metric.largest:.0%}" if percent else f"{metric.largest:g}"
+        raise ConfigError(
+            f"--fail-if {text!r} is {said}: {metric.title} is never above {largest}{meant}"
+        )
 
 
 def _kind(

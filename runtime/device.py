@@ -9,7 +9,7 @@ import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,9 @@ from edgeseed.core.bundle import Bundle
 from edgeseed.core.errors import ConfigError
 from edgeseed.profiles import EngineFacts, Profile
 from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.conformance import Stages
 from edgeseed.runtime.engines import ENGINES
+from edgeseed.runtime.measurement import Measurement
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,10 +33,17 @@ class Ended:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Observation:
-    """What came back: the runner's measurement, and the outputs of the photos if there were any."""
+    """What came back from a device.
 
-    measurement: dict[str, Any]
+    Attributes:
+        measurement: the runner's.
+        outputs: of the photos, by output; None where there were none.
+        stages: when the runner's stages began, by this machine's clock; None where it was not seen.
+    """
+
+    measurement: Measurement
     outputs: dict[str, NDArray[np.float32]] | None
+    stages: Stages | None = None
 
 
 class Device(abc.ABC):

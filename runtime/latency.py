@@ -32,7 +32,7 @@ PROGRESS_EVERY_NS = NS_PER_SECOND
 
 
 @dataclass(frozen=True)
-class Protocol:
+class LatencyProtocol:
     """How long to measure: until both minima are met, and never past `max_seconds`."""
 
     name: str
@@ -44,10 +44,10 @@ class Protocol:
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol("rapid", min_runs=64, min_seconds=6, max_seconds=60),
-        Protocol("quick", min_runs=128, min_seconds=10, max_seconds=100),
-        Protocol("normal", min_runs=1024, min_seconds=60, max_seconds=600),
-        Protocol("sustained", min_runs=1024, min_seconds=600, max_seconds=1200),
+        LatencyProtocol("rapid", min_runs=64, min_seconds=6, max_seconds=60),
+        LatencyProtocol("quick", min_runs=128, min_seconds=10, max_seconds=100),
+        LatencyProtocol("normal", min_runs=1024, min_seconds=60, max_seconds=600),
+        LatencyProtocol("sustained", min_runs=1024, min_seconds=600, max_seconds=1200),
     )
 }
 
@@ -99,7 +99,7 @@ def time_once(run: Callable[[], Any], *, clock: Clock = time.perf_counter_ns) ->
 
 def measure(
     run: Callable[[], object],
-    protocol: Protocol,
+    protocol: LatencyProtocol,
     *,
     warm_up: WarmUp = WarmUp(),
     clock: Clock = time.perf_counter_ns,
@@ -146,7 +146,7 @@ def _repeat(
             report_at = after + PROGRESS_EVERY_NS
 
 
-def _until(protocol: Protocol) -> Stop:
+def _until(protocol: LatencyProtocol) -> Stop:
     min_ns = protocol.min_seconds * NS_PER_SECOND
     max_ns = protocol.max_seconds * NS_PER_SECOND
 

@@ -1,52 +1,46 @@
 """Measure a bundle on a device: `edgeseed profile`."""
 
 import datetime
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgeseed import profiles
+from edgeseed.core.agreement import golden_limit
 from edgeseed.core.bundle import Bundle, read_bundle
 from edgeseed.core.console import warn
 from edgeseed.core.environment import environment
 from edgeseed.core.errors import ConfigError, UsageError
 from edgeseed.core.registry import unknown_name
-from edgeseed.profiles import EngineFacts, Profile
+from edgeseed.profiles import EngineFacts, Profile, PublishedLatency
 from edgeseed.runtime.accuracy import Accuracy, Photos, float_outputs, gather_photos, score
 from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.conformance import check_conformance
 from edgeseed.runtime.device import Device, Observation
 from edgeseed.runtime.devices import open_device
-from edgeseed.runtime.engine import Placement
-from edgeseed.runtime.latency import NS_PER_SECOND, PROTOCOLS, Protocol
-from edgeseed.runtime.machine import Load, Machine
-from edgeseed.runtime.power import Power
+from edgeseed.runtime.latency import NS_PER_SECOND, PROTOCOLS, LatencyProtocol
+from edgeseed.runtime.machine import Machine
+from edgeseed.runtime.measurement import Measurement
 from edgeseed.runtime.result import (
-    AGENT_RUNNER,
     BundleFacts,
     DeviceFacts,
     EngineRun,
-    Golden,
     MemoryUse,
     Result,
     ThermalRun,
-    WarmUpRun,
 )
 from edgeseed.runtime.summary import NS_PER_MS, Summary
-from edgeseed.runtime.thermals import Thermals
 from edgeseed.runtime.validity import Evidence, judge
 
 DEFAULT_PROFILE = "host"
-# By whether the model rounds its values more coarsely than float32; the same as the export's golden
-# gate. An integer or half-precision kernel may round a tie the other way on another processor.
-_GOLDEN_TOLERANCE = {False: 1e-3, True: 5e-2}
+_PUBLISHED_SIZE = 224
+"""Side of the photos that published latencies are of."""
 
 
 def profile(
     bundle: str | Path,
     *,
     device: str | Device = "host",
-    profile: str | None = None,
+    device_profile: str | None = None,
     protocol: str = "quick",
     data: str | Path | None = None,
     out: str | Path,
@@ -64,8 +58,8 @@ def profile(
     Args:
         bundle: a folder made by `edgeseed export`.
         device: `host`, or `KIND:ADDRESS` such as `ssh:pi@raspberrypi`.
-        profile: name of a device's facts, `edgeseed devices` lists them; they choose engine,
-            unit and threads. By default the facts of any machine.
+        device_profile: name of a device's facts, `edgeseed devices` lists them; they choose
+            engine, unit and threads. By default the facts of any machine.
         protocol: `rapid`, `quick`, `normal` or `sustained`.
         data: photos to run for agreement and, with labels, top-1; by default the held-out
             photos in the bundle.
@@ -90,10 +84,11 @@ def profile(
         raise UsageError(f"{out} exists already; choose another --out or remove it")
     if isinstance(device, str):
         device = open_device(device, options=_device_options(lan=lan, ort_web=ort_web))
-    plan = _plan(bundle, device, profile, protocol, threads, unit)
+    plan = _plan(bundle, device, device_profile, protocol, threads, unit)
     photos = gather_photos(plan.bundle, data, seed=seed)
     pixels = None if photos is None else photos.pixels
     seen = plan.device.measure(plan.bundle, _job(plan), pixels=pixels)
+    check_conformance(seen.measurement, stages=seen.stages, what=plan.device.name)
     result = _result(plan, seen, _score(plan.bundle, seen, photos), seed=seed)
     result.write(out)
     for reason in result.reasons:
@@ -107,9 +102,9 @@ class _Plan:
 
     bundle: Bundle
     device: Device
-    profile: Profile
+    device_profile: Profile
     engine: EngineFacts
-    protocol: Protocol
+    protocol: LatencyProtocol
     threads: int
     unit: str
 
@@ -117,7 +112,7 @@ class _Plan:
 def _plan(
     bundle: str | Path,
     device: Device,
-    profile: str | None,
+    device_profile: str | None,
     protocol: str,
     threads: int | None,
     unit: str | None,
@@ -126,13 +121,13 @@ def _plan(
         raise unknown_name("protocol", protocol, PROTOCOLS)
     if threads is not None and threads < 1:
         raise ConfigError(f"threads={threads} is not at least 1")
-    facts = profiles.load(profile or DEFAULT_PROFILE)
+    facts = profiles.load(device_profile or DEFAULT_PROFILE)
     read = read_bundle(bundle)
     engine = device.engine_for(facts, read.manifest.target)
     return _Plan(
         bundle=read,
         device=device,
-        profile=facts,
+        device_profile=facts,
         engine=engine,
         protocol=PROTOCOLS[protocol],
         threads=threads or engine.threads,
@@ -156,10 +151,11 @@ def _job(plan: _Plan) -> Job:
         min_runs=plan.protocol.min_runs,
         min_seconds=plan.protocol.min_seconds,
         max_seconds=plan.protocol.max_seconds,
-        golden_tolerance=_GOLDEN_TOLERANCE[manifest.precision != "fp32"],
+        golden_tolerance=golden_limit(manifest.precision),
         files={
             name: entry.sha256 for name, entry in manifest.files.items() if entry.role == "ship"
         },
+        bundle_digest=plan.bundle.digest,
     )
 
 
@@ -171,64 +167,61 @@ def _score(bundle: Bundle, seen: Observation, photos: Photos | None) -> Accuracy
 
 def _result(plan: _Plan, seen: Observation, accuracy: Accuracy | None, *, seed: int) -> Result:
     measured = seen.measurement
-    summary = Summary.from_samples(measured["samples_ns"])
-    placement = _placement(measured["placement"])
-    thermals = _thermals(measured["thermals"])
-    machine = Machine(**measured["machine"])
-    elapsed_s = measured["elapsed_ns"] / NS_PER_SECOND
-    evidence = Evidence(
-        protocol=plan.protocol,
-        summary=summary,
-        elapsed_s=elapsed_s,
-        steady=measured["warm_up"]["steady"],
-        placement=placement,
-        threads=plan.threads,
-        cores=min(machine.usable_cores, machine.cpu_quota or machine.usable_cores),
-        throttle_events=_throttle_events(thermals),
-        load_before=Load(**measured["load_before"]),
-        load_during=Load(**measured["load_during"]),
-        limitations=tuple(measured.get("limitations", ())),
-    )
+    summary = Summary.from_samples(measured.samples_ns) if measured.samples_ns else None
+    num_runs = summary.n if summary else 0 if measured.reported is None else measured.reported.n
     return Result(
         bundle=_bundle_facts(plan.bundle),
         device=DeviceFacts(
             device=plan.device.name,
-            profile=plan.profile.name,
-            title=plan.profile.title,
-            machine=machine,
+            profile=plan.device_profile.name,
+            title=_title(plan.device_profile, measured.machine),
+            machine=measured.machine,
         ),
         engine=EngineRun(
             name=plan.engine.name,
-            version=measured["engine_version"],
+            version=measured.engine_version,
             threads=plan.threads,
-            settings=measured["settings"],
-            runner=measured.get("runner", AGENT_RUNNER),
+            settings=measured.settings,
+            runner=measured.runner,
         ),
         protocol=plan.protocol,
-        placement=placement,
-        load_ms=measured["load_ns"] / NS_PER_MS,
-        first_run_ms=measured["first_run_ns"] / NS_PER_MS,
-        warm_up=WarmUpRun(**measured["warm_up"]),
-        elapsed_s=elapsed_s,
-        cpu_ms=None if measured["cpu_ns"] is None else measured["cpu_ns"] / NS_PER_MS / summary.n,
+        placement=measured.placement,
+        load_ms=measured.load_ns / NS_PER_MS,
+        first_run_ms=measured.first_run_ns / NS_PER_MS,
+        warm_up=measured.warm_up,
+        elapsed_s=measured.elapsed_ns / NS_PER_SECOND,
+        cpu_ms=None if measured.cpu_ns is None else measured.cpu_ns / NS_PER_MS / num_runs,
         latency=summary,
-        golden=Golden(**measured["golden"]),
+        golden=measured.golden,
         memory=MemoryUse(
-            python_mib=measured["memory_before"]["resident_mib"],
-            library_mib=measured["memory_library"]["resident_mib"],
-            peak_mib=measured["memory_model"]["peak_mib"],
+            python_mib=measured.memory_before.resident_mib,
+            library_mib=measured.memory_library.resident_mib,
+            peak_mib=measured.memory_model.peak_mib,
         ),
         accuracy=accuracy,
-        power=_power(measured["power"]),
-        power_unavailable=measured["power_unavailable"],
-        thermals=thermals,
-        load_before=evidence.load_before,
-        load_during=evidence.load_during,
+        power=measured.power,
+        power_unavailable=measured.power_unavailable,
+        thermals=_thermals(measured),
+        load_before=measured.load_before,
+        load_during=measured.load_during,
+        clocks=tuple(measured.clocks),
+        state_before=measured.state_before,
+        state_after=measured.state_after,
         seed=seed,
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         environment=environment(),
-        reasons=judge(evidence),
-        samples_ns=tuple(measured["samples_ns"]),
+        reasons=judge(
+            Evidence.of(
+                measured,
+                summary=summary,
+                protocol=plan.protocol,
+                threads=plan.threads,
+                device_profile=plan.device_profile,
+                published=_published(plan),
+            )
+        ),
+        samples_ns=tuple(measured.samples_ns),
+        reported=measured.reported,
     )
 
 
@@ -247,25 +240,25 @@ def _bundle_facts(bundle: Bundle) -> BundleFacts:
     )
 
 
-def _placement(values: Mapping[str, Any]) -> Placement:
-    return Placement(values["requested"], values["actual"], values["nodes"])
+def _title(profile: Profile, machine: Machine) -> str:
+    """The profile's title, unless the machine is another one: then what it calls itself."""
+    contradicted = profile.mismatch(
+        architecture=machine.architecture, model=machine.model, cpu=machine.cpu
+    )
+    return (machine.model or machine.cpu) if contradicted else profile.title
 
 
-def _power(values: Mapping[str, Any] | None) -> Power | None:
-    if values is None:
+def _published(plan: _Plan) -> PublishedLatency | None:
+    manifest = plan.bundle.manifest
+    if manifest.preprocess.image_size != _PUBLISHED_SIZE:
         return None
-    return Power(values["source"], values["seconds"], values["energy_j"])
+    return plan.device_profile.published_for(
+        network=manifest.name, precision=manifest.precision, unit=plan.unit
+    )
 
 
-def _thermals(values: list[Any]) -> ThermalRun | None:
-    before, after = values
+def _thermals(measured: Measurement) -> ThermalRun | None:
+    before, after = measured.thermals
     if before is None or after is None:
         return None
-    return ThermalRun(before=Thermals(**before), after=Thermals(**after))
-
-
-def _throttle_events(thermals: ThermalRun | None) -> int | None:
-    if thermals is None:
-        return None
-    before, after = thermals.before.throttle_count, thermals.after.throttle_count
-    return None if before is None or after is None else after - before
+    return ThermalRun(before=before, after=after)

@@ -1,6 +1,7 @@
 """Which results may be ranked with which, and what may be said of two of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from types import MappingProxyType
@@ -10,15 +11,16 @@ from edgeseed.core.errors import ConfigError, GateError
 from edgeseed.runtime.accuracy import Share
 from edgeseed.runtime.conditions import METRICS, Rule, parse_rule
 from edgeseed.runtime.result import Result
-from edgeseed.runtime.summary import Estimate
+from edgeseed.runtime.state import SETTINGS
+from edgeseed.runtime.summary import NS_PER_MS, Estimate
 
-Headline = Literal["p90", "p50"]
+Headline = Literal["p90", "p50", "mean"]
 Verdict = Literal["first", "faster", "slower", "indistinguishable", "not ranked"]
 
 # Two processes that run one model on one machine differ, however narrow each one's own interval is.
 # With neighbours on every core two runs' p50 were up to 9.6 % apart, and their p90 up to 258 %
 # (benchmarks/results/latency_repeatability_busy.json): there p90 measures the neighbours.
-MIN_DIFFERENCE: dict[Headline, float] = {"p90": 0.03, "p50": 0.10}
+MIN_DIFFERENCE: dict[Headline, float] = {"p90": 0.03, "p50": 0.10, "mean": 0.10}
 
 OTHER_PHOTOS = (
     "of different photos, so they do not compare: profile all results with the same --data"
@@ -65,15 +67,20 @@ class Group:
 
     Attributes:
         title: protocol and machine, for people.
-        headline: what they are ranked by: p90, or p50 where other processes kept the machine busy.
+        headline: what they are ranked by: p90; p50 where other processes kept the machine busy;
+            the mean where a runner keeps no samples.
         rows: by the headline, those that are not valid last.
-        first: the first result that was given: what the ratios refer to.
+        first: the first valid result that was given: what the ratios refer to.
+        given_first: the label of the first result that was given, valid or not.
+        key: what all its results have in common, by name.
     """
 
     title: str
     headline: Headline
     rows: tuple[Row, ...]
     first: Result
+    given_first: str
+    key: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,30 +139,53 @@ class Comparison:
         """Hold every limit against every result.
 
         Args:
-            fail_if: limits as in runtime/gates.py, such as `"p90>+5%"`.
+            fail_if: limits as in runtime/conditions.py, such as `"p90>+5%"`.
 
         Returns:
             What was held, one per limit and result.
 
         Raises:
-            ConfigError: If a limit is not understood, or a result has no such figure.
+            ConfigError: If a limit is not understood, or cannot be held against a result: it has
+                no such figure, or is not comparable with the first. The pair is named.
             GateError: If a result breaks a limit or is not valid; all that do are named.
         """
         texts = [fail_if] if isinstance(fail_if, str) else list(fail_if)
         rules = [parse_rule(text) for text in texts]
-        outcomes = tuple(
-            outcome for rule in rules for group in self.groups for outcome in _hold(rule, group)
-        )
-        if not any(outcome for outcome in outcomes):
-            raise ConfigError(
-                f"--fail-if {texts[0]!r} compares with the first result, but no two results are of "
-                "the same protocol on the same machine; measure both there, or set an absolute "
-                "limit such as p90>8ms"
-            )
+        outcomes = tuple(outcome for rule in rules for outcome in self._hold(rule))
         failed = [outcome for outcome in outcomes if not outcome.passed]
         if failed:
             raise GateError("; ".join(f"{item.label}: {item.detail}" for item in failed))
         return outcomes
+
+    def _hold(self, rule: Rule) -> Iterator[GateOutcome]:
+        """One limit against every result: each holds, fails, or is an error that names it."""
+        baseline = self.groups[0]
+        if rule.is_relative and sum(len(group.rows) for group in self.groups) < 2:
+            raise ConfigError(
+                f"--fail-if {rule.text!r} compares with the first result, and there is no other; "
+                "give two results, or --baseline"
+            )
+        for group in self.groups:
+            if rule.is_relative and group is not baseline:
+                raise ConfigError(
+                    f"--fail-if {rule.text!r}: {group.rows[0].label} cannot be compared with the "
+                    f"first result, {baseline.given_first}: {difference(baseline, group)}. "
+                    "Measure both alike, or set an absolute limit such as p90>8ms"
+                )
+            for row in group.rows:
+                if not (rule.is_relative and row.label == group.given_first):
+                    yield _hold_one(rule, row, group)
+
+
+def difference(first: Group, other: Group) -> str:
+    """Which of the facts that must be equal differ between two groups, in words."""
+    names = dict.fromkeys([*first.key, *other.key])
+    parts = [
+        f"{name} {first.key.get(name, 'not known')} and {other.key.get(name, 'not known')}"
+        for name in names
+        if first.key.get(name) != other.key.get(name)
+    ]
+    return "they differ in " + "; ".join(parts)
 
 
 def rank(results: Sequence[Result], *, files: Sequence[str] | None = None) -> Comparison:
@@ -167,11 +197,13 @@ def rank(results: Sequence[Result], *, files: Sequence[str] | None = None) -> Co
     """
     labels = _labels(results, files)
     marks, photos = _mark_photos(results)
-    members: dict[tuple[object, ...], list[_Member]] = {}
+    members: dict[tuple[tuple[str, str], ...], list[_Member]] = {}
+    versions = _versions(results)
     for member in map(_Member, labels, results, marks):
-        members.setdefault(_comparable(member.result), []).append(member)
+        key = _comparable(member.result, versions)
+        members.setdefault(tuple(key.items()), []).append(member)
     return Comparison(
-        groups=tuple(_make_group(rows) for rows in members.values()),
+        groups=tuple(_make_group(rows, dict(key)) for key, rows in members.items()),
         photos=MappingProxyType(photos),
     )
 
@@ -208,25 +240,79 @@ def photo_set(result: Result) -> str | None:
     return accuracy.fingerprint or f"{accuracy.source} of {result.bundle.digest}"
 
 
-def _comparable(result: Result) -> tuple[object, ...]:
-    """What must be equal for two latencies to be ranked: how long was measured, and where."""
-    machine = result.device.machine
-    gib = None if machine.memory_mib is None else round(machine.memory_mib / 1024)
-    where = (machine.model, machine.cpu, machine.architecture, machine.logical_cores, gib)
-    return (result.protocol, result.device.device, machine.cpu_quota, *where)
+def _versions(results: Sequence[Result]) -> dict[str, set[str]]:
+    """Versions of each engine among the results."""
+    versions: dict[str, set[str]] = {}
+    for result in results:
+        versions.setdefault(result.engine.name, set()).add(result.engine.version)
+    return versions
 
 
-def _make_group(members: list[_Member]) -> Group:
+def _comparable(result: Result, versions: Mapping[str, set[str]]) -> dict[str, str]:
+    """What must be equal for two latencies to be ranked: how was measured, and where.
+
+    Two engines may be compared, two versions of one may not.
+    """
+    machine, protocol = result.device.machine, result.protocol
+    generation = (machine.cpu_family, machine.cpu_model, machine.cpu_stepping)
+    name, version = result.engine.name, result.engine.version
+    facts = {
+        "protocol": f"{protocol.name} ({protocol.min_runs} runs, {protocol.min_seconds:g} s)",
+        "runner": result.engine.runner,
+        "engine's version": f"{name} {version}" if len(versions[name]) > 1 else "one",
+        "device": result.device.device,
+        "board or computer": machine.model,
+        "processor": machine.cpu,
+        "architecture": machine.architecture,
+        "family, model and stepping": (
+            None if generation == (None, None, None) else " ".join(map(str, generation))
+        ),
+        "kinds of core": ", ".join(machine.cpu_parts),
+        "instruction sets": ", ".join(machine.instruction_sets),
+        "cores": machine.logical_cores,
+        "usable cores": machine.usable_cores,
+        "CPU quota": machine.cpu_quota,
+        "GiB of memory": None if machine.memory_mib is None else round(machine.memory_mib / 1024),
+        "governor": ", ".join(machine.governors),
+        **{f"device's {name}": text for name, text in _settings_of(result).items()},
+    }
+    return {
+        name: "not known" if value is None or value == "" else str(value)
+        for name, value in facts.items()
+    }
+
+
+def _settings_of(result: Result) -> dict[str, str]:
+    """What the device's own tools say that it was set to."""
+    facts = {} if result.state_before is None else result.state_before.facts
+    return {name: facts[name] for name in SETTINGS if name in facts}
+
+
+def _make_group(members: list[_Member], key: Mapping[str, str]) -> Group:
     first = next((each.result for each in members if each.result.valid), members[0].result)
-    busy = any(is_disturbed(each.result) for each in members)
-    headline: Headline = "p50" if busy else "p90"
+    headline = _headline([each.result for each in members])
     rows = [_row(member, first, headline) for member in members]
-    rows.sort(key=lambda row: (not row.result.valid, of(row.result, headline).value))
-    return Group(title=_title(first), headline=headline, rows=tuple(rows), first=first)
+    rows.sort(key=lambda row: (not row.result.valid, headline_estimate(row.result, headline).value))
+    return Group(
+        title=_title(first),
+        headline=headline,
+        rows=tuple(rows),
+        first=first,
+        given_first=members[0].label,
+        key=MappingProxyType(dict(key)),
+    )
 
 
-def of(result: Result, headline: Headline) -> Estimate:
-    """The percentile of a result by its name."""
+def _headline(results: Sequence[Result]) -> Headline:
+    if any(result.latency is None for result in results):
+        return "mean"
+    return "p50" if any(is_disturbed(result) for result in results) else "p90"
+
+
+def headline_estimate(result: Result, headline: Headline) -> Estimate:
+    """The figure of a result that it is ranked by; a mean has no interval here."""
+    if headline == "mean" or result.latency is None:
+        return Estimate(value=result.mean_ms, low=None, high=None)
     return result.latency.p90 if headline == "p90" else result.latency.p50
 
 
@@ -234,7 +320,9 @@ def _row(member: _Member, first: Result, headline: Headline) -> Row:
     return Row(
         label=member.label,
         result=member.result,
-        ratio=Ratio.of(of(member.result, headline), of(first, headline)),
+        ratio=Ratio.of(
+            headline_estimate(member.result, headline), headline_estimate(first, headline)
+        ),
         verdict=_verdict(member.result, first, headline),
         photos=member.photos,
     )
@@ -245,7 +333,9 @@ def _verdict(result: Result, first: Result, headline: Headline) -> Verdict:
         return "not ranked"
     if result is first:
         return "first"
-    found, baseline = of(result, headline), of(first, headline)
+    if headline == "mean":
+        return "not ranked"  # without a spread nothing tells a difference from chance
+    found, baseline = headline_estimate(result, headline), headline_estimate(first, headline)
     if abs(found.value / baseline.value - 1) < MIN_DIFFERENCE[headline] or found.overlaps(baseline):
         return "indistinguishable"
     return "faster" if found.value < baseline.value else "slower"
@@ -303,22 +393,28 @@ def _count(number: int, noun: str) -> str:
 # --------------------------------------------------------------------------- limits
 
 
-def _hold(rule: Rule, group: Group) -> list[GateOutcome]:
-    others = [row for row in group.rows if not (rule.is_relative and row.result is group.first)]
-    return [_hold_one(rule, row, group.first) for row in others]
-
-
-def _hold_one(rule: Rule, row: Row, first: Result) -> GateOutcome:
+def _hold_one(rule: Rule, row: Row, group: Group) -> GateOutcome:
+    first = group.first
     for reason in row.result.reasons:
         if reason.invalidates:
             detail = f"not valid ({reason.message}), so {rule.text} cannot be held"
             return GateOutcome(rule=rule.text, label=row.label, passed=False, detail=detail)
+    if rule.is_relative and row.result is first:
+        # The first result that was given is not valid, so another stood in for it in the table.
+        raise ConfigError(
+            f"--fail-if {rule.text!r}: the first result, {group.given_first}, is not valid, so "
+            f"{row.label} cannot be compared with it; measure it again"
+        )
     metric = METRICS[rule.metric]
     value = _read(rule, row.result, row.label)
     limit = rule.limit(_read(rule, first, "the first result") if rule.is_relative else None)
-    if rule.is_relative and metric.of_photos and photo_set(row.result) != photo_set(first):
+    if rule.is_relative and metric.of_photos and not _same_question(row.result, first, rule):
         raise ConfigError(
             f"--fail-if {rule.text!r}: {row.label} and the first result are {OTHER_PHOTOS}"
+            if photo_set(row.result) != photo_set(first)
+            else f"--fail-if {rule.text!r}: {row.label} and the first result count agreement "
+            "differently (top-1, or self-retrieval among another number of photos); profile both "
+            "again"
         )
     passed = not rule.breaks(value, limit)
     detail = f"{metric.title} is {metric.format(value)}, limit {metric.format(limit)}"
@@ -328,14 +424,34 @@ def _hold_one(rule: Rule, row: Row, first: Result) -> GateOutcome:
     return GateOutcome(rule=rule.text, label=row.label, passed=passed, detail=detail)
 
 
+def _same_question(result: Result, first: Result, rule: Rule) -> bool:
+    """Whether two shares are of the same photos and, for agreement, count the same thing."""
+    if photo_set(result) != photo_set(first):
+        return False
+    if rule.metric != "agreement" or result.accuracy is None or first.accuracy is None:
+        return True
+    asked = [(item.agreement_of, item.agreement_pool) for item in (result.accuracy, first.accuracy)]
+    return asked[0] == asked[1]
+
+
 def _read(rule: Rule, result: Result, label: str) -> float:
     value = METRICS[rule.metric].read(result)
     if value is None:
         raise ConfigError(
-            f"--fail-if {rule.text!r}: {label} has no {METRICS[rule.metric].title}; "
-            "profile it with --data, labelled where accuracy is asked for"
+            f"--fail-if {rule.text!r}: {label} has no {METRICS[rule.metric].title}; {_remedy(rule)}"
+        )
+    if not math.isfinite(value):
+        raise ConfigError(
+            f"--fail-if {rule.text!r}: {label}'s {METRICS[rule.metric].title} is {value}, not a "
+            "number to compare; profile again"
         )
     return value
+
+
+def _remedy(rule: Rule) -> str:
+    if METRICS[rule.metric].of_photos:
+        return "profile it with --data, labelled where accuracy is asked for"
+    return "its runner or device does not tell it; take another figure, such as mean"
 
 
 # --------------------------------------------------------------------------- text
@@ -375,21 +491,36 @@ def _group_table(group: Group, *, notes: bool) -> str:
 
 
 def _cells(row: Row, headline: Headline) -> tuple[str, ...]:
-    latency, accuracy = row.result.latency, row.result.accuracy
+    accuracy = row.result.accuracy
     mark = "" if row.result.valid else " (not valid)"
     return (
         row.label + mark,
-        f"{latency.p50.value:.3g}",
-        f"{latency.p90.value:.3g}",
-        interval_text(of(row.result, headline)),
-        f"{latency.p99.value:.3g}",
+        *_latency_cells(row.result, headline),
         "" if row.result.cpu_ms is None else f"{row.result.cpu_ms:.3g}",
-        str(latency.n),
+        str(row.result.num_runs),
         f"{row.ratio.value:.2f}",
         row.verdict,
         f"{row.result.bundle.size_bytes / 1e6:.2f}",
         _percent(None if accuracy is None else accuracy.top1, row.photos),
         _percent(None if accuracy is None else accuracy.agreement, row.photos),
+    )
+
+
+def _latency_cells(result: Result, headline: Headline) -> tuple[str, str, str, str]:
+    """p50, p90, the headline's interval, p99; of a runner without samples what it printed."""
+    if result.latency is None:
+        reported = {} if result.reported is None else result.reported.percentiles_ns
+        p50, p90, p99 = (
+            f"{reported[name] / NS_PER_MS:.3g}" if name in reported else "–"
+            for name in ("50", "90", "99")
+        )
+        return p50, p90, f"mean {result.mean_ms:.3g}", p99
+    latency = result.latency
+    return (
+        f"{latency.p50.value:.3g}",
+        f"{latency.p90.value:.3g}",
+        interval_text(headline_estimate(result, headline)),
+        f"{latency.p99.value:.3g}",
     )
 
 

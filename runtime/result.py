@@ -16,17 +16,25 @@ from edgeseed.core.errors import ArtifactError
 from edgeseed.core.files import atomic_file, read_json
 from edgeseed.core.student import check_schema_version
 from edgeseed.runtime.accuracy import Accuracy
+from edgeseed.runtime.conformance import DERIVED
 from edgeseed.runtime.engine import Placement
-from edgeseed.runtime.latency import Protocol
+from edgeseed.runtime.latency import LatencyProtocol
 from edgeseed.runtime.machine import Load, Machine
+from edgeseed.runtime.measurement import (
+    AGENT_RUNNER,
+    ClockReading,
+    DeviceState,
+    Golden,
+    Reported,
+    WarmUpRun,
+)
 from edgeseed.runtime.power import Power
-from edgeseed.runtime.summary import Summary
+from edgeseed.runtime.records import read_record
+from edgeseed.runtime.summary import NS_PER_MS, Summary
 from edgeseed.runtime.thermals import Thermals
 from edgeseed.runtime.validity import Reason
 
 SCHEMA_VERSION = 1
-AGENT_RUNNER = "agent"
-"""The Python agent: what measured where a file does not say."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,24 +79,6 @@ class EngineRun:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class WarmUpRun:
-    """How the warm-up went."""
-
-    runs: int
-    seconds: float
-    steady: bool
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Golden:
-    """The self-check before anything was timed: error by output, relative to its largest value."""
-
-    n: int
-    relative_error: dict[str, float]
-    tolerance: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryUse:
     """Resident memory of the agent's process in MiB; None where the system does not tell."""
 
@@ -115,7 +105,7 @@ class Result:
     bundle: BundleFacts
     device: DeviceFacts
     engine: EngineRun
-    protocol: Protocol
+    protocol: LatencyProtocol
     placement: Placement
     """Requested against actual compute unit."""
     load_ms: float
@@ -127,8 +117,11 @@ class Result:
     cpu_ms: float | None
     """CPU time an image, of all threads: moved far less than p90 by what else runs there. None
     where the runner cannot tell."""
-    latency: Summary
-    golden: Golden
+    latency: Summary | None
+    """None where the runner keeps no samples: `reported` has what it printed, and the spread is
+    unknown."""
+    golden: Golden | None
+    """None where the runner cannot compare outputs."""
     memory: MemoryUse
     accuracy: Accuracy | None
     """None when there were no photos."""
@@ -146,6 +139,13 @@ class Result:
     reasons: tuple[Reason, ...]
     samples_ns: tuple[int, ...]
     """Every timed run, in order."""
+    reported: Reported | None = None
+    """Statistics of a runner that keeps no samples."""
+    clocks: tuple[ClockReading, ...] = ()
+    """During the timed runs, about once a second."""
+    state_before: DeviceState | None = None
+    """What the device's own tools said before the timed runs, and after."""
+    state_after: DeviceState | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -153,12 +153,34 @@ class Result:
         """Whether the result counts."""
         return not any(reason.invalidates for reason in self.reasons)
 
+    @property
+    def mean_ms(self) -> float:
+        """Mean latency, which every runner tells."""
+        if self.latency is not None:
+            return self.latency.mean
+        assert self.reported is not None
+        return self.reported.mean_ns / NS_PER_MS
+
+    @property
+    def num_runs(self) -> int:
+        """Timed runs."""
+        if self.latency is not None:
+            return self.latency.n
+        assert self.reported is not None
+        return self.reported.n
+
+    @property
+    def energy_mj(self) -> float | None:
+        """Energy of one inference in mJ: of the whole board or package, whatever else it did."""
+        return None if self.power is None else self.power.mean_w * self.mean_ms
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON; `valid` is in it."""
         values: dict[str, Any] = to_plain(self)
         values["placement"] = self.placement.to_dict()
         if self.power is not None:
             values["power"] = self.power.to_dict()
+            values["energy_mj"] = self.energy_mj
         return {"schema_version": values.pop("schema_version"), "valid": self.valid, **values}
 
     @classmethod
@@ -169,11 +191,11 @@ class Result:
             SchemaVersionError: If a newer edgeseed wrote it.
             ArtifactError: If it is not a result, or its figures do not follow from its samples.
         """
+        if not isinstance(values, dict):
+            raise ArtifactError(f"{source} is not a result of `edgeseed profile`")
         check_schema_version(values, supported=SCHEMA_VERSION, source=source)
-        try:
-            result = cls(**_typed(values))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtifactError(f"{source} is not a valid result ({error!r})") from error
+        fields = {name: value for name, value in values.items() if name not in _FOLLOWING}
+        result = read_record(cls, fields, what=str(source), derived=DERIVED)
         _check_figures(result, values, source)
         return result
 
@@ -200,46 +222,31 @@ def read_result(path: str | Path) -> Result:
     return Result.from_dict(read_json(path, what="a result of `edgeseed profile`"), source=path)
 
 
-def _typed(values: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {name: value for name, value in values.items() if name != "valid"}
-    device, placement, thermals = fields["device"], fields["placement"], fields["thermals"]
-    samples = tuple(int(sample) for sample in fields["samples_ns"])
-    if not samples or min(samples) <= 0:
-        raise ValueError("samples_ns must be positive")
-    fields |= {
-        "bundle": BundleFacts(**fields["bundle"]),
-        "device": DeviceFacts(**{**device, "machine": Machine(**device["machine"])}),
-        "engine": EngineRun(**fields["engine"]),
-        "protocol": Protocol(**fields["protocol"]),
-        "placement": Placement(*(placement[key] for key in ("requested", "actual", "nodes"))),
-        "warm_up": WarmUpRun(**fields["warm_up"]),
-        "latency": Summary.from_samples(samples),
-        "golden": Golden(**fields["golden"]),
-        "memory": MemoryUse(**fields["memory"]),
-        "load_before": Load(**fields["load_before"]),
-        "load_during": Load(**fields["load_during"]),
-        "reasons": tuple(Reason(**reason) for reason in fields["reasons"]),
-        "samples_ns": samples,
-    }
-    if fields["accuracy"] is not None:
-        fields["accuracy"] = Accuracy.from_dict(fields["accuracy"])
-    if fields["power"] is not None:
-        power = {name: value for name, value in fields["power"].items() if name != "mean_w"}
-        fields["power"] = Power(**power)
-    if thermals is not None:
-        fields["thermals"] = ThermalRun(
-            before=Thermals(**thermals["before"]), after=Thermals(**thermals["after"])
-        )
-    return fields
+_FOLLOWING = {"valid", "energy_mj"}
+"""Entries of a result's file that follow from others."""
 
 
 def _check_figures(result: Result, values: Mapping[str, Any], source: Path) -> None:
+    """What a file says twice must agree: it was edited otherwise."""
+    if not result.samples_ns:
+        if result.latency is not None or result.reported is None:
+            raise ArtifactError(f"{source}: it has figures, and no samples that they follow from")
+    elif min(result.samples_ns) <= 0:
+        raise ArtifactError(f"{source}: samples_ns has a duration that is not above 0")
+    else:
+        _check_percentiles(result, source)
+    if "valid" in values and values["valid"] != result.valid:
+        raise ArtifactError(f"{source}: `valid` contradicts its reasons; the file was edited")
+
+
+def _check_percentiles(result: Result, source: Path) -> None:
+    follows, written = Summary.from_samples(result.samples_ns), result.latency
+    if written is None or written.n != follows.n:
+        raise ArtifactError(f"{source}: its latency is not of its samples; the file was edited")
     for name in ("p50", "p90", "p95", "p99"):
-        written, follows = values["latency"][name]["value"], getattr(result.latency, name).value
-        if not math.isclose(written, follows, rel_tol=1e-6):
+        said, found = getattr(written, name).value, getattr(follows, name).value
+        if not math.isclose(said, found, rel_tol=1e-6):
             raise ArtifactError(
-                f"{source}: its {name} is {written:.4g} ms, but its samples give {follows:.4g} ms; "
+                f"{source}: its {name} is {said:.4g} ms, but its samples give {found:.4g} ms; "
                 "the file was edited, profile again"
             )
-    if values["valid"] != result.valid:
-        raise ArtifactError(f"{source}: `valid` contradicts its reasons; the file was edited")

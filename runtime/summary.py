@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 NS_PER_MS = 1e6
 PERCENTILES = (50, 90, 95, 99)
 CONFIDENCE = 0.95
+_PERCENTILE_FIELDS = tuple(f"p{percent}" for percent in PERCENTILES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +27,11 @@ class Estimate:
     value: float
     low: float | None
     high: float | None
+
+    def scaled(self, factor: float) -> Estimate:
+        """Value and ends times `factor`."""
+        low, high = (None if end is None else end * factor for end in (self.low, self.high))
+        return Estimate(value=self.value * factor, low=low, high=high)
 
     def overlaps(self, other: Estimate) -> bool:
         """Whether the two intervals share a value; an unknown end reaches to infinity."""
@@ -56,6 +62,12 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy."""
         return asdict(self)
+
+    def scaled(self, factor: float) -> Summary:
+        """The same in another unit of time, of which a millisecond has `factor`."""
+        percentiles = {name: getattr(self, name).scaled(factor) for name in _PERCENTILE_FIELDS}
+        moments = {name: getattr(self, name) * factor for name in ("mean", "std", "min", "max")}
+        return replace(self, **percentiles, **moments)
 
     @classmethod
     def from_samples(cls, samples_ns: Sequence[float]) -> Summary:

@@ -10,6 +10,9 @@ the AGPL; nothing here is from it.)
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import tempfile
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -102,3 +105,48 @@ def _gpu(line: str) -> tuple[int | None, tuple[int, ...]]:
         text = match[2] or match[3]
         clocks += [] if text is None else [int(clock) for clock in text.split(",")]
     return (max(loads) if loads else None), tuple(clocks)
+
+
+class Sampler:
+    """Runs `tegrastats` beside the timed runs and keeps what it prints.
+
+    It is a process of its own with a line a second into a file: nothing is read while runs are
+    timed. `start` gives None where there is no tegrastats.
+    """
+
+    INTERVAL_SECONDS = 1.0
+
+    def __init__(self, program: str) -> None:
+        self._lines = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
+        interval = str(round(self.INTERVAL_SECONDS * 1000))
+        self._process = subprocess.Popen(
+            [program, "--interval", interval],
+            stdin=subprocess.DEVNULL,
+            stdout=self._lines,
+            stderr=subprocess.DEVNULL,
+        )
+
+    @classmethod
+    def start(cls) -> Sampler | None:
+        """Start sampling, where the board has the program."""
+        program = shutil.which("tegrastats")
+        if program is None:
+            return None
+        try:
+            return cls(program)
+        except OSError:
+            return None
+
+    def stop(self) -> list[Tegrastats]:
+        """End the process; what it printed, a line about every `INTERVAL_SECONDS`."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._lines.seek(0)
+        text = self._lines.read().decode("utf-8", "replace")
+        self._lines.close()
+        parsed = (parse_line(line) for line in text.splitlines())
+        return [line for line in parsed if line is not None]

@@ -36,6 +36,8 @@ _CANVAS_MARGIN = 1.25
 _PROBED = 16
 _MEMORY_SHARE = 0.25
 _PREFETCH = 4
+_JUDGED_FROM = 100
+"""Photos that must have been seen before the share of broken ones among them is judged."""
 _DRAFT_MARGIN = 2
 """Least side of a draft over the canvas side: with 1, half the canvas is the JPEG decoder's own
 reduction, and differs from a resize by three times as much (0.9 of 255, with 2 by 0.3)."""
@@ -289,8 +291,9 @@ def _near(canvases: Tensor, device: torch.device) -> Tensor:
 class StreamedCanvases:
     """Canvases made by worker processes, in the order of the steps.
 
-    A photo that turns out to be broken gives its place to the next one that can be read; how many
-    is said at the end of the run.
+    A photo that turns out to be broken gives its place to the next one that can be read. Each is
+    counted once, named at the end of the run, and an error as soon as more than a tenth of the
+    photos that were seen is broken.
 
     Args:
         photos: The photos.
@@ -306,9 +309,15 @@ class StreamedCanvases:
         self._side = side
         self._device = device
         self._workers = max(1, usable_cores() // _local_ranks()) if workers is None else workers
+        self._broken: dict[int, str] = {}
+        self._seen = np.zeros(len(photos), dtype=np.bool_)
 
     def batches(self, order: PhotoOrder, *, start: int, stop: int) -> Iterator[CanvasBatch]:
-        """This rank's batches of steps `start` to `stop`."""
+        """This rank's batches of steps `start` to `stop`.
+
+        Raises:
+            DataError: If more than a tenth of the photos cannot be read.
+        """
         loader = DataLoader(
             _Canvases(self.photos, self._side),
             batch_sampler=_Steps(order, start, stop),
@@ -317,14 +326,25 @@ class StreamedCanvases:
             pin_memory=self._device.type == "cuda",
             collate_fn=_collate,
         )
-        substituted = 0
+        known = len(self._broken)
         for canvases, shapes, indices, broken in loader:
-            substituted += broken
+            self._seen[indices.numpy()] = True
+            if broken:
+                self._broken |= broken
+                self._seen[list(broken)] = True
+                self._check_share()
             yield CanvasBatch(canvases, shapes.numpy(), indices.numpy())
-        if substituted:
-            warn(
-                f"{self.photos.name}: {count_of(substituted, 'time')} a broken photo was replaced "
-                "by the next"
+        if len(self._broken) > known:
+            _judge_broken(self.photos, list(self._broken.values()))
+
+    def _check_share(self) -> None:
+        # Of the first few photos, two broken ones say nothing of the rest.
+        num_seen = max(int(self._seen.sum()), min(len(self._seen), _JUDGED_FROM))
+        if len(self._broken) > MAX_BROKEN_SHARE * num_seen:
+            listing = "; ".join(list(self._broken.values())[:3])
+            raise DataError(
+                f"{self.photos.name}: {len(self._broken)} of the first {num_seen} photos cannot be "
+                f"read, more than {MAX_BROKEN_SHARE:.0%}: {listing}; replace or remove them"
             )
 
 
@@ -342,11 +362,11 @@ class _Steps(Sampler[list[int]]):
         return self._stop - self._start
 
 
-_Item = tuple[npt.NDArray[np.uint8], tuple[int, int], int, int]
+_Item = tuple[npt.NDArray[np.uint8], tuple[int, int], int, dict[int, str]]
 
 
 class _Canvases(Dataset[_Item]):
-    """Canvas, shape, index and how many broken photos were passed over."""
+    """Canvas, shape, index, and why photos before it could not be read, by their index."""
 
     def __init__(self, photos: PhotoSet, side: int) -> None:
         self._photos, self._side = photos, side
@@ -357,23 +377,24 @@ class _Canvases(Dataset[_Item]):
     def __getitem__(self, index: int) -> _Item:
         count = len(self._photos)
         tries = max(2, int(count * MAX_BROKEN_SHARE))
-        last: DataError | None = None
+        broken: dict[int, str] = {}
         for offset in range(tries):
             place = (index + offset) % count
             try:
                 photo = self._photos.draft(place, _DRAFT_MARGIN * self._side)
             except DataError as error:
-                last = error
+                broken[place] = str(error)
                 continue
-            return make_canvas(photo.image, self._side), photo.size, place, offset
+            return make_canvas(photo.image, self._side), photo.size, place, broken
+        last = next(reversed(broken.values()))
         raise DataError(f"{tries} photos in a row cannot be read; the last one: {last}")
 
 
-def _collate(items: list[_Item]) -> tuple[Tensor, Tensor, Tensor, int]:
-    canvases, shapes, indices, offsets = zip(*items, strict=True)
+def _collate(items: list[_Item]) -> tuple[Tensor, Tensor, Tensor, dict[int, str]]:
+    canvases, shapes, indices, broken = zip(*items, strict=True)
     return (
         torch.from_numpy(np.stack(canvases)),
         torch.tensor(shapes, dtype=torch.int64),
         torch.tensor(indices, dtype=torch.int64),
-        sum(offset > 0 for offset in offsets),
+        {place: reason for one in broken for place, reason in one.items()},
     )

@@ -150,6 +150,11 @@ class ViewPlan:
     mixup: bool = False
 
 
+_MAX_STRENGTH = 10.0
+_MAX_SIZE = 4096
+_MAX_REPLAY = 100_000
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewSettings:
     """What a user may change of a method's views: `--set views.FIELD=VALUE`.
@@ -183,10 +188,25 @@ class ViewSettings:
     replay: int = 0
 
     def __post_init__(self) -> None:
-        if self.jitter_strength < 0:
-            raise ValueError(f"jitter_strength={self.jitter_strength} must not be negative")
-        if self.canvas < 0 or self.replay < 0:
-            raise ValueError(f"canvas={self.canvas} and replay={self.replay} must not be negative")
+        if not 0 <= self.jitter_strength <= _MAX_STRENGTH:
+            raise ValueError(
+                f"jitter_strength={self.jitter_strength} must be from 0 to {_MAX_STRENGTH}"
+            )
+        if self.min_scale is not None and not 0 < self.min_scale <= 1:
+            raise ValueError(f"min_scale={self.min_scale} must be above 0 and up to 1")
+        for name in ("flip", "grey", "blur"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name}={value} is a probability, between 0 and 1")
+        for name in ("canvas", "teacher_size"):
+            size = getattr(self, name)
+            if size and not 8 <= size <= _MAX_SIZE:
+                raise ValueError(f"{name}={size} must be from 8 to {_MAX_SIZE} pixels")
+        if self.teacher_size == 0 or not 0 <= self.replay <= _MAX_REPLAY:
+            raise ValueError(
+                f"teacher_size={self.teacher_size} must be none or a size, and "
+                f"replay={self.replay} from 0 to {_MAX_REPLAY}"
+            )
 
     def apply(self, plan: ViewPlan) -> ViewPlan:
         """The method's plan with the user's changes."""

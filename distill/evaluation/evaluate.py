@@ -2,23 +2,19 @@
 
 import dataclasses
 import hashlib
-import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 
 from edgeseed.core.config import build_config, to_plain
-from edgeseed.core.console import note, progress
-from edgeseed.core.environment import environment, usable_cores
+from edgeseed.core.console import note
+from edgeseed.core.environment import environment
 from edgeseed.core.errors import ConfigError, DataError, UsageError
 from edgeseed.core.network import load_student, save_student
-from edgeseed.core.photos import PhotoSet
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.registry import unknown_name
 from edgeseed.distill.data.labels import (
@@ -32,50 +28,23 @@ from edgeseed.distill.data.labels import (
     save_labels,
     split_labelled,
 )
-from edgeseed.distill.evaluation.knn import KnnSettings, knn_accuracy, knn_scores, top_accuracy
+from edgeseed.distill.evaluation.baseline import (
+    BASELINES,
+    Baseline,
+    BaselineName,
+    build_untrained,
+    read_architecture,
+    summarise,
+)
+from edgeseed.distill.evaluation.knn import KnnSettings, knn_scores
 from edgeseed.distill.evaluation.linear import LinearResult, LinearSettings, probe_linearly
+from edgeseed.distill.evaluation.metric import Metric, make_metric
+from edgeseed.distill.networks.inference import embed
 from edgeseed.distill.teachers import load_network
 from edgeseed.distill.training.device import choose_device
-
-__all__ = ["EvaluationResult", "Metric", "embed", "evaluate", "knn_accuracy"]
+from edgeseed.distill.training.finetuning import finetune
 
 PROTOCOLS = ("knn", "linear", "finetune")
-_TOP = 5
-# Decoding threads run ahead of the network by this many batches.
-_AHEAD = 2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Metric:
-    """One accuracy, with everything that makes it comparable.
-
-    Attributes:
-        name: Such as "knn-20" or "linear".
-        top1_percent: Share of test photos whose class was the first guess.
-        top5_percent: ... among the first five guesses; None with five classes or fewer.
-        standard_error_percent: Of `top1_percent`, from the number of test photos alone.
-        n: Test photos.
-        num_train: Photos whose labels were used.
-        num_classes: Classes.
-        protocol: Name and version of the protocol.
-        settings: All its settings, as they were used.
-        detail: What else it logged, such as every learning rate's accuracy.
-    """
-
-    name: str
-    top1_percent: float
-    top5_percent: float | None
-    standard_error_percent: float
-    n: int
-    num_train: int
-    num_classes: int
-    protocol: str
-    settings: dict[str, Any]
-    detail: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +63,8 @@ class EvaluationResult:
         metrics: The accuracies.
         environment: Machine, versions and commit.
         classifier: Where the classifier was written, if it was.
+        baseline: What the same network has untrained, if it was asked for.
+        num_broken: Photos that could not be read: kNN and the linear probe are without them.
     """
 
     network: str
@@ -107,6 +78,8 @@ class EvaluationResult:
     metrics: tuple[Metric, ...]
     environment: dict[str, Any]
     classifier: str | None = None
+    baseline: Baseline | None = None
+    num_broken: int = 0
 
     def metric(self, name: str) -> Metric:
         """The metric of that name.
@@ -134,6 +107,7 @@ class Features:
         test: (Q, D).
         test_labels: (Q,).
         num_classes: C.
+        num_broken: Photos of both sides that could not be read, and are in none of these.
     """
 
     train: torch.Tensor
@@ -141,6 +115,7 @@ class Features:
     test: torch.Tensor
     test_labels: torch.Tensor
     num_classes: int
+    num_broken: int = 0
 
 
 def evaluate(
@@ -160,6 +135,8 @@ def evaluate(
     settings: Sequence[str] = (),
     save_classifier: str | Path | None = None,
     save_metrics: bool = False,
+    baseline: BaselineName | None = None,
+    baseline_seeds: int = 3,
 ) -> EvaluationResult:
     """Measures how good a network's frozen features are.
 
@@ -185,6 +162,9 @@ def evaluate(
             `"finetune.…"` what `finetune` takes as settings.
         save_classifier: Where to write a student whose head is the linear probe.
         save_metrics: Whether to append the metrics to the student file.
+        baseline: "untrained" measures the same architecture with fresh weights as well, by "knn"
+            and "linear": what is not above it was not learnt.
+        baseline_seeds: How many such networks; their seeds start at `seed`.
 
     Raises:
         UnknownNameError: If a protocol or the network is unknown.
@@ -195,6 +175,7 @@ def evaluate(
     """
     protocols = _protocols(protocol)
     _check_saving(str(student), protocols, save_classifier, save_metrics)
+    _check_baseline(baseline, baseline_seeds, protocols)
     changes = _split_settings(settings)
     knn = build_config(
         KnnSettings, values=_values(knn), overrides=changes["knn"], what="protocol knn"
@@ -210,16 +191,22 @@ def evaluate(
     if save_lists is not None:
         _save_lists(Path(save_lists), split, lists)
     network = load_network(str(student), image_size=image_size)
+    size = network.preprocess.image_size
+    architecture = None if baseline is None else read_architecture(str(student), image_size=size)
     metrics: list[Metric] = []
     features = None
-    if "knn" in protocols or "linear" in protocols:
-        features = embed_split(
+
+    def embed_both(network: nn.Module, preprocess: Preprocess) -> Features:
+        return embed_split(
             network,
             split,
-            preprocess=network.preprocess,
+            preprocess=preprocess,
             batch_size=batch_size,
             device=choose_device(device),
         )
+
+    if "knn" in protocols or "linear" in protocols:
+        features = embed_both(network, network.preprocess)
     if features is not None and "knn" in protocols:
         metrics += measure_knn(features, settings=knn)
     if features is not None and "linear" in protocols:
@@ -241,6 +228,17 @@ def evaluate(
         )
         for text, chosen in lists.items()
     ]
+    untrained = None
+    if architecture is not None:
+        by_seed = {}
+        for number in range(seed, seed + baseline_seeds):
+            fresh = embed_both(build_untrained(architecture, seed=number), network.preprocess)
+            found = measure_knn(fresh, settings=knn) if "knn" in protocols else []
+            if "linear" in protocols:
+                found.append(measure_linear(fresh, settings=linear, seed=seed)[0])
+            by_seed[number] = [(metric.name, metric.top1_percent) for metric in found]
+        measured = {metric.name: metric.top1_percent for metric in metrics}
+        untrained = summarise(architecture, by_seed, measured=measured)
     result = EvaluationResult(
         network=str(student),
         weights_digest=network.digest,
@@ -253,6 +251,8 @@ def evaluate(
         metrics=tuple(metrics),
         environment=environment(),
         classifier=None if save_classifier is None else str(save_classifier),
+        baseline=untrained,
+        num_broken=0 if features is None else features.num_broken,
     )
     if save_metrics:
         _append_metrics(Path(student), result)
@@ -268,6 +268,20 @@ def _protocols(protocol: str | Sequence[str]) -> tuple[str, ...]:
     if not chosen:
         raise UsageError(f"no protocol was given; choose from: {', '.join(PROTOCOLS)}")
     return chosen
+
+
+def _check_baseline(baseline: str | None, baseline_seeds: int, protocols: tuple[str, ...]) -> None:
+    if baseline is None:
+        return
+    if baseline not in BASELINES:
+        raise unknown_name("baseline", baseline, BASELINES)
+    if baseline_seeds < 1:
+        raise UsageError(f"baseline_seeds={baseline_seeds} must be at least 1")
+    if not {"knn", "linear"} & set(protocols):
+        raise UsageError(
+            "baseline untrained is measured by knn and linear, and --protocol has neither; add "
+            "one, or leave out --baseline"
+        )
 
 
 def _split_settings(settings: Sequence[str]) -> dict[str, list[str]]:
@@ -333,104 +347,6 @@ def _check_saving(
 # --------------------------------------------------------------------------- features
 
 
-def embed(
-    network: nn.Module,
-    photos: PhotoSet,
-    *,
-    preprocess: Preprocess,
-    batch_size: int = 256,
-    device: torch.device | str = "cpu",
-) -> torch.Tensor:
-    """Frozen features of photos, in their order.
-
-    Args:
-        network: A student or a teacher: it maps normalised images to an output with `.embedding`.
-            It is in eval mode while this runs, and afterwards in the mode it was in.
-        photos: What to embed.
-        preprocess: The network's input.
-        batch_size: Photos at once.
-        device: Where the network runs; it is moved there.
-
-    Returns:
-        (N, D) float32, on the CPU.
-    """
-    return _run(
-        network,
-        photos,
-        lambda output: output.embedding,
-        preprocess=preprocess,
-        batch_size=batch_size,
-        device=device,
-    )
-
-
-def predict(
-    network: nn.Module,
-    photos: PhotoSet,
-    *,
-    preprocess: Preprocess,
-    batch_size: int = 256,
-    device: torch.device | str = "cpu",
-) -> torch.Tensor:
-    """As `embed`, but the (N, C) logits of a student that has a head."""
-    return _run(
-        network,
-        photos,
-        lambda output: output.logits,
-        preprocess=preprocess,
-        batch_size=batch_size,
-        device=device,
-    )
-
-
-def _run(
-    network: nn.Module,
-    photos: PhotoSet,
-    read: Callable[[Any], torch.Tensor],
-    *,
-    preprocess: Preprocess,
-    batch_size: int,
-    device: torch.device | str,
-) -> torch.Tensor:
-    was_training = network.training
-    network.to(device).eval()
-    mean = torch.tensor(preprocess.mean, device=device).view(3, 1, 1)
-    std = torch.tensor(preprocess.std, device=device).view(3, 1, 1)
-    results = []
-    try:
-        with torch.no_grad(), progress(f"looking at {photos.name}", len(photos)) as bar:
-            for pixels in _pixel_batches(photos, preprocess, batch_size):
-                # Channels last: up to 1.8 times as fast for depthwise convolutions on a CPU.
-                pixels = pixels.to(device).contiguous(memory_format=torch.channels_last)
-                images = (pixels.float() / 255 - mean) / std
-                results.append(read(network(images)).float().cpu())
-                bar.advance(len(pixels))
-    finally:
-        network.train(was_training)
-    return torch.cat(results)
-
-
-def _pixel_batches(
-    photos: PhotoSet, preprocess: Preprocess, batch_size: int
-) -> Iterator[torch.Tensor]:
-    """Batches of (B, 3, H, W) uint8, decoded by threads: Pillow lets go of the lock."""
-    if len(photos) == 0:
-        raise DataError(f"{photos.name} holds no photo to embed")
-
-    def pixels(index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        return preprocess.pixels(photos.image(index))
-
-    starts = range(0, len(photos), batch_size)
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        batches = [range(start, min(start + batch_size, len(photos))) for start in starts]
-        waiting = [[pool.submit(pixels, index) for index in batch] for batch in batches[:_AHEAD]]
-        for number in range(len(batches)):
-            ready = waiting.pop(0)
-            yield torch.from_numpy(np.stack([future.result() for future in ready]))
-            if number + _AHEAD < len(batches):
-                waiting.append([pool.submit(pixels, index) for index in batches[number + _AHEAD]])
-
-
 def embed_split(
     network: nn.Module,
     split: Split,
@@ -445,11 +361,12 @@ def embed_split(
         for photos in (split.train, split.test)
     )
     return Features(
-        train=train.to(device),
-        train_labels=torch.from_numpy(labels_of(split.train)).to(device),
-        test=test.to(device),
-        test_labels=torch.from_numpy(labels_of(split.test)).to(device),
+        train=train.values.to(device),
+        train_labels=torch.from_numpy(labels_of(train.photos)).to(device),
+        test=test.values.to(device),
+        test_labels=torch.from_numpy(labels_of(test.photos)).to(device),
         num_classes=len(split.classes),
+        num_broken=train.num_broken + test.num_broken,
     )
 
 
@@ -544,8 +461,6 @@ def _measure_finetuning(
     device: str,
     settings: Sequence[str],
 ) -> Metric:
-    from edgeseed.distill.training.finetuning import finetune
-
     with tempfile.TemporaryDirectory(prefix="edgeseed-finetune-") as folder:
         result = finetune(
             student,
@@ -560,35 +475,7 @@ def _measure_finetuning(
     names = "\n".join(photo_names(split.train)[index] for index in chosen.indices)
     digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
     detail = {**result.metric.detail, "num_labels": len(chosen.indices), "list_sha256": digest}
-    # pyright sees this module under two names, by its folder and by its package.
-    return dataclasses.replace(result.metric, name=f"finetune-{labels}", detail=detail)  # pyright: ignore[reportReturnType]
-
-
-def make_metric(
-    name: str,
-    scores: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    num_train: int,
-    protocol: str,
-    settings: dict[str, Any],
-    detail: dict[str, Any] | None = None,
-) -> Metric:
-    """Accuracies of (Q, C) scores against (Q,) labels, with the protocol that gave them."""
-    num_photos, num_classes = scores.shape
-    top1 = top_accuracy(scores, labels, top=1)
-    return Metric(
-        name=name,
-        top1_percent=100 * top1,
-        top5_percent=100 * top_accuracy(scores, labels, top=_TOP) if num_classes > _TOP else None,
-        standard_error_percent=100 * math.sqrt(top1 * (1 - top1) / num_photos),
-        n=num_photos,
-        num_train=num_train,
-        num_classes=num_classes,
-        protocol=protocol,
-        settings=cast("dict[str, Any]", to_plain(settings)),
-        detail=cast("dict[str, Any]", to_plain(detail or {})),
-    )
+    return dataclasses.replace(result.metric, name=f"finetune-{labels}", detail=detail)
 
 
 # --------------------------------------------------------------------------- student files

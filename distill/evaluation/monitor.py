@@ -7,7 +7,6 @@ the set lends photos for queries that the student has seen (never their labels).
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,12 +16,12 @@ from edgeseed.distill.data.views import uniforms
 from edgeseed.distill.evaluation.knn import knn_accuracy
 from edgeseed.distill.method import Method
 from edgeseed.distill.networks.frozen import Student
+from edgeseed.distill.networks.inference import PreparedPhotos, embed_prepared, prepare
 
 K = 20
 TEMPERATURE = 0.07
 _MAX_BANK, _MAX_QUERIES = 5000, 1000
 _QUERY_SHARE = 0.2
-_BATCH = 256
 
 
 class KnnScore:
@@ -48,44 +47,36 @@ class KnnScore:
             order = np.argsort(uniforms(0, np.arange(len(test)), count=1)[:, 0])
             self._queries = test.subset(order[:_MAX_QUERIES])
         self._bank = photos.subset(shuffled[:_MAX_BANK])
-        self._pixels: tuple[Tensor, Tensor] | None = None
+        self._prepared: tuple[PreparedPhotos, PreparedPhotos] | None = None
 
     def __call__(self, method: Method[Any]) -> dict[str, float]:
         """Embeds bank and queries; the method is in eval mode."""
         student = next(iter(method.networks().values()))
-        if self._pixels is None:
-            self._pixels = _pixels(self._bank, student), _pixels(self._queries, student)
-        bank, queries = (_embed(student, pixels) for pixels in self._pixels)
+        if self._prepared is None:
+            self._prepared = (
+                prepare(self._bank, student.preprocess), prepare(self._queries, student.preprocess),
+            )  # fmt: skip
+        bank, queries = self._prepared
         accuracy = knn_accuracy(
-            bank, _labels(self._bank), queries, _labels(self._queries), k=K, temperature=TEMPERATURE
-        )
+            _embed(student, bank), _labels(bank), _embed(student, queries), _labels(queries),
+            k=K, temperature=TEMPERATURE,
+        )  # fmt: skip
         return {
             "knn": accuracy,
             "knn_k": K,
             "knn_temperature": TEMPERATURE,
-            "knn_train_photos": len(self._bank),
-            "knn_test_photos": len(self._queries),
+            "knn_train_photos": len(bank.photos),
+            "knn_test_photos": len(queries.photos),
         }
 
 
-def _pixels(photos: PhotoSet, student: Student) -> Tensor:
-    crops: list[npt.NDArray[np.uint8]] = [
-        student.preprocess.pixels(photos.image(index)) for index in range(len(photos))
-    ]
-    return torch.from_numpy(np.stack(crops))
-
-
-@torch.no_grad()
-def _embed(student: Student, pixels: Tensor) -> Tensor:
-    device = student.input.mean.device
-    return torch.cat(
-        [
-            student(part.to(device).float() / 255).embedding.cpu()
-            for part in torch.split(pixels, _BATCH)
-        ]
+def _embed(student: Student, prepared: PreparedPhotos) -> Tensor:
+    return embed_prepared(
+        student.network, prepared, preprocess=student.preprocess, device=student.input.mean.device
     )
 
 
-def _labels(photos: PhotoSet) -> Tensor:
-    assert photos.labels is not None
-    return torch.from_numpy(photos.labels.copy())
+def _labels(prepared: PreparedPhotos) -> Tensor:
+    labels = prepared.photos.labels
+    assert labels is not None
+    return torch.from_numpy(labels.copy())

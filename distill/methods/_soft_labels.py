@@ -8,7 +8,7 @@ from edgeseed.core.console import warn
 from edgeseed.core.errors import ConfigError
 from edgeseed.distill import distributed
 from edgeseed.distill.losses import entropy, labelled_cross_entropy, soft_label_loss
-from edgeseed.distill.method import Batch, Parts, Progress, StepResult
+from edgeseed.distill.method import Batch, MethodInputs, Progress, StepResult
 from edgeseed.distill.networks.frozen import FrozenTeacher, Student
 
 # A teacher is asked about the first batch: so many labels tell how often it is right.
@@ -19,30 +19,29 @@ _NEAR_UNIFORM = 0.98
 """Of the entropy of a guess."""
 
 
-def classifying_teacher(parts: Parts, *, method: str) -> FrozenTeacher:
+def classifying_teacher(inputs: MethodInputs, *, method: str) -> FrozenTeacher:
     """The teacher, if it tells the student's classes apart.
 
     Args:
-        parts: What the method is built from; the student has a head.
+        inputs: What the method is built from; the student has a head.
         method: Name of the method, for messages.
 
     Raises:
         ConfigError: If the teacher has no classifier, or one for other classes.
     """
-    teacher = parts.teacher
-    assert teacher is not None
+    teacher = inputs.teacher
     if "classifier" not in teacher.heads:
         raise ConfigError(
             f"{method} learns soft labels, and {teacher.name} has no classifier; make it one with "
             f"a few labels first: `edgeseed finetune {teacher.name} --labels 1% ...`, and give "
             "that run's student.safetensors as the teacher"
         )
-    names, classes = teacher.network.classes, parts.student.classes
+    names, classes = teacher.network.classes, inputs.student.classes
     num_known = teacher.head_dim("classifier")
-    if num_known != parts.num_classes or (names is not None and names != classes):
+    if num_known != inputs.num_classes or (names is not None and names != classes):
         raise ConfigError(
             f"{method}: {teacher.name} tells {num_known} classes apart, and the student "
-            f"{parts.num_classes}{' others' if num_known == parts.num_classes else ''}; the "
+            f"{inputs.num_classes}{' others' if num_known == inputs.num_classes else ''}; the "
             "student takes the teacher's classes where its file names them"
         )
     return teacher

@@ -44,8 +44,7 @@ from edgeseed.core.errors import ConfigError
 from edgeseed.distill import distributed
 from edgeseed.distill.data.views import ViewPlan, weak_crop
 from edgeseed.distill.losses import in_full_precision, labelled_cross_entropy, soft_label_loss
-from edgeseed.distill.method import Batch, Method, Needs, Parts, Progress, StepResult
-from edgeseed.distill.networks.frozen import FrozenTeacher
+from edgeseed.distill.method import Batch, Method, MethodInputs, Progress, Requirements, StepResult
 from edgeseed.distill.training.recipe import Recipe
 
 USUAL_NEGATIVES = 16_384
@@ -311,33 +310,32 @@ class Crd(Method[CrdConfig]):
     """Contrast with memory banks, and labels if there are any; see the module's docstring."""
 
     Config = CrdConfig
-    NEEDS = Needs(labels="optional", classifier="labels")
+    REQUIREMENTS = Requirements(labels="optional", classifier="labels")
     RECIPE = Recipe(
         optimizer="sgd", lr=0.05, lr_batch_size=64, weight_decay=5e-4, schedule="step",
         milestones=(150 / 240, 180 / 240, 210 / 240), batch_size=64, epochs=240,
     )  # fmt: skip
 
-    def __init__(self, config: CrdConfig, parts: Parts) -> None:
-        super().__init__(config, parts)
-        assert parts.teacher is not None
-        self.teacher = parts.teacher
-        self.has_labels = parts.labels is not None
+    def __init__(self, config: CrdConfig, inputs: MethodInputs) -> None:
+        super().__init__(config, inputs)
+        self.teacher = inputs.teacher
+        self.has_labels = inputs.labels is not None
         self.negatives = _choose_negatives(config.negatives, self.has_labels)
         if config.kd_weight > 0:
-            _check_classifiers(parts)
-        self.student_embedding = nn.Linear(parts.student.embedding_dim, config.dim)
-        self.teacher_embedding = nn.Linear(parts.teacher.embedding_dim, config.dim)
+            _check_classifiers(inputs)
+        self.student_embedding = nn.Linear(inputs.student.embedding_dim, config.dim)
+        self.teacher_embedding = nn.Linear(inputs.teacher.embedding_dim, config.dim)
         self.memory = ContrastMemory(
-            parts.num_samples,
+            inputs.num_samples,
             dim=config.dim,
             tau=config.tau,
             momentum=config.bank_momentum,
-            generator=parts.generator,
+            generator=inputs.generator,
         )
-        labels = None if self.negatives == "uniform" else parts.labels
+        labels = None if self.negatives == "uniform" else inputs.labels
         _check_classes(labels)
-        self.sampler = NegativeSampler(parts.num_samples, labels)
-        self.num_negatives = _fit_negatives(config.num_negatives, parts.num_samples)
+        self.sampler = NegativeSampler(inputs.num_samples, labels)
+        self.num_negatives = _fit_negatives(config.num_negatives, inputs.num_samples)
         self._waiting: tuple[Tensor, Tensor, Tensor] | None = None
 
     @classmethod
@@ -428,22 +426,22 @@ def _check_classes(labels: Tensor | None) -> None:
         )
 
 
-def _check_classifiers(parts: Parts) -> None:
+def _check_classifiers(inputs: MethodInputs) -> None:
     """The KD term compares logits: they must be of the same classes."""
-    teacher = cast(FrozenTeacher, parts.teacher)
-    if parts.labels is None:
+    teacher = inputs.teacher
+    if inputs.labels is None:
         raise ConfigError("kd_weight compares classifiers, which need labels; use kd_weight=0")
     if "classifier" not in teacher.heads:
         raise ConfigError(
             f"kd_weight needs a teacher with a classifier, and {teacher.name} has none; "
             "use kd_weight=0, or fine-tune the teacher first"
         )
-    names, classes = teacher.network.classes, parts.student.classes
+    names, classes = teacher.network.classes, inputs.student.classes
     dim = teacher.head_dim("classifier")
-    if dim != parts.num_classes or (names is not None and names != classes):
+    if dim != inputs.num_classes or (names is not None and names != classes):
         raise ConfigError(
-            f"kd_weight needs a teacher over the photos' {parts.num_classes} classes, and "
-            f"{teacher.name} tells {dim} {'others' if dim == parts.num_classes else ''} apart; "
+            f"kd_weight needs a teacher over the photos' {inputs.num_classes} classes, and "
+            f"{teacher.name} tells {dim} {'others' if dim == inputs.num_classes else ''} apart; "
             "use kd_weight=0"
         )
 

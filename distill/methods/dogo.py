@@ -43,7 +43,7 @@ from edgeseed.distill import distributed
 from edgeseed.distill.data.views import Crop, ViewPlan, moco_crop, simclr_crop
 from edgeseed.distill.heads import mlp
 from edgeseed.distill.losses import in_full_precision, kl_divergence, nt_xent
-from edgeseed.distill.method import Batch, Method, Needs, Parts, Progress, StepResult
+from edgeseed.distill.method import Batch, Method, MethodInputs, Progress, Requirements, StepResult
 from edgeseed.distill.networks.frozen import Student
 from edgeseed.distill.training.recipe import Recipe
 
@@ -190,18 +190,17 @@ class Dogo(Method[DogoConfig]):
     """Two students that teach each other; see the module's docstring."""
 
     Config = DogoConfig
-    NEEDS = Needs(teacher=False, peer=True)
+    REQUIREMENTS = Requirements(frozen=(), trained=("peer",))
     RECIPE = Recipe(
         optimizer="adam", lr=3e-4, lr_scaling="none", weight_decay=1e-6, schedule="constant",
         batch_size=256, epochs=1000,
     )  # fmt: skip
 
-    def __init__(self, config: DogoConfig, parts: Parts) -> None:
-        super().__init__(config, parts)
-        assert parts.peer is not None
-        self.peer = parts.peer
-        self.student_head = _head(config.student_loss, parts.student, config)
-        self.peer_head = _head(config.peer_loss, parts.peer, config)
+    def __init__(self, config: DogoConfig, inputs: MethodInputs) -> None:
+        super().__init__(config, inputs)
+        self.peer = inputs.peer
+        self.student_head = _head(config.student_loss, inputs.student, config)
+        self.peer_head = _head(config.peer_loss, inputs.peer, config)
         peer_weight = config.peer_kl_weight
         self.peer_kl_weight = config.kl_weight if peer_weight is None else peer_weight
         distributed.synchronize_batch_norm(self)

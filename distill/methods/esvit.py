@@ -46,7 +46,7 @@ from edgeseed.core.console import note
 from edgeseed.distill import distributed
 from edgeseed.distill.data.views import ViewPlan
 from edgeseed.distill.losses import entropy
-from edgeseed.distill.method import Batch, Method, Needs, Parts, Progress, StepResult
+from edgeseed.distill.method import Batch, Method, MethodInputs, Progress, Requirements, StepResult
 from edgeseed.distill.methods._dino import (
     NUM_GLOBAL,
     Center,
@@ -114,22 +114,22 @@ class Esvit(Method[EsvitConfig]):
     """Self-distillation over crops and regions; see the module's docstring."""
 
     Config = EsvitConfig
-    NEEDS = Needs(teacher=False, student_features=True)
+    REQUIREMENTS = Requirements(frozen=())
     RECIPE = Recipe(
         optimizer="adamw", lr=5e-4, weight_decay=0.04, final_weight_decay=0.4,
         decay_norm_and_bias=False, warmup_epochs=10, final_lr=1e-6, clip_norm=3.0,
         batch_size=256, epochs=300,
     )  # fmt: skip
 
-    def __init__(self, config: EsvitConfig, parts: Parts) -> None:
-        super().__init__(config, parts)
+    def __init__(self, config: EsvitConfig, inputs: MethodInputs) -> None:
+        super().__init__(config, inputs)
         self.has_regions = config.region_weight > 0
-        check_crops(parts.student, config, needs_map=self.has_regions)
-        size = _fit_prototypes(config.num_prototypes, parts.num_samples)
-        self.dino = DinoHead(parts.student.embedding_dim, size, config)
+        check_crops(inputs.student, config, needs_map=self.has_regions)
+        size = _fit_prototypes(config.num_prototypes, inputs.num_samples)
+        self.dino = DinoHead(inputs.student.embedding_dim, size, config)
         self.center = Center(size, momentum=config.center_momentum)
         if self.has_regions:
-            self.region = DinoHead(parts.student.map_dim, size, config)
+            self.region = DinoHead(inputs.student.map_dim, size, config)
             self.region_center = Center(size, momentum=config.center_momentum)
         distributed.synchronize_batch_norm(self)
         self.average = copy.deepcopy(self.student).requires_grad_(False)

@@ -25,7 +25,7 @@ from torch import Tensor
 from edgeseed.core.console import note
 from edgeseed.core.errors import ConfigError
 from edgeseed.distill.data.views import ViewPlan, weak_crop
-from edgeseed.distill.method import Batch, Method, Needs, Parts, Progress, StepResult
+from edgeseed.distill.method import Batch, Method, MethodInputs, Progress, Requirements, StepResult
 from edgeseed.distill.methods._soft_labels import classifying_teacher, imitate
 from edgeseed.distill.training.recipe import Recipe
 
@@ -61,16 +61,16 @@ class Kd(Method[KdConfig]):
     """Soft labels, and labels if there are any; see the module's docstring."""
 
     Config = KdConfig
-    NEEDS = Needs(labels="optional", classifier=True)
+    REQUIREMENTS = Requirements(labels="optional", classifier=True)
     RECIPE = Recipe(
         optimizer="sgd", lr=0.05, lr_batch_size=64, weight_decay=5e-4, schedule="step",
         milestones=(150 / 240, 180 / 240, 210 / 240), batch_size=64, epochs=240,
     )  # fmt: skip
 
-    def __init__(self, config: KdConfig, parts: Parts) -> None:
-        super().__init__(config, parts)
-        self.teacher = classifying_teacher(parts, method="kd")
-        self.label_weight = _choose_label_weight(config.label_weight, parts.labels)
+    def __init__(self, config: KdConfig, inputs: MethodInputs) -> None:
+        super().__init__(config, inputs)
+        self.teacher = classifying_teacher(inputs, method="kd")
+        self.label_weight = _choose_label_weight(config.label_weight, inputs.labels)
 
     @classmethod
     def views(cls, config: KdConfig, image_size: int) -> ViewPlan:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from edgeseed.distill.data.views import ViewPlan, moco_crop
 from edgeseed.distill.heads import mlp
 from edgeseed.distill.losses import info_nce
-from edgeseed.distill.method import Batch, Method, Needs, Parts, Progress, StepResult
+from edgeseed.distill.method import Batch, Method, MethodInputs, Progress, Requirements, StepResult
 from edgeseed.distill.queues import EmbeddingQueue, fit_queue_size
 from edgeseed.distill.training.recipe import Recipe
 
@@ -71,26 +71,26 @@ class Moco(Method[MocoConfig]):
     """Contrast with a queue of keys; see the module's docstring."""
 
     Config = MocoConfig
-    NEEDS = Needs(teacher=False)
+    REQUIREMENTS = Requirements(frozen=())
     RECIPE = Recipe(optimizer="sgd", lr=0.03, weight_decay=1e-4, batch_size=256, epochs=200)
 
-    def __init__(self, config: MocoConfig, parts: Parts) -> None:
-        super().__init__(config, parts)
-        width = parts.student.embedding_dim
+    def __init__(self, config: MocoConfig, inputs: MethodInputs) -> None:
+        super().__init__(config, inputs)
+        width = inputs.student.embedding_dim
         self.head = mlp(width, width, config.projection_dim)
         self.key_student = copy.deepcopy(self.student).requires_grad_(False)
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
         size = fit_queue_size(
             config.queue_size,
             usual=USUAL_QUEUE_SIZE,
-            batch_size=parts.batch_size,
-            num_samples=parts.num_samples,
+            batch_size=inputs.batch_size,
+            num_samples=inputs.num_samples,
         )
         self.queue = EmbeddingQueue(
             size=size,
             dim=config.projection_dim,
-            batch_size=parts.batch_size,
-            generator=parts.generator,
+            batch_size=inputs.batch_size,
+            generator=inputs.generator,
         )
         self._waiting: Tensor | None = None
 

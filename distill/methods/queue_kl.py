@@ -31,7 +31,7 @@ from edgeseed.core.errors import ConfigError
 from edgeseed.distill import distributed
 from edgeseed.distill.data.views import ViewPlan, regression_crop
 from edgeseed.distill.losses import entropy, in_full_precision, kl_divergence
-from edgeseed.distill.method import Batch, Method, Parts, Progress, StepResult
+from edgeseed.distill.method import Batch, Method, MethodInputs, Progress, StepResult
 from edgeseed.distill.queues import EmbeddingQueue, fit_queue_size
 from edgeseed.distill.training.recipe import Recipe
 
@@ -74,22 +74,21 @@ class QueueKl(Method[QueueKlConfig]):
         clip_norm=3.0, batch_size=256, epochs=100,
     )  # fmt: skip
 
-    def __init__(self, config: QueueKlConfig, parts: Parts) -> None:
-        super().__init__(config, parts)
-        assert parts.teacher is not None
-        self.teacher = parts.teacher
-        dim = parts.teacher.embedding_dim
-        self.head = _linear(parts.student.embedding_dim, dim)
+    def __init__(self, config: QueueKlConfig, inputs: MethodInputs) -> None:
+        super().__init__(config, inputs)
+        self.teacher = inputs.teacher
+        dim = inputs.teacher.embedding_dim
+        self.head = _linear(inputs.student.embedding_dim, dim)
         if config.patch_weight > 0:
-            self.patch_head = _linear(parts.student.map_dim, parts.teacher.map_dim())
+            self.patch_head = _linear(inputs.student.map_dim, inputs.teacher.map_dim())
         size = fit_queue_size(
             config.queue_size,
             usual=USUAL_QUEUE_SIZE,
-            batch_size=parts.batch_size,
-            num_samples=parts.num_samples,
+            batch_size=inputs.batch_size,
+            num_samples=inputs.num_samples,
         )
         self.queue = EmbeddingQueue(
-            size=size, dim=dim, batch_size=parts.batch_size, generator=parts.generator
+            size=size, dim=dim, batch_size=inputs.batch_size, generator=inputs.generator
         )
         self._waiting: Tensor | None = None
 

@@ -28,7 +28,7 @@ from edgeseed.distill import distributed
 from edgeseed.distill.data.views import ViewPlan, regression_crop
 from edgeseed.distill.heads import mlp
 from edgeseed.distill.losses import cosine_and_smooth_l1
-from edgeseed.distill.method import Batch, Method, Parts, Progress, StepResult
+from edgeseed.distill.method import Batch, Method, MethodInputs, Progress, StepResult
 from edgeseed.distill.training.recipe import Recipe
 
 PATCH_COSINE_WEIGHT = 0.9
@@ -111,21 +111,20 @@ class Regress(Method[RegressConfig]):
         clip_norm=3.0, batch_size=256, epochs=100,
     )  # fmt: skip
 
-    def __init__(self, config: RegressConfig, parts: Parts) -> None:
-        super().__init__(config, parts)
-        assert parts.teacher is not None
-        self.teacher = parts.teacher
-        width, dim = parts.student.embedding_dim, parts.teacher.embedding_dim
+    def __init__(self, config: RegressConfig, inputs: MethodInputs) -> None:
+        super().__init__(config, inputs)
+        self.teacher = inputs.teacher
+        width, dim = inputs.student.embedding_dim, inputs.teacher.embedding_dim
         self.gathering_steps = min(
-            config.standardize_steps, max(parts.total_steps // 10, parts.steps_per_epoch)
+            config.standardize_steps, max(inputs.total_steps // 10, inputs.steps_per_epoch)
         )
         self.head = mlp(width, 2 * width, dim, activation="gelu", norm=config.head_norm)
         self.standardize = Standardizer(dim)
         if config.patch_weight > 0:
-            map_dim = parts.teacher.map_dim()
+            map_dim = inputs.teacher.map_dim()
             self.patch_head = mlp(
-                parts.student.map_dim,
-                2 * parts.student.map_dim,
+                inputs.student.map_dim,
+                2 * inputs.student.map_dim,
                 map_dim,
                 activation="gelu",
                 norm="layer",

@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from edgeseed.core.errors import ConfigError
 from edgeseed.distill.data.views import ViewPlan
 from edgeseed.distill.losses import entropy
-from edgeseed.distill.method import Batch, Method, Needs, Parts, Progress, StepResult
+from edgeseed.distill.method import Batch, Method, MethodInputs, Progress, Requirements, StepResult
 from edgeseed.distill.methods._dino import (
     NUM_GLOBAL,
     Center,
@@ -92,26 +92,25 @@ class Rob(Method[RobConfig]):
     """Distillation through a frozen teacher's prototypes; see the module's docstring."""
 
     Config = RobConfig
-    NEEDS = Needs(student_features=True)
+    REQUIREMENTS = Requirements()
     RECIPE = Recipe(
         optimizer="adamw", lr=2e-3, lr_batch_size=1024, weight_decay=0.04, final_weight_decay=0.4,
         decay_norm_and_bias=False, warmup_epochs=10, final_lr=1e-5, batch_size=256, epochs=300,
     )  # fmt: skip
 
-    def __init__(self, config: RobConfig, parts: Parts) -> None:
-        super().__init__(config, parts)
-        assert parts.teacher is not None
-        self.teacher = parts.teacher
-        _check_head(parts.teacher, "dino")
-        self.region_weight = _choose_region_weight(config, parts.teacher)
+    def __init__(self, config: RobConfig, inputs: MethodInputs) -> None:
+        super().__init__(config, inputs)
+        self.teacher = inputs.teacher
+        _check_head(inputs.teacher, "dino")
+        self.region_weight = _choose_region_weight(config, inputs.teacher)
         self.has_regions = self.region_weight > 0
-        check_crops(parts.student, config, needs_map=self.has_regions)
-        size = parts.teacher.head_dim("dino")
-        self.dino = DinoHead(parts.student.embedding_dim, size, config)
+        check_crops(inputs.student, config, needs_map=self.has_regions)
+        size = inputs.teacher.head_dim("dino")
+        self.dino = DinoHead(inputs.student.embedding_dim, size, config)
         self.center = Center(size, momentum=config.center_momentum)
         if self.has_regions:
-            size = _num_region_prototypes(parts.teacher)
-            self.region = DinoHead(parts.student.map_dim, size, config)
+            size = _num_region_prototypes(inputs.teacher)
+            self.region = DinoHead(inputs.student.map_dim, size, config)
             self.region_center = Center(size, momentum=config.center_momentum)
         self._waiting: tuple[Tensor, Tensor | None] | None = None
 

@@ -40,7 +40,7 @@ from edgeseed.core.errors import ConfigError
 from edgeseed.distill.data.views import Crop, ViewPlan, moco_crop
 from edgeseed.distill.heads import mlp
 from edgeseed.distill.losses import entropy, queue_similarity, soft_cross_entropy
-from edgeseed.distill.method import Batch, Method, Parts, Progress, StepResult
+from edgeseed.distill.method import Batch, Method, MethodInputs, Progress, StepResult
 from edgeseed.distill.networks.frozen import FrozenTeacher
 from edgeseed.distill.queues import EmbeddingQueue, fit_queue_size
 from edgeseed.distill.training.recipe import Recipe
@@ -86,36 +86,35 @@ class Seed(Method[SeedConfig]):
         optimizer="sgd", lr=0.03, weight_decay=1e-4, warmup_epochs=5, batch_size=256, epochs=200
     )
 
-    def __init__(self, config: SeedConfig, parts: Parts) -> None:
-        super().__init__(config, parts)
-        assert parts.teacher is not None
-        self.teacher = parts.teacher
-        self.uses_teacher_head = _uses_teacher_head(config, parts.teacher)
+    def __init__(self, config: SeedConfig, inputs: MethodInputs) -> None:
+        super().__init__(config, inputs)
+        self.teacher = inputs.teacher
+        self.uses_teacher_head = _uses_teacher_head(config, inputs.teacher)
         dim = (
-            parts.teacher.head_dim("projection")
+            inputs.teacher.head_dim("projection")
             if self.uses_teacher_head
-            else parts.teacher.embedding_dim
+            else inputs.teacher.embedding_dim
         )
-        self.head = mlp(parts.student.embedding_dim, parts.student.embedding_dim, dim)
+        self.head = mlp(inputs.student.embedding_dim, inputs.student.embedding_dim, dim)
         size = fit_queue_size(
             config.queue_size,
             usual=USUAL_QUEUE_SIZE,
-            batch_size=parts.batch_size,
-            num_samples=parts.num_samples,
+            batch_size=inputs.batch_size,
+            num_samples=inputs.num_samples,
         )
-        self.queue = self._new_queue(size, dim, parts)
+        self.queue = self._new_queue(size, dim, inputs)
         self._waiting: Tensor | None = None
         if config.small_patches > 0:
-            self.small_queue = self._new_queue(size, dim, parts)
+            self.small_queue = self._new_queue(size, dim, inputs)
             self._waiting_small: Tensor | None = None
-            self._enlarges = not parts.teacher.takes(small_size(parts.student.image_size))
+            self._enlarges = not inputs.teacher.takes(small_size(inputs.student.image_size))
             if self._enlarges:
-                note(f"{parts.teacher.name} takes one size only: small crops are enlarged for it")
+                note(f"{inputs.teacher.name} takes one size only: small crops are enlarged for it")
 
     @staticmethod
-    def _new_queue(size: int, dim: int, parts: Parts) -> EmbeddingQueue:
+    def _new_queue(size: int, dim: int, inputs: MethodInputs) -> EmbeddingQueue:
         return EmbeddingQueue(
-            size=size, dim=dim, batch_size=parts.batch_size, generator=parts.generator
+            size=size, dim=dim, batch_size=inputs.batch_size, generator=inputs.generator
         )
 
     @classmethod

@@ -39,7 +39,7 @@ from edgeseed.distill import distributed
 from edgeseed.distill.data.views import ViewPlan, simclr_crop
 from edgeseed.distill.heads import mlp
 from edgeseed.distill.losses import nt_xent
-from edgeseed.distill.method import Batch, Method, Needs, Parts, Progress, StepResult
+from edgeseed.distill.method import Batch, Method, MethodInputs, Progress, Requirements, StepResult
 from edgeseed.distill.training.recipe import Recipe
 
 
@@ -69,15 +69,15 @@ class Simclr(Method[SimclrConfig]):
     """Contrast between two views within the batch; see the module's docstring."""
 
     Config = SimclrConfig
-    NEEDS = Needs(teacher=False)
+    REQUIREMENTS = Requirements(frozen=())
     RECIPE = Recipe(
         optimizer="lars", lr=4.8, lr_batch_size=4096, lr_scaling="sqrt", weight_decay=1e-4,
         decay_norm_and_bias=False, warmup_epochs=10, batch_size=4096, epochs=800,
     )  # fmt: skip
 
-    def __init__(self, config: SimclrConfig, parts: Parts) -> None:
-        super().__init__(config, parts)
-        width = parts.student.embedding_dim
+    def __init__(self, config: SimclrConfig, inputs: MethodInputs) -> None:
+        super().__init__(config, inputs)
+        width = inputs.student.embedding_dim
         self.head = mlp(
             width, *[width] * (config.num_layers - 1), config.projection_dim,
             norm="batch", output_bias=False, output_norm=True,

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from edgeseed.core.errors import ConfigError
 from edgeseed.distill.data.views import ViewPlan, weak_crop
-from edgeseed.distill.method import Batch, Method, Needs, Parts, Progress, StepResult
+from edgeseed.distill.method import Batch, Method, MethodInputs, Progress, Requirements, StepResult
 from edgeseed.distill.methods._soft_labels import classifying_teacher, imitate
 from edgeseed.distill.training.recipe import Recipe
 
@@ -61,16 +61,16 @@ class Simclrv2(Method[Simclrv2Config]):
     """Soft labels of a fine-tuned teacher; see the module's docstring."""
 
     Config = Simclrv2Config
-    NEEDS = Needs(labels="optional", classifier=True)
+    REQUIREMENTS = Requirements(labels="optional", classifier=True)
     RECIPE = Recipe(
         optimizer="lars", lr=4.8, lr_batch_size=4096, lr_scaling="sqrt", weight_decay=1e-4,
         decay_norm_and_bias=False, warmup_epochs=20, batch_size=4096, epochs=400,
     )  # fmt: skip
 
-    def __init__(self, config: Simclrv2Config, parts: Parts) -> None:
-        super().__init__(config, parts)
-        self.teacher = classifying_teacher(parts, method="simclrv2")
-        has_labels = parts.labels is not None and bool((parts.labels >= 0).any())
+    def __init__(self, config: Simclrv2Config, inputs: MethodInputs) -> None:
+        super().__init__(config, inputs)
+        self.teacher = classifying_teacher(inputs, method="simclrv2")
+        has_labels = inputs.labels is not None and bool((inputs.labels >= 0).any())
         if config.alpha < 1 and not has_labels:
             raise ConfigError(
                 f"alpha={config.alpha} gives the photos' labels the weight {1 - config.alpha:g}, "

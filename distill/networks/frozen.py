@@ -1,20 +1,21 @@
 """The networks as methods see them: they take pixels in 0..1, and each normalises for itself."""
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeseed.core.console import note
 from edgeseed.core.errors import ConfigError
 from edgeseed.core.network import StudentNetwork, StudentOutput
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture
+from edgeseed.distill.batch import Batch
 from edgeseed.distill.networks.features import extract
-
-if TYPE_CHECKING:
-    from edgeseed.distill.method import Batch
-    from edgeseed.distill.teachers import Teacher, TeacherOutput
+from edgeseed.distill.networks.teacher_cache import TeacherCache
+from edgeseed.distill.teachers.network import Teacher, TeacherOutput
+from edgeseed.distill.training.device import send
 
 
 class PixelInput(nn.Module):
@@ -111,11 +112,11 @@ class FrozenTeacher:
 
     def __init__(
         self,
-        network: "Teacher",
+        network: Teacher,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        cache: "EmbeddingCache | None" = None,
+        cache: TeacherCache | None = None,
     ) -> None:
         self.network = network.eval().requires_grad_(False).to(device)
         self.device = torch.device(device)
@@ -131,9 +132,10 @@ class FrozenTeacher:
             device
         )
         self._input_as_is = PixelInput(network.preprocess).to(device)
-        self._cache = cache
+        self.cache = cache
+        self._said_uncached = False
 
-    def __call__(self, batch: "Batch", view: int = 0) -> "TeacherOutput":
+    def __call__(self, batch: Batch, view: int = 0) -> TeacherOutput:
         """What the teacher says of one view of a batch.
 
         Args:
@@ -144,33 +146,56 @@ class FrozenTeacher:
             Embedding (B, D) in float32 and, if it has one, its feature map (B, D, h, w).
             With a cache the map is None.
         """
-        if self._cache is None or batch.period < 0:
-            return self.answer(batch.views[view])
-        known = self._cache.get(batch, view)
+        if self.cache is None or batch.replayed is None:
+            return self._answer(batch.views[view])
+        known = self.cache.get(batch.replayed, view)
         if known is None:
-            known = self.answer(batch.views[view]).embedding
-            self._cache.put(batch, view, known)
-        from edgeseed.distill.teachers import TeacherOutput
+            known = self._answer(batch.views[view]).embedding
+            self.cache.put(batch.replayed, view, known)
+        return TeacherOutput(send(known, self.device), None)
 
-        return TeacherOutput(known, None)
-
-    @torch.no_grad()
-    def answer(self, pixels: Tensor, *, resize: bool = True) -> "TeacherOutput":
+    def answer(self, pixels: Tensor, *, resize: bool = True) -> TeacherOutput:
         """What the teacher says of any (B, 3, H, W) pixels in 0..1; never from the cache.
 
         Args:
             pixels: The pixels.
             resize: Whether to bring them to the size of the teacher's input; see `takes`.
         """
+        if self.cache is not None and not self._said_uncached:
+            self._said_uncached = True
+            note(
+                f"{self.name}: this method also asks for feature maps or small crops, which no "
+                "cache holds; the teacher looks at them in every epoch"
+            )
+        return self._answer(pixels, resize=resize)
+
+    @torch.no_grad()
+    def _answer(self, pixels: Tensor, *, resize: bool = True) -> TeacherOutput:
         images = (self._input if resize else self._input_as_is)(pixels)
         reduced = self.dtype != torch.float32
         with torch.autocast(
             self.device.type, dtype=self.dtype if reduced else None, enabled=reduced
         ):
             images = images.to(memory_format=self._layout)
-            output = cast("TeacherOutput", self.network(images))
+            output = cast(TeacherOutput, self.network(images))
         features = None if output.features is None else output.features.float()
-        return type(output)(output.embedding.float(), features)
+        return TeacherOutput(output.embedding.float(), features)
+
+    def check_sees_photos(self) -> None:
+        """Runs one black photo through: a network may be too deep for photos of this size.
+
+        Raises:
+            ConfigError: If it cannot; the message names the sizes that can be changed.
+        """
+        size = self.network.preprocess.image_size
+        try:
+            self._answer(torch.zeros(1, 3, size, size, device=self.device))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise ConfigError(
+                f"{self.name} cannot see photos of {size} px: "
+                f"{' '.join(str(error).split())[:160]}; use a larger --image-size, or "
+                "--set views.teacher_size=N for the teacher alone"
+            ) from error
 
     def takes(self, size: int) -> bool:
         """Whether it can look at pixels of another size than its input's as they are.
@@ -179,7 +204,7 @@ class FrozenTeacher:
             size: Side, in pixels.
         """
         try:
-            self.answer(torch.zeros(1, 3, size, size, device=self.device), resize=False)
+            self._answer(torch.zeros(1, 3, size, size, device=self.device), resize=False)
         except (RuntimeError, AssertionError, ValueError):
             return False
         return True
@@ -202,7 +227,7 @@ class FrozenTeacher:
             ConfigError: If the teacher gives none.
         """
         size = self.network.preprocess.image_size
-        features = self.answer(torch.zeros(1, 3, size, size, device=self.device)).features
+        features = self._answer(torch.zeros(1, 3, size, size, device=self.device)).features
         if features is None:
             raise ConfigError(f"{self.name} gives no feature map; use a setting that needs none")
         return features.shape[1]
@@ -210,47 +235,3 @@ class FrozenTeacher:
     def head_dim(self, kind: str) -> int:
         """Width of what `project` gives."""
         return self.project(torch.zeros(1, self.embedding_dim, device=self.device), kind).shape[1]
-
-
-class EmbeddingCache:
-    """A teacher's answers to views that come back exactly (`--set views.replay=K`).
-
-    Exact, because a view that is replayed has the same pixels as before: same crop, same colours,
-    same partner in mixup. Nothing else is ever answered from here.
-
-    Args:
-        num_samples: Photos of the set.
-        periods: After how many epochs views repeat.
-        device: Where the answers are kept.
-    """
-
-    def __init__(
-        self, num_samples: int, *, periods: int, device: torch.device | str = "cpu"
-    ) -> None:
-        self._num_samples = num_samples
-        self._periods = periods
-        self._device = device
-        self._entries: dict[int, Tensor] = {}
-        self._known: dict[int, Tensor] = {}
-
-    def get(self, batch: "Batch", view: int) -> Tensor | None:
-        """The (B, D) embeddings, or None unless all of them are known."""
-        if view not in self._entries:
-            return None
-        slots = self._slots(batch)
-        if not bool(self._known[view][slots].all()):
-            return None
-        return self._entries[view][slots].to(batch.indices.device)
-
-    def put(self, batch: "Batch", view: int, embeddings: Tensor) -> None:
-        """Keeps (B, D) embeddings."""
-        if view not in self._entries:
-            size = self._num_samples * self._periods
-            self._entries[view] = torch.empty(size, embeddings.shape[1], device=self._device)
-            self._known[view] = torch.zeros(size, dtype=torch.bool, device=self._device)
-        slots = self._slots(batch)
-        self._entries[view][slots] = embeddings.to(self._device)
-        self._known[view][slots] = True
-
-    def _slots(self, batch: "Batch") -> Tensor:
-        return batch.indices.to(self._device) + batch.period * self._num_samples

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from edgeseed.core.errors import ArtifactError, UsageError
-from edgeseed.distill.teachers._heads import (
+from edgeseed.distill.teachers.heads import (
     Weights,
     below,
     dino_head_from_weights,

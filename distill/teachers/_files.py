@@ -15,18 +15,19 @@ from edgeseed.core.errors import ArtifactError
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.distill.teachers._checkpoints import Checkpoint, parse_checkpoint, read_weights
 from edgeseed.distill.teachers._licences import licence_of_file
-from edgeseed.distill.teachers._network import Teacher
 from edgeseed.distill.teachers._simclr import build_simclr, is_simclr_name
-from edgeseed.distill.teachers._table import LAYOUT_FAMILIES, find_teacher
+from edgeseed.distill.teachers._table import LAYOUT_FAMILIES, find_teacher, pooling_of_architecture
 from edgeseed.distill.teachers._timm import (
     build_timm,
     check_name,
     input_size,
     make_teacher,
     pooling_arguments,
+    pooling_of,
     preprocess_of_timm,
 )
 from edgeseed.distill.teachers._wide import build_wide_resnet, is_wide_name
+from edgeseed.distill.teachers.network import Teacher
 
 _LISTED = 6
 _USUAL_SIZE = 224
@@ -52,11 +53,13 @@ def load_file_teacher(name: str, path: Path, *, image_size: int | None) -> Teach
     native = (_USUAL_SIZE,) if config is None else config.input_size
     info = find_teacher(name)
     size = input_size(image_size, info, native)
-    pooling = pooling_arguments(info)
+    pooling = pooling_arguments(name)
     if checkpoint.layout in _CLASS_TOKEN_LAYOUTS and name.startswith("vit_"):
         pooling = {"global_pool": "token"}
     arguments = {**pooling, **_window_arguments(checkpoint)}
     network = _load_timm(name, checkpoint, path=path, image_size=size, arguments=arguments)
+    if checkpoint.layout not in _CLASS_TOKEN_LAYOUTS:
+        _say_guessed_pooling(name, path, network)
     if checkpoint.layout == "plain":
         preprocess = preprocess_of_timm(network, image_size=size, info=info)
         _say_normalisation(name, path, network)
@@ -95,6 +98,19 @@ def _say_normalisation(name: str, path: Path, network: nn.Module) -> None:
     note(
         f"teacher {name}={path}: normalised as timm's {full_name} (mean {config['mean']}, std "
         f"{config['std']}); another tag in the name chooses another normalisation"
+    )
+
+
+def _say_guessed_pooling(name: str, path: Path, network: nn.Module) -> None:
+    """Says so where a transformer might be pooled otherwise: nothing tells how it was trained."""
+    has_choice = bool(getattr(network, "num_prefix_tokens", 0))
+    if not has_choice or pooling_of_architecture(name) is not None:
+        return
+    kinds = {"cls": "its class token", "avg": "the average of its patches"}
+    kind = pooling_of(network)
+    note(
+        f"teacher {name}={path}: its embedding is {kinds.get(kind, kind)}, as timm has it for this "
+        "architecture; that is a guess, the file does not say how it was trained"
     )
 
 

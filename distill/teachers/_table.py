@@ -292,6 +292,24 @@ def find_teacher(name: str) -> TeacherInfo | None:
     return next((row for row in list_teachers() if row.name == name and row.source != "file"), None)
 
 
+def pooling_of_architecture(name: str) -> str | None:
+    """How networks of an architecture are pooled, by all families that the table has of it.
+
+    Args:
+        name: With a tag or without: the same weights are pooled alike however they are named.
+
+    Returns:
+        "cls", "avg" or "map"; None where the table has no such architecture, or families differ.
+    """
+    architecture = name.partition(".")[0]
+    known = {
+        row.pooling
+        for row in list_teachers()
+        if row.source != "hub" and row.name.partition(".")[0] == architecture
+    }
+    return known.pop() if len(known) == 1 else None
+
+
 def families_of_files(name: str) -> tuple[str, ...]:
     """The families that publish a network of that name as a file."""
     rows = list_teachers()

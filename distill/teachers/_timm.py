@@ -17,8 +17,13 @@ from edgeseed.core.network import StudentNetwork, unknown_model
 from edgeseed.core.preprocess import Interpolation, Preprocess
 from edgeseed.distill.networks.features import Features, check_image_size, extract
 from edgeseed.distill.teachers._licences import Licence, licence_of_timm
-from edgeseed.distill.teachers._network import Teacher
-from edgeseed.distill.teachers._table import TeacherInfo, families_of_files, find_teacher
+from edgeseed.distill.teachers._table import (
+    TeacherInfo,
+    families_of_files,
+    find_teacher,
+    pooling_of_architecture,
+)
+from edgeseed.distill.teachers.network import Teacher
 
 _PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
@@ -65,7 +70,7 @@ def load_timm(name: str, *, image_size: int | None) -> Teacher:
         full_name,
         input_size(image_size, info, config.input_size),
         pretrained=True,
-        **pooling_arguments(info),
+        **pooling_arguments(full_name),
         **_where_weights_are(full_name, config),
     )
     return make_teacher(
@@ -97,9 +102,13 @@ def input_size(image_size: int | None, info: TeacherInfo | None, native: tuple[i
     return native[-1] if info is None else info.image_size
 
 
-def pooling_arguments(info: TeacherInfo | None) -> dict[str, Any]:
-    """What makes timm pool as the authors do: it averages DINOv3's tokens, they take one."""
-    is_cls = info is not None and info.name.startswith("vit_") and info.pooling == "cls"
+def pooling_arguments(name: str) -> dict[str, Any]:
+    """What makes timm pool as the authors do: it averages DINOv3's tokens, they take one.
+
+    Args:
+        name: Of the architecture; a tag changes nothing.
+    """
+    is_cls = name.startswith("vit_") and pooling_of_architecture(name) == "cls"
     return {"global_pool": "token"} if is_cls else {}
 
 

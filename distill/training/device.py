@@ -94,7 +94,7 @@ def _wrong_count(wanted: int, started: int) -> str:
     if started == 1:
         return (
             f"--devices {wanted}: several devices need one process each; "
-            f"start it as `torchrun --nproc-per-node {wanted} -m edgeseed.cli distill ...`"
+            f"start it as `torchrun --nproc-per-node {wanted} -m edgeseed distill ...`"
         )
     return f"--devices {wanted}: torchrun started {started} processes; use the same number, or auto"
 

@@ -1,5 +1,6 @@
 """Means of what a run logs, summed on the device so that a step need not wait for it."""
 
+import math
 import time
 from collections.abc import Mapping
 
@@ -34,6 +35,10 @@ class Meter:
             name: float(distributed.mean(total / self._counts[name]))
             for name, total in self._sums.items()
         }
+
+    def is_finite(self) -> bool:
+        """Whether this rank's sums are numbers; asks no other rank."""
+        return all(math.isfinite(float(total)) for total in self._sums.values())
 
     def reset(self) -> None:
         """Forgets all."""

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,16 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from edgeseed.core.config import read_toml, to_plain, write_toml
+from edgeseed.core.console import note, say
 from edgeseed.core.errors import ArtifactError, ConfigError, UsageError
-from edgeseed.core.files import append_jsonl, atomic_file, disk_errors, write_text
+from edgeseed.core.files import (
+    append_jsonl,
+    atomic_file,
+    disk_errors,
+    read_json,
+    write_json,
+    write_text,
+)
 from edgeseed.core.network import save_student
 from edgeseed.core.student import StudentSpec
 from edgeseed.distill.networks.frozen import Student
@@ -22,10 +31,15 @@ from edgeseed.distill.networks.frozen import Student
 CONFIG, METRICS, STATE, CURVES, HEADS, EVENTS = (
     "config.toml", "metrics.jsonl", "state.pt", "curves.png", "heads.safetensors", "tensorboard",
 )  # fmt: skip
+_RENAMED = {"during": "knn_every_epochs"}
+"""Fields of `[run]` that older runs have under another name."""
+INPUTS, LABELS = "inputs.json", "labels.txt"
+_WORTHLESS = {CONFIG, INPUTS, METRICS, CURVES, EVENTS, LABELS}
+"""What a run has written before its first state: nothing is lost with it."""
 _UNREADABLE = (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
 RESUMABLE = {
-    ("run", "devices"), ("training", "workers"), ("training", "cache"), ("training", "log_steps"),
-    ("training", "checkpoint_minutes"),
+    ("run", "devices"), ("run", "teacher_cache"), ("training", "workers"), ("training", "cache"),
+    ("training", "log_steps"), ("training", "checkpoint_minutes"),
 }  # fmt: skip
 """Settings that a resumed run may change: they do not touch the result."""
 
@@ -43,36 +57,102 @@ class RunFolder:
         self._drawn_at = time.monotonic()
 
     def check_free(self) -> None:
-        """Makes sure that a new run may begin here.
+        """Makes sure that a new run may begin here: in no folder, an empty one, or a worthless one.
+
+        Worthless is what a run leaves that failed before it saved anything: the corrected call
+        may have its folder.
 
         Raises:
             UsageError: If there is something in the folder.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if not self.path.exists():
+            return
+        if not self.path.is_dir() or (any(self.path.iterdir()) and not self._is_worthless()):
             raise UsageError(
                 f"{self.path} exists and is not empty; add --resume to go on with that run, "
                 "or choose another --out"
             )
 
-    def start(self, config: Mapping[str, Any]) -> None:
-        """Begins a new run."""
+    def _is_worthless(self) -> bool:
+        names = {path.name for path in self.path.iterdir()}
+        return CONFIG in names and names <= _WORTHLESS
+
+    def start(self, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+        """Begins a new run.
+
+        Args:
+            config: Sections of settings.
+            inputs: What it is trained on and with; see `check_inputs`.
+        """
+        if self.path.is_dir() and any(self.path.iterdir()):
+            say(f"{self.path}: a run that had saved nothing is begun anew")
+            for name in _WORTHLESS:
+                _remove(self.path / name)
+        write_json(self.path / INPUTS, inputs)
         write_toml(self.path / CONFIG, config)
 
-    def reopen(self, config: Mapping[str, Any]) -> bool:
-        """Prepares to go on with a run.
+    def write_settings(self, config: Mapping[str, Any]) -> None:
+        """Writes config.toml anew: a resumed run may have other devices, or more epochs."""
+        write_toml(self.path / CONFIG, config)
 
-        Returns:
-            Whether there is a state to go on from.
+    def settings_before(self) -> dict[str, Any]:
+        """The sections of the run in the folder.
 
         Raises:
             UsageError: If there is no run in the folder.
-            ConfigError: If the run had other settings.
         """
         if not (self.path / CONFIG).is_file():
             raise UsageError(
                 f"{self.path} holds no run to resume (no {CONFIG}); leave out --resume"
             )
-        _check_same(read_toml(self.path / CONFIG), to_plain(config), self.path)
+        before = read_toml(self.path / CONFIG)
+        run = before.get("run")
+        if isinstance(run, dict):
+            before["run"] = {_RENAMED.get(name, name): value for name, value in run.items()}
+        return before
+
+    def check_settings(self, config: Mapping[str, Any], *, may_be_longer: bool) -> None:
+        """Makes sure that a run goes on with the settings it had.
+
+        Args:
+            config: Sections of settings, as they are now.
+            may_be_longer: Whether there may be more epochs than before.
+
+        Raises:
+            UsageError: If there is no run in the folder.
+            ConfigError: If the run had other settings.
+        """
+        _check_same(
+            self.settings_before(), to_plain(config), self.path, may_be_longer=may_be_longer
+        )
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Makes sure that a run goes on with the photos, labels and networks it had.
+
+        Raises:
+            ConfigError: If it had others; the message says what differs.
+        """
+        path = self.path / INPUTS
+        if not path.is_file():
+            note(
+                f"{self.path} was begun by an older edgeseed, which did not write down its photos, "
+                "labels and teacher: whether they are the same is not checked"
+            )
+            return
+        before = read_json(path, what="what a run is trained on")
+        differing = [
+            text
+            for name in sorted({*before, *inputs})
+            if (text := _difference(name, before.get(name), inputs.get(name)))
+        ]
+        if differing:
+            raise ConfigError(
+                f"{self.path} cannot go on: {'; '.join(differing)}; bring back what it was begun "
+                "with, or begin anew with another --out"
+            )
+
+    def has_state(self) -> bool:
+        """Whether there is a state to go on from."""
         return (self.path / STATE).is_file()
 
     # ------------------------------------------------------------------ state
@@ -181,10 +261,43 @@ class RunFolder:
                 temporary.write_bytes(save(tensors))
 
 
-def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+def _remove(path: Path) -> None:
+    with disk_errors(path):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _difference(name: str, before: Any, now: Any) -> str | None:
+    """How one of a run's inputs differs; None if it is the same, wherever it lies."""
+    old, new = before or {}, now or {}
+    for key in sorted({*old, *new} - {"name"}):
+        if old.get(key) != new.get(key):
+            kind = key.replace("_", " ")
+            return f"its {name} had {kind} {_short(old.get(key))}, now {_short(new.get(key))}"
+    return None
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"{value[:8]}…" if isinstance(value, str) and len(value) > 16 else str(value)
+
+
+def _check_same(
+    before: Mapping[str, Any], now: Mapping[str, Any], path: Path, *, may_be_longer: bool
+) -> None:
     for section in sorted({*before, *now}):
         old, new = before.get(section, {}), now.get(section, {})
         for name in sorted({*old, *new}):
+            if (section, name) == ("recipe", "epochs") and name in old and old[name] < new[name]:
+                if may_be_longer:
+                    continue
+                raise ConfigError(
+                    f"{path} was run with recipe.epochs={old[name]}, now it is {new[name]}; "
+                    "only runs of distill and pretrain can be made longer: choose another --out"
+                )
             # None has no form in TOML: a field that is not there is None.
             if (section, name) not in RESUMABLE and old.get(name) != new.get(name):
                 raise ConfigError(

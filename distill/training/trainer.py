@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from edgeseed.core.console import Bar, progress, say
+from edgeseed.core.console import Bar, console, progress, say
 from edgeseed.core.errors import ArtifactError, WorkError
 from edgeseed.distill import distributed
+from edgeseed.distill.batch import ReplayedViews
 from edgeseed.distill.data.canvases import Cache, CanvasBatch, CanvasSource, PhotoOrder
 from edgeseed.distill.data.views import Augmenter, uniforms
 from edgeseed.distill.method import Batch, Method, Progress, StepResult
@@ -31,7 +32,7 @@ from edgeseed.distill.training.schedules import learning_rate, weight_decay
 
 _CURVES_EVERY_S = 30.0
 """Drawing takes half a second: nothing beside an hour, a third of an epoch on a small set."""
-Score = Callable[[Method[Any]], Mapping[str, float]]
+Evaluator = Callable[[Method[Any]], Mapping[str, float]]
 """Measures a method's first network, such as its kNN accuracy: names -> values."""
 
 
@@ -64,7 +65,7 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainingPlan:
     """What a trainer works through.
 
     Attributes:
@@ -77,7 +78,7 @@ class Plan:
         seed: Of the run.
         device: Where it computes.
         dtype: Of the trained networks' matrix products.
-        score_every: Epochs between two scores; None never.
+        evaluate_every: Epochs between two measurements; None never.
         num_steps: Of the whole run, if the last epoch is cut short; None runs all epochs whole.
         steps_a_pass: What counts as an epoch in the metrics, where `source` repeats each photo, so
             that the loop's own epochs are several passes; None takes those.
@@ -92,7 +93,7 @@ class Plan:
     seed: int
     device: torch.device
     dtype: torch.dtype = torch.float32
-    score_every: int | None = None
+    evaluate_every: int | None = None
     num_steps: int | None = None
     steps_a_pass: float | None = None
 
@@ -120,17 +121,17 @@ class Trainer:
         plan: What to work through.
         folder: Where it writes; None on every process but the main one.
         save_best: Called with the method when it is the best so far.
-        score: Measures the method every `plan.score_every` epochs.
+        evaluator: Measures the method every `plan.evaluate_every` epochs.
     """
 
     def __init__(
         self,
         method: Method[Any],
-        plan: Plan,
+        plan: TrainingPlan,
         *,
         folder: RunFolder | None,
         save_best: Callable[[Method[Any], Mapping[str, Any]], None],
-        score: Score | None = None,
+        evaluator: Evaluator | None = None,
     ) -> None:
         self.method = method
         self.plan = plan
@@ -139,7 +140,7 @@ class Trainer:
         self.best: float = -math.inf
         self._folder = folder
         self._save_best = save_best
-        self._score = score
+        self._evaluator = evaluator
         self._meter, self._window = Meter(plan.device), Meter(plan.device)
         self._watch = Stopwatch()
         self._trained_s = 0.0
@@ -208,7 +209,7 @@ class Trainer:
             indices=send(indices, plan.device),
             labels=labels,
             generator=torch.Generator().manual_seed(int(key * 2**53)),
-            period=period if plan.augmenter.replays else -1,
+            replayed=(ReplayedViews(period, photos.indices) if plan.augmenter.replays else None),
         )
 
     def _train_step(self, model: nn.Module, batch: Batch) -> None:
@@ -269,7 +270,7 @@ class Trainer:
         if ends_epoch:
             self._end_epoch()
         elif time.monotonic() - self._saved_at > 60 * plan.training.checkpoint_minutes:
-            self._save_state()
+            self._save_state_in_passing()
 
     def _log_window(self, bar: Bar, *, write: bool) -> None:
         means = self._window.means()
@@ -284,12 +285,25 @@ class Trainer:
     def _check_finite(self, means: Mapping[str, float]) -> None:
         broken = [name for name in ("loss", "gradient_norm") if not math.isfinite(means[name])]
         if broken:
-            lr = self.optimizer.param_groups[0]["lr"]
-            raise WorkError(
-                f"training diverged: {' and '.join(broken)} became {means[broken[0]]} before step "
-                f"{self.step} (learning rate {lr:.3g}); {self._against_divergence()}. The run "
-                f"folder has {self._what_is_saved()}"
-            )
+            raise self._divergence(f"{' and '.join(broken)} became {means[broken[0]]}")
+
+    def _divergence(self, what: str) -> WorkError:
+        lr = self.optimizer.param_groups[0]["lr"]
+        return WorkError(
+            f"training diverged: {what} before step {self.step} (learning rate {lr:.3g}); "
+            f"{self._against_divergence()}. The run folder has {self._what_is_saved()}"
+        )
+
+    def _is_finite(self) -> bool:
+        """Whether weights, and what was counted since the last record, are numbers.
+
+        Without a word to the other ranks: it is asked at other moments there.
+        """
+        weights = [
+            value for value in self.method.state_dict().values() if value.is_floating_point()
+        ]
+        whole = torch.stack([value.isfinite().all() for value in weights]).all()
+        return bool(whole) and self._window.is_finite()
 
     def _against_divergence(self) -> str:
         names = [field.name for field in dataclasses.fields(self.method.config)]
@@ -317,8 +331,11 @@ class Trainer:
         record = {"kind": "epoch", **self._place(), **self._meter.means(), **self._watch.report()}
         self._trained_s += self._watch.seconds
         self._meter.reset()
+        if not self._is_finite():
+            raise self._divergence("weights are no longer numbers")
         record |= self._scores()
         self._write(record)
+        self._say_epoch(record)
         self._last = record
         self._keep_best(record)
         self._save_state()
@@ -326,23 +343,36 @@ class Trainer:
             self._folder.draw_curves(at_most_every_s=_CURVES_EVERY_S)
         self._watch.reset()
 
+    def _say_epoch(self, record: Mapping[str, Any]) -> None:
+        """One line an epoch where nobody sees the bar, such as in a log file."""
+        if console().is_terminal:
+            return
+        plan = self.plan
+        epochs = plan.total_steps / (plan.steps_a_pass or plan.order.steps_per_epoch)
+        floor = f" (floor {record['floor']:.4f})" if record.get("floor") else ""
+        knn = f", kNN {record['knn']:.2%}" if "knn" in record else ""
+        say(
+            f"epoch {record['epoch']:g}/{epochs:.4g}: loss {record['loss']:.4f}{floor}{knn}, "
+            f"learning rate {record['lr']:.3g}, {record['images_per_second']:.0f} images/s"
+        )
+
     def _scores(self) -> dict[str, float]:
         plan = self.plan
         epoch = self.step // plan.order.steps_per_epoch
         is_last = self.step == plan.total_steps
-        due = plan.score_every and (epoch % plan.score_every == 0 or is_last)
-        if self._score is None or not due:
+        due = plan.evaluate_every and (epoch % plan.evaluate_every == 0 or is_last)
+        if self._evaluator is None or not due:
             return {}
         self.method.eval()
-        scores = dict(self._score(self.method))
+        scores = dict(self._evaluator(self.method))
         self.method.train()
         return scores
 
     def _keep_best(self, record: Mapping[str, Any]) -> None:
         """Best is the highest kNN accuracy if it is measured, else the least gap to the floor."""
-        if self._score is not None and "knn" not in record:
+        if self._evaluator is not None and "knn" not in record:
             return
-        value = record["knn"] if self._score is not None else -record.get("gap", record["loss"])
+        value = record["knn"] if self._evaluator is not None else -record.get("gap", record["loss"])
         if value > self.best:
             self.best = value
             self._save_best(self.method, record)
@@ -352,6 +382,8 @@ class Trainer:
             self._folder.log(record)
 
     def _stop(self) -> None:
+        if not self._is_finite():
+            raise self._divergence("weights or losses are no longer numbers")
         self._save_state()
         raise WorkError(
             f"interrupted after step {self.step} of {self.plan.total_steps}; "
@@ -391,6 +423,14 @@ class Trainer:
         self._trained_s = float(state["trained_s"])
         self._last = dict(state["last"])
         self._saved_step = self.step
+
+    def _save_state_in_passing(self) -> None:
+        """Saves within an epoch, unless the run has diverged since the last record.
+
+        The next record ends such a run, on all ranks at once; until then the last good state stays.
+        """
+        if self._folder is None or self._is_finite():
+            self._save_state()
 
     def _save_state(self) -> None:
         self._saved_at = time.monotonic()

@@ -15,7 +15,7 @@ from edgeseed.core.registry import unknown_name
 # In the order in which a user meets them; what is not named here follows in alphabetical order.
 _ORDER = (
     "quickstart", "pretrain", "distill", "finetune", "evaluate",
-    "export", "verify", "explain", "build", "profile", "compare",
+    "export", "convert", "verify", "explain", "build", "profile", "compare",
     "embed", "gallery",
     "methods", "teachers", "students", "targets", "devices", "doctor",
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -22,40 +23,6 @@ def json_option(function: _Function) -> _Function:
     )(function)
 
 
-def training_options(function: _Function) -> _Function:
-    """What `distill` and `pretrain` have in common."""
-    options = (
-        click.option("--data", required=True, metavar="D", help="A folder of photos, tar shards (train-{000..127}.tar, https://, s3://), or digits."),
-        click.option("--out", required=True, type=click.Path(), metavar="RUN", help="Folder of the run."),
-        click.option("--epochs", type=click.IntRange(min=1), help="Passes over the photos.  [default: the method's]"),
-        click.option("--batch-size", type=click.IntRange(min=1), help="Photos a step, over all devices.  [default: the method's]"),
-        click.option("--image-size", type=click.IntRange(min=8), help="Side of the input, in pixels.  [default: the network's]"),
-        click.option("--lr", type=float, help="Peak learning rate at recipe.lr_batch_size photos a step; another --batch-size scales it, as recipe.lr_scaling says.  [default: the method's]"),
-        click.option("--seed", type=click.IntRange(min=0), help="Of all that is drawn.  [default: 0]"),
-        click.option("--devices", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, mps, or the number of processes under torchrun."),
-        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Of the arithmetic.  [default: auto]"),
-        click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Any other setting; may be given several times."),
-        click.option("--config", type=click.Path(), metavar="F.toml", help="Settings from a file, such as another run's config.toml; also its image size, seed and precision."),
-        click.option("--resume", is_flag=True, help="Go on with the run in RUN."),
-        click.option("--during", type=click.IntRange(min=1), metavar="N", help="Measure kNN accuracy every N epochs; the photos need labels for it."),
-        json_option,
-    )  # fmt: skip
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-def student_options(function: _Function) -> _Function:
-    """How the trained network is built: what quantizes badly may be left out from the start."""
-    options = (
-        click.option("--activation", type=click.Choice(["keep", "relu6"]), default="keep", show_default=True, help="relu6 in place of SiLU and hard-swish: quantizes better."),
-        click.option("--drop-se", is_flag=True, help="Leave out squeeze-and-excitation: quantizes better."),
-    )  # fmt: skip
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
 @contextlib.contextmanager
 def silence(as_json: bool) -> Iterator[None]:
     """Keeps stderr to notes and warnings under `--json`."""
@@ -73,6 +40,12 @@ def emit(value: Any, *, as_json: bool, text: str) -> None:
         )
     else:
         click.echo(text)
+
+
+def emit_once(value: Any, *, as_json: bool, text: str) -> None:
+    """As `emit`, but of the processes that torchrun started, the first alone prints."""
+    if os.environ.get("RANK", "0") == "0":
+        emit(value, as_json=as_json, text=text)
 
 
 def table(rows: Sequence[tuple[str, ...]], *, header: tuple[str, ...]) -> str:

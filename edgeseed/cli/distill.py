@@ -4,8 +4,10 @@ from typing import Any
 
 import click
 
-from edgeseed.cli._options import emit, silence, student_options, training_options
+from edgeseed.cli._fields import options_of
+from edgeseed.cli._options import emit_once, json_option, silence
 from edgeseed.core.console import count_of
+from edgeseed.distill.training.options import DistillOptions
 
 
 @click.command(
@@ -16,34 +18,16 @@ Examples:
   edgeseed distill --method seed --teacher resnet50=moco_v2_800ep.pth.tar --student efficientnet_b0 \\
       --data photos/ --out runs/seed --set queue_size=16384 --set tau_teacher=0.05
   edgeseed distill --teacher runs/teacher/student.safetensors --student mobilenetv3_small_100 \\
-      --activation relu6 --drop-se --data digits --out runs/digits --epochs 20 --during 5
+      --activation relu6 --drop-se --data digits --out runs/digits --epochs 20 --knn-every-epochs 5
   edgeseed distill --method dogo --student efficientnet_b0 --peer resnet50 --data photos/ --out runs/pair
   edgeseed distill --method simclrv2 --teacher runs/classifier/student.safetensors \\
       --student mobilenetv3_large_100 --data photos/ --out runs/soft-labels
+  edgeseed distill --teacher vit_small_patch14_dinov2.lvd142m --student mobilenetv3_small_100 \\
+      --data photos/ --out runs/cached --teacher-cache cache/ --set views.replay=16 --set mixup=false
 """
 )
-@click.option(
-    "--method", default="regress", show_default=True, metavar="M", help="See `edgeseed methods`."
-)
-@click.option(
-    "--teacher", metavar="T", help="A timm name, NAME=CHECKPOINT, or a student.safetensors."
-)
-@click.option(
-    "--student",
-    required=True,
-    metavar="S",
-    help="A timm name, or a student.safetensors to go on from.",
-)
-@click.option("--peer", metavar="P", help="A second student, for methods that train two.")
-@click.option(
-    "--labels",
-    default="100%",
-    show_default=True,
-    metavar="L",
-    help="Which labels a method that uses any may see: 1%, 5pc (of each class), or a file.",
-)
-@student_options
-@training_options
+@options_of(DistillOptions)
+@json_option
 def command(as_json: bool, **options: Any) -> None:
     """Distil a teacher into a student without labels.
 
@@ -54,7 +38,7 @@ def command(as_json: bool, **options: Any) -> None:
 
     with silence(as_json):
         result = distill(**options)
-    emit(result, as_json=as_json, text=training_text(result))
+    emit_once(result, as_json=as_json, text=training_text(result))
 
 
 def training_text(result: Any) -> str:

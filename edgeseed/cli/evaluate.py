@@ -15,6 +15,7 @@ Examples:
       --protocol knn,linear --save-classifier classifier.safetensors
   edgeseed evaluate runs/mobilenet/student.safetensors --data labelled/ --protocol finetune \\
       --labels 1%,10%,5pc --save-lists lists/
+  edgeseed evaluate runs/mobilenet/student.safetensors --data labelled/ --baseline untrained
   edgeseed evaluate vit_small_patch14_dinov2.lvd142m --data digits
 """
 )
@@ -56,6 +57,18 @@ Examples:
     metavar="F",
     help="Write a student whose head is the linear probe: a classifier.",
 )
+@click.option(
+    "--baseline",
+    type=click.Choice(["untrained"]),
+    help="Measure the same network with fresh weights too: what is not above it was not learnt.",
+)
+@click.option(
+    "--baseline-seeds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="How many untrained networks.",
+)
 @click.option("--save-metrics", is_flag=True, help="Append the metrics to the student file.")
 @click.option(
     "--batch-size",
@@ -95,7 +108,8 @@ def command(as_json: bool, **options: Any) -> None:
 
     with silence(as_json):
         result = evaluate(**options)
-    rows = [
+    header: tuple[str, ...] = ("protocol", "top-1", "s.e.", "labels", "n")
+    rows: list[tuple[str, ...]] = [
         (
             metric.name,
             f"{metric.top1_percent:.2f} %",
@@ -105,7 +119,24 @@ def command(as_json: bool, **options: Any) -> None:
         )
         for metric in result.metrics
     ]
+    if result.baseline is not None:
+        header += ("untrained", "above it")
+        rows = [
+            row + _beside(result.baseline.metric(metric.name))
+            for row, metric in zip(rows, result.metrics, strict=True)
+        ]
     text = f"{result.network} on {result.data}, tested on {result.split}\n"
-    text += table(rows, header=("protocol", "top-1", "s.e.", "labels", "n"))
+    text += table(rows, header=header)
+    if result.baseline is not None:
+        seeds = ", ".join(map(str, result.baseline.seeds))
+        text += f"\nuntrained: {result.baseline.network} with fresh weights, seeds {seeds}"
     text += f"\nclassifier: {result.classifier}" if result.classifier else ""
     emit(result, as_json=as_json, text=text)
+
+
+def _beside(metric: Any) -> tuple[str, str]:
+    """What the untrained network has, and how far above it the evaluated one is."""
+    if metric is None:
+        return ("", "")
+    spread = "" if metric.sd_percent is None else f" ± {metric.sd_percent:.2f}"
+    return (f"{metric.mean_percent:.2f}{spread} %", f"{metric.gain_points:+.2f}")

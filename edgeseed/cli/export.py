@@ -1,14 +1,16 @@
 """`edgeseed export`."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeseed.cli._options import emit, gate_lines, json_option, silence, table
+from edgeseed.cli._settings import options_of
 from edgeseed.core.files import readable_size
+from edgeseed.export.call import ExportCall
 
 if TYPE_CHECKING:
+    from edgeseed.core.records import SelectionCandidate, SelectionRecord, SpeedRecord
     from edgeseed.export import ExportResult
 
 
@@ -21,107 +23,13 @@ Examples:
   edgeseed export student.safetensors --precision auto --calibration photos/ --out bundles/onnx
   edgeseed export student.safetensors --precision fp32,int8 --calibration photos/ --out bundles
   edgeseed export student.safetensors --precision int8 --recover --calibration photos/ --out bundles/onnx-int8
+  edgeseed export mobilenetv3_large_100.ra_in1k --precision int8 --calibration photos/ --out bundles/timm
+  edgeseed export resnet50=my_checkpoint.pth --out bundles/mine
   edgeseed export student.safetensors --precision int8 --profile pixel-8 --calibration photos/ --out bundles/pixel
 """
 )
 @click.argument("student")
-@click.option(
-    "--target", default="onnx", show_default=True, metavar="T", help="See `edgeseed targets`."
-)
-@click.option(
-    "--precision",
-    default="fp32",
-    show_default=True,
-    metavar="P[,P]",
-    help="fp32, fp16, w8 or int8, as far as the target has it, or auto: makes all, and keeps one that is proven (see --prefer). Several with commas: a bundle of each in --out (--json: a list, bundles).",
-)
-@click.option(
-    "--prefer",
-    type=click.Choice(["speed", "size"]),
-    default="speed",
-    show_default=True,
-    help="Of what is proven auto keeps the smallest within 5 % of the fastest here (int8 only if faster than float), or for size the smallest.",
-)
-@click.option(
-    "--profile",
-    metavar="NAME",
-    help="The device it is for: what that cannot run is refused. See `edgeseed devices`.",
-)
-@click.option(
-    "--calibration",
-    metavar="D",
-    help="Photos, no labels needed: int8 is calibrated and judged on disjoint parts of them. Without, synthetic colour fields stand in for photos.",
-)
-@click.option(
-    "--calibration-count",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Most photos to calibrate int8 with.  [default: 512]",
-)
-@click.option(
-    "--scheme",
-    metavar="NAME",
-    help="The integers of int8: x86 or arm for onnx.  [default: the profile's, else x86]",
-)
-@click.option(
-    "--keep-float",
-    multiple=True,
-    metavar="REGEX",
-    help="Layers that int8 leaves in float, by the names that `edgeseed explain` lists.",
-)
-@click.option(
-    "--recover",
-    is_flag=True,
-    help="Let int8 learn from the float student on further --calibration photos: minutes, for where rounding loses too much.",
-)
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(),
-    metavar="BUNDLE",
-    help="Folder of the bundle, or of the bundles of several precisions; must not exist.",
-)
-@click.option(
-    "--min-agreement",
-    type=click.FloatRange(0, 1),
-    help="Least share of photos on which w8 and int8 must decide as float does; int8 leaves more "
-    "layers in float where it must.  [default: 0.98]",
-)
-@click.option(
-    "--max-drop",
-    type=click.FloatRange(min=0),
-    help="Most accuracy it may lose, in points, where labels are known.  [default: 1.0]",
-)
-@click.option(
-    "--batch",
-    default="dynamic",
-    show_default=True,
-    metavar="N",
-    help="dynamic, or the one batch size that the model takes.",
-)
-@click.option(
-    "--no-verify",
-    "verify",
-    is_flag=True,
-    flag_value=False,
-    default=True,
-    help="Write the bundle even if a gate fails (the gates are recorded).",
-)
-@click.option(
-    "--no-speed",
-    "speed",
-    is_flag=True,
-    flag_value=False,
-    default=True,
-    help="Do not compare the speed of int8 with float on this machine (about two seconds).",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of the split of the photos.",
-)
+@options_of(ExportCall, order=("target", "precision"))
 @click.option(
     "--set",
     "settings",
@@ -134,7 +42,7 @@ def command(as_json: bool, settings: tuple[str, ...], batch: str, **options: Any
     """Make a bundle for a target and prove it right."""
     from edgeseed.core.config import split_override
     from edgeseed.core.errors import ConfigError
-    from edgeseed.export import export, export_each
+    from edgeseed.export import export
     from edgeseed.export.planning import sort_settings
 
     if batch != "dynamic" and not (batch.isdecimal() and int(batch) > 0):
@@ -150,9 +58,9 @@ def command(as_json: bool, settings: tuple[str, ...], batch: str, **options: Any
             "quantization": quantization,
         }
         if len(precisions) == 1:
-            results = (export(precision=precisions[0], **options),)
+            results: tuple[ExportResult, ...] = (export(precision=precisions[0], **options),)
         else:
-            results = export_each(precisions=[name for name in precisions if name], **options)
+            results = export(precision=[name for name in precisions if name], **options)
     found = [result.to_dict() for result in results]
     emit(
         found[0] if len(precisions) == 1 else {"bundles": found},
@@ -171,34 +79,34 @@ def _described(result: "ExportResult") -> str:
     return text
 
 
-def selection_table(selection: Mapping[str, Any]) -> str:
+def selection_table(selection: "SelectionRecord") -> str:
     """What `auto` tried, a line each, and why it chose."""
     header = ("precision", "verdict", "size", "one photo", "speed", "as the student", "drop", "why")
-    rows = [_cells(row) for row in selection["candidates"]]
-    return f"{table(rows, header=header)}\nchosen {selection['chosen']}: {selection['why']}"
+    rows = [_cells(row) for row in selection.candidates]
+    return f"{table(rows, header=header)}\nchosen {selection.chosen}: {selection.why}"
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    close, drop = row["closeness"], row["accuracy_drop"]
+def _cells(row: "SelectionCandidate") -> tuple[str, ...]:
+    close, drop = row.closeness, row.accuracy_drop
     return (
-        row["precision"],
-        row["verdict"],
-        "-" if row["size_bytes"] is None else readable_size(row["size_bytes"]),
-        "-" if row["median_ms"] is None else f"{row['median_ms']:.2f} ms",
-        "-" if row["speedup"] is None else f"{row['speedup']:.2f}x",
-        "-" if close is None else f"{close['gate']} {close['value']:.4g} (n={close['n']})",
+        row.precision,
+        row.verdict,
+        "-" if row.size_bytes is None else readable_size(row.size_bytes),
+        "-" if row.median_ms is None else f"{row.median_ms:.2f} ms",
+        "-" if row.speedup is None else f"{row.speedup:.2f}x",
+        "-" if close is None else f"{close.gate} {close.value:.4g} (n={close.n})",
         "-" if drop is None else f"{drop:.2f} points",
-        row["reason"],
+        row.reason,
     )
 
 
-def _speed_line(speed: Mapping[str, Any] | None) -> str:
+def _speed_line(speed: "SpeedRecord | None") -> str:
     if speed is None:
         return ""
-    if not speed["timed"]:
-        return f"\n  speed not compared: {speed['reason']}"
-    rounds = next(iter(speed["compared"].values()))["n"]
+    if not speed.timed:
+        return f"\n  speed not compared: {speed.reason}"
+    rounds = next(iter(speed.compared.values())).n
     return (
-        f"\n  {speed['speedup']:.2f} times as fast as {speed['baseline']} here "
+        f"\n  {speed.speedup:.2f} times as fast as {speed.baseline} here "
         f"(1 thread, {rounds} rounds in turns); measure it with `edgeseed profile`"
     )

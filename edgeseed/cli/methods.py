@@ -8,8 +8,9 @@ _WHEN = """
 Start with `edgeseed distill` as it is: regress, with a teacher from `edgeseed teachers`.
 No teacher fits your photos?  edgeseed pretrain makes one from them.
 Labels for a few of them?     pretrain --method simclr, finetune --labels, distill --method simclrv2
-Does it learn?                --during 5 measures kNN accuracy while it runs
-What it was worth:            the same student by pretrain --method moco, then edgeseed evaluate"""
+Does it learn?                --knn-every-epochs 5 measures kNN accuracy
+What it was worth:            edgeseed evaluate --baseline untrained; and the same student by
+                              pretrain --method moco"""
 
 
 @click.command(

@@ -4,8 +4,10 @@ from typing import Any
 
 import click
 
-from edgeseed.cli._options import emit, silence, student_options, training_options
+from edgeseed.cli._fields import options_of
+from edgeseed.cli._options import emit_once, json_option, silence
 from edgeseed.cli.distill import training_text
+from edgeseed.distill.training.options import PretrainOptions
 
 
 @click.command(
@@ -17,17 +19,8 @@ Examples:
       --data photos/ --out runs/student
 """
 )
-@click.option(
-    "--method", default="simclr", show_default=True, metavar="M", help="See `edgeseed methods`."
-)
-@click.option(
-    "--model",
-    required=True,
-    metavar="M",
-    help="A timm name, or a student.safetensors to go on from.",
-)
-@student_options
-@training_options
+@options_of(PretrainOptions)
+@json_option
 def command(as_json: bool, **options: Any) -> None:
     """Make a teacher from unlabelled photos alone.
 
@@ -38,4 +31,4 @@ def command(as_json: bool, **options: Any) -> None:
 
     with silence(as_json):
         result = pretrain(**options)
-    emit(result, as_json=as_json, text=training_text(result))
+    emit_once(result, as_json=as_json, text=training_text(result))

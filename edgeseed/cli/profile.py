@@ -24,7 +24,12 @@ Examples:
     metavar="KIND[:ADDRESS]",
     help="See `edgeseed devices`.",
 )
-@click.option("--profile", metavar="NAME", help="Facts about the device; see `edgeseed devices`.")
+@click.option(
+    "--profile",
+    "device_profile",
+    metavar="NAME",
+    help="Facts about the device; see `edgeseed devices`.",
+)
 @click.option(
     "--protocol",
     type=click.Choice(["rapid", "quick", "normal", "sustained"]),

@@ -33,9 +33,12 @@ def command(out: str, seed: int, as_json: bool) -> None:
     student, alone = (
         item.evaluation.metric("linear").top1_percent for item in (result.student, result.alone)
     )
+    baseline = result.student.evaluation.baseline
+    found = None if baseline is None else baseline.metric("linear")
+    untrained = float("nan") if found is None else found.mean_percent
     text = (
         f"\ndone in {result.seconds:.0f} s: the distilled student has {student:.1f} % top-1 by a linear probe, "
-        f"the same network without a teacher {alone:.1f} %\n"
+        f"the same network without a teacher {alone:.1f} %, untrained {untrained:.1f} %\n"
         f"report: {result.report}\n\nThe same on your own photos:\n  "
         + "\n  ".join(commands_for_own_photos())
     )

@@ -118,7 +118,7 @@ def self_retrieval(embedding: NDArray[Any], reference: NDArray[Any]) -> float:
 
 def retrieval_pool_size(count: int) -> int:
     """Among how many photos self-retrieval looks for one of `count`."""
-    return max((pool.stop - pool.start - 1) // pool.step + 1 for pool in _pools(count))
+    return max(len(range(count)[pool]) for pool in _pools(count))
 
 
 def agreement_measure(outputs: Mapping[str, Any]) -> AgreementMeasure:

@@ -23,14 +23,33 @@ from edgeseed.core.config import to_plain
 from edgeseed.core.errors import ArtifactError, SchemaVersionError, UsageError
 from edgeseed.core.files import read_json, sha256_file, write_json
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.records import Provenance, QuantizationRecord, SelectionRecord, SpeedRecord
 from edgeseed.core.student import check_schema_version
 
 SCHEMA_VERSION = 1
 OLDEST_SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+MODEL_CARD = "MODEL_CARD.md"
+LABELS_FILE = "labels.txt"
+GOLDEN = "golden"
+GOLDEN_INPUTS = "golden/inputs.npy"
+"""(G, 3, H, W) uint8: the golden photos as the model takes them."""
+GOLDEN_FLOAT = "golden/float.npz"
+"""The float student's outputs for them."""
+GOLDEN_MODEL = "golden/model.npz"
+"""The exported model's outputs for them."""
+REFERENCE = "reference"
+STUDENT_FILE = "reference/student.safetensors"
+PHOTOS_FILE = "reference/photos.npz"
+"""`pixels` (N, 3, H, W) uint8 of the held-out photos and, where known, `labels` (N,)."""
 ENGINES = "engines"
 """Folder of what was built on devices after the export. The manifest does not list it."""
-_PROOF_FOLDER = "reference/"
+_BLOCKS = {
+    "quantization": QuantizationRecord,
+    "provenance": Provenance,
+    "speed": SpeedRecord,
+    "selection": SelectionRecord,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,18 +103,18 @@ class Manifest:
     preprocess: Preprocess
     embedding_dim: int
     classes: tuple[str, ...] | None
-    quantization: dict[str, Any] | None
+    quantization: QuantizationRecord | None
     """Scheme, calibration, and what was left in float and why; None for a float model."""
     gates: tuple[GateResult, ...]
     student_sha256: str
     """Digest of the student file that was exported."""
     minimum_runtime: dict[str, str]
-    provenance: dict[str, Any]
+    provenance: Provenance
     """The student's provenance, this export's settings, and the environment."""
-    speed: dict[str, Any] | None = None
+    speed: SpeedRecord | None = None
     """How fast it was beside the float model on the machine that exported it; an aid to choose,
     not a measurement. None where nothing was compared."""
-    selection: dict[str, Any] | None = None
+    selection: SelectionRecord | None = None
     """What `--precision auto` tried, what it chose and why."""
     files: dict[str, FileEntry] = dataclasses.field(default_factory=dict)
     """Relative path -> digest; filled in by `seal_bundle`."""
@@ -105,6 +124,9 @@ class Manifest:
         """As JSON."""
         values: dict[str, Any] = to_plain(self)
         values["preprocess"] = self.preprocess.to_dict()
+        for name in _BLOCKS:
+            block = getattr(self, name)
+            values[name] = None if block is None else block.to_dict()
         return values
 
     @classmethod
@@ -127,6 +149,9 @@ class Manifest:
             fields["gates"] = tuple(GateResult(**item) for item in fields["gates"])
             fields["files"] = {path: FileEntry(**entry) for path, entry in fields["files"].items()}
             fields["classes"] = None if fields["classes"] is None else tuple(fields["classes"])
+            for name, block in _BLOCKS.items():
+                if fields.get(name) is not None:
+                    fields[name] = block.from_dict(fields[name])  # type: ignore[attr-defined]  # each has it
             return cls(**fields)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(f"{source} is not a valid manifest ({error!r})") from error
@@ -215,7 +240,7 @@ def seal_bundle(folder: Path, manifest: Manifest) -> Manifest:
         name: FileEntry(
             sha256=sha256_file(folder / name),
             size_bytes=(folder / name).stat().st_size,
-            role="proof" if name.startswith(_PROOF_FOLDER) else "ship",
+            role="proof" if name.startswith(f"{REFERENCE}/") else "ship",
         )
         for name in _files(folder)
     }

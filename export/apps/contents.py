@@ -27,12 +27,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgeseed.core.bundle import Bundle, TensorSpec
+from edgeseed.core.bundle import GOLDEN, Bundle, TensorSpec
 from edgeseed.core.environment import edgeseed_version
 from edgeseed.core.errors import ArtifactError, UsageError
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.export.apps.conformance import write_conformance_set
-from edgeseed.export.proof.golden import FOLDER as GOLDEN
 from edgeseed.export.proof.golden import read_golden
 
 Role = Literal["model", "labels", "golden", "conformance", "constants", "source"]
@@ -135,7 +134,7 @@ def model_facts(bundle: Bundle, *, module: str | None) -> ModelFacts:
         architecture=manifest.name,
         target=manifest.target,
         precision=manifest.precision,
-        scheme=(manifest.quantization or {}).get("scheme"),
+        scheme=None if manifest.quantization is None else manifest.quantization.scheme,
         model=manifest.model,
         input=manifest.inputs[0],
         outputs=manifest.outputs,

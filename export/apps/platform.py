@@ -42,8 +42,6 @@ class Platform(abc.ABC):
     """
     assets: ClassVar[str]
     """Folder inside the module for the model, labels, golden photos and the conformance set."""
-    app_folder: ClassVar[str]
-    """What the module's folder is called in messages: `"Swift package"`."""
 
     @abc.abstractmethod
     def constants(self, facts: ModelFacts) -> Mapping[str, str]:

@@ -7,53 +7,53 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch.export import ExportedProgram
 
 from edgeseed.core.bundle import Bundle
-from edgeseed.core.config import to_plain
 from edgeseed.core.errors import UsageError
+from edgeseed.core.records import ModelSpeed, QuantizationRecord, SpeedRecord
 from edgeseed.export.bundling.writer import (
-    Made,
-    Origin,
+    BuiltBundle,
+    ExportSource,
     describe_bundle,
     write_bundle,
     write_photos,
 )
-from edgeseed.export.program import Batch, build_program, output_names
+from edgeseed.export.call import Batch
+from edgeseed.export.program import build_program, output_names
 from edgeseed.export.proof.reference import Outputs, layer_names, reference_outputs
 from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.quantize import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
-from edgeseed.export.speed import Speed, compare_speed
+from edgeseed.export.speed import compare_speed
 from edgeseed.export.target import Model, Precision, Target, WriteRequest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Form:
-    """One form that a student may take on a target."""
+class Variant:
+    """One variant that a student may take on a target."""
 
     precision: Precision
     scheme: str | None
     """Of the integers, where the precision has them."""
 
 
-class Workshop:
+class BundleBuilder:
     """Turns one student into bundles for one target.
 
     Args:
-        origin: The student, its photos, and the settings that go into the manifest.
+        source: The student, its photos, and the settings that go into the manifest.
         target: What to make.
         batch: Of the models.
         config: Settings of quantization.
-        scratch: A folder that lasts as long as the workshop does.
+        scratch: A folder that lasts as long as the builder does.
         keep_float: Patterns of layers that int8 leaves in float.
     """
 
     def __init__(
         self,
-        origin: Origin,
+        source: ExportSource,
         target: Target,
         *,
         batch: Batch,
@@ -61,7 +61,7 @@ class Workshop:
         scratch: Path,
         keep_float: Sequence[str] = (),
     ) -> None:
-        self.origin = origin
+        self.source = source
         self.target = target
         self.batch: Batch = batch
         self.config = config
@@ -72,91 +72,93 @@ class Workshop:
     @functools.cached_property
     def free_program(self) -> ExportedProgram:
         """The float program of any batch size."""
-        return build_program(self.origin.network, self.origin.spec.preprocess, batch="dynamic")
+        return build_program(self.source.network, self.source.spec.preprocess, batch="dynamic")
 
     @functools.cached_property
     def program(self) -> ExportedProgram:
         """The float program of the batch size that was asked for."""
         if self.batch == "dynamic":
             return self.free_program
-        return build_program(self.origin.network, self.origin.spec.preprocess, batch=self.batch)
+        return build_program(self.source.network, self.source.spec.preprocess, batch=self.batch)
 
     @functools.cached_property
     def reference(self) -> Outputs:
         """What the float student says of the photos held out as proof."""
-        origin = self.origin
+        source = self.source
         return reference_outputs(
-            origin.network, origin.spec.preprocess, origin.samples.proof.pixels
+            source.network, source.spec.preprocess, source.samples.proof.pixels
         )
 
     @functools.cached_property
     def proof(self) -> Path:
         """These photos as bundles have them: compressing them takes longer than copying."""
         path = self.scratch / "proof.npz"
-        write_photos(path, self.origin.samples.proof)
+        write_photos(path, self.source.samples.proof)
         return path
 
-    def make(self, form: Form, folder: Path) -> Made:
+    def make(self, variant: Variant, folder: Path) -> BuiltBundle:
         """Writes one bundle into an empty folder, which has to stay, and judges it."""
         start = time.monotonic()
-        program, quantization = self._program(form)
+        program, quantization = self._program(variant)
         made = write_bundle(
             folder,
-            self._origin(form),
+            self._source(variant),
             self.target,
-            self._request(form, program),
+            self._request(variant, program),
             quantization=quantization,
             reference=self.reference,
             proof=self.proof,
         )
-        if form.precision == plainest(self.target):
+        if variant.precision == baseline_precision(self.target):
             self._float = made.bundle
         return dataclasses.replace(made, seconds=time.monotonic() - start)
 
     def open_float(self) -> Model:
-        """The model of the plainest float precision; if it was not made, only that is written."""
+        """The model of the baseline precision; if that was not made, only its file is written."""
         if self._float is not None:
             return self.target.open(self._float.path, self._float.manifest)
-        form = Form(precision=plainest(self.target), scheme=None)
-        request = self._request(form, self.program)
+        variant = Variant(precision=baseline_precision(self.target), scheme=None)
+        request = self._request(variant, self.program)
         folder = self.scratch / "float"
         folder.mkdir()
         written = self.target.write(request, folder)
-        manifest = describe_bundle(self._origin(form), self.target, request, written)
+        manifest = describe_bundle(self._source(variant), self.target, request, written)
         return self.target.open(folder, manifest)
 
-    def _origin(self, form: Form) -> Origin:
-        settings = {**self.origin.settings, **to_plain(form)}
-        return dataclasses.replace(self.origin, settings=settings)
+    def _source(self, variant: Variant) -> ExportSource:
+        settings = dataclasses.replace(
+            self.source.settings, precision=variant.precision, scheme=variant.scheme
+        )
+        return dataclasses.replace(self.source, settings=settings)
 
-    def _request(self, form: Form, program: ExportedProgram) -> WriteRequest:
+    def _request(self, variant: Variant, program: ExportedProgram) -> WriteRequest:
         return WriteRequest(
             program=program,
             output_names=output_names(program),
-            spec=self.origin.spec,
-            precision=form.precision,
+            spec=self.source.spec,
+            precision=variant.precision,
             batch=self.batch,
-            options=self.origin.settings["options"],
+            options=self.source.settings.options,
         )
 
-    def _program(self, form: Form) -> tuple[ExportedProgram, dict[str, Any] | None]:
-        if form.scheme is None:
+    def _program(self, variant: Variant) -> tuple[ExportedProgram, QuantizationRecord | None]:
+        if variant.scheme is None:
             return self.program, None
-        assert self.origin.samples.calibration is not None
+        assert self.source.samples.calibration is not None
         # Calibration runs photos in batches of its own, whatever the batch of the model will be.
         quantized = quantize(
             self.free_program,
-            SCHEMES.load(form.scheme),
-            self.origin.samples.calibration,
-            reserve=self.origin.samples.reserve,
+            SCHEMES.load(variant.scheme),
+            self.source.samples.calibration,
+            reserve=self.source.samples.reserve,
             batch=self.batch,
             config=self.config,
             keep_float=matching_layers(self.free_program, self.keep_float),
         )
-        return quantized.program, quantized.record
+        return quantized.program, QuantizationRecord.from_dict(quantized.record)
 
 
-def plainest(target: Target) -> Precision:
+def baseline_precision(target: Target) -> Precision:
     """The float precision that the others are compared with."""
     floats: list[Precision] = [name for name in target.precisions if name in target.parity_limit]
     return "fp32" if "fp32" in floats else floats[0]
@@ -188,36 +190,36 @@ def matching_layers(program: ExportedProgram, patterns: Sequence[str]) -> dict[s
     return found
 
 
-def compare_with_float(workshop: Workshop, made: Made) -> dict[str, Any]:
+def compare_with_float(builder: BundleBuilder, made: BuiltBundle) -> SpeedRecord:
     """How fast a quantized model is beside the float one, for the manifest."""
-    precision, baseline = made.bundle.manifest.precision, plainest(workshop.target)
+    precision, baseline = made.bundle.manifest.precision, baseline_precision(builder.target)
     run = made.evidence.model.single_run()
     if run is None:
         return not_timed(made)
-    float_run = workshop.open_float().single_run()
+    float_run = builder.open_float().single_run()
     assert float_run is not None
     speeds = compare_speed({baseline: float_run, precision: run}, baseline=baseline)
     return speed_record(speeds, precision=precision, baseline=baseline, runner=made.runner)
 
 
-def not_timed(made: Made) -> dict[str, Any]:
+def not_timed(made: BuiltBundle) -> SpeedRecord:
     """The record of a model whose speed this machine cannot tell."""
-    scheme = made.bundle.manifest.quantization
-    what = f"scheme {scheme['scheme']}" if scheme else "it"
+    quantization = made.bundle.manifest.quantization
+    what = f"scheme {quantization.scheme}" if quantization else "it"
     reason = f"{what} is computed otherwise here than on its device (by {made.runner})"
-    return {"timed": False, "reason": reason}
+    return SpeedRecord(timed=False, reason=reason)
 
 
 def speed_record(
-    speeds: dict[str, Speed], *, precision: str, baseline: str, runner: str
-) -> dict[str, Any]:
+    speeds: dict[str, ModelSpeed], *, precision: str, baseline: str, runner: str
+) -> SpeedRecord:
     """The record of a comparison."""
-    return {
-        "timed": True,
-        "speedup": speeds[precision].speedup,
-        "baseline": baseline,
-        "batch": 1,
-        "threads": 1,
-        "runner": runner,
-        "compared": to_plain(speeds),
-    }
+    return SpeedRecord(
+        timed=True,
+        speedup=speeds[precision].speedup,
+        baseline=baseline,
+        batch=1,
+        threads=1,
+        runner=runner,
+        compared=speeds,
+    )

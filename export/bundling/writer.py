@@ -10,17 +10,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeseed.core.bundle import Bundle, GateResult, Manifest, TensorSpec, seal_bundle
+from edgeseed.core.bundle import (
+    LABELS_FILE,
+    MODEL_CARD,
+    PHOTOS_FILE,
+    STUDENT_FILE,
+    Bundle,
+    GateResult,
+    Manifest,
+    TensorSpec,
+    seal_bundle,
+)
 from edgeseed.core.files import sha256_file, write_text
 from edgeseed.core.network import StudentNetwork
+from edgeseed.core.records import ExportSettings, PhotosRecord, Provenance, QuantizationRecord
 from edgeseed.core.student import StudentSpec
-from edgeseed.export.program import INPUT_NAME, Batch
+from edgeseed.export.call import Batch
+from edgeseed.export.program import INPUT_NAME
 from edgeseed.export.proof.golden import Golden, golden_inputs, write_golden
 from edgeseed.export.proof.reference import Outputs, reference_outputs
 from edgeseed.export.proof.verify import (
-    LABELS_FILE,
-    PHOTOS_FILE,
-    STUDENT_FILE,
     Evidence,
     gather,
     judge,
@@ -30,20 +39,20 @@ from edgeseed.export.target import Model, Target, WriteRequest, WrittenModel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Origin:
+class ExportSource:
     """What a bundle is made of, before any file is written."""
 
     student: Path
     network: StudentNetwork
     spec: StudentSpec
     samples: Samples
-    settings: Mapping[str, Any]
+    settings: ExportSettings
     """The call's arguments: they go into the manifest as they are."""
     environment: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Made:
+class BuiltBundle:
     """A bundle that was just made, and what its gates found."""
 
     bundle: Bundle
@@ -60,43 +69,43 @@ class Made:
 
 def write_bundle(
     folder: Path,
-    origin: Origin,
+    source: ExportSource,
     target: Target,
     request: WriteRequest,
     *,
-    quantization: dict[str, Any] | None,
+    quantization: QuantizationRecord | None,
     reference: Outputs,
     proof: Path,
-) -> Made:
+) -> BuiltBundle:
     """Fills an empty folder with a bundle, and judges it.
 
     Args:
         folder: Where to.
-        origin: The student and its photos.
+        source: The student and its photos.
         target: What to make.
         request: The program and how it is to be written.
         quantization: The record of how the program was quantized.
         reference: The float student's outputs on the proof photos.
         proof: A file of these photos, by `write_photos`.
     """
-    spec = origin.spec
+    spec = source.spec
     written = target.write(request, folder)
     (folder / STUDENT_FILE).parent.mkdir()
-    shutil.copyfile(origin.student, folder / STUDENT_FILE)
+    shutil.copyfile(source.student, folder / STUDENT_FILE)
     shutil.copyfile(proof, folder / PHOTOS_FILE)
     if spec.classes is not None:
         write_text(folder / LABELS_FILE, "\n".join(spec.classes) + "\n")
-    manifest = describe_bundle(origin, target, request, written, quantization=quantization)
-    _write_golden(folder, origin, target.open(folder, manifest))
+    manifest = describe_bundle(source, target, request, written, quantization=quantization)
+    _write_golden(folder, source, target.open(folder, manifest))
     evidence = gather(Bundle(path=folder, manifest=manifest))
     gates = tuple(judge(evidence, reference=reference))
     bundle = seal(folder, dataclasses.replace(manifest, gates=gates))
-    return Made(bundle=bundle, evidence=evidence, gates=gates)
+    return BuiltBundle(bundle=bundle, evidence=evidence, gates=gates)
 
 
 def seal(folder: Path, manifest: Manifest) -> Bundle:
     """Writes the model card, then the manifest with the digests of all files."""
-    write_text(folder / "MODEL_CARD.md", model_card(manifest))
+    write_text(folder / MODEL_CARD, model_card(manifest))
     return Bundle(path=folder, manifest=seal_bundle(folder, manifest))
 
 
@@ -112,12 +121,12 @@ def write_photos(path: Path, photos: Photos) -> None:
                 np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
 
 
-def _write_golden(folder: Path, origin: Origin, model: Model) -> None:
-    inputs = golden_inputs(origin.samples.golden, origin.spec.preprocess)
+def _write_golden(folder: Path, source: ExportSource, model: Model) -> None:
+    inputs = golden_inputs(source.samples.golden, source.spec.preprocess)
     golden = Golden(
-        photos=origin.samples.golden,
+        photos=source.samples.golden,
         inputs=inputs,
-        float_outputs=reference_outputs(origin.network, origin.spec.preprocess, inputs),
+        float_outputs=reference_outputs(source.network, source.spec.preprocess, inputs),
         model_outputs=model.infer(inputs),
     )
     write_golden(folder, golden)
@@ -141,15 +150,15 @@ def tensor_specs(
 
 
 def describe_bundle(
-    origin: Origin,
+    source: ExportSource,
     target: Target,
     request: WriteRequest,
     written: WrittenModel,
     *,
-    quantization: dict[str, Any] | None = None,
+    quantization: QuantizationRecord | None = None,
 ) -> Manifest:
     """The manifest before there are gates and digests."""
-    spec = origin.spec
+    spec = source.spec
     inputs, outputs = tensor_specs(spec, batch=request.batch, outputs=request.output_names)
     return Manifest(
         name=spec.architecture.name,
@@ -163,21 +172,21 @@ def describe_bundle(
         classes=spec.classes,
         quantization=quantization,
         gates=(),
-        student_sha256=sha256_file(origin.student),
+        student_sha256=sha256_file(source.student),
         minimum_runtime=written.minimum_runtime,
-        provenance={
-            "student": _without_sketches(spec.provenance),
-            "student_metrics": list(spec.metrics),
-            "export": dict(origin.settings),
-            "photos": origin.samples.description,
-            "model": written.details,
-            "environment": dict(origin.environment),
-        },
+        provenance=Provenance(
+            student=_without_sketches(spec.provenance),
+            student_metrics=list(spec.metrics),
+            export=source.settings,
+            photos=source.samples.description,
+            model=written.details,
+            environment=dict(source.environment),
+        ),
     )
 
 
 def _without_sketches(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What a device need not know: by which digests the photos that taught are known."""
+    """What a device need not know: by which digests the training photos are known."""
     return {
         name: _without_sketches(value) if isinstance(value, Mapping) else value
         for name, value in provenance.items()
@@ -199,7 +208,7 @@ def model_card(manifest: Manifest) -> str:
     runtime = ", ".join(
         f"{name} >= {version}" for name, version in manifest.minimum_runtime.items()
     )
-    photos = manifest.provenance["photos"]
+    photos = manifest.provenance.photos
     return f"""# {manifest.name}, {manifest.target} {manifest.precision}
 
 Model file: `{manifest.model}`. Runs on {runtime}.
@@ -229,44 +238,44 @@ the model must give.
 
 `edgeseed verify` recomputes all of it from this folder.
 {_speed_lines(manifest)}{_selection_lines(manifest)}
-## Made from
+## BuiltBundle from
 
 Student {manifest.name}, sha256 `{manifest.student_sha256[:16]}...`;
-edgeseed {manifest.provenance["environment"].get("edgeseed")}.
+edgeseed {manifest.provenance.edgeseed_version}.
 """
 
 
-def _golden_of(photos: Mapping[str, Any]) -> str:
-    return SYNTHETIC if photos["source"] == SYNTHETIC else "photos"
+def _golden_of(photos: PhotosRecord) -> str:
+    return SYNTHETIC if photos.source == SYNTHETIC else "photos"
 
 
-def _proven_on(photos: Mapping[str, Any]) -> str:
-    if photos["source"] == SYNTHETIC:
+def _proven_on(photos: PhotosRecord) -> str:
+    if photos.source == SYNTHETIC:
         return (
-            f"On {photos['proof']} {SYNTHETIC}, not on photos: none were given. "
+            f"On {photos.proof} {SYNTHETIC}, not on photos: none were given. "
             "`edgeseed export --calibration FOLDER` proves it on yours."
         )
-    held_out = " held out from calibration" if photos.get("calibration") else ""
-    # A student is surer of what it has learnt from, and keeps more decisions of it.
-    known = photos.get("taught")
+    held_out = " held out from calibration" if photos.calibration else ""
+    # A student is surer of what it was trained on, and agreement is higher there.
+    known = photos.trained_on
     some = "which"
-    if isinstance(known, dict):
+    if isinstance(known, Mapping):
         some = f"{known['photos']:,} of {known['of']:,} of which, as far as they can be compared,"
-    taught = f", {some} the student has learnt from" if known else ""
-    return f"On {photos['proof']} photos{held_out} (source: {photos['source']}{taught})."
+    trained_on = f", {some} the student was trained on" if known else ""
+    return f"On {photos.proof} photos{held_out} (source: {photos.source}{trained_on})."
 
 
 def _speed_lines(manifest: Manifest) -> str:
     record = manifest.speed
     if record is None:
         return ""
-    if not record["timed"]:
-        return f"\n## Speed\n\nNot compared: {record['reason']}.\n"
-    own = record["compared"][manifest.precision]
+    if not record.timed:
+        return f"\n## ModelSpeed\n\nNot compared: {record.reason}.\n"
+    own = record.compared[manifest.precision]
     return (
-        f"\n## Speed\n\n{record['speedup']:.2f} times as fast as {record['baseline']} on the "
-        f"machine that exported it (one photo, one thread, {own['n']} rounds in turns; "
-        f"{record['runner']}). `edgeseed profile` measures it on the device.\n"
+        f"\n## ModelSpeed\n\n{record.speedup:.2f} times as fast as {record.baseline} on the "
+        f"machine that exported it (one photo, one thread, {own.n} rounds in turns; "
+        f"{record.runner}). `edgeseed profile` measures it on the device.\n"
     )
 
 
@@ -275,9 +284,6 @@ def _selection_lines(manifest: Manifest) -> str:
     if record is None:
         return ""
     rows = "\n".join(
-        f"| {row['precision']} | {row['verdict']} | {row['reason']} |"
-        for row in record["candidates"]
+        f"| {row.precision} | {row.verdict} | {row.reason} |" for row in record.candidates
     )
-    return (
-        f"\n## Chosen\n\n{record['why']}.\n\n| precision | verdict | why |\n|---|---|---|\n{rows}\n"
-    )
+    return f"\n## Chosen\n\n{record.why}.\n\n| precision | verdict | why |\n|---|---|---|\n{rows}\n"

@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 from edgeseed.core.agreement import relative_error, relative_rms
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from edgeseed.core.records import QuantizationRecord
 from edgeseed.export.program import input_of
 from edgeseed.export.proof.gates import Array
 from edgeseed.export.proof.reference import (
@@ -68,7 +69,7 @@ def likely_cause(
     pixels: npt.NDArray[np.uint8],
     *,
     tolerance: float,
-    quantization: Mapping[str, Any] | None = None,
+    quantization: QuantizationRecord | None = None,
 ) -> str:
     """One sentence on what is probably wrong, or an empty one.
 
@@ -184,7 +185,7 @@ def _calibration_mistake(
     network: StudentNetwork,
     preprocess: Preprocess,
     pixels: npt.NDArray[np.uint8],
-    quantization: Mapping[str, Any] | None,
+    quantization: QuantizationRecord | None,
 ) -> str:
     if quantization is None:
         return ""
@@ -198,7 +199,7 @@ def layer_errors(
     preprocess: Preprocess,
     pixels: npt.NDArray[np.uint8],
     *,
-    quantization: Mapping[str, Any] | None = None,
+    quantization: QuantizationRecord | None = None,
 ) -> list[LayerError]:
     """Errors of the convolutions and linear layers that the model shows, in the order they run."""
     graph = comparable_graph(network, preprocess, quantization)
@@ -222,16 +223,17 @@ def _both_insides(
     model: Model,
     graph: fx.GraphModule,
     pixels: npt.NDArray[np.uint8],
-    quantization: Mapping[str, Any] | None,
+    quantization: QuantizationRecord | None,
 ) -> tuple[Outputs, Outputs]:
     """The layers' outputs of the float program and of the model, by name."""
-    shifts = (quantization or {}).get("shifted", {})
+    shifts = {} if quantization is None else quantization.shifted
+    renamed = {} if quantization is None else quantization.renamed
     pixels = np.asarray(pixels[:NUM_PHOTOS])
     names = layer_names(graph)
     program = layer_outputs(graph, pixels, names)
     found = {
         **_last_layers(graph, model.infer(pixels)),
-        **_layers_of(model, pixels, names, (quantization or {}).get("renamed", {})),
+        **_layers_of(model, pixels, names, renamed),
     }
     inside = {}
     for name in names:
@@ -271,11 +273,11 @@ def _layer_mistake(
     network: StudentNetwork,
     preprocess: Preprocess,
     pixels: npt.NDArray[np.uint8],
-    quantization: Mapping[str, Any] | None,
+    quantization: QuantizationRecord | None,
 ) -> str:
     graph = comparable_graph(network, preprocess, quantization)
     program, inside = _both_insides(model, graph, pixels, quantization)
-    replay = _Replay(graph, inside, ranges=(quantization or {}).get("ranges", {}))
+    replay = _Replay(graph, inside, ranges={} if quantization is None else quantization.ranges)
     with torch.inference_mode():
         replay.run(torch.from_numpy(np.asarray(pixels)).float())
     previous = 0.0
@@ -300,7 +302,7 @@ class _Replay(fx.Interpreter):
     """
 
     def __init__(
-        self, graph: fx.GraphModule, inside: Outputs, *, ranges: Mapping[str, Any]
+        self, graph: fx.GraphModule, inside: Outputs, *, ranges: Mapping[str, tuple[float, float]]
     ) -> None:
         super().__init__(graph)
         self.inside = inside

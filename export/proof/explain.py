@@ -12,6 +12,7 @@ from edgeseed.core.bundle import GateResult, Manifest, read_bundle
 from edgeseed.core.config import to_plain
 from edgeseed.core.errors import UsageError
 from edgeseed.core.files import atomic_file, readable_size
+from edgeseed.core.records import CandidateScore, QuantizationRecord
 from edgeseed.export.program import input_of
 from edgeseed.export.proof.diagnosis import NUM_PHOTOS, LayerError, layer_errors
 from edgeseed.export.proof.reference import comparable_graph, layer_names
@@ -70,9 +71,9 @@ class Explanation:
     scheme: str
     """Of the integers; empty for a float model."""
     calibrator: str
-    tried: dict[str, dict[str, float]]
+    tried: Mapping[str, CandidateScore]
     """Agreement and distance, on so many photos, of every way of calibrating that was tried."""
-    counted: dict[str, dict[str, float]]
+    counted: Mapping[str, CandidateScore]
     """The same of those whose decisions were counted, by photos that judge nothing else."""
     gates: tuple[GateResult, ...]
     layers: tuple[LayerRow, ...]
@@ -119,12 +120,12 @@ class Explanation:
         if self.tried:
             lines += ["", f"scheme {self.scheme}, calibrated by {self.calibrator}; tried:"]
             for name, score in self.tried.items():
-                line = f"  {name:<40} keeps {score['agreement']:.1%}"
-                line += f", distance {score['distance']:.3g}"
-                if score.get("photos"):  # not in bundles of before this was written down
-                    line += f", on {score['photos']} photos"
+                line = f"  {name:<40} keeps {score.agreement:.1%}"
+                line += f", distance {score.distance:.3g}"
+                if score.photos:  # not in bundles of before this was written down
+                    line += f", on {score.photos} photos"
                 if counts := self.counted.get(name):
-                    line += f"; counted {counts['agreement']:.1%} of {counts['photos']}"
+                    line += f"; counted {counts.agreement:.1%} of {counts.photos}"
                 lines.append(line)
         return "\n".join(lines)
 
@@ -182,7 +183,7 @@ def explain(bundle: str | Path, *, picture: str | Path | None = None) -> Explana
     opened = read_bundle(bundle)
     evidence = gather(opened)
     manifest, pixels = opened.manifest, evidence.proof.pixels[:NUM_PHOTOS]
-    record = manifest.quantization or {}
+    record = manifest.quantization
     errors = layer_errors(
         evidence.model,
         evidence.network,
@@ -198,10 +199,10 @@ def explain(bundle: str | Path, *, picture: str | Path | None = None) -> Explana
         size_bytes=opened.model_size_bytes,
         runner=evidence.model.runner,
         weights=_weights(manifest),
-        scheme=record.get("scheme", ""),
-        calibrator=record.get("calibrator", ""),
-        tried=record.get("tried", {}),
-        counted=record.get("counted", {}),
+        scheme="" if record is None else record.scheme,
+        calibrator="" if record is None else record.calibrator,
+        tried={} if record is None else record.tried,
+        counted={} if record is None else record.counted,
         gates=manifest.gates,
         layers=_rows(manifest, errors, _reads(evidence)),
         float_operations=_float_operations(record, errors),
@@ -214,9 +215,9 @@ def explain(bundle: str | Path, *, picture: str | Path | None = None) -> Explana
 
 def _weights(manifest: Manifest) -> str:
     if manifest.quantization is not None:
-        return str(manifest.quantization["weights"])
+        return manifest.quantization.weights
     if manifest.precision == "w8":
-        return str(manifest.provenance["model"].get("weights", "int8 per output channel"))
+        return str(manifest.provenance.model.get("weights", "int8 per output channel"))
     return _FLOATS[manifest.precision]
 
 
@@ -252,8 +253,9 @@ def _stored_source(node: fx.Node, uses: Mapping[str, RangeUse]) -> str | None:
 def _rows(
     manifest: Manifest, errors: list[LayerError], reads: Mapping[str, RangeUse]
 ) -> tuple[LayerRow, ...]:
-    record = manifest.quantization or {}
-    integer = record.get("integer", {})
+    record = manifest.quantization
+    integer = {} if record is None else record.integer_operators
+    reasons = {} if record is None else record.float_operators
     measured = {layer.name: layer for layer in errors}
     # Of what the model does not show, the layers that were to be integers are told all the same.
     names = [*measured]
@@ -262,7 +264,7 @@ def _rows(
         LayerRow(
             name=name,
             computed="int8" if name in integer else _FLOATS.get(manifest.precision, "float"),
-            reason=record.get("float", {}).get(name, ""),
+            reason=reasons.get(name, ""),
             error=measured[name].error if name in measured else None,
             added=measured[name].added if name in measured else None,
             range=reads[name].stored if name in reads else None,
@@ -273,11 +275,11 @@ def _rows(
 
 
 def _float_operations(
-    record: Mapping[str, Any], errors: list[LayerError]
+    record: QuantizationRecord | None, errors: list[LayerError]
 ) -> dict[str, tuple[str, ...]]:
     layers = {layer.name for layer in errors}
     grouped: dict[str, list[str]] = {}
-    for name, reason in record.get("float", {}).items():
+    for name, reason in ({} if record is None else record.float_operators).items():
         if name not in layers:
             grouped.setdefault(reason, []).append(name)
     return {reason: tuple(names) for reason, names in grouped.items()}

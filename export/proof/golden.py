@@ -21,12 +21,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from edgeseed.core.bundle import GOLDEN, GOLDEN_FLOAT, GOLDEN_INPUTS, GOLDEN_MODEL
 from edgeseed.core.errors import ArtifactError
 from edgeseed.core.photos import decode
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.export.proof.reference import Outputs
-
-FOLDER = "golden"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,15 +45,14 @@ def golden_inputs(photos: Sequence[Image.Image], preprocess: Preprocess) -> npt.
 
 def write_golden(folder: Path, golden: Golden) -> None:
     """Writes `golden/` into a bundle."""
-    place = folder / FOLDER
-    place.mkdir()
+    (folder / GOLDEN).mkdir()
     for index, photo in enumerate(golden.photos):
-        photo.save(place / f"{index:03}.png")
-    np.save(place / "inputs.npy", golden.inputs)
+        photo.save(folder / GOLDEN / f"{index:03}.png")
+    np.save(folder / GOLDEN_INPUTS, golden.inputs)
     arrays: dict[str, Any] = {**golden.float_outputs}
-    np.savez(place / "float.npz", **arrays)
+    np.savez(folder / GOLDEN_FLOAT, **arrays)
     arrays = {**golden.model_outputs}
-    np.savez(place / "model.npz", **arrays)
+    np.savez(folder / GOLDEN_MODEL, **arrays)
 
 
 def read_golden(folder: Path) -> Golden:
@@ -63,15 +61,15 @@ def read_golden(folder: Path) -> Golden:
     Raises:
         ArtifactError: If a part is missing or not what it should be.
     """
-    place = folder / FOLDER
+    place = folder / GOLDEN
     try:
         photos = tuple(decode(path) for path in sorted(place.glob("*.png")))
-        inputs = np.load(place / "inputs.npy", allow_pickle=False)
+        inputs = np.load(folder / GOLDEN_INPUTS, allow_pickle=False)
         return Golden(
             photos=photos,
             inputs=inputs,
-            float_outputs=read_outputs(place / "float.npz"),
-            model_outputs=read_outputs(place / "model.npz"),
+            float_outputs=read_outputs(folder / GOLDEN_FLOAT),
+            model_outputs=read_outputs(folder / GOLDEN_MODEL),
         )
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{place} cannot be read ({error}); export the bundle anew") from error

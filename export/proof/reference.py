@@ -1,7 +1,8 @@
 """The student in torch, at float precision: what every exported model is compared with."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, fx
 
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.records import QuantizationRecord
 from edgeseed.export.exact_normalisation import centre_on_whole_numbers
 from edgeseed.export.program import LAYER_OPERATORS, build_program, float_graph
 from edgeseed.export.quantize.corrections.equalization import Evened, apply_factors
@@ -161,7 +163,7 @@ def _rounded_attention(
 
 
 def comparable_graph(
-    network: StudentNetwork, preprocess: Preprocess, quantization: Mapping[str, Any] | None
+    network: StudentNetwork, preprocess: Preprocess, quantization: QuantizationRecord | None
 ) -> fx.GraphModule:
     """The float program as the quantized one was made of it: layer by layer the same numbers.
 
@@ -172,8 +174,12 @@ def comparable_graph(
             float model.
     """
     graph = copy.deepcopy(float_graph(build_program(network, preprocess)))
-    recorded = (quantization or {}).get("equalized", {})
-    apply_factors(graph, {name: Evened.from_dict(each) for name, each in recorded.items()})
+    if quantization is not None:
+        evened = {
+            name: Evened.from_dict(dataclasses.asdict(each))
+            for name, each in quantization.equalized.items()
+        }
+        apply_factors(graph, evened)
     return graph
 
 

@@ -8,13 +8,13 @@ corner of them.
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 
+from edgeseed.core.records import QuantizationRecord
 from edgeseed.export.quantize.scheme import Scheme
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.target import Finding
@@ -52,7 +52,7 @@ class RangeUse:
 
 
 def range_uses(
-    graph: fx.GraphModule, pixels: npt.NDArray[np.uint8], record: Mapping[str, Any]
+    graph: fx.GraphModule, pixels: npt.NDArray[np.uint8], record: QuantizationRecord
 ) -> dict[str, RangeUse]:
     """Of every tensor whose range was measured.
 
@@ -62,12 +62,7 @@ def range_uses(
         record: The manifest's record of the quantization.
     """
     # What is stored as x + 3 has a range that no photo decided.
-    known = record.get("shifted", {})
-    ranges = {
-        name: (float(low), float(high))
-        for name, (low, high) in record.get("ranges", {}).items()
-        if name not in known
-    }
+    ranges = {name: ends for name, ends in record.ranges.items() if name not in record.shifted}
     watcher = _Watcher(graph, ranges)
     with torch.inference_mode():
         watcher.run(torch.from_numpy(np.asarray(pixels)).float())
@@ -117,19 +112,18 @@ def stale_calibration(uses: Mapping[str, RangeUse]) -> str:
     )
 
 
-def lint_scales(scales: Iterable[float], record: Mapping[str, Any]) -> tuple[Finding, ...]:
+def lint_scales(scales: Iterable[float], record: QuantizationRecord) -> tuple[Finding, ...]:
     """Compares the scales of the tensors that a file stores with those that the manifest records.
 
     Args:
         scales: Of every quantized activation of the file.
         record: The manifest's record of the quantization.
     """
-    ranges = record.get("ranges", {})
-    if not ranges:
+    if not record.ranges:
         return ()
-    scheme: Scheme = SCHEMES.load(record["scheme"])
+    scheme: Scheme = SCHEMES.load(record.scheme)
     levels = scheme.activation.levels
-    recorded = [(high - low) / levels for low, high in ranges.values()]
+    recorded = [(high - low) / levels for low, high in record.ranges.values()]
     # Steps that no photo decides: of the photo's own bytes, of a sigmoid's table.
     recorded += [1.0, 1 / levels]
     found = list(scales)

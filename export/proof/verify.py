@@ -10,7 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseed.core.agreement import golden_limit, relative_error
-from edgeseed.core.bundle import Bundle, GateResult, Manifest, read_bundle, writer_version
+from edgeseed.core.bundle import (
+    LABELS_FILE,
+    PHOTOS_FILE,
+    STUDENT_FILE,
+    Bundle,
+    GateResult,
+    Manifest,
+    read_bundle,
+)
 from edgeseed.core.config import to_plain
 from edgeseed.core.console import say
 from edgeseed.core.environment import edgeseed_version
@@ -27,10 +35,6 @@ from edgeseed.export.proof.reference import Outputs, reference_outputs, rounded_
 from edgeseed.export.samples import Photos, preprocess_photos, scratch_folder
 from edgeseed.export.target import Model, Precision, Target
 from edgeseed.export.targets import TARGETS
-
-STUDENT_FILE = "reference/student.safetensors"
-PHOTOS_FILE = "reference/photos.npz"
-LABELS_FILE = "labels.txt"
 
 _MORE_PHOTOS = (
     "let int8 learn with --recover, try more or more typical calibration photos or another "
@@ -109,11 +113,13 @@ class Evidence:
     @property
     def limits(self) -> gates.Limits:
         """What was demanded when it was exported."""
-        settings = self.manifest.provenance["export"]
+        settings = self.manifest.provenance.export
         return gates.Limits(
             parity=self.parity_limit,
-            min_agreement=settings["min_agreement"],
-            max_drop_points=settings["max_drop"],
+            min_agreement=settings.min_agreement or gates.MIN_AGREEMENT,
+            max_drop_points=gates.MAX_DROP_POINTS
+            if settings.max_drop is None
+            else settings.max_drop,
         )
 
 
@@ -179,7 +185,7 @@ def _known_target(bundle: Bundle) -> Target:
         SchemaVersionError: If it does not; it names the version that does.
     """
     manifest = bundle.manifest
-    writer = writer_version(manifest.provenance) or "another version"
+    writer = manifest.provenance.edgeseed_version or "another version"
     if manifest.target in TARGETS.names():
         target: Target = TARGETS.load(manifest.target)
         if manifest.precision in target.precisions:
@@ -389,7 +395,7 @@ def require_passed(evidence: Evidence, results: list[GateResult]) -> None:
 
 
 def _other_version(evidence: Evidence) -> str:
-    writer, own = writer_version(evidence.manifest.provenance), edgeseed_version()
+    writer, own = evidence.manifest.provenance.edgeseed_version, edgeseed_version()
     if writer in (None, own):
         return ""
     return (

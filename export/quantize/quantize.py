@@ -8,7 +8,8 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from edgeseed.core.console import say
-from edgeseed.export.program import Batch, example_input, float_graph, trace
+from edgeseed.export.call import Batch
+from edgeseed.export.program import example_input, float_graph, trace
 from edgeseed.export.proof.reference import layer_names
 from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.corrections.equalization import equalize_channels

@@ -6,6 +6,7 @@ import torch
 import torch.ao.quantization.fx._decomposed  # registers the operators below
 from torch import Tensor
 
+from edgeseed.export.quantize.pairs import limit_pairs
 from edgeseed.export.quantize.scheme import IntegerFormat
 
 ops = torch.ops.quantized_decomposed
@@ -85,10 +86,22 @@ def _smallest_scale(dtype: torch.dtype) -> float:
     return max(_SMALLEST_SCALE, info.smallest_normal * info.eps)
 
 
-def weight_scales(weight: Tensor, number_format: IntegerFormat) -> Tensor:
-    """(O,) scales of the output channels: of a few clippings, the one of least squared error.
+# Shares of a channel's largest weight that its greatest integer may stand for. Those above one only
+# where neighbours of one sign are limited: coarser steps make their integers smaller.
+_CLIPPED = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)
+_COARSER = (1.06, 1.12, 1.2, 1.3, 1.4, 1.55, 1.7, 1.85, 2.0)
 
-    Most channels are best left whole; one with a lone large weight gains a finer step for the rest.
+
+def weight_scales(weight: Tensor, number_format: IntegerFormat, *, pair_limit: int = 0) -> Tensor:
+    """(O,) scales of the output channels: of a few, the one of least squared error.
+
+    Most channels are best left whole; one with a lone large weight gains a finer step for the rest,
+    and one with two large neighbours may lose less by coarser steps than by smaller neighbours.
+
+    Args:
+        weight: (O, I, ...).
+        number_format: Of the integers.
+        pair_limit: As `pairs.limit_pairs` takes it.
     """
     rows = weight.flatten(1)
     largest = rows.abs().amax(dim=1)
@@ -96,11 +109,13 @@ def weight_scales(weight: Tensor, number_format: IntegerFormat) -> Tensor:
     largest = torch.where(largest > 0, largest, 1.0)
     best_scale = largest / number_format.high
     best_error = torch.full_like(largest, torch.inf)
-    for share in (1.0, 0.95, 0.9, 0.85, 0.8, 0.7):
+    for share in (*_CLIPPED, *(_COARSER if pair_limit else ())):
         scale = in_stored_type(share * largest / number_format.high, number_format.scale_dtype)
         scale = scale.unsqueeze(1)
-        simulated = torch.clamp(torch.round(rows / scale), number_format.low, number_format.high)
-        error = ((simulated * scale - rows) ** 2).sum(dim=1)
+        positions = torch.clamp(rows / scale, number_format.low, number_format.high)
+        if pair_limit:
+            positions = limit_pairs(positions.view_as(weight), pair_limit).flatten(1)
+        error = ((torch.round(positions) * scale - rows) ** 2).sum(dim=1)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best_scale = torch.where(better, scale.squeeze(1), best_scale)
@@ -115,8 +130,26 @@ def in_stored_type(scales: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def quantize_channels(
-    values: Tensor, scales: Tensor, *, low: int, high: int, dtype: torch.dtype
+    values: Tensor,
+    scales: Tensor,
+    *,
+    low: int,
+    high: int,
+    dtype: torch.dtype,
+    pair_limit: int = 0,
 ) -> Tensor:
-    """(O, ...) real numbers to integers with zero point 0 and one scale an output channel."""
+    """(O, ...) real numbers to integers with zero point 0 and one scale an output channel.
+
+    Args:
+        values: (O, ...).
+        scales: (O,).
+        low: Least integer.
+        high: Greatest integer.
+        dtype: Of the integers.
+        pair_limit: As `pairs.limit_pairs` takes it.
+    """
     shaped = scales.view(-1, *[1] * (values.dim() - 1)).double()
-    return torch.clamp(torch.round(values.double() / shaped), low, high).to(dtype)
+    positions = torch.clamp(values.double() / shaped, low, high)
+    # Once more of the integers, for those that rounding made too large by one.
+    integers = limit_pairs(torch.round(limit_pairs(positions, pair_limit)), pair_limit)
+    return integers.to(dtype)

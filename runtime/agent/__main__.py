@@ -18,9 +18,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeseed.core.agreement import relative_error
 from edgeseed.runtime import latency, machine, power, thermals
 from edgeseed.runtime.agent import _build, _job
 from edgeseed.runtime.engine import Engine, EngineError
+from edgeseed.runtime.measurement import ClockReading, Golden, Measurement, WarmUpRun
+from edgeseed.runtime.state import read_state
+from edgeseed.runtime.tegrastats import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeseed.runtime.engine import Tensors
+    from edgeseed.runtime.measurement import DeviceState
 
 MIN_PYTHON = (3, 8)
 CHUNK_BYTES = 1 << 20
@@ -82,12 +87,13 @@ def _do(work: Path) -> None:
     result = work / _job.RESULT
     result.mkdir(exist_ok=True)
 
-    measurement = {"machine": machine.read_machine().to_dict(), "numpy": np.__version__}
-    measurement["load_before"] = machine.load_now().to_dict()
-    measurement["memory_before"] = _memory()
+    facts, load_before, memory_before = (
+        machine.read_machine(),
+        machine.load_now(),
+        machine.read_memory(),
+    )
     plugin = _load_engine(job.engine)
-    measurement["engine_version"] = plugin.version()
-    measurement["memory_library"] = _memory()
+    version, memory_library = plugin.version(), machine.read_memory()
 
     _say("stage", name="load")
     opened = latency.time_once(
@@ -95,18 +101,45 @@ def _do(work: Path) -> None:
     )
     engine = opened.value
     try:
-        measurement["load_ns"] = opened.duration_ns
-        measurement["placement"] = engine.placement.to_dict()
-        measurement["settings"] = engine.settings
-        measurement.update(_check_golden(engine, golden, expected, job.golden_tolerance))
+        first_run_ns, checked = _check_golden(engine, golden, expected, job.golden_tolerance)
         # Before the timing, whose samples are memory too; all that the model needs is in use now.
-        measurement["memory_model"] = _memory()
-        measurement.update(_time(engine, _feed(engine, golden[:1]), job))
+        memory_model = machine.read_memory()
+        seen = _time(engine, _feed(engine, golden[:1]), job)
+        measurement = Measurement(
+            machine=facts,
+            numpy=np.__version__,
+            engine_version=version,
+            load_ns=opened.duration_ns,
+            first_run_ns=first_run_ns,
+            settings=engine.settings,
+            placement=engine.placement,
+            golden=checked,
+            samples_ns=seen.timings.samples_ns,
+            elapsed_ns=seen.timings.elapsed_ns,
+            cpu_ns=seen.timings.cpu_ns,
+            warm_up=WarmUpRun(
+                seen.timings.warm_up_runs,
+                seen.timings.warm_up_ns / latency.NS_PER_SECOND,
+                seen.timings.steady,
+            ),
+            thermals=seen.thermals,
+            load_before=load_before,
+            load_during=seen.load,
+            memory_before=memory_before,
+            memory_library=memory_library,
+            memory_model=memory_model,
+            power=seen.power,
+            power_unavailable=seen.power_unavailable,
+            clocks=seen.clocks,
+            state_before=seen.states[0],
+            state_after=seen.states[1],
+            request=job.request(),
+        )
         if (work / _job.PHOTOS).exists():
             _run_photos(engine, work / _job.PHOTOS, result / _job.OUTPUTS)
     finally:
         engine.close()
-    _write_json(result / _job.MEASUREMENT, measurement)
+    _write_json(result / _job.MEASUREMENT, measurement.to_dict())
     _say("done")
 
 
@@ -166,7 +199,7 @@ def _feed(engine: Engine, images: NDArray[Any]) -> Tensors:
 
 def _check_golden(
     engine: Engine, images: NDArray[Any], expected: Tensors, tolerance: float
-) -> dict[str, Any]:
+) -> tuple[int, Golden]:
     """Run the golden photos one by one, and time the very first run of all."""
     _say("stage", name="golden")
     first = latency.time_once(lambda: engine.infer(_feed(engine, images[:1])))
@@ -181,10 +214,25 @@ def _check_golden(
             f"the model does not give its golden outputs on this device: {worst} is off by "
             f"{errors[worst]:.3g} of its largest value (limit {tolerance:.3g}, n={len(images)}), "
             "so nothing was timed. Run `edgeseed verify` on the bundle; if it passes, the engine "
-            "on the device computes something else",
+            "on the device computes something else" + _saturating_cpu(),
         )
-    golden = {"n": len(images), "relative_error": errors, "tolerance": tolerance}
-    return {"first_run_ns": first.duration_ns, "golden": golden}
+    return first.duration_ns, Golden(len(images), errors, tolerance)
+
+
+def _saturating_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What to know of an x86 processor that adds products of bytes in 16 bits; else nothing."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    if not flags or any("vnni" in flag for flag in flags):
+        return ""
+    return (
+        ". This x86 CPU has no VNNI instructions and cuts off sums that do not fit 16 bits: int8 "
+        "bundles made before edgeseed limited pairs of weights are wrong on it. `edgeseed verify` "
+        "counts such pairs (gate lint); export the bundle anew"
+    )
 
 
 def _relative_error(found: list[Tensors], name: str, expected: NDArray[Any]) -> float:
@@ -199,39 +247,55 @@ def _relative_error(found: list[Tensors], name: str, expected: NDArray[Any]) -> 
             "golden",
             f"output {name!r} has shape {values.shape}, its golden output {expected.shape}",
         )
-    # The measure of the export's golden gate: the worst photo's largest difference over its
-    # largest value.
-    axes = tuple(range(1, expected.ndim))
-    scale = np.abs(expected).max(axis=axes).astype(np.float64)
-    return float((np.abs(values - expected).max(axis=axes) / np.maximum(scale, 1e-12)).max())
+    return relative_error(values, expected)
 
 
-def _time(engine: Engine, feeds: Tensors, job: _job.Job) -> dict[str, Any]:
-    protocol = latency.Protocol(job.protocol, job.min_runs, job.min_seconds, job.max_seconds)
-    before = thermals.read_thermals()
-    load, meter = machine.LoadMeter(), power.PowerMeter()
+class _Timed:
+    """The timed runs, and what was read around them."""
+
+    def __init__(self) -> None:
+        self.states: list[DeviceState | None] = [read_state()]
+        self._before = thermals.read_thermals()
+        self._load, self._meter = machine.LoadMeter(), power.PowerMeter()
+        self.clocks: list[ClockReading] = []
+
+    def read_clocks(self, seconds: float) -> None:
+        """Between two runs: sysfs answers in microseconds, and it is not in any sample."""
+        mhz = machine.read_clocks()
+        if mhz:
+            self.clocks.append(ClockReading(seconds, mhz))
+
+    def end(self, timings: latency.Timings) -> None:
+        self.timings = timings
+        self.power, self.load = self._meter.stop(), self._load.stop()
+        self.power_unavailable = self._meter.unavailable
+        self.thermals = (self._before, thermals.read_thermals())
+        self.states.append(read_state(self.states[0]))
+        for index, line in enumerate(self._meter.board):
+            mhz = {"gpu" + str(i): float(clock) for i, clock in enumerate(line.gpu_mhz)}
+            if mhz:
+                self.clocks.append(ClockReading(index * Sampler.INTERVAL_SECONDS, mhz))
+
+
+def _time(engine: Engine, feeds: Tensors, job: _job.Job) -> _Timed:
+    protocol = latency.LatencyProtocol(job.protocol, job.min_runs, job.min_seconds, job.max_seconds)
+    timed = _Timed()
+    report = _progress("measure")
+
+    def on_progress(runs: int, seconds: float) -> None:
+        timed.read_clocks(seconds)
+        report(runs, seconds)
+
     _say("stage", name="warm-up")
     timings = latency.measure(
         lambda: engine.infer(feeds),
         protocol,
         on_warm_up=_progress("warm-up"),
-        on_progress=_progress("measure"),
+        on_progress=on_progress,
     )
-    energy, busy, after = meter.stop(), load.stop(), thermals.read_thermals()
-    return {
-        "samples_ns": timings.samples_ns,
-        "elapsed_ns": timings.elapsed_ns,
-        "cpu_ns": timings.cpu_ns,
-        "warm_up": {
-            "runs": timings.warm_up_runs,
-            "seconds": timings.warm_up_ns / latency.NS_PER_SECOND,
-            "steady": timings.steady,
-        },
-        "thermals": [None if reading is None else reading.to_dict() for reading in (before, after)],
-        "load_during": busy.to_dict(),
-        "power": None if energy is None else energy.to_dict(),
-        "power_unavailable": meter.unavailable,
-    }
+    _say("stage", name="timed")
+    timed.end(timings)
+    return timed
 
 
 def _progress(stage: str) -> Callable[[int, float], None]:
@@ -239,11 +303,6 @@ def _progress(stage: str) -> Callable[[int, float], None]:
         _say("progress", stage=stage, runs=runs, seconds=seconds)
 
     return report
-
-
-def _memory() -> dict[str, Any]:
-    reading = machine.read_memory()
-    return {"resident_mib": reading.resident_mib, "peak_mib": reading.peak_mib}
 
 
 def _run_photos(engine: Engine, photos: Path, destination: Path) -> None:

@@ -17,6 +17,7 @@ from edgeseed.core.console import Bar, progress
 from edgeseed.core.errors import ArtifactError, EdgeseedError, GateError, WorkError
 from edgeseed.runtime.agent import _job
 from edgeseed.runtime.agent._pack import pack_agent
+from edgeseed.runtime.conformance import Stages, read_measurement
 from edgeseed.runtime.device import AgentDevice, Device, Ended, Observation
 
 _ERRORS: dict[str, type[EdgeseedError]] = {
@@ -49,7 +50,9 @@ def dispatch(
         with Listener(job, device.name, num_photos=0 if pixels is None else len(pixels)) as listen:
             ended = device.run_agent(work, on_line=listen)
         raise_if_failed(device, ended, listen.error)
-        return _read(work / _job.RESULT, device, wants_outputs=pixels is not None)
+        return _read(
+            work / _job.RESULT, device, stages=listen.stages, wants_outputs=pixels is not None
+        )
 
 
 def _fill(work: Path, bundle: Bundle, job: _job.Job, pixels: NDArray[np.uint8] | None) -> None:
@@ -83,7 +86,7 @@ def fill_with_bundle(
 
 
 class Listener:
-    """Turns a runner's lines into progress, and remembers its error.
+    """Turns a runner's lines into progress, and remembers its error and its stages.
 
     Args:
         job: what the runner does.
@@ -93,6 +96,7 @@ class Listener:
 
     def __init__(self, job: _job.Job, device_name: str, *, num_photos: int) -> None:
         self.error: dict[str, str] | None = None
+        self.stages = Stages()
         self._job = job
         self._where = device_name
         self._num_photos = num_photos
@@ -110,6 +114,10 @@ class Listener:
         event = parse_event(line)
         if event.get("event") == "error":
             self.error = {"kind": event["kind"], "message": event["message"]}
+        elif event.get("event") == "stage":
+            self.stages.begin(str(event["name"]))
+        elif event.get("event") == "done":
+            self.stages.end()
         elif event.get("event") == "progress":
             self._show(event["stage"], event)
 
@@ -152,11 +160,14 @@ def raise_if_failed(device: Device, ended: Ended, error: dict[str, str] | None) 
         raise WorkError(f"{device.name}: the agent ended with code {ended.exit_code}: {last}")
 
 
-def _read(result: Path, device: Device, *, wants_outputs: bool) -> Observation:
+def _read(result: Path, device: Device, *, stages: Stages, wants_outputs: bool) -> Observation:
     try:
         text = (result / _job.MEASUREMENT).read_text(encoding="utf-8")
         outputs = _load_outputs(result / _job.OUTPUTS) if wants_outputs else None
-        return Observation(measurement=json.loads(text), outputs=outputs)
+        measurement = read_measurement(
+            json.loads(text), what=f"{device.name}: the agent's measurement"
+        )
+        return Observation(measurement=measurement, outputs=outputs, stages=stages)
     except (OSError, ValueError) as error:
         raise WorkError(
             f"{device.name}: the agent ended well, but its result cannot be read ({error}); "

@@ -21,6 +21,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from edgeseed.runtime.measurement import Request
+
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
@@ -71,6 +73,7 @@ class Job:
         min_runs, min_seconds, max_seconds: the protocol's limits.
         golden_tolerance: largest error of a golden output, relative to its largest value.
         files: sha256 of each file in the bundle, by path.
+        bundle_digest: of the model's files together.
     """
 
     engine: str
@@ -83,11 +86,24 @@ class Job:
     max_seconds: float
     golden_tolerance: float
     files: dict[str, str]
+    bundle_digest: str = ""
     schema_version: int = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+    def request(self) -> Request:
+        """What of it a measurement keeps."""
+        return Request(
+            bundle_digest=self.bundle_digest,
+            engine=self.engine.replace("_", "-"),
+            threads=self.threads,
+            protocol=self.protocol,
+            min_runs=self.min_runs,
+            min_seconds=self.min_seconds,
+            max_seconds=self.max_seconds,
+        )
 
     @classmethod
     def read(cls, path: Path) -> Job:

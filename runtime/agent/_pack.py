@@ -7,6 +7,8 @@ is right in both places; on the device its `edgeseed` holds these few files and 
 import zipfile
 from pathlib import Path
 
+from edgeseed import core
+
 RUNTIME = Path(__file__).parent.parent
 MAIN = "agent/__main__.py"
 DEVICE_FILES = (
@@ -15,10 +17,16 @@ DEVICE_FILES = (
     "engine.py",
     "latency.py",
     "machine.py",
+    "measurement.py",
     "power.py",
+    "state.py",
+    "tegrastats.py",
     "thermals.py",
 )
 """Files that every agent holds, below runtime/. With MAIN and the engines they stay Python 3.8."""
+CORE = Path(core.__file__).parent
+CORE_FILES = ("agreement.py",)
+"""The same of edgeseed/core: golden outputs are compared by the measure of the export's gate."""
 
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 
@@ -36,6 +44,9 @@ def pack_agent(destination: Path) -> None:
     with zipfile.ZipFile(destination, "w", zipfile.ZIP_DEFLATED) as archive:
         _add(archive, "__main__.py", (RUNTIME / MAIN).read_bytes())
         _add(archive, "edgeseed/__init__.py", b"")
+        _add(archive, "edgeseed/core/__init__.py", b"")
+        for name in CORE_FILES:
+            _add(archive, f"edgeseed/core/{name}", (CORE / name).read_bytes())
         for package in packages:
             _add(archive, f"edgeseed/runtime/{package}__init__.py", b"")
         for name in sources:

@@ -156,7 +156,7 @@ class BrowserDevice(Device):
                 f"a browser runs onnx bundles, this one is for {target}: export with --target onnx"
             )
         threads = DEFAULT_THREADS
-        if profile.kind != "any":
+        if profile.form_factor != "any":
             threads = max(profile.engine_for(target).threads, 1)
         return EngineFacts(
             name=ENGINE,

@@ -11,9 +11,10 @@ from edgeseed.runtime.ranking import (
     OTHER_PHOTOS,
     Comparison,
     Group,
+    Headline,
     Row,
+    headline_estimate,
     is_disturbed,
-    of,
     photo_set,
 )
 from edgeseed.runtime.report import charts, page
@@ -21,7 +22,7 @@ from edgeseed.runtime.report.charts import Series, TimeUnit
 from edgeseed.runtime.report.page import Cell, Section
 from edgeseed.runtime.report.svg import number
 from edgeseed.runtime.result import Result
-from edgeseed.runtime.summary import NS_PER_MS, Estimate, Summary
+from edgeseed.runtime.summary import NS_PER_MS, Estimate
 from edgeseed.runtime.validity import MAX_DRIFT
 
 MB = 1e6
@@ -59,9 +60,9 @@ def _lead(comparison: Comparison) -> str:
     best = group.rows[0]
     if not best.result.valid:
         return f"No result here is valid. {best.label}: {best.result.reasons[0].message}."
-    share = "nine of ten images take" if group.headline == "p90" else "half of the images take"
+    share = _SHARES[group.headline]
     sentences = [
-        f"With {best.label}, {share} at most {_time(best, group)} on "
+        f"With {best.label}, {share} {_time(best, group)} on "
         f"{_machine_name(best.result)}{_against_first(best, group)}."
     ]
     sentences += _quality_sentence(best)
@@ -81,14 +82,23 @@ def _lead(comparison: Comparison) -> str:
     return " ".join(sentences)
 
 
+_SHARES: dict[Headline, str] = {
+    "p90": "nine of ten images take at most",
+    "p50": "half of the images take at most",
+    "mean": "an image takes on average",
+}
+
+
 def _time(row: Row, group: Group) -> str:
-    estimate = of(row.result, group.headline)
+    estimate = headline_estimate(row.result, group.headline)
     text = TimeUnit.fitting(estimate.value).estimate(estimate)
     return text.replace("(", "(95 % interval ")
 
 
 def _unit(group: Group) -> TimeUnit:
-    return TimeUnit.fitting(max(row.result.latency.p90.value for row in group.rows))
+    return TimeUnit.fitting(
+        max(headline_estimate(row.result, group.headline).value for row in group.rows)
+    )
 
 
 def _against_first(best: Row, group: Group) -> str:
@@ -171,20 +181,30 @@ def _photo_remarks(comparison: Comparison) -> list[Cell]:
 
 
 def _result_cells(row: Row, group: Group, colours: Colours) -> list[Cell | str]:
-    latency, accuracy = row.result.latency, row.result.accuracy
+    accuracy = row.result.accuracy
     unit = _unit(group)
     engine = row.result.engine
     threads = "1 thread" if engine.threads == 1 else f"{engine.threads} threads"
-    what = f"{row.result.bundle.precision}, {threads}, {latency.n:,} runs"
+    what = f"{row.result.bundle.precision}, {threads}, {row.result.num_runs:,} runs"
     return [
         Cell(text=row.label, detail=what, css=f"s{colours[row.label] % charts.COLOURS}"),
-        _estimate_cell(latency.p50, unit),
-        _estimate_cell(latency.p90, unit),
-        _estimate_cell(latency.p99, unit),
+        *_latency_cells(row.result, unit),
         _verdict_cell(row),
         _share_cell(None if accuracy is None else accuracy.top1, row.photos),
         _share_cell(None if accuracy is None else accuracy.agreement, row.photos),
     ]
+
+
+def _latency_cells(result: Result, unit: TimeUnit) -> list[Cell]:
+    if result.latency is None:
+        mean = TimeUnit.fitting(result.mean_ms).format(result.mean_ms)
+        return [
+            Cell(text=NONE),
+            Cell(text=f"mean {mean}", detail="spread unknown"),
+            Cell(text=NONE),
+        ]
+    latency = result.latency
+    return [_estimate_cell(each, unit) for each in (latency.p50, latency.p90, latency.p99)]
 
 
 def _estimate_cell(estimate: Estimate, unit: TimeUnit) -> Cell:
@@ -226,9 +246,14 @@ def _remarks(group: Group) -> list[Cell]:
     ]
 
 
+NO_SAMPLES = "<p>Not drawn: the runner keeps no samples.</p>"
+
+
 def _distributions(comparison: Comparison, colours: Colours) -> Section:
     def render(group: Group) -> str:
         unit, series = _series(group, colours)
+        if not series:
+            return NO_SAMPLES
         caption = "Hill: how often each latency occurred. Upright line: p50. Dot: p90, "
         caption += "with a bar for its 95 % interval. Short tick: p99."
         if out := charts.beyond(series):
@@ -249,6 +274,8 @@ def _distributions(comparison: Comparison, colours: Colours) -> Section:
 def _tails(comparison: Comparison, colours: Colours) -> Section:
     def render(group: Group) -> str:
         unit, series = _series(group, colours)
+        if not series:
+            return NO_SAMPLES
         caption = "Read at “1 in 100”: one run in a hundred took longer than the line's height. "
         caption += "Each line ends where fewer than five runs are left to judge by."
         return page.figure(charts.tail(series, unit=unit), caption=caption)
@@ -264,6 +291,8 @@ def _tails(comparison: Comparison, colours: Colours) -> Section:
 def _timelines(comparison: Comparison, colours: Colours) -> Section:
     def render(group: Group) -> str:
         unit, series = _series(group, colours)
+        if not series:
+            return NO_SAMPLES
         caption = f"Line: median of each stretch of the run, in {unit.name}. Band: p10 to p90. "
         caption += f"Dashed: {MAX_DRIFT} times the start; a run that ends above it does not count, "
         caption += "unless the protocol is sustained, which is there to show it."
@@ -320,18 +349,11 @@ def _point(row: Row, quality: str, group: Group, colours: Colours) -> charts.Poi
     return charts.Point(
         label=row.label,
         colour=colours[row.label],
-        latency=_in_unit(of(row.result, group.headline), _unit(group)),
+        latency=headline_estimate(row.result, group.headline).scaled(_unit(group).per_ms),
         quality=Estimate(value=share.value, low=share.low, high=share.high),
         size_mb=row.result.bundle.size_bytes / MB,
         valid=row.result.valid,
     )
-
-
-def _in_unit(estimate: Estimate, unit: TimeUnit) -> Estimate:
-    low, high = (
-        None if end is None else end * unit.per_ms for end in (estimate.low, estimate.high)
-    )
-    return Estimate(value=estimate.value * unit.per_ms, low=low, high=high)
 
 
 def _costs(comparison: Comparison, colours: Colours) -> Section:
@@ -350,7 +372,9 @@ def _costs(comparison: Comparison, colours: Colours) -> Section:
 def _cost_cells(row: Row, colours: Colours) -> list[Cell | str]:
     result = row.result
     power = result.power
-    energy = NONE if power is None else f"{number(power.mean_w)} W"
+    energy = NONE
+    if power is not None and result.energy_mj is not None:
+        energy = f"{number(power.mean_w)} W, {number(result.energy_mj)} mJ an image"
     cpu = NONE if result.cpu_ms is None else TimeUnit.fitting(result.cpu_ms).format(result.cpu_ms)
     return [
         Cell(text=row.label, css=f"s{colours[row.label] % charts.COLOURS}"),
@@ -410,7 +434,9 @@ def _facts(result: Result) -> Iterator[tuple[str, str]]:
     yield "board or computer", machine.model or "not told"
     yield "processor", f"{machine.cpu}, {machine.architecture}"
     yield "cores", _cores(result)
+    yield "processor's generation", _generation(result)
     yield "clock", _clock(result)
+    yield "device's own tools", _state(result)
     yield "memory", NONE if machine.memory_mib is None else f"{machine.memory_mib / 1024:.1f} GiB"
     yield "isolation", _isolation(result)
     yield (
@@ -435,16 +461,43 @@ def _facts(result: Result) -> Iterator[tuple[str, str]]:
         "one image after another",
     )
     warm = result.warm_up
-    yield "warm-up", f"{warm.seconds:.1f} s, " + ("steady" if warm.steady else "not steady")
+    yield "warm-up", f"{warm.seconds:.1f} s, {_STEADY[warm.steady]}"
     yield "self-check", _golden(result)
     yield "photos", _photos(result.accuracy)
     yield "measured at", result.measured_at
+
+
+_STEADY = {True: "steady", False: "not steady", None: "of a fixed length"}
 
 
 def _cores(result: Result) -> str:
     machine = result.device.machine
     quota = "" if machine.cpu_quota is None else f", quota {machine.cpu_quota:g}"
     return f"{machine.usable_cores} of {machine.logical_cores} usable{quota}"
+
+
+def _generation(result: Result) -> str:
+    machine = result.device.machine
+    sets = ", ".join(machine.instruction_sets) or "instruction sets not told"
+    if machine.cpu_parts:
+        return f"cores {', '.join(machine.cpu_parts)}; {sets}"
+    if machine.cpu_family is None:
+        return "not told"
+    numbers = f"family {machine.cpu_family}, model {machine.cpu_model}"
+    return f"{numbers}, stepping {machine.cpu_stepping}; {sets}"
+
+
+def _state(result: Result) -> str:
+    if result.state_before is None:
+        return NONE
+    facts = ", ".join(f"{name} {value}" for name, value in result.state_before.facts.items())
+    limits = [
+        limit
+        for state in (result.state_before, result.state_after)
+        if state is not None
+        for limit in state.throttling
+    ]
+    return "; ".join([facts, *dict.fromkeys(limits)])
 
 
 def _clock(result: Result) -> str:
@@ -490,6 +543,8 @@ def _placement(result: Result) -> str:
 
 def _golden(result: Result) -> str:
     golden = result.golden
+    if golden is None:
+        return "none: the runner cannot compare outputs"
     worst = max(golden.relative_error.values())
     limit = f"limit {golden.tolerance:g}"
     if worst == 0:
@@ -556,17 +611,18 @@ SECTIONS = (
 
 def _series(group: Group, colours: Colours) -> tuple[TimeUnit, list[Series]]:
     unit = _unit(group)
-    return unit, [_one_series(row, group, colours[row.label], unit) for row in group.rows]
+    rows = [row for row in group.rows if row.result.latency is not None]
+    return unit, [_one_series(row, group, colours[row.label], unit) for row in rows]
 
 
 def _one_series(row: Row, group: Group, colour: int, unit: TimeUnit) -> Series:
     samples = np.asarray(row.result.samples_ns, dtype=np.float64)
+    assert row.result.latency is not None
     return Series(
         label=row.label,
         colour=colour,
         samples=samples / NS_PER_MS * unit.per_ms,
-        # Percentiles scale with their unit, so the same code gives them in either.
-        summary=Summary.from_samples((samples * unit.per_ms).tolist()),
-        headline=group.headline,
+        summary=row.result.latency.scaled(unit.per_ms),
+        headline="p50" if group.headline == "p50" else "p90",
         valid=row.result.valid,
     )

@@ -41,16 +41,30 @@ def test_every_relation_is_about_cells_that_are_run(benchmark: ModuleType, prese
 
 def test_settings_of_every_cell_are_known_to_its_method(benchmark: ModuleType) -> None:
     from edgeseed.distill.methods import load_method
-    from edgeseed.distill.training.finetuning import Supervised
+    from edgeseed.distill.supervised import Supervised
     from edgeseed.distill.training.settings import build_settings
 
     for preset in benchmark.PRESETS.values():
         for cell in benchmark.make_cells(preset, [0]):
+            if cell.kind == "untrained":
+                continue
             name = cell.arguments.get("method", "finetune")
             method = Supervised if name == "finetune" else load_method(name)
             options = {key: cell.arguments.get(key) for key in ("epochs", "batch_size", "lr")}
             overrides = cell.arguments["settings"]
             build_settings(method, name=name, options=options, overrides=overrides, config=None)
+
+
+def test_every_network_whose_features_are_measured_has_a_row_untrained(
+    benchmark: ModuleType,
+) -> None:
+    for preset in benchmark.PRESETS.values():
+        cells = benchmark.make_cells(preset, [0])
+        untrained = {cell.arguments["student"] for cell in cells if cell.kind == "untrained"}
+        for cell in cells:
+            if cell.measure == "features" and cell.kind in ("pretrain", "distill"):
+                names = (cell.arguments.get(key) for key in ("model", "student", "peer"))
+                assert {name for name in names if name} <= untrained, cell.name
 
 
 def test_only_names_cells_and_what_they_need(benchmark: ModuleType) -> None:

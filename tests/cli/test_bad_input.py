@@ -13,6 +13,7 @@ from edgeseed.cli._main import main
 from edgeseed.core.bundle import Manifest, seal_bundle
 from edgeseed.core.network import save_student
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.records import Provenance
 from edgeseed.core.student import StudentSpec
 from edgeseed.distill import create_student
 
@@ -75,7 +76,8 @@ def changed_bundle(folder: Path) -> None:
     manifest = Manifest(
         name="test", target="onnx", precision="fp32", model="model.onnx", inputs=(), outputs=(),
         preprocess=Preprocess(image_size=SIZE, resize=SIZE), embedding_dim=4, classes=None,
-        quantization=None, gates=(), student_sha256="0", minimum_runtime={}, provenance={},
+        quantization=None, gates=(), student_sha256="0", minimum_runtime={},
+        provenance=Provenance(),
     )  # fmt: skip
     seal_bundle(folder, manifest)
     (folder / "model.onnx").write_bytes(b"modem")
@@ -136,7 +138,7 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "no image": ((*TAUGHT, "--data", "papers"), 2, "only files that are not images"),
     "a file": ((*TAUGHT, "--data", "list.txt"), 2, "is a file; give the folder"),
     "too many broken": (
-        (*TAUGHT, "--data", "broken"), 2, "4 of 20 files cannot be read as photos, more than 10%",
+        (*TAUGHT, "--data", "broken"), 2, "4 of 20 files cannot be used as photos, more than 10%",
     ),
     "fewer than a batch": (
         (*TAUGHT, "--data", "three", "--batch-size", "8"), 2, "and there are 3; use --batch-size 2",

@@ -24,6 +24,7 @@ from edgeseed.core.errors import (
 )
 from edgeseed.core.network import build_student, load_student, save_student
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.records import Provenance
 from edgeseed.core.student import Architecture, StudentSpec
 
 
@@ -157,7 +158,7 @@ def bundle(tmp_path) -> Path:
         gates=(
             GateResult(name="parity", value=1e-6, limit=1e-4, passed=True, unit="relative", n=8),
         ),
-        student_sha256="0", minimum_runtime={}, provenance={},
+        student_sha256="0", minimum_runtime={}, provenance=Provenance(),
     )  # fmt: skip
     seal_bundle(folder, manifest)
     return folder

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.distill import IMAGE_SIZE, tiny_student
 
 from edgeseed.core.network import save_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import StudentSpec
-from edgeseed.distill.testing import IMAGE_SIZE, tiny_student
 
 MakePhotos = Callable[..., Path]
 

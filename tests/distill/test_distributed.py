@@ -19,7 +19,7 @@ dist.init_process_group("gloo")
 from edgeseed.distill import _distributed as d
 from edgeseed.distill.methods.seed import Seed, SeedConfig
 from edgeseed.distill.methods._method import Progress
-from edgeseed.distill.testing import tiny_batch, tiny_parts
+from support.distill import tiny_batch, tiny_inputs
 from torch.nn.parallel import DistributedDataParallel
 
 rank = d.rank()
@@ -28,7 +28,7 @@ weights = torch.arange(4.0) * (1 + rank)
 (d.gather_with_grad(x) * weights).sum().backward()
 
 torch.manual_seed(0)
-method = Seed(SeedConfig(queue_size=16), tiny_parts(Seed, batch_size=8))
+method = Seed(SeedConfig(queue_size=16), tiny_inputs(Seed, batch_size=8))
 model = DistributedDataParallel(method, broadcast_buffers=False)
 optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
 plan = Seed.views(SeedConfig(), 32)

@@ -29,8 +29,8 @@ from edgeseed.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from edgeseed.core.student import StudentSpec
 from edgeseed.distill.networks.students import create_student
 from edgeseed.distill.teachers import Teacher, list_teachers, load_teacher
-from edgeseed.distill.teachers._heads import mlp_from_weights
 from edgeseed.distill.teachers._simclr import SelectiveKernel, SimclrResNet, build_simclr
+from edgeseed.distill.teachers.heads import mlp_from_weights
 
 State = dict[str, Tensor]
 SIZE = 64

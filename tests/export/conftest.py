@@ -7,16 +7,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-
-from edgeseed.core.network import StudentNetwork
-from edgeseed.export import export
-from edgeseed.export.testing import (
+from support.export import (
     CLASSES,
     save_tiny_student,
     tinted_photo,
     tiny_preprocess,
     tiny_student,
 )
+
+from edgeseed.core.network import StudentNetwork
+from edgeseed.export import export
 
 
 @pytest.fixture(autouse=True, scope="session")

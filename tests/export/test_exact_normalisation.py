@@ -1,12 +1,12 @@
 import copy
 
 import torch
+from support.export import tiny_preprocess
 from torch import fx, nn
 
 from edgeseed.core.network import StudentNetwork
 from edgeseed.export.exact_normalisation import centre_on_whole_numbers
 from edgeseed.export.program import build_program, float_graph, trace
-from edgeseed.export.testing import tiny_preprocess
 
 
 def constants(graph: fx.GraphModule) -> dict[str, torch.Tensor]:

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
+import torch
+from support.export import CLASSES, save_tiny_student, tiny_student
 
 from edgeseed.cli._main import main
 from edgeseed.core.bundle import read_bundle
@@ -20,15 +23,14 @@ from edgeseed.core.errors import (
 from edgeseed.core.files import readable_size
 from edgeseed.core.network import StudentNetwork, load_student, save_student
 from edgeseed.core.photos import open_photos
-from edgeseed.export import export, export_each, verify
+from edgeseed.export import export, verify
 from edgeseed.export.bundling import builder
 from edgeseed.export.planning import search_target
 from edgeseed.export.quantize import quantize as quantize_run
 from edgeseed.export.quantize.graph.rewriting import Numbers
 from edgeseed.export.quantize.search.recovery import recover
-from edgeseed.export.speed import Speed
+from edgeseed.export.speed import ModelSpeed
 from edgeseed.export.targets.onnx.target import scheme_of_this_machine
-from edgeseed.export.testing import CLASSES, save_tiny_student, tiny_student
 
 
 def gate_values(bundle: Path) -> dict[str, float]:
@@ -56,7 +58,7 @@ def test_an_int8_bundle_decides_as_the_student_and_passes(made_int8: Path) -> No
 
 def test_calibration_and_proof_photos_are_disjoint(made_int8: Path) -> None:
     manifest = read_bundle(made_int8).manifest
-    photos = manifest.provenance["photos"]
+    photos = manifest.provenance.photos
     assert photos["disjoint"]
     assert photos["proof"] + photos["calibration"] <= photos["available"] == 64
 
@@ -78,8 +80,8 @@ def test_several_precisions_share_what_they_have_in_common(
     # The last writes a float model only to be timed, which there is one for already.
     for name in ("build_program", "reference_outputs", "write_photos", "describe_bundle"):
         count(name)
-    results = export_each(
-        student, precisions=["int8", "fp32"], out=tmp_path / "both", calibration=photos,
+    results = export(
+        student, precision=["int8", "fp32"], out=tmp_path / "both", calibration=photos,
         min_agreement=0.95, quantization={"max_float_layers": 0},  # as `made_int8`
     )  # fmt: skip
     assert sorted(counted) == ["build_program", "reference_outputs", "write_photos"]
@@ -91,8 +93,8 @@ def test_several_precisions_share_what_they_have_in_common(
     assert together.files["model.onnx"] == alone.files["model.onnx"]
     assert [gate.value for gate in together.gates] == [gate.value for gate in alone.gates]
     assert together.speed is not None
-    assert together.speed["compared"].keys() == {"fp32", "int8"}
-    assert together.provenance["export"]["requested"] == "int8,fp32"
+    assert together.speed.compared.keys() == {"fp32", "int8"}
+    assert together.provenance.export.requested == "int8,fp32"
     proofs = {bundle.manifest.files["reference/photos.npz"].sha256 for bundle in both.values()}
     assert proofs == {alone.files["reference/photos.npz"].sha256}
 
@@ -117,8 +119,8 @@ def test_of_several_precisions_all_are_written_or_none(
     student: Path, photos: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(GateError, match=r"^w8: gate top1_agreement failed"):
-        export_each(
-            student, precisions=["fp32", "w8"], out=tmp_path / "both", calibration=photos,
+        export(
+            student, precision=["fp32", "w8"], out=tmp_path / "both", calibration=photos,
             min_agreement=1.1,
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
@@ -127,15 +129,15 @@ def test_of_several_precisions_all_are_written_or_none(
 def test_a_precision_that_cannot_be_made_is_named(
     student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def make(workshop: builder.Workshop, form: builder.Form, folder: Path) -> Any:
-        if form.precision == "fp16":
+    def make(builder: builder.BundleBuilder, variant: builder.Variant, folder: Path) -> Any:
+        if variant.precision == "fp16":
             raise WorkError("ONNX cannot express this network")
-        return real(workshop, form, folder)
+        return real(builder, variant, folder)
 
-    real = builder.Workshop.make
-    monkeypatch.setattr(builder.Workshop, "make", make)
+    real = builder.BundleBuilder.make
+    monkeypatch.setattr(builder.BundleBuilder, "make", make)
     with pytest.raises(WorkError, match=r"^fp16: ONNX cannot express this network"):
-        export_each(student, precisions=["fp32", "fp16"], out=tmp_path / "both")
+        export(student, precision=["fp32", "fp16"], out=tmp_path / "both")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -152,7 +154,7 @@ def test_several_precisions_are_different_and_made_by_name(
     student: Path, tmp_path: Path, precisions: list[str], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        export_each(student, precisions=precisions, out=tmp_path / "both")
+        export(student, precision=precisions, out=tmp_path / "both")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -168,7 +170,7 @@ def test_a_float_export_needs_no_photos(
 ) -> None:
     export(student, out=tmp_path / "bundle", batch=1)
     manifest = read_bundle(tmp_path / "bundle").manifest
-    assert manifest.provenance["photos"]["source"] == "synthetic colour fields"
+    assert manifest.provenance.photos.source == "synthetic colour fields"
     # The card spoke of photos, and the terminal said nothing.
     assert "32 synthetic colour fields stand in for them" in capsys.readouterr().err
     card = (tmp_path / "bundle/MODEL_CARD.md").read_text()
@@ -187,7 +189,7 @@ def _student_of(folder: Path, network: StudentNetwork, **provenance: Any) -> Pat
     return path
 
 
-def test_photos_that_taught_the_student_are_called_so(
+def test_photos_that_the_student_was_trained_on_are_called_so(
     photos: Path, tmp_path: Path, network: StudentNetwork, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Of 2,000 new photos 97.05 % were kept where 99.2 % of the photos that had taught were.
@@ -198,13 +200,14 @@ def test_photos_that_taught_the_student_are_called_so(
     start = {"data": learnt}
     known = _student_of(tmp_path, network, data={"fingerprint": "others"}, start=start)
     export(known, out=tmp_path / "bundle", calibration=photos)
-    assert "photos taught this student, which is surer of these" in capsys.readouterr().err
-    assert read_bundle(tmp_path / "bundle").manifest.provenance["photos"]["taught"]
+    said = capsys.readouterr().err
+    assert "the student was trained on photos, and is surer of these photos" in said
+    assert read_bundle(tmp_path / "bundle").manifest.provenance.photos.trained_on
     card = (tmp_path / "bundle/MODEL_CARD.md").read_text()
-    assert "(source: photos, which the student has learnt from)" in card
+    assert "(source: photos, which the student was trained on)" in card
 
 
-def test_copies_of_photos_that_taught_are_known_and_counted(
+def test_copies_of_training_photos_are_known_and_counted(
     photos: Path, tmp_path: Path, network: StudentNetwork, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = sorted(photos.rglob("*.*"))
@@ -220,8 +223,8 @@ def test_copies_of_photos_that_taught_are_known_and_counted(
     export(known, out=tmp_path / "bundle", calibration=photos)
     said = " ".join(capsys.readouterr().err.split())
     count = f"{len(files) // 4 + 2} of {len(files)}"
-    assert f"{count} photos of photos that can be compared taught this student" in said
-    recorded = read_bundle(tmp_path / "bundle").manifest.provenance
+    assert f"the student was trained on {count} photos of photos that can be compared" in said
+    recorded = read_bundle(tmp_path / "bundle").manifest.provenance.to_dict()
     assert recorded["photos"]["taught"] == {"photos": len(files) // 4 + 2, "of": len(files)}
     # An app's manifest need not say by which digests photos are known (the reference student does).
     assert recorded["student"]["data"]["num_photos"] == len(files) // 4
@@ -251,7 +254,7 @@ def test_photos_that_are_new_to_the_student_need_no_word(
 ) -> None:
     export(student, out=tmp_path / "bundle", calibration=photos)
     assert "surer of these" not in capsys.readouterr().err
-    assert "taught" not in read_bundle(tmp_path / "bundle").manifest.provenance["photos"]
+    assert read_bundle(tmp_path / "bundle").manifest.provenance.photos.trained_on is None
 
 
 def test_a_limit_without_labels_is_said_to_have_no_effect(
@@ -320,7 +323,7 @@ def test_a_stricter_gate_makes_the_search_look_further(
         student, precision="int8", calibration=photos, out=tmp_path / "bundle", verify=False,
         min_agreement=0.996, quantization=settings, speed=False,
     )  # fmt: skip
-    made = read_bundle(tmp_path / "bundle").manifest.provenance["export"]
+    made = read_bundle(tmp_path / "bundle").manifest.provenance.export
     assert made["min_agreement"] == 0.996
     assert made["quantization"]["min_agreement"] == pytest.approx(sought)
     assert made["quantization"]["required_agreement"] == 0.996
@@ -365,7 +368,7 @@ def test_a_wrong_call_says_what_is_right(
 
 
 def test_too_few_photos_are_refused(student: Path, tmp_path: Path) -> None:
-    from edgeseed.export.testing import tinted_photo
+    from support.export import tinted_photo
 
     for seed in range(5):
         (tmp_path / "few").mkdir(exist_ok=True)
@@ -387,14 +390,14 @@ def test_auto_keeps_one_proven_bundle_and_says_what_it_tried(
     manifest = read_bundle(tmp_path / "bundle").manifest
     assert result.selection == manifest.selection
     assert manifest.selection is not None
-    rows = {row["precision"]: row for row in manifest.selection["candidates"]}
+    rows = {row.precision: row for row in manifest.selection.candidates}
     assert set(rows) == {"fp32", "fp16", "w8", "int8"}
     assert rows[manifest.precision]["verdict"] == "chosen"
-    assert manifest.selection["chosen"] == manifest.precision == result.precision
+    assert manifest.selection.chosen == manifest.precision == result.precision
     assert all(row["median_ms"] > 0 and row["size_bytes"] > 0 for row in rows.values())
     assert rows["fp32"]["speedup"] == 1
     assert rows["fp32"]["accuracy_drop"] == 0
-    assert manifest.selection["why"] in (tmp_path / "bundle/MODEL_CARD.md").read_text()
+    assert manifest.selection.why in (tmp_path / "bundle/MODEL_CARD.md").read_text()
     assert verify(tmp_path / "bundle").passed
     assert list(tmp_path.iterdir()) == [tmp_path / "bundle"]
 
@@ -404,7 +407,7 @@ def test_auto_without_photos_leaves_out_what_photos_must_judge(
 ) -> None:
     result = export(student, precision="auto", out=tmp_path / "bundle", prefer="size")
     assert result.selection is not None
-    verdicts = {row["precision"]: row["verdict"] for row in result.selection["candidates"]}
+    verdicts = {row.precision: row.verdict for row in result.selection.candidates}
     assert verdicts == {"fp32": "passed", "fp16": "chosen", "w8": "not made", "int8": "not made"}
 
 
@@ -416,12 +419,12 @@ def test_auto_for_a_device_tries_what_the_device_runs_and_does_not_time_it_here(
         out=tmp_path / "bundle", min_agreement=0.95,
     )  # fmt: skip
     assert result.selection is not None
-    assert [row["precision"] for row in result.selection["candidates"]] == ["int8", "w8", "fp32"]
+    assert [row.precision for row in result.selection.candidates] == ["int8", "w8", "fp32"]
     assert result.precision == "int8"
     assert result.quantization is not None
-    assert result.quantization["scheme"] == "arm"
+    assert result.quantization.scheme == "arm"
     assert result.speed is None
-    assert all(row["median_ms"] is None for row in result.selection["candidates"])
+    assert all(row.median_ms is None for row in result.selection.candidates)
 
 
 def test_int8_is_compared_with_float_and_warned_of_if_slower(
@@ -434,9 +437,9 @@ def test_int8_is_compared_with_float_and_warned_of_if_slower(
     assert speed["baseline"] == "fp32"
     assert set(speed["compared"]) == {"fp32", "int8"}
 
-    def slow(runs: dict[str, object], *, baseline: str) -> dict[str, Speed]:
+    def slow(runs: dict[str, object], *, baseline: str) -> dict[str, ModelSpeed]:
         return {
-            name: Speed(
+            name: ModelSpeed(
                 median_ms=1, p10_ms=1, p90_ms=1, n=10, speedup=1 if name == baseline else 0.5
             )
             for name in runs
@@ -459,13 +462,13 @@ def test_another_processors_integers_are_not_timed(
         quantization={"max_float_layers": 0, "calibrator": "minmax"}, keep_float=["linear"],
     )  # fmt: skip
     assert result.speed is not None
-    assert not result.speed["timed"]
+    assert not result.speed.timed
     # It read "onnxruntime CPU on this machine, which has other integers than arm is no measure".
-    assert result.speed["reason"] == (
+    assert result.speed.reason == (
         f"scheme {other} is computed otherwise here than on its device (by onnxruntime CPU)"
     )
     assert result.quantization is not None
-    assert result.quantization["float"]["linear"] == "asked for by --keep-float linear"
+    assert result.quantization.float_operators["linear"] == "asked for by --keep-float linear"
 
 
 def test_int8_can_learn_from_the_float_student(
@@ -485,7 +488,7 @@ def test_int8_can_learn_from_the_float_student(
         quantization={"max_float_layers": 0, "calibrator": "minmax", "recovery_steps": 6},
     )  # fmt: skip
     assert result.quantization is not None
-    assert result.quantization["tried"].keys() == {
+    assert result.quantization.tried.keys() == {
         "minmax", "minmax + bias correction", "recovery"
     }  # fmt: skip
     assert learnt_on == [20]
@@ -516,14 +519,24 @@ def test_decisions_are_counted_by_photos_that_chose_nothing(
     )  # fmt: skip
     record = result.quantization
     assert record is not None
-    assert (record["photos"]["judging"], record["photos"]["counting"]) == (
+    assert (record.photos.judging, record.photos.counting) == (
         calibration_count, counting
     )  # fmt: skip
     # A share of so many photos.
-    assert record["agreement"] * counting == pytest.approx(round(record["agreement"] * counting))
+    assert record.agreement * counting == pytest.approx(round(record.agreement * counting))
 
 
 def test_recovery_is_about_integers(student: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--recover is about int8: with --precision fp16"):
         export(student, precision="fp16", recover=True, out=tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_timm_network_with_its_checkpoint_is_exported_as_a_student_is(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_efficientnet", num_classes=5).eval()
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "weights.pth")
+    result = export(f"test_efficientnet={tmp_path / 'weights.pth'}", out=tmp_path / "bundle")
+    bundle = read_bundle(result.bundle)
+    assert bundle.manifest.preprocess.image_size == 160
+    assert verify(result.bundle).passed

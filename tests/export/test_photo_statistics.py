@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from support.export import tinted_photo, tiny_preprocess, tiny_student
 
 from edgeseed.core.bundle import read_bundle
 from edgeseed.core.errors import DataError
@@ -14,7 +15,6 @@ from edgeseed.core.network import StudentNetwork
 from edgeseed.export import export
 from edgeseed.export.photo_statistics import check_photos, doubts, hopelessness, measure_photos
 from edgeseed.export.samples import Photos
-from edgeseed.export.testing import tinted_photo, tiny_preprocess, tiny_student
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -127,7 +127,7 @@ def test_grey_photos_mute_the_filters_for_colour() -> None:
 def test_the_statistics_are_in_the_manifest_and_bad_photos_stop_before_any_work(
     made_int8: Path, student: Path, tmp_path: Path
 ) -> None:
-    statistics = read_bundle(made_int8).manifest.provenance["photos"]["statistics"]
+    statistics = read_bundle(made_int8).manifest.provenance.photos.statistics
     assert statistics["warnings"] == []
     assert statistics["n"] == 32
     (tmp_path / "same").mkdir()

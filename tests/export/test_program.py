@@ -2,11 +2,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from support.export import tiny_preprocess, tiny_student
 
 from edgeseed.core.errors import UsageError
 from edgeseed.export.program import build_program, float_graph, output_names
 from edgeseed.export.proof.reference import reference_outputs
-from edgeseed.export.testing import tiny_preprocess, tiny_student
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import numpy as np
+from support.export import CLASSES, tiny_preprocess
 
 from edgeseed.core.photos import open_photos
 from edgeseed.export.samples import draw_samples
-from edgeseed.export.testing import CLASSES, tiny_preprocess
 
 
 def test_no_photo_is_drawn_for_two_purposes(photos: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The choice among attempts, without making any: what counts is who wins, and what is said."""
+"""The choice among candidates, without making any: what counts is who wins, and what is said."""
 
 from typing import Any, cast
 
@@ -6,10 +6,10 @@ import pytest
 
 from edgeseed.core.bundle import Bundle, FileEntry, GateResult
 from edgeseed.core.errors import GateError
-from edgeseed.export.bundling.builder import Form
-from edgeseed.export.bundling.writer import Made
-from edgeseed.export.selection import Attempt, Selection, select
-from edgeseed.export.speed import Speed
+from edgeseed.export.bundling.builder import Variant
+from edgeseed.export.bundling.writer import BuiltBundle
+from edgeseed.export.selection import Candidate, Selection, select
+from edgeseed.export.speed import ModelSpeed
 from edgeseed.export.target import Precision
 
 SIZES: dict[Precision, int] = {"fp32": 400, "fp16": 200, "w8": 100, "int8": 110}
@@ -21,92 +21,96 @@ class _Manifest:
         self.files = {"model.onnx": FileEntry(sha256="", size_bytes=size, role="ship")}
 
 
-def attempt(precision: Precision, *, problem: str = "", helps: str = "") -> Attempt:
+def candidate(precision: Precision, *, problem: str = "", helps: str = "") -> Candidate:
     gate = GateResult(
         name="top1_agreement", value=0.99, limit=0.98, passed=True, unit="share of photos", n=64
     )
     manifest = cast("Any", _Manifest(SIZES[precision]))
     bundle = Bundle(path=cast("Any", None), manifest=manifest)
-    made = Made(bundle=bundle, evidence=cast("Any", None), gates=(gate,))
+    made = BuiltBundle(bundle=bundle, evidence=cast("Any", None), gates=(gate,))
     scheme = "x86" if precision == "int8" else None
-    return Attempt(
-        form=Form(precision=precision, scheme=scheme), made=made, problem=problem, helps=helps
+    return Candidate(
+        variant=Variant(precision=precision, scheme=scheme), made=made, problem=problem, helps=helps
     )
 
 
-def speeds(**speedups: float) -> dict[str, Speed]:
+def speeds(**speedups: float) -> dict[str, ModelSpeed]:
     return {
-        name: Speed(median_ms=1 / s, p10_ms=1 / s, p90_ms=1 / s, speedup=s, n=50)
+        name: ModelSpeed(median_ms=1 / s, p10_ms=1 / s, p90_ms=1 / s, speedup=s, n=50)
         for name, s in speedups.items()
     }
 
 
-ALL = [attempt(precision) for precision in SIZES]
+ALL = [candidate(precision) for precision in SIZES]
 
 
 def choose(**changes: Any) -> Selection:
     given: dict[str, Any] = {
-        "attempts": ALL, "speeds": speeds(fp32=1, fp16=0.8, w8=1, int8=1.5), "baseline": "fp32",
+        "candidates": ALL, "speeds": speeds(fp32=1, fp16=0.8, w8=1, int8=1.5), "baseline": "fp32",
     }  # fmt: skip
     given |= changes
-    return select(given.pop("attempts"), given.pop("speeds"), **given)
+    return select(given.pop("candidates"), given.pop("speeds"), **given)
 
 
 def test_the_fastest_that_is_proven_wins() -> None:
-    assert choose().attempt.name == "int8"
+    assert choose().candidate.name == "int8"
 
 
 def test_of_those_as_fast_the_smallest_wins() -> None:
     found = choose(speeds=speeds(fp32=1, fp16=0.8, w8=0.97, int8=0.99))
-    assert found.attempt.name == "w8"
+    assert found.candidate.name == "w8"
     assert "smallest of those within 5%" in found.why
 
 
 def test_int8_that_is_not_faster_than_float_is_reported_and_not_chosen() -> None:
-    attempts = [attempt("fp32"), attempt("int8")]
-    found = choose(attempts=attempts, speeds=speeds(fp32=1, int8=0.99))
-    assert found.attempt.name == "fp32"
-    (row,) = [row for row in found.record["candidates"] if row["precision"] == "int8"]
-    assert (row["verdict"], row["reason"]) == ("passed", "not faster than fp32 here")
+    candidates = [candidate("fp32"), candidate("int8")]
+    found = choose(candidates=candidates, speeds=speeds(fp32=1, int8=0.99))
+    assert found.candidate.name == "fp32"
+    (row,) = [row for row in found.record.candidates if row.precision == "int8"]
+    assert (row.verdict, row.reason) == ("passed", "not faster than fp32 here")
 
 
 def test_who_asks_for_size_gets_the_smallest_even_if_it_is_slow() -> None:
-    attempts = [attempt("fp32"), attempt("int8")]
-    found = choose(attempts=attempts, speeds=speeds(fp32=1, int8=0.5), prefer="size")
-    assert found.attempt.name == "int8"
+    candidates = [candidate("fp32"), candidate("int8")]
+    found = choose(candidates=candidates, speeds=speeds(fp32=1, int8=0.5), prefer="size")
+    assert found.candidate.name == "int8"
 
 
 def test_what_fails_a_gate_is_never_chosen() -> None:
-    attempts = [*ALL[:3], attempt("int8", problem="top1_agreement 0.9, limit 0.98")]
-    found = choose(attempts=attempts)
-    assert found.attempt.name == "w8"
-    assert found.record["candidates"][3]["verdict"] == "failed"
+    candidates = [*ALL[:3], candidate("int8", problem="top1_agreement 0.9, limit 0.98")]
+    found = choose(candidates=candidates)
+    assert found.candidate.name == "w8"
+    assert found.record.candidates[3].verdict == "failed"
 
 
 def test_without_a_clock_the_profile_decides_and_without_a_profile_the_size() -> None:
-    attempts = [attempt("fp16"), attempt("w8"), attempt("int8")]
-    assert choose(attempts=attempts, speeds={}, profile="iphone-15-pro").attempt.name == "fp16"
-    found = choose(attempts=attempts, speeds={})
-    assert found.attempt.name == "w8"
+    candidates = [candidate("fp16"), candidate("w8"), candidate("int8")]
+    assert (
+        choose(candidates=candidates, speeds={}, profile="iphone-15-pro").candidate.name == "fp16"
+    )
+    found = choose(candidates=candidates, speeds={})
+    assert found.candidate.name == "w8"
     assert "cannot tell the speed" in found.why
 
 
 def test_speeds_of_some_only_do_not_decide() -> None:
     """Integers of another processor are not timed: what is fast here may be slow there."""
-    assert choose(speeds=speeds(fp32=1, fp16=0.8, w8=1)).attempt.name == "w8"
+    assert choose(speeds=speeds(fp32=1, fp16=0.8, w8=1)).candidate.name == "w8"
 
 
 def test_if_none_passes_it_says_why_each_failed_and_what_helps() -> None:
-    attempts = [
-        attempt("fp32", problem="parity 0.1 relative error, limit 0.0001", helps="export it again"),
-        Attempt(
-            form=Form(precision="int8", scheme="x86"),
+    candidates = [
+        candidate(
+            "fp32", problem="parity 0.1 relative error, limit 0.0001", helps="export it again"
+        ),
+        Candidate(
+            variant=Variant(precision="int8", scheme="x86"),
             problem="needs photos to be judged by",
             helps="add --calibration FOLDER",
         ),
     ]
     with pytest.raises(GateError) as caught:
-        choose(attempts=attempts)
+        choose(candidates=candidates)
     assert str(caught.value) == (
         "no precision passes: fp32: parity 0.1 relative error, limit 0.0001; int8: needs photos to "
         "be judged by; what helps: export it again; add --calibration FOLDER"

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 
 from edgeseed.core.errors import ConfigError, GateError, UsageError
 from edgeseed.runtime import Comparison, compare
+from edgeseed.runtime.measurement import Reported
 from edgeseed.runtime.ranking import interval_text
 from edgeseed.runtime.report.comparison import render_comparison
 from edgeseed.runtime.validity import Reason
@@ -287,7 +289,7 @@ def test_all_that_break_are_named(make_result: Any) -> None:
 
 
 def test_a_change_needs_two_results_that_can_be_compared(make_result: Any) -> None:
-    with pytest.raises(ConfigError, match="no two results are of the same protocol"):
+    with pytest.raises(ConfigError, match="there is no other; give two results"):
         compare([make_result()], fail_if="p90>+5%")
 
 
@@ -308,3 +310,86 @@ def test_the_page_is_there_when_a_limit_breaks(make_result: Any, tmp_path: Path)
         compare([make_result()], html=tmp_path / "page.html", fail_if="p90>1ms")
 
     assert (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("facts", "named"),
+    [
+        ({"cpu_family": 26}, "family, model and stepping"),
+        ({"instruction_sets": ["avx2"]}, "instruction sets"),
+        ({"usable_cores": 2}, "usable cores 4 and 2"),
+        ({"cpu_quota": 0.5}, "CPU quota not known and 0.5"),
+        ({"governors": ["powersave"]}, "governor performance and powersave"),
+    ],
+)
+def test_a_limit_on_a_change_names_why_two_results_do_not_compare(
+    make_result: Any, facts: dict[str, Any], named: str
+) -> None:
+    # It was passed over as soon as another limit held: CI passed a model ten times as slow.
+    slow = make_result(median_ms=50.0, folder="slow", machine=facts)
+    with pytest.raises(ConfigError, match=rf"p90>\+5%': slow cannot be compared.*{named}"):
+        compare([make_result(), slow], fail_if=["p90>+5%", "size<100MB"])
+
+
+def test_two_versions_of_an_engine_are_not_ranked(make_result: Any) -> None:
+    first, second = make_result(), make_result(folder="newer")
+    newer = dataclasses.replace(second, engine=dataclasses.replace(second.engine, version="9"))
+
+    assert len(compare([first, newer]).groups) == 2
+    with pytest.raises(ConfigError, match=r"engine's version onnxruntime 0 and onnxruntime 9"):
+        compare([first, newer], fail_if="p90>+5%")
+
+
+def test_two_engines_on_one_machine_are_ranked(make_result: Any) -> None:
+    first, second = make_result(), make_result(folder="other")
+    other = dataclasses.replace(
+        second, engine=dataclasses.replace(second.engine, name="tensorrt", version="10.3")
+    )
+
+    assert len(compare([first, other]).groups) == 1
+
+
+def test_two_runners_are_never_ranked_together(make_result: Any) -> None:
+    browser = make_result(folder="page", runner="browser")
+
+    assert len(compare([make_result(), browser]).groups) == 2
+    with pytest.raises(ConfigError, match="runner agent and browser"):
+        compare([make_result(), browser], fail_if="p50>+5%")
+
+
+def test_a_change_from_a_result_that_is_not_valid_is_an_error(make_result: Any) -> None:
+    reason = Reason(code="throttled", message="hot", invalidates=True)
+    hot = make_result(folder="hot", reasons=(reason,))
+    with pytest.raises(ConfigError, match="the first result, hot, is not valid"):
+        compare([hot, make_result(folder="cool")], fail_if="p90>+5%")
+
+
+def test_a_figure_that_is_no_number_passes_no_limit(make_result: Any) -> None:
+    result = make_result()
+    accuracy = dataclasses.replace(result.accuracy, cosine=float("nan"))
+    with pytest.raises(ConfigError, match="mean cosine is nan, not a number to compare"):
+        compare([dataclasses.replace(result, accuracy=accuracy)], fail_if="cosine<0.9")
+
+
+def test_agreement_of_two_kinds_is_not_compared(make_result: Any) -> None:
+    first, second = make_result(), make_result(folder="headless")
+    accuracy = dataclasses.replace(
+        second.accuracy, agreement_of="self-retrieval", agreement_pool=256
+    )
+    with pytest.raises(ConfigError, match="count agreement differently"):
+        compare([first, dataclasses.replace(second, accuracy=accuracy)], fail_if="agreement<-1pt")
+
+
+def test_a_runner_without_samples_is_shown_and_not_ranked(make_result: Any, tmp_path: Path) -> None:
+    reported = Reported(n=50, mean_ns=5_000_000, percentiles_ns={"50": 4_900_000})
+    first = make_result(runner="benchmark_model")
+    bare = dataclasses.replace(first, latency=None, samples_ns=(), reported=reported)
+
+    comparison = compare([bare, first], html=tmp_path / "page.html")
+
+    assert {row.verdict for row in comparison.groups[0].rows} == {"first", "not ranked"}
+    assert "mean 5" in comparison.table()
+    assert "spread unknown" in (tmp_path / "page.html").read_text()
+    with pytest.raises(ConfigError, match="has no p90; its runner or device does not tell it"):
+        comparison.check("p90>8ms")
+    comparison.check("mean>8ms")

@@ -1,9 +1,11 @@
+import dataclasses
 from typing import Any
 
 import pytest
 
 from edgeseed.core.errors import ConfigError, UnknownNameError
 from edgeseed.runtime.conditions import METRICS, Rule, parse_rule
+from edgeseed.runtime.power import Power
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,8 @@ def test_a_value_on_the_limit_holds() -> None:
 
 @pytest.mark.parametrize("name", METRICS)
 def test_every_metric_can_be_read_and_limited(name: str, make_result: Any) -> None:
-    value = METRICS[name].read(make_result())
+    power = Power("tegrastats", 10.0, {"VDD_IN": 80.0})
+    value = METRICS[name].read(dataclasses.replace(make_result(), power=power))
 
     assert value is not None
     assert value > 0
@@ -87,3 +90,15 @@ def test_what_was_not_measured_is_none(make_result: Any) -> None:
     result = make_result(top1=None)
 
     assert [METRICS[name].read(result) for name in ("top1", "agreement", "cosine")] == [None] * 3
+
+
+@pytest.mark.parametrize("text", ["top1<90", "agreement<99.5", "cosine<2"])
+def test_a_limit_beyond_what_a_metric_can_be_is_refused(text: str) -> None:
+    # `top1<90` was 9000 %, and every model passed it.
+    with pytest.raises(ConfigError, match="is never above"):
+        parse_rule(text)
+
+
+def test_a_percentage_without_its_sign_says_how_to_write_it() -> None:
+    with pytest.raises(ConfigError, match=r"is 9000%: top-1 .*; for a percentage write top1<90%"):
+        parse_rule("top1<90")

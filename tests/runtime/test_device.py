@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fake_device import fake_measurement
 
 from edgeseed.core.bundle import Bundle
 from edgeseed.core.errors import ConfigError, UsageError
 from edgeseed.runtime import build, profile
 from edgeseed.runtime.device import Device, Observation
 from edgeseed.runtime.devices import open_device
-from edgeseed.runtime.devices._fake import fake_measurement
+from edgeseed.runtime.machine import Memory
 
 STEADY = [5_000_000] * 2000
 
@@ -48,7 +49,7 @@ def test_a_device_may_measure_without_the_agent(bundle: Bundle, tmp_path: Path) 
 
 
 def test_a_runner_that_knows_less_says_so(bundle: Bundle, tmp_path: Path) -> None:
-    nothing = {"resident_mib": None, "peak_mib": None}
+    nothing = Memory(None, None)
     device = OwnRunner(cpu_ns=None, memory_model=nothing, limitations=["spread is unknown"])
 
     result = profile(bundle.path, device=device, out=tmp_path / "r.json")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 
 from edgeseed.runtime import latency
-from edgeseed.runtime.latency import PROTOCOLS, Protocol, WarmUp, measure, time_once
+from edgeseed.runtime.latency import PROTOCOLS, LatencyProtocol, WarmUp, measure, time_once
 
 MS = 1_000_000
 
@@ -163,7 +163,7 @@ def test_time_once_gives_the_value_and_the_duration() -> None:
 
 
 def test_a_real_clock_measures_what_a_sleep_takes() -> None:
-    short = Protocol("short", min_runs=10, min_seconds=0.05, max_seconds=2)
+    short = LatencyProtocol("short", min_runs=10, min_seconds=0.05, max_seconds=2)
     warm_up = WarmUp(min_runs=2, min_seconds=0.0, max_seconds=0.1)
 
     timings = measure(lambda: latency.time.sleep(0.005), short, warm_up=warm_up)

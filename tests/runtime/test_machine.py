@@ -132,3 +132,64 @@ def test_without_proc_the_peak_comes_from_getrusage(tmp_path: Path) -> None:
     assert found.resident_mib is None
     assert found.peak_mib is not None
     assert found.peak_mib > 1
+
+
+def test_the_limit_of_the_processs_own_group_counts_and_of_those_above(tmp_path: Path) -> None:
+    # Only the root group's was seen: a service limited to half a core measured as if it had all.
+    write(tmp_path, "proc/self/cgroup", "0::/system.slice/job.service\n")
+    write(tmp_path, "sys/fs/cgroup/system.slice/cpu.max", "50000 100000\n")
+    write(tmp_path, "sys/fs/cgroup/system.slice/job.service/cpu.max", "max 100000\n")
+    write(tmp_path, "sys/fs/cgroup/system.slice/job.service/memory.max", "536870912\n")
+
+    found = read_machine(tmp_path)
+
+    assert found.cpu_quota == 0.5
+    assert found.memory_limit_mib == 512
+
+
+def test_the_own_group_of_version_1_is_found(tmp_path: Path) -> None:
+    write(tmp_path, "proc/self/cgroup", "5:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n0::/\n")
+    write(tmp_path, "sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_quota_us", "150000\n")
+    write(tmp_path, "sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_period_us", "100000\n")
+    write(
+        tmp_path, "sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes", "9223372036854771712\n"
+    )
+
+    found = read_machine(tmp_path)
+
+    assert (found.cpu_quota, found.memory_limit_mib) == (1.5, None)
+
+
+ZEN_5 = """processor\t: 0
+cpu family\t: 26
+model\t\t: 2
+model name\t: AMD EPYC
+stepping\t: 1
+flags\t\t: fpu sse4_2 avx2 fma avx512f avx512_vnni avx_vnni hypervisor
+
+processor\t: 1
+cpu family\t: 26
+"""
+
+
+def test_the_generation_behind_a_processors_name_is_read(tmp_path: Path) -> None:
+    write(tmp_path, "proc/cpuinfo", ZEN_5)
+
+    found = read_machine(tmp_path)
+
+    assert (found.cpu_family, found.cpu_model, found.cpu_stepping) == (26, 2, 1)
+    assert found.instruction_sets == ["sse4_2", "fma", "avx2", "avx_vnni", "avx512f", "avx512_vnni"]
+    assert found.cpu_parts == []
+
+
+def test_the_kinds_of_core_of_an_arm_chip_are_read(tmp_path: Path) -> None:
+    block = (
+        "processor\t: {}\nFeatures\t: fp asimd asimddp\nCPU implementer\t: 0x41\nCPU part\t: {}\n"
+    )
+    write(tmp_path, "proc/cpuinfo", "\n".join([block.format(0, "0xd05"), block.format(1, "0xd0b")]))
+
+    found = read_machine(tmp_path)
+
+    assert found.cpu_parts == ["0x41:0xd05:?:?", "0x41:0xd0b:?:?"]
+    assert found.instruction_sets == ["asimd", "asimddp"]
+    assert found.cpu_family is None

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.fake_device import FakeDevice, fake_machine, fake_measurement
 
 from edgeseed.core.bundle import Bundle
 from edgeseed.core.errors import (
@@ -17,7 +18,7 @@ from edgeseed.core.errors import (
 from edgeseed.runtime import profile, read_result
 from edgeseed.runtime.agent import _job
 from edgeseed.runtime.device import Ended
-from edgeseed.runtime.devices._fake import FakeDevice, fake_measurement
+from edgeseed.runtime.engine import Placement
 
 STEADY = [5_000_000] * 2000
 
@@ -76,7 +77,7 @@ def test_too_many_threads_are_warned_of(
 def test_the_profile_chooses_engine_unit_and_threads(bundle: Bundle, tmp_path: Path) -> None:
     device = FakeDevice(fake_measurement(STEADY))
 
-    profile(bundle.path, device=device, profile="raspberry-pi-5", out=tmp_path / "r.json")
+    profile(bundle.path, device=device, device_profile="raspberry-pi-5", out=tmp_path / "r.json")
     profile(bundle.path, device=device, threads=2, unit="xnnpack", out=tmp_path / "r2.json")
 
     found = [(job.engine, job.unit, job.threads) for job in device.jobs]
@@ -108,7 +109,7 @@ def test_a_throttled_run_is_written_and_does_not_count(bundle: Bundle, tmp_path:
 
 
 def test_a_run_on_the_wrong_unit_does_not_count(bundle: Bundle, tmp_path: Path) -> None:
-    placement = {"requested": "xnnpack", "actual": "cpu", "nodes": None, "share": None}
+    placement = Placement("xnnpack", "cpu", None)
     device = FakeDevice(fake_measurement(STEADY, placement=placement))
 
     result = profile(bundle.path, device=device, unit="xnnpack", out=tmp_path / "r.json")
@@ -207,14 +208,14 @@ def test_unknown_names_suggest_the_nearest(bundle: Bundle, tmp_path: Path) -> No
     with pytest.raises(UnknownNameError, match="did you mean 'host'"):
         profile(bundle.path, device="hosst", out=out)
     with pytest.raises(UnknownNameError, match="did you mean 'raspberry-pi-5'"):
-        profile(bundle.path, profile="raspberry-pi", out=out)
+        profile(bundle.path, device_profile="raspberry-pi", out=out)
 
 
 def test_a_profile_without_an_engine_for_the_bundle_says_what_to_export(
     bundle: Bundle, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"runs no onnx bundle; export .*: coreml"):
-        profile(bundle.path, profile="iphone-15-pro", out=tmp_path / "result.json")
+        profile(bundle.path, device_profile="iphone-15-pro", out=tmp_path / "result.json")
 
 
 def test_no_thread_is_too_few(bundle: Bundle, tmp_path: Path) -> None:
@@ -230,3 +231,14 @@ def test_a_folder_that_is_no_bundle_is_a_usage_error(tmp_path: Path) -> None:
 def test_a_unit_that_this_machine_lacks_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(WorkError, match="has no unit 'qnn'; it has"):
         profile(bundle.path, unit="qnn", out=tmp_path / "result.json")
+
+
+def test_a_profiles_name_never_becomes_the_machines(bundle: Bundle, tmp_path: Path) -> None:
+    # An x86 server was reported as "Google Pixel 8", and the result was valid.
+    device = FakeDevice(fake_measurement(STEADY, machine=fake_machine(architecture="x86_64")))
+
+    result = profile(bundle.path, device=device, device_profile="pixel-8", out=tmp_path / "r.json")
+
+    assert not result.valid
+    assert [reason.code for reason in result.reasons] == ["wrong-device"]
+    assert result.device.title == "Fake Board"

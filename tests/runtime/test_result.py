@@ -91,21 +91,24 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "message"),
     [
-        {"placement": None},
-        {"samples_ns": []},
-        {"samples_ns": [5, -1]},
-        {"surprise": 1},
-        {"device": {"device": "host"}},
-        {"thermals": {"before": 1}},
+        ({"placement": None}, "placement is not an object: None"),
+        ({"samples_ns": []}, "no samples that they follow from"),
+        ({"samples_ns": [5, -1]}, "a duration that is not above 0"),
+        ({"samples_ns": [5, 2.5]}, "samples_ns is not a list of whole numbers"),
+        ({"surprise": 1}, "unknown field 'surprise'"),
+        ({"device": {"device": "host"}}, "device has no profile"),
+        ({"thermals": {"before": 1}}, "thermals has no after|thermals: before is not an object"),
+        ({"load_ms": True}, "load_ms is not a finite number: True"),
+        ({"bundle": []}, r"bundle is not an object: \[\]"),
+        ({"reasons": [{"code": "none", "message": "", "invalidates": False}]}, "is not one of"),
     ],
-    ids=lambda changes: next(iter(changes)),
 )
 def test_a_result_with_a_broken_field_is_refused(
-    make_result: Any, tmp_path: Path, changes: dict[str, Any]
+    make_result: Any, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ArtifactError, match="is not a valid result"):
+    with pytest.raises(ArtifactError, match=message):
         read_result(edited(make_result(), tmp_path, **changes))
 
 

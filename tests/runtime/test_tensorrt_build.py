@@ -1,6 +1,6 @@
 """An engine is built where it will run: here, behind ssh, or nowhere with a reason.
 
-TensorRT is the stand-in of `runtime/engines/_fake_tensorrt.py`, and the GPU is a small C library.
+TensorRT is the stand-in of `tests/support/fake_tensorrt.py`, and the GPU is a small C library.
 That the real TensorRT has what is called here is checked in `engines/test_tensorrt_api.py`.
 """
 
@@ -50,7 +50,7 @@ def test_an_engine_is_built_here_and_profiled(
     read_bundle(bundle.path)  # still whole: engines are beside what is sealed
 
     measured = profile(
-        bundle.path, profile="jetson-orin-nano", protocol=instant, out=tmp_path / "r.json"
+        bundle.path, device_profile="jetson-orin-nano", protocol=instant, out=tmp_path / "r.json"
     )
 
     assert measured.engine.name == "tensorrt"
@@ -69,7 +69,7 @@ def test_profiling_before_building_says_what_to_do(
         WorkError, match=r"no engine for Orin with TensorRT 10\.3\.0 .*edgeseed build"
     ):
         profile(
-            tensorrt_bundle().path, profile="jetson-orin-nano", protocol="rapid",
+            tensorrt_bundle().path, device_profile="jetson-orin-nano", protocol="rapid",
             out=tmp_path / "r.json",
         )  # fmt: skip
 

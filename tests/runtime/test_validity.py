@@ -3,20 +3,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeseed.profiles import PublishedLatency
 from edgeseed.runtime.engine import Placement
 from edgeseed.runtime.latency import PROTOCOLS
 from edgeseed.runtime.machine import Load
+from edgeseed.runtime.measurement import ClockReading
 from edgeseed.runtime.summary import Summary
-from edgeseed.runtime.validity import Evidence, judge
+from edgeseed.runtime.validity import Evidence, clock_share, judge, rates_by_tenth
 
 CALM = Load(10.0, 0.0, 0.0, 0.1)
 STEADY_MS = np.full(200, 5.0)
 
 
 def evidence(samples_ms: Any = STEADY_MS, **changes: Any) -> Evidence:
+    samples_ns = (np.asarray(samples_ms) * 1e6).astype(int).tolist()
     facts: dict[str, Any] = {
         "protocol": PROTOCOLS["quick"],
-        "summary": Summary.from_samples((np.asarray(samples_ms) * 1e6).tolist()),
+        "summary": Summary.from_samples(samples_ns),
+        "num_runs": len(samples_ns),
+        "rates": tuple(rates_by_tenth(samples_ns)),
         "elapsed_s": 10.0,
         "steady": True,
         "placement": Placement("cpu", "cpu", {"cpu": 10}),
@@ -135,3 +140,73 @@ def test_stolen_time_is_flagged() -> None:
 
 def test_a_system_that_counts_no_cpu_time_is_not_called_busy() -> None:
     assert codes(evidence(load_during=Load(1.0, None, None, None))) == []
+
+
+def test_stalls_that_no_percentile_shows_are_throttling() -> None:
+    # A run of 1 ms, and in the second half every hundredth stalls for 30 ms: medians stay, and the
+    # device does three runs where it did four.
+    samples = np.full(4000, 1.0)
+    samples[2000::100] = 30.0
+
+    found = evidence(samples)
+
+    assert found.summary is not None
+    assert found.summary.drift == 1
+    assert ("throttled", True) in codes(found)
+    assert "made 1 run where its best three made 1.23" in judge(found)[0].message
+
+
+def test_one_stall_is_noise_and_no_throttling() -> None:
+    samples = np.full(4000, 1.0)
+    samples[3900] = 100.0
+
+    assert "throttled" not in {code for code, _ in codes(evidence(samples))}
+
+
+def test_rates_are_of_equal_spans_of_time() -> None:
+    rates = rates_by_tenth([1_000_000] * 1000)
+
+    assert rates == pytest.approx([1000.0] * 10)
+    assert rates_by_tenth([1_000_000] * 99) == []
+
+
+def test_a_device_that_was_hot_before_is_seen_by_its_clock() -> None:
+    # It does not get slower: it began at its limit.
+    readings = [ClockReading(float(i), {"cpu0": 900.0, "cpu4": 1400.0}) for i in range(10)]
+    share = clock_share(readings, {"cpu0": 1800.0, "cpu4": 2800.0})
+
+    assert share == 0.5
+    assert codes(evidence(clock_share=share)) == [("slow-clock", False)]
+    assert "ran at 50% of its maximum clock" in judge(evidence(clock_share=share))[0].message
+    assert clock_share([], {"cpu0": 1800.0}) is None
+    assert clock_share(readings, {}) is None
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_limit_that_the_device_names_does_not_count(when: str) -> None:
+    found = evidence(**{f"throttled_{when}": ("under-voltage now",)})
+
+    assert codes(found) == [("throttled", True)]
+    assert judge(found)[0].message == f"the device says, {when} the run: under-voltage now"
+
+
+def test_a_profile_of_another_device_does_not_count() -> None:
+    found = evidence(other_device="the profile is Pixel 8 (aarch64), the machine says x86_64, EPYC")
+
+    assert codes(found) == [("wrong-device", True)]
+
+
+def test_a_runner_without_samples_has_no_spread() -> None:
+    assert codes(evidence(summary=None, rates=(), steady=None)) == [("no-spread", False)]
+
+
+@pytest.mark.parametrize(("published_ms", "flagged"), [(5.5, False), (2.0, True), (20.0, True)])
+def test_a_figure_far_from_what_is_published_is_flagged(published_ms: float, flagged: bool) -> None:
+    published = PublishedLatency(
+        network="mobilenetv3_large_100", precision="fp32", engine="ncnn", unit="cpu",
+        latency_ms=published_ms, source="https://example.org",
+    )  # fmt: skip
+
+    found = codes(evidence(published=published))
+
+    assert found == ([("unlike-published", False)] if flagged else [])

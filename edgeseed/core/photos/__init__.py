@@ -1,14 +1,18 @@
 """Photos, wherever they come from: folders of any nesting, tar shards, and named sets."""
 
+from edgeseed.core.photos.accounting import (
+    MAX_BROKEN_SHARE,
+    SIDECARS,
+    Skipped,
+    check_class_names,
+    judge_skipped,
+)
 from edgeseed.core.photos.decoding import Draft, decode, decode_draft
-from edgeseed.core.photos.folder import SIDECARS
 from edgeseed.core.photos.open import open_photos
 from edgeseed.core.photos.overlap import Mark, Shared, shared_photos, sketched_photos
 from edgeseed.core.photos.photo_set import (
-    MAX_BROKEN_SHARE,
     PhotoSet,
     PhotoSource,
-    Skipped,
     fingerprint_of,
     photos_from_arrays,
 )
@@ -22,9 +26,11 @@ __all__ = [
     "PhotoSource",
     "Shared",
     "Skipped",
+    "check_class_names",
     "decode",
     "decode_draft",
     "fingerprint_of",
+    "judge_skipped",
     "open_photos",
     "photos_from_arrays",
     "shared_photos",

@@ -3,6 +3,7 @@
 EXIF rotation, CMYK, grey, 16 bits, alpha and animation are handled.
 """
 
+import functools
 import io
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgeseed.core.color import to_srgb
+from edgeseed.core.console import note
 from edgeseed.core.errors import DataError
 
 _ORIENTATION = 0x112
@@ -88,13 +90,29 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 def _high_range_to_rgb(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.float64)
+    # A single NaN would make the whole photo black, and a clipped height map would be white.
+    if not np.isfinite(values).all():
+        raise ValueError("it holds NaN or infinite values")
+    low, high = values.min(initial=0.0), values.max(initial=0.0)
     if image.mode == "F":
-        full = 1.0 if values.max(initial=0.0) <= 1.0 else 255.0
+        full = 1.0 if high <= 1.0 else 255.0
+        _say_float_range()
     else:
         # Mode "I" also holds 8-bit values in some files; "I;16" never does.
-        full = 255.0 if image.mode == "I" and values.max(initial=0.0) <= 255 else 65535.0
-    scaled = np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
+        full = 255.0 if image.mode == "I" and high <= 255 else 65535.0
+    if low < 0 or high > full:
+        raise ValueError(
+            f"its values go from {low:g} to {high:g}, which is neither 0 to 1, 0 to 255 nor 16 "
+            "bits: scale them first"
+        )
+    scaled = np.rint(values * (255.0 / full)).astype(np.uint8)
     return Image.fromarray(scaled).convert("RGB")
+
+
+@functools.cache
+def _say_float_range() -> None:
+    """Once a process: the range of a float photo is a guess from its values."""
+    note("float photos are read as 0 to 1 where no value is above 1, else as 0 to 255")
 
 
 def reason_of(error: BaseException) -> str:

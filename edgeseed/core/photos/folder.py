@@ -4,44 +4,27 @@ What cannot be read is skipped, counted and listed, and is an error once it is m
 """
 
 import os
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from edgeseed.core.console import progress, warn
+from edgeseed.core.console import progress
 from edgeseed.core.errors import DataError
+from edgeseed.core.photos.accounting import (
+    SIDECARS,
+    Skipped,
+    class_folders,
+    judge_skipped,
+)
 from edgeseed.core.photos.decoding import Draft, decode, decode_draft, reason_of
 from edgeseed.core.photos.overlap import Mark, sample_file
-from edgeseed.core.photos.photo_set import MAX_BROKEN_SHARE, PhotoSet, Skipped, fingerprint_of
+from edgeseed.core.photos.photo_set import PhotoSet, fingerprint_of
 
-_LISTED = 5
-# Files that lie beside photos by custom; they are passed over without being counted as broken.
-SIDECARS = frozenset(
-    [
-        ".csv",
-        ".db",
-        ".html",
-        ".ini",
-        ".json",
-        ".jsonl",
-        ".lock",
-        ".log",
-        ".md",
-        ".parquet",
-        ".py",
-        ".toml",
-        ".tsv",
-        ".txt",
-        ".xml",
-        ".xmp",
-        ".yaml",
-        ".yml",
-    ]
-)
 _SIGNATURES = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*",
     b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"qoif", b"\0\0\0\x0cjP",
@@ -80,12 +63,15 @@ class _Files:
         return Mark(size, lambda: sample_file(path, start=0, size=size))
 
 
-def _walk(root: Path) -> Iterator[str]:
+def _walk(root: Path) -> list[str]:
     """Relative paths of all visible files below `root`, sorted; follows links, but no loops."""
     seen: set[tuple[int, int]] = set()
     found: list[str] = []
-    for folder, folders, files in os.walk(root, followlinks=True):
-        status = Path(folder).stat()
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
+        try:
+            status = Path(folder).stat()
+        except OSError as error:
+            _refuse(error)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
@@ -97,12 +83,23 @@ def _walk(root: Path) -> Iterator[str]:
             for name in files
             if not name.startswith(".")
         ]
-    return iter(sorted(found))
+    return sorted(found)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    # How many photos it holds is unknown, so they cannot be counted as skipped; a class that went
+    # missing would shift the numbers of all others.
+    raise DataError(
+        f"{error.filename} cannot be listed: {reason_of(error)}; make it readable, or move it away"
+    ) from error
 
 
 def _check_file(path: Path) -> str | None:
     """Why a file is no usable photo, or None. Decodes only what looks suspicious."""
     try:
+        # Opening a pipe would wait for whoever writes into it.
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "not a regular file"
         with path.open("rb") as file:
             head = file.read(16)
             size = file.seek(0, os.SEEK_END)
@@ -137,7 +134,7 @@ def open_folder(root: Path, *, labels: bool | None) -> PhotoSet:
     Raises:
         DataError: If there is no photo, more than a tenth is broken, or labels lack.
     """
-    names = list(_walk(root))
+    names = _walk(root)
     with (
         ThreadPoolExecutor() as pool,
         progress(f"checking {root.name}", len(names), "files") as bar,
@@ -147,11 +144,13 @@ def open_folder(root: Path, *, labels: bool | None) -> PhotoSet:
             reasons.append(reason)
             bar.advance()
     good = [name for name, reason in zip(names, reasons, strict=True) if reason is None]
-    skipped = [Skipped(n, r) for n, r in zip(names, reasons, strict=True) if r is not None]
-    broken = [item for item in skipped if Path(item.path).suffix.lower() not in SIDECARS]
-    _judge(root, num_good=len(good), broken=broken)
+    bad = [Skipped(n, r) for n, r in zip(names, reasons, strict=True) if r is not None]
+    broken = [item for item in bad if Path(item.path).suffix.lower() not in SIDECARS]
+    labelled = class_folders(str(root), good, labels=labels, folders=_visible_folders(root))
+    skipped = (*broken, *labelled.strays)
+    judge_skipped(str(root), num_used=len(labelled.kept), skipped=skipped)
+    good = [good[index] for index in labelled.kept]
     sizes = [(root / name).stat().st_size for name in good]
-    classes, targets = _class_folders(root, good, labels=labels)
     return PhotoSet(
         name=str(root),
         source=_Files(root, good),
@@ -159,49 +158,12 @@ def open_folder(root: Path, *, labels: bool | None) -> PhotoSet:
         fingerprint=fingerprint_of(
             Path(name).as_posix() + f" {size}" for name, size in zip(good, sizes, strict=True)
         ),
-        labels=targets,
-        classes=classes,
-        skipped=tuple(skipped),
+        labels=labelled.targets,
+        classes=labelled.classes,
+        skipped=skipped,
+        num_sidecars=len(bad) - len(broken),
     )
 
 
-def _judge(root: Path, *, num_good: int, broken: list[Skipped]) -> None:
-    listing = "; ".join(f"{item.path}: {item.reason}" for item in broken[:_LISTED])
-    listing += f"; and {len(broken) - _LISTED} more" if len(broken) > _LISTED else ""
-    if num_good == 0:
-        found = f"only files that are not images ({listing})" if broken else "no image at all"
-        raise DataError(
-            f"{root} holds {found}; give a folder with photos (JPEG, PNG, WebP, TIFF, BMP, GIF)"
-        )
-    total = num_good + len(broken)
-    if len(broken) > MAX_BROKEN_SHARE * total:
-        raise DataError(
-            f"{root}: {len(broken)} of {total} files cannot be read as photos, more than "
-            f"{MAX_BROKEN_SHARE:.0%} ({listing}); remove or replace them"
-        )
-    if broken:
-        warn(f"{root}: {len(broken)} of {total} files skipped ({listing})")
-
-
-def _class_folders(
-    root: Path, names: list[str], *, labels: bool | None
-) -> tuple[tuple[str, ...] | None, npt.NDArray[np.int64] | None]:
-    """Labels from the first folder level, as in ImageFolder: `root/CLASS/.../photo.jpg`."""
-    if labels is False:
-        return None, None
-    tops = [name.split(os.sep, 1)[0] if os.sep in name else None for name in names]
-    classes = tuple(sorted({top for top in tops if top is not None}))
-    if None in tops or len(classes) < 2:
-        if labels:
-            found = (
-                "photos that lie in no class folder"
-                if None in tops
-                else f"one class folder, {', '.join(classes)}"
-            )
-            raise DataError(
-                f"{root}: labels were asked for, but it holds {found}; lay it out as "
-                f"{root}/CLASS/photo.jpg"
-            )
-        return None, None
-    number = {name: index for index, name in enumerate(classes)}
-    return classes, np.array([number[top] for top in tops if top is not None], dtype=np.int64)
+def _visible_folders(root: Path) -> list[str]:
+    return [path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."]

@@ -11,18 +11,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgeseed.core.errors import DataError
+from edgeseed.core.photos.accounting import Skipped, check_class_names
 from edgeseed.core.photos.decoding import Draft
 from edgeseed.core.photos.overlap import Mark, sketch_of
-
-MAX_BROKEN_SHARE = 0.10
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Skipped:
-    """A file that is not used, and why."""
-
-    path: str
-    reason: str
 
 
 class PhotoSource(Protocol):
@@ -55,10 +46,17 @@ class PhotoSet:
     """(N,) class indices."""
     classes: tuple[str, ...] | None = None
     skipped: tuple[Skipped, ...] = ()
+    """What looks like photos and is not used."""
+    num_sidecars: int = 0
+    """Files that lie beside photos by custom, such as .json and .txt, and are passed over."""
     whole: str = ""
     """Fingerprint of the set that this is a part of; none where it is all of it."""
     open_test: "Callable[[], PhotoSet] | None" = None
     """Opens the set's own test split, where it has one."""
+
+    def __post_init__(self) -> None:
+        if self.classes is not None:
+            check_class_names(self.classes, source=self.name)
 
     def __len__(self) -> int:
         return len(self.indices)

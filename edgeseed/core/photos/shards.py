@@ -9,6 +9,7 @@ Places are found by one pass over the tars' headers as the set is opened. Photos
 then: one that is broken is skipped in training, and an error in evaluation.
 """
 
+import dataclasses
 import itertools
 import re
 import tarfile
@@ -21,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edgeseed.core.console import progress
+from edgeseed.core.console import progress, warn
 from edgeseed.core.errors import DataError, MissingDependencyError
+from edgeseed.core.files import readable_size
 from edgeseed.core.optional import require
+from edgeseed.core.photos.accounting import SIDECARS, Skipped, judge_skipped
 from edgeseed.core.photos.decoding import Draft, decode, decode_draft
-from edgeseed.core.photos.folder import SIDECARS
 from edgeseed.core.photos.overlap import Mark, sample_file
 from edgeseed.core.photos.photo_set import PhotoSet, fingerprint_of
 
@@ -34,6 +36,10 @@ _IMAGES = frozenset(["jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", 
 _LABEL = "cls"
 _CLASSES_FILE = "classes.txt"
 _LISTED = 3
+_SIDECAR_KINDS = tuple(suffix.removeprefix(".") for suffix in SIDECARS)
+_MAX_LABEL_BYTES = 1024
+_MAX_PHOTO_BYTES = 2**29
+"""Half a gigabyte: a tar may claim any size, and a photo is read whole."""
 
 
 def are_shards(source: str) -> bool:
@@ -55,8 +61,8 @@ def open_shards(source: str, *, labels: bool | None) -> PhotoSet:
 
     Args:
         source: `FOLDER`, `FILE.tar`, or a pattern such as `https://host/train-{000..127}.tar`.
-        labels: As `open_photos` takes it. A label is a number in the sample's `.cls`; their names
-            may stand in `classes.txt` beside the shards, one a line.
+        labels: As `open_photos` takes it. A label is a number or a name in the sample's `.cls`;
+            names of numbers may stand in `classes.txt` beside the shards, one a line.
 
     Raises:
         DataError: If a shard does not exist or is cut off, there is no photo, or labels lack.
@@ -67,14 +73,16 @@ def open_shards(source: str, *, labels: bool | None) -> PhotoSet:
         for url in urls:
             shards.append(_index(url))
             bar.advance()
-    samples = [sample for shard in shards for sample in shard]
-    if not samples:
+    samples = [sample for shard in shards for sample in shard.photos]
+    skipped = tuple(item for shard in shards for item in shard.skipped)
+    if not samples and not skipped:
         raise DataError(
             f"{source} holds no photo; samples are named like 000017.jpg, with suffixes "
             f"{', '.join(sorted(_IMAGES))}"
         )
-    numbers = np.repeat(np.arange(len(urls)), [len(shard) for shard in shards])
-    targets = None if labels is False else _labels(source, samples, wanted=bool(labels))
+    judge_skipped(source, num_used=len(samples), skipped=skipped)
+    numbers = np.repeat(np.arange(len(urls)), [len(shard.photos) for shard in shards])
+    labelled = None if labels is False else _read_labels(source, urls, samples, wanted=bool(labels))
     photos = Shards(urls, numbers, samples)
     return PhotoSet(
         name=source,
@@ -83,8 +91,10 @@ def open_shards(source: str, *, labels: bool | None) -> PhotoSet:
         fingerprint=fingerprint_of(
             f"{photos.name(index)} {sample.size}" for index, sample in enumerate(samples)
         ),
-        labels=targets,
-        classes=None if targets is None else _class_names(source, urls, int(targets.max()) + 1),
+        labels=None if labelled is None else labelled.targets,
+        classes=None if labelled is None else labelled.classes,
+        skipped=skipped,
+        num_sidecars=sum(shard.num_sidecars for shard in shards),
     )
 
 
@@ -127,29 +137,78 @@ def _is_remote(url: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sample:
+class _Member:
     """One photo in a shard: its member's name, its place, and its label if it has one."""
 
     member: str
     offset: int
     size: int
-    label: int | None
+    label: str | None
 
 
-def _index(url: str) -> list[_Sample]:
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """What one tar holds: every member is a photo, a sidecar or skipped."""
+
+    photos: list[_Member]
+    skipped: list[Skipped]
+    num_sidecars: int
+
+
+def _index(url: str) -> _Shard:
     try:
         with _open(url) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            members = [_describe(tar, member) for member in tar if member.isfile()]
+            members, skipped = _read_members(tar, url)
             _check_end(file, cast(Any, tar).offset)
     except (tarfile.TarError, EOFError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(
             f"{url} is not a whole, plain tar ({error}); copy it again, or unpack it if it is "
             "compressed: photos are so already"
         ) from error
     except OSError as error:
         raise DataError(f"{url} cannot be read ({' '.join(str(error).split())[:160]})") from error
-    groups = itertools.groupby(members, key=lambda part: _key_and_kind(part.member)[0])
-    return [photo for _, group in groups if (photo := _photo(list(group))) is not None]
+    # Not only neighbours: tars that were made by other tools may hold all labels first.
+    samples: dict[str, list[_Member]] = {}
+    for part in members.values():
+        samples.setdefault(_key_and_kind(part.member)[0], []).append(part)
+    photos: list[_Member] = []
+    num_sidecars = 0
+    for parts in samples.values():
+        chosen = _photos(parts)
+        photos += chosen
+        used = {photo.member for photo in chosen}
+        for part in parts:
+            if part.member in used:
+                continue
+            # A mask, a caption or features beside a photo belong to its sample.
+            if chosen or _suffix(part.member) in (_LABEL, *_SIDECAR_KINDS):
+                num_sidecars += 1
+            else:
+                skipped.append(Skipped(f"{_file_name(url)}/{part.member}", "no image"))
+    return _Shard(photos, skipped, num_sidecars)
+
+
+def _read_members(tar: tarfile.TarFile, url: str) -> tuple[dict[str, _Member], list[Skipped]]:
+    """Files of a tar by name, and what cannot be read from its place."""
+    members: dict[str, _Member] = {}
+    skipped = []
+    for member in tar:
+        path = f"{_file_name(url)}/{member.name}"
+        if member.isdir() or _is_hidden(member.name):
+            continue
+        if not member.isreg() or member.issparse():
+            skipped.append(Skipped(path, "a link, a sparse file or a device: pack plain files"))
+        elif _suffix(member.name) in _IMAGES and member.size > _MAX_PHOTO_BYTES:
+            skipped.append(Skipped(path, f"{readable_size(member.size)}, too large for a photo"))
+        else:
+            if member.name in members:  # as in tar itself, the last one counts
+                skipped.append(Skipped(path, "another file of this name comes later in the tar"))
+            members[member.name] = _Member(
+                member.name, member.offset_data, member.size, _label(tar, member, path)
+            )
+    return members, skipped
 
 
 def _check_end(file: IO[bytes], end: int) -> None:
@@ -159,11 +218,18 @@ def _check_end(file: IO[bytes], end: int) -> None:
         raise tarfile.ReadError("its end is missing")
 
 
-def _describe(tar: tarfile.TarFile, member: tarfile.TarInfo) -> _Sample:
-    label = None
-    if _key_and_kind(member.name)[1] == _LABEL:
-        label = int(cast(IO[bytes], tar.extractfile(member)).read().strip())
-    return _Sample(member.name, member.offset_data, member.size, label)
+def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> str | None:
+    if _suffix(member.name) != _LABEL:
+        return None
+    if member.size > _MAX_LABEL_BYTES:
+        raise DataError(
+            f"{path} holds {readable_size(member.size)}; a label is one number or one name"
+        )
+    content = cast(IO[bytes], tar.extractfile(member)).read()
+    try:
+        return content.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text; a label is one number or one name") from error
 
 
 def _key_and_kind(member: str) -> tuple[str, str]:
@@ -173,37 +239,103 @@ def _key_and_kind(member: str) -> tuple[str, str]:
     return folder + slash + key, kind.lower()
 
 
-def _photo(sample: list[_Sample]) -> _Sample | None:
-    found = [part for part in sample if part.member.rpartition(".")[2].lower() in _IMAGES]
-    if not found:
-        return None
-    label = next((part.label for part in sample if part.label is not None), None)
-    return _Sample(found[0].member, found[0].offset, found[0].size, label)
+def _suffix(member: str) -> str:
+    return member.rpartition(".")[2].lower()
 
 
-def _labels(source: str, samples: list[_Sample], *, wanted: bool) -> npt.NDArray[np.int64] | None:
+def _is_hidden(member: str) -> bool:
+    return any(part[0] == "." for part in member.split("/") if part not in ("", ".", ".."))
+
+
+def _file_name(url: str) -> str:
+    return url.rpartition("/")[2]
+
+
+def _photos(sample: list[_Member]) -> list[_Member]:
+    """The photos among files whose names are equal up to the first dot.
+
+    `000017.jpg` is the photo, and `000017.mask.png` belongs to it. Where no name ends at the second
+    dot, as in `2024.05.01.jpg` and `2024.05.02.jpg`, each is a photo of its own.
+    """
+    images = [part for part in sample if _suffix(part.member) in _IMAGES]
+    plain = [part for part in images if _key_and_kind(part.member)[1] in _IMAGES]
+    labels = {
+        part.member.rpartition(".")[0]: part.label for part in sample if part.label is not None
+    }
+    if plain:
+        of_sample = next(iter(labels.values()), None)
+        return [dataclasses.replace(plain[0], label=of_sample)]
+    shared = labels.get(_key_and_kind(sample[0].member)[0])
+    return [
+        dataclasses.replace(part, label=labels.get(part.member.rpartition(".")[0], shared))
+        for part in images
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _ShardLabels:
+    targets: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+
+
+def _read_labels(
+    source: str, urls: list[str], samples: list[_Member], *, wanted: bool
+) -> _ShardLabels | None:
+    """Class indices from labels that are numbers with any gaps, or names.
+
+    Raises:
+        DataError: If labels are demanded and lack, or some are numbers and some are names.
+    """
     lacking = [sample.member for sample in samples if sample.label is None]
-    if not lacking:
-        return np.array([sample.label for sample in samples], dtype=np.int64)
-    if wanted:
-        raise DataError(
-            f"{source}: labels were asked for, but {len(lacking)} of {len(samples)} photos have no "
-            f".cls beside them, such as {lacking[0]}"
+    if lacking:
+        problem = (
+            f"{len(lacking)} of {len(samples)} photos have no .cls beside them, such as "
+            f"{lacking[0]}"
         )
-    return None
+        if wanted:
+            raise DataError(f"{source}: labels were asked for, but {problem}")
+        if len(lacking) < len(samples):
+            warn(f"{source}: {problem}: no labels are taken")
+        return None
+    texts = [cast(str, sample.label) for sample in samples]
+    numbers = [text.isascii() and text.isdecimal() for text in texts]
+    if not any(numbers):
+        names = sorted(set(texts))
+        targets = {name: index for index, name in enumerate(names)}
+        return _ShardLabels(np.array([targets[text] for text in texts], np.int64), tuple(names))
+    if not all(numbers):
+        at = numbers.index(False)
+        raise DataError(
+            f"{source}: the label of {samples[at].member} is {texts[at][:40]!r}, and others are "
+            "numbers; labels are either all numbers from 0 or all names"
+        )
+    ids = [int(text) for text in texts]
+    names_in_file = _classes_file(urls)
+    if names_in_file is not None:
+        path, known = names_in_file
+        if max(ids) >= len(known):
+            raise DataError(
+                f"{source}: {path} names {len(known)} classes, and labels count up to {max(ids)}"
+            )
+        return _ShardLabels(np.array(ids, np.int64), known)
+    # Only ids that occur are classes: product numbers would make heads of millions of outputs.
+    occurring = sorted(set(ids))
+    index_of = {label: index for index, label in enumerate(occurring)}
+    return _ShardLabels(
+        np.array([index_of[label] for label in ids], np.int64), tuple(map(str, occurring))
+    )
 
 
-def _class_names(source: str, urls: list[str], num_classes: int) -> tuple[str, ...]:
+def _classes_file(urls: list[str]) -> tuple[Path, tuple[str, ...]] | None:
+    """Names of numbered classes, from `classes.txt` beside the shards."""
     path = Path(urls[0]).parent / _CLASSES_FILE
     if _is_remote(urls[0]) or not path.is_file():
-        return tuple(map(str, range(num_classes)))
-    names = tuple(path.read_text(encoding="utf-8").split("\n"))
-    names = tuple(name.strip() for name in names if name.strip())
-    if len(names) < num_classes:
-        raise DataError(
-            f"{source}: {path} names {len(names)} classes, and labels count up to {num_classes - 1}"
-        )
-    return names
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as a list of class names ({error})") from error
+    return path, tuple(line.strip() for line in lines if line.strip())
 
 
 # --------------------------------------------------------------------------- reading
@@ -213,7 +345,7 @@ class Shards:
     """Photos by their place in a tar. Survives pickling: nothing is kept open."""
 
     def __init__(
-        self, urls: list[str], numbers: npt.NDArray[np.int64], samples: Iterable[_Sample]
+        self, urls: list[str], numbers: npt.NDArray[np.int64], samples: Iterable[_Member]
     ) -> None:
         self._urls = urls
         self._numbers = numbers

@@ -23,8 +23,9 @@ from torch import Tensor, fx
 from edgeseed.core.console import progress
 from edgeseed.export.program import input_of
 from edgeseed.export.quantize.graph.rewriting import UNROUNDED
+from edgeseed.export.quantize.pairs import pair_limit_of, partners
 from edgeseed.export.quantize.ranges.statistics import photo_batches
-from edgeseed.export.quantize.scheme import IntegerFormat
+from edgeseed.export.quantize.scheme import Scheme
 from edgeseed.export.samples import Photos
 
 _aten = torch.ops.aten
@@ -80,7 +81,7 @@ def round_weights(
     quantized: fx.GraphModule,
     moments: Mapping[str, Moments],
     scales: Mapping[str, Tensor],
-    number_format: IntegerFormat,
+    scheme: Scheme,
     *,
     centered: bool,
 ) -> dict[str, Tensor]:
@@ -90,7 +91,7 @@ def round_weights(
         quantized: The graph, as `insert_quantization` or `simulate` makes it.
         moments: Of its layers' inputs, from `input_moments`.
         scales: (O,) of each layer's output channels.
-        number_format: What weights are stored in.
+        scheme: Whose integers weights become.
         centered: Whether biases will be corrected, so that means do not count.
     """
     rounded = {}
@@ -102,14 +103,23 @@ def round_weights(
             rows = weight.double().view(len(matrix), -1, matrix.shape[1])
             steps = scales[node.name].double().view(len(matrix), -1, 1)
             integers = round_rows(
-                rows / steps, matrix, low=number_format.low, high=number_format.high
-            )
+                rows / steps, matrix, low=scheme.weight.low, high=scheme.weight.high,
+                pair_limit=pair_limit_of(node, weight, scheme), partners=partners(weight.shape),
+            )  # fmt: skip
             rounded[node.name] = (integers * steps).view(weight.shape).float()
             bar.advance()
     return rounded
 
 
-def round_rows(rows: Tensor, moments: Tensor, *, low: int, high: int) -> Tensor:
+def round_rows(
+    rows: Tensor,
+    moments: Tensor,
+    *,
+    low: int,
+    high: int,
+    pair_limit: int = 0,
+    partners: Tensor | None = None,
+) -> Tensor:
     """Rounds so that the outputs of rows move little, rather than their weights.
 
     Args:
@@ -117,6 +127,9 @@ def round_rows(rows: Tensor, moments: Tensor, *, low: int, high: int) -> Tensor:
         moments: (G, D, D) second moments of their inputs.
         low: Least integer.
         high: Greatest integer.
+        pair_limit: What two weights of one sign in a pair may come to; 0 for anything. A pair with
+            too much shares alike; else the second to be rounded gets what the first has left.
+        partners: (D,) the other weight of each one's pair, from `pairs.partners`.
 
     Returns:
         (G, O, D) whole numbers.
@@ -125,19 +138,45 @@ def round_rows(rows: Tensor, moments: Tensor, *, low: int, high: int) -> Tensor:
     order = energy.argsort(dim=1, descending=True)
     factor = _inverse_factor(moments, order)
     work = rows.gather(2, order.unsqueeze(1).expand_as(rows)).clone()
-    found = torch.empty_like(work)
+    # In the order of the rows, not in that of rounding; zero where it is not yet known.
+    found = torch.zeros_like(work)
+    share = _shares(rows, pair_limit, partners)
     width = work.shape[2]
     for start in range(0, width, _BLOCK):
         stop = min(start + _BLOCK, width)
         errors = torch.empty_like(work[:, :, start:stop])
         for at in range(start, stop):
             column = work[:, :, at]
-            found[:, :, at] = column.round().clamp(low, high)
-            error = (column - found[:, :, at]) / factor[:, at, at].unsqueeze(1)
+            places = order[:, at].view(-1, 1, 1).expand(-1, work.shape[1], 1)
+            integers = column.round().clamp(low, high)
+            if partners is not None and share is not None:
+                other, own = _at(found, partners[order[:, at]]), share.gather(2, places).squeeze(2)
+                integers = integers.clamp(-own, own)
+                integers = integers.clamp(
+                    -pair_limit - other.clamp_max(0), pair_limit - other.clamp_min(0)
+                )
+            found.scatter_(2, places, integers.unsqueeze(2))
+            error = (column - integers) / factor[:, at, at].unsqueeze(1)
             errors[:, :, at - start] = error
             work[:, :, at:stop] -= error.unsqueeze(2) * factor[:, at : at + 1, at:stop]
         work[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
-    return torch.empty_like(found).scatter_(2, order.unsqueeze(1).expand_as(found), found)
+    return found
+
+
+def _shares(rows: Tensor, pair_limit: int, partners: Tensor | None) -> Tensor | None:
+    """(G, O, D) the greatest integer of each weight whose pair has too much; else the limit."""
+    if pair_limit == 0 or partners is None:
+        return None
+    alone = partners < 0
+    other = rows[:, :, partners.clamp_min(0)].masked_fill(alone, 0.0)
+    too_much = (rows.abs() + other.abs() - pair_limit) * (rows * other > 0)
+    return torch.where(too_much > 0, (rows.abs() - too_much / 2).round(), float(pair_limit))
+
+
+def _at(values: Tensor, places: Tensor) -> Tensor:
+    """(G, O) of (G, O, D) at one place in each group, or zero where it is -1."""
+    index = places.clamp_min(0).view(-1, 1, 1).expand(-1, values.shape[1], 1)
+    return values.gather(2, index).squeeze(2) * (places >= 0).view(-1, 1)
 
 
 def _inverse_factor(moments: Tensor, order: Tensor) -> Tensor:

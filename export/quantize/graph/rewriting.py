@@ -40,6 +40,7 @@ from torch import Tensor, fx
 
 from edgeseed.export.program import constant, copy_graph, input_of, new_constant, tidy
 from edgeseed.export.quantize.graph.layout import Kind, Layout, image_of, weighted_input
+from edgeseed.export.quantize.pairs import pair_limit_of
 from edgeseed.export.quantize.scales import (
     Quantizer,
     in_stored_type,
@@ -340,7 +341,8 @@ class _Inserter:
     def _weight_scales(self, node: fx.Node, weight: Tensor) -> Tensor:
         scales = self.numbers.weight_scales.get(node.name)
         if scales is None:
-            scales = weight_scales(weight, self.scheme.weight)
+            limit = pair_limit_of(node, weight, self.scheme)
+            scales = weight_scales(weight, self.scheme.weight, pair_limit=limit)
             self.numbers.weight_scales[node.name] = scales
         return scales
 
@@ -377,6 +379,7 @@ class _Inserter:
             low=number_format.low,
             high=number_format.high,
             dtype=number_format.dtype,
+            pair_limit=pair_limit_of(node, weight, self.scheme),
         )
         arguments = list(node.args)
         arguments[1] = self._constant_channels(

@@ -1,9 +1,10 @@
 """ONNX Runtime on x86-64: uint8 activations, int8 weights.
 
 The order of signs is the hardware's: `vpdpbusd` (AVX-VNNI, AVX512-VNNI) and AMX multiply unsigned
-by signed bytes, so that U8S8 is the one form with a direct kernel. A processor with AVX2 but no
-VNNI adds pairs of products in 16 bits that saturate; there the gates of the device, not of this
-machine, decide.
+by signed bytes, so that U8S8 is the one form with a direct kernel. A processor without VNNI (Intel
+before Ice Lake and Cascade Lake, AMD before Zen 4) adds pairs of products in 16 bits, where what
+does not fit is cut off. So no two neighbouring weights of one sign come to more than 128: then all
+sums fit, and every x86 CPU computes the same integers. See `pairs`.
 
 Layers of 16 channels at the photo's own resolution stay in float. An integer kernel reads a list of
 addresses that is made anew at every run, nine for each pixel of a 3x3 kernel whatever the channels,
@@ -32,4 +33,5 @@ SCHEME = Scheme(
     stem_channels=16,
     gate_channels=160,
     depthwise_multiple=16,
+    pair_limit=128,
 )

@@ -251,7 +251,7 @@ class Candidates:
             simulated = judge.simulated(self._of(Candidate(method)), self.layout)
             moments = input_moments(simulated, self.layout.layers, photos)
             self._rounded[method] = round_weights(
-                simulated, moments, self.weight_scales, judge.scheme.weight,
+                simulated, moments, self.weight_scales, judge.scheme,
                 centered=self.config.bias_correction,
             )  # fmt: skip
         return self._rounded[method]

@@ -37,6 +37,7 @@ from edgeseed.export.quantize.corrections.bias_correction import channel_axis
 from edgeseed.export.quantize.graph.layout import Kind, Layout
 from edgeseed.export.quantize.graph.rewriting import POINT, UNROUNDED, Numbers, insert_quantization
 from edgeseed.export.quantize.graph.simulation import fake_quantize, simulate, stretched_quantize
+from edgeseed.export.quantize.pairs import limit_pairs, pair_limit_of
 from edgeseed.export.quantize.ranges.statistics import batch_size_for
 from edgeseed.export.quantize.scales import ops
 from edgeseed.export.quantize.scheme import Scheme
@@ -125,7 +126,7 @@ class _Learner:
     ) -> None:
         self.config = config
         self.scale_dtype = scheme.activation.scale_dtype
-        self.layers = [_Layer(quantized, node) for node in _layers(quantized)]
+        self.layers = [_Layer(quantized, node, scheme) for node in _layers(quantized)]
         self.student = simulate(tidy(quantized))
         self.stretches = _learn_ranges(self.student, layout)
         _stretch_bias_grids(self.student, self.stretches)
@@ -240,9 +241,10 @@ def _layers(quantized: fx.GraphModule) -> list[fx.Node]:
 class _Layer:
     """One convolution or linear layer: where it starts, and by how many steps it has moved."""
 
-    def __init__(self, quantized: fx.GraphModule, node: fx.Node) -> None:
+    def __init__(self, quantized: fx.GraphModule, node: fx.Node, scheme: Scheme) -> None:
         self.name = node.name
         self.weight, self.bias = (value.detach() for value in node.meta[UNROUNDED])
+        self.pair_limit = pair_limit_of(node, self.weight, scheme)
         reading = input_of(node, 1)
         scales = constant(quantized, input_of(reading, 1))
         self.scales = scales.view(-1, *[1] * (self.weight.dim() - 1))
@@ -265,9 +267,8 @@ class _Layer:
         graph = quantized.graph
         with graph.inserting_before(node):
             steps = graph.get_attr(f"{node.name}_weight_steps")
-            weight = graph.call_function(
-                rounded_weight, (base, scales, steps), {"low": self.low, "high": self.high}
-            )
+            limits = {"low": self.low, "high": self.high, "pair_limit": self.pair_limit}
+            weight = graph.call_function(rounded_weight, (base, scales, steps), limits)
             bias_steps = graph.get_attr(f"{node.name}_bias_steps")
             bias = graph.call_function(_moved_bias, (start, unit, bias_steps))
             if self.bias_grid is not None:
@@ -284,7 +285,9 @@ class _Layer:
         )
 
 
-def rounded_weight(start: Tensor, scales: Tensor, steps: Tensor, *, low: int, high: int) -> Tensor:
+def rounded_weight(
+    start: Tensor, scales: Tensor, steps: Tensor, *, low: int, high: int, pair_limit: int = 0
+) -> Tensor:
     """`scale * round(start / scale + steps)`, whose gradient passes through the rounding.
 
     Args:
@@ -293,8 +296,9 @@ def rounded_weight(start: Tensor, scales: Tensor, steps: Tensor, *, low: int, hi
         steps: (O, ...) how far each weight has moved, in steps.
         low: Least integer.
         high: Greatest integer.
+        pair_limit: As `pairs.limit_pairs` takes it.
     """
-    position = torch.clamp(start / scales + steps, low, high)
+    position = limit_pairs(torch.clamp(start / scales + steps, low, high), pair_limit)
     return _rounded(position, torch.ones_like(scales)) * scales
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import ArtifactError
+from edgeseed.core.records import QuantizationRecord
 from edgeseed.export.proof.scale_lint import lint_scales
 from edgeseed.export.target import Finding, Model
 from edgeseed.export.targets.coreml.interpreter.interpreter import (
@@ -50,7 +51,7 @@ class CoreMLModel(Model):
         package: Path,
         *,
         arithmetic: Arithmetic = "declared",
-        quantization: Mapping[str, Any] | None = None,
+        quantization: QuantizationRecord | None = None,
     ) -> None:
         self.package = package
         self.quantization = quantization
@@ -132,7 +133,7 @@ def _scales(program: Program) -> list[float]:
 
 
 def _integer_findings(
-    program: Program, quantization: Mapping[str, Any] | None
+    program: Program, quantization: QuantizationRecord | None
 ) -> tuple[Finding, ...]:
     """Layers are counted, not named: Core ML renames the last one after the model's output."""
     if quantization is None:
@@ -140,7 +141,7 @@ def _integer_findings(
     made = {result.name: each for each in program.operations for result in each.results}
     layers = [each for each in program.operations if each.type in _LAYERS]
     found = [each for each in layers if _reads_integers(each, made)]
-    meant = [name for name, kind in quantization["integer"].items() if kind in _LAYERS]
+    meant = [name for name, kind in quantization.integer_operators.items() if kind in _LAYERS]
     findings = []
     if len(found) != len(meant):
         problem = f"{len(meant)} layers were meant to be int8, the package has {len(found)}"

@@ -36,8 +36,9 @@ from torch.export import ExportedProgram
 
 from edgeseed.core.errors import WorkError
 from edgeseed.core.registry import unknown_name
+from edgeseed.export.call import Batch
 from edgeseed.export.exact_normalisation import centre_on_whole_numbers
-from edgeseed.export.program import Batch, example_input, trace
+from edgeseed.export.program import example_input, trace
 
 LARGEST = 65504.0
 FIRST_OPSET_WITH_HALF_SCALES = 19

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,9 +13,11 @@ import onnxruntime
 
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import ArtifactError
+from edgeseed.core.records import QuantizationRecord
 from edgeseed.export.proof.scale_lint import lint_scales
 from edgeseed.export.target import Finding, Model
 from edgeseed.export.targets.onnx.byte_weights import large_float_readers
+from edgeseed.export.targets.onnx.saturation import lint_pairs
 
 _BATCH = 16
 
@@ -41,7 +43,7 @@ class OnnxModel(Model):
         batch: int | str,
         precision: str = "fp32",
         float32: Sequence[str] = (),
-        quantization: Mapping[str, Any] | None = None,
+        quantization: QuantizationRecord | None = None,
         is_engine: bool = False,
     ) -> None:
         self.path = path
@@ -51,7 +53,7 @@ class OnnxModel(Model):
         self._is_engine = is_engine
         self._batch = batch if isinstance(batch, int) else None
         # Integers that this machine's processor has no kernels for are computed as on the other.
-        self._signed = (quantization or {}).get("scheme") == "arm"
+        self._signed = quantization is not None and quantization.scheme == "arm"
         self._session = _session(path.read_bytes(), source=path, signed=self._signed)
 
     def infer(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
@@ -73,14 +75,15 @@ class OnnxModel(Model):
     def lint(self) -> tuple[Finding, ...]:
         """What the precision promised and the graph does not keep.
 
-        int8: weights that are not symmetric, and layers that stayed in float; the second is asked
-        of ONNX Runtime itself, which writes the graph that it runs. w8 and fp16: large weights
-        that are still float32.
+        int8: weights that are not symmetric, weights that x86 CPUs without VNNI multiply wrongly,
+        and layers that stayed in float; the last is asked of ONNX Runtime itself, which writes the
+        graph that it runs. w8 and fp16: large weights that are still float32.
         """
         graph = onnx.load(self.path).graph
         if self._quantization is not None:
             return (
                 *_lint_weights(graph),
+                *lint_pairs(graph),
                 *self._lint_layers(),
                 *lint_scales(stored_scales(graph), self._quantization),
             )
@@ -118,7 +121,7 @@ class OnnxModel(Model):
 
     def _lint_layers(self) -> list[Finding]:
         assert self._quantization is not None
-        wanted = Counter(self._quantization["integer"].values())
+        wanted = Counter(self._quantization.integer_operators.values())
         runs = Counter(
             node.op_type for node in optimised_graph(self.path, signed=self._signed).node
         )
@@ -208,7 +211,7 @@ def open_onnx(folder: Path, manifest: Manifest, *, is_engine: bool = False) -> O
         folder / manifest.model,
         batch=manifest.inputs[0].shape[0],
         precision=manifest.precision,
-        float32=manifest.provenance["model"].get("float32", ()),
+        float32=manifest.provenance.model.get("float32", ()),
         quantization=manifest.quantization,
         is_engine=is_engine,
     )

@@ -72,7 +72,7 @@ class OnnxTarget(Target):
 
     def open(self, folder: Path, manifest: Manifest) -> OnnxModel:
         """Opens it in ONNX Runtime on the CPU."""
-        scheme = (manifest.quantization or {}).get("scheme")
+        scheme = None if manifest.quantization is None else manifest.quantization.scheme
         return open_onnx(folder, manifest, is_engine=scheme in (None, scheme_of_this_machine()))
 
 

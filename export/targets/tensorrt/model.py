@@ -11,9 +11,8 @@ be wrong in ways of their own. The golden outputs are compared on the device bef
 timed there.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from edgeseed import profiles
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import GateError, UsageError
+from edgeseed.core.records import QuantizationRecord
 from edgeseed.export.target import Finding
 from edgeseed.export.targets.onnx.half import LARGEST
 from edgeseed.export.targets.onnx.model import OnnxModel, _run, _session
@@ -61,7 +61,7 @@ class TensorRTModel(OnnxModel):
         batch: int | str,
         precision: str = "fp16",
         float32: Sequence[str] = (),
-        quantization: Mapping[str, Any] | None = None,
+        quantization: QuantizationRecord | None = None,
         versions: Sequence[str] = MADE_FOR,
     ) -> None:
         self._versions = versions
@@ -162,7 +162,7 @@ def open_tensorrt(folder: Path, manifest: Manifest) -> TensorRTModel:
         folder / manifest.model,
         batch=manifest.inputs[0].shape[0],
         precision=manifest.precision,
-        float32=manifest.provenance["model"].get("float32", ()),
+        float32=manifest.provenance.model.get("float32", ()),
         quantization=manifest.quantization,
         versions=_versions(manifest),
     )
@@ -171,7 +171,7 @@ def open_tensorrt(folder: Path, manifest: Manifest) -> TensorRTModel:
 
 
 def _check_dla(manifest: Manifest) -> None:
-    name, core = manifest.provenance["export"].get("profile"), _dla_core(manifest)
+    name, core = manifest.provenance.export.profile, _dla_core(manifest)
     if name is None or core is None:
         return
     cores = profiles.load(name).dla_cores
@@ -182,13 +182,13 @@ def _check_dla(manifest: Manifest) -> None:
 
 
 def _dla_core(manifest: Manifest) -> int | None:
-    core: int | None = manifest.provenance["model"].get("dla_core")
+    core: int | None = manifest.provenance.model.get("dla_core")
     return core
 
 
 def _versions(manifest: Manifest) -> Sequence[str]:
     """Of TensorRT: those of the device that it was exported for, or all that edgeseed knows."""
-    name = manifest.provenance["export"].get("profile")
+    name = manifest.provenance.export.profile
     if name is None:
         return MADE_FOR
     return profiles.load(name).engine_for("tensorrt").versions or MADE_FOR
@@ -250,11 +250,11 @@ def lint_types(model: ModelProto, kept: Sequence[str]) -> Iterator[Finding]:
             yield Finding(node.name or node.output[0], f"{node.op_type} computes in float32")
 
 
-def lint_quantization(model: ModelProto, record: Mapping[str, Any]) -> Iterator[Finding]:
+def lint_quantization(model: ModelProto, record: QuantizationRecord) -> Iterator[Finding]:
     """Q/DQ as TensorRT wants it, and every layer that was meant to be int8 between them."""
     graph = _QuantizedGraph(model)
     yield from graph.wrong_numbers()
-    wanted = list(record["integer"].values())
+    wanted = list(record.integer_operators.values())
     for operator, kinds in _LAYERS.items():
         meant, found = wanted.count(operator), graph.count_layers(kinds)
         if found < meant:

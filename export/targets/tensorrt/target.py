@@ -28,7 +28,8 @@ from edgeseed.core.bundle import Manifest
 from edgeseed.core.config import build_config
 from edgeseed.core.errors import ConfigError, UsageError, WorkError
 from edgeseed.core.files import atomic_file, write_json
-from edgeseed.export.program import INPUT_NAME, Batch
+from edgeseed.export.call import Batch
+from edgeseed.export.program import INPUT_NAME
 from edgeseed.export.target import Precision, Target, WriteRequest, WrittenModel
 from edgeseed.export.targets.onnx.half import FIRST_OPSET_WITH_HALF_SCALES, half_program, to_half
 from edgeseed.export.targets.onnx.target import MODEL_FILE, convert_program, describe

@@ -1,6 +1,7 @@
 """Measures a bundle in a browser: serves the page, waits, and gives back what it posted."""
 
 import contextlib
+import dataclasses
 import json
 import queue
 import tempfile
@@ -16,6 +17,7 @@ from edgeseed.core.console import say, warn
 from edgeseed.core.errors import ArtifactError, EdgeseedError, GateError, WorkError
 from edgeseed.runtime.agent._dispatch import Listener
 from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.conformance import Stages, read_measurement
 from edgeseed.runtime.device import Observation
 from edgeseed.runtime.runners.browser.package import find_ort_web
 from edgeseed.runtime.runners.browser.server import (
@@ -80,9 +82,11 @@ def measure_in_browser(
         serve(run, serving, folder=Path(folder)) as listening,
     ):
         open_page(listening)
-        posted = _wait(run, job, name=name, limits=limits, watch=watch or (lambda: None))
+        posted, stages = _wait(run, job, name=name, limits=limits, watch=watch or (lambda: None))
     outputs = None if pixels is None else posted.outputs
-    return Observation(measurement=posted.measurement, outputs=outputs)
+    measurement = read_measurement(posted.measurement, what=f"{name}: the page's measurement")
+    measurement = dataclasses.replace(measurement, request=job.request())
+    return Observation(measurement=measurement, outputs=outputs, stages=stages)
 
 
 def _limits(job: Job, num_photos: int) -> Limits:
@@ -90,7 +94,9 @@ def _limits(job: Job, num_photos: int) -> Limits:
     return Limits(run=run)
 
 
-def _wait(run: Run, job: Job, *, name: str, limits: Limits, watch: Callable[[], None]) -> Posted:
+def _wait(
+    run: Run, job: Job, *, name: str, limits: Limits, watch: Callable[[], None]
+) -> tuple[Posted, Stages]:
     num_photos = 0 if run.work.pixels is None else len(run.work.pixels)
     hidden = False
     with _named(name), Listener(job, name, num_photos=num_photos) as listen:
@@ -109,7 +115,8 @@ def _wait(run: Run, job: Job, *, name: str, limits: Limits, watch: Callable[[], 
                             "the page was in the background for a while, where browsers slow "
                             "it down"
                         )
-                    return posted
+                    listen.stages.end()
+                    return posted, listen.stages
                 case "error":
                     raise _ERRORS.get(event["kind"], WorkError)(event["message"])
                 case "warning":

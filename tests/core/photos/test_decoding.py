@@ -8,6 +8,7 @@ from PIL import Image
 from edgeseed.core.errors import DataError
 from edgeseed.core.photos import (
     decode,
+    decoding,
     open_photos,
 )
 
@@ -137,3 +138,30 @@ def test_what_is_small_or_no_jpeg_is_drafted_as_it_is(tmp_path, name):
     photos = open_photos(tmp_path)
     draft = photos.draft(0, 32)
     assert np.array_equal(np.asarray(draft.image), np.asarray(photos.image(0)))
+
+
+# ------------------------------------------------------------------ float photos
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0.2, np.nan], "it holds NaN or infinite values"),
+        ([0.2, np.inf], "it holds NaN or infinite values"),
+        ([-30.0, 1800.0], "its values go from -30 to 1800"),
+        ([-0.5, 0.5], "its values go from -0.5 to 0.5"),
+    ],
+)
+def test_float_photos_that_fit_no_range_are_refused(tmp_path, values, message):
+    # One NaN made a photo black, and heights from -30 to 1800 were clipped white.
+    path = save(tmp_path / "a.tiff", Image.fromarray(np.full((4, 2), values, np.float32)))
+    with pytest.raises(DataError, match=message):
+        decode(path)
+
+
+def test_the_range_that_is_assumed_of_float_photos_is_said(tmp_path, capsys):
+    decoding._say_float_range.cache_clear()
+    path = save(tmp_path / "a.tiff", Image.fromarray(np.full((4, 2), 0.5, np.float32)))
+    decode(path)
+    decode(path)
+    assert capsys.readouterr().err.count("float photos are read as 0 to 1") == 1

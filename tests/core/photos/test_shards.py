@@ -171,7 +171,9 @@ def test_shards_over_http_are_read_here_and_by_loader_workers(
         (_shard(0)[:1100], "is not a whole, plain tar"),
         (b"words" * 300, "is not a whole, plain tar"),
         (_tar({"a.txt": b"words"}), "holds no photo; samples are named like 000017.jpg"),
-        (_tar({"a.jpg": _jpeg(0), "a.cls": b"cat"}), "is not a whole, plain tar"),
+        (_tar({"a.jpg": _jpeg(0), "a.cls": b"\xff"}), "a.cls is no text; a label is"),
+        (_tar({"a.jpg": _jpeg(0), "a.cls": b"1" * 2000}), "a.cls holds 2.00 kB; a label is"),
+        (_tar({"a.jpg": _jpeg(0), "b.jpg": _jpeg(1), "a.cls": b"1", "b.cls": b"x"}), "all numbers"),
     ],
 )
 def test_a_shard_that_is_none_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:

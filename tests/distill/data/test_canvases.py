@@ -149,7 +149,7 @@ def test_more_than_a_tenth_broken_is_an_error(make_photos: MakePhotos) -> None:
         MemoryCanvases.decode(photos, side=20, device=CPU)
 
 
-def test_worker_takes_the_next_photo_for_a_broken_one_and_says_how_often(
+def test_worker_takes_the_next_photo_for_a_broken_one_and_names_it(
     make_photos: MakePhotos, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = make_photos(20)
@@ -159,7 +159,20 @@ def test_worker_takes_the_next_photo_for_a_broken_one_and_says_how_often(
     seen = np.concatenate([indices for _, _, indices in batches])
     assert 0 not in seen
     assert np.count_nonzero(seen == 1) == 2
-    assert "a broken photo was replaced by the next" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "1 photo skipped" in message
+    assert "000.png" in message
+
+
+def test_workers_stop_once_more_than_a_tenth_is_broken(make_photos: MakePhotos) -> None:
+    # Streaming is the mode of every large set, and went on with any number of broken photos.
+    root = make_photos(20)
+    photos = open_photos(root)
+    for index in (2, 9, 15):
+        path = sorted(root.rglob("*.png"))[index]
+        path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match="3 of the first 20 photos cannot be read, more than 10%"):
+        all_batches(photos, workers=0)
 
 
 def test_photos_are_kept_in_memory_where_they_fit(make_photos: MakePhotos) -> None:

@@ -17,9 +17,10 @@ from edgeseed.core.network import load_student, save_student
 from edgeseed.core.photos import PhotoSet, open_photos, photos_from_arrays
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import StudentSpec
-from edgeseed.distill.evaluation.evaluate import Features, embed, evaluate, measure_knn, predict
+from edgeseed.distill.evaluation.evaluate import Features, evaluate, measure_knn
 from edgeseed.distill.evaluation.knn import KnnSettings, knn_accuracy, knn_scores, top_accuracy
 from edgeseed.distill.evaluation.linear import LinearSettings, probe_linearly, train_linear_probes
+from edgeseed.distill.networks.inference import embed, predict
 from edgeseed.distill.networks.students import create_student
 
 SIZE = 16
@@ -282,9 +283,9 @@ def _digits(count: int) -> PhotoSet:
 def test_features_do_not_depend_on_the_batch(student_file: Path) -> None:
     network, spec = load_student(student_file)
     photos = _digits(30)
-    one_by_one = embed(network, photos, preprocess=spec.preprocess, batch_size=1)
+    one_by_one = embed(network, photos, preprocess=spec.preprocess, batch_size=1).values
     for batch_size in (7, 30, 64):
-        batched = embed(network, photos, preprocess=spec.preprocess, batch_size=batch_size)
+        batched = embed(network, photos, preprocess=spec.preprocess, batch_size=batch_size).values
         torch.testing.assert_close(batched, one_by_one, atol=1e-5, rtol=1e-4)
 
 
@@ -293,7 +294,7 @@ def test_features_are_those_of_the_core_preprocess(student_file: Path) -> None:
     photos = _digits(5)
     pixels = np.stack([spec.preprocess.pixels(photos.image(index)) for index in range(5)])
     images = torch.from_numpy(spec.preprocess.normalize(pixels))
-    embedded = embed(network, photos, preprocess=spec.preprocess)
+    embedded = embed(network, photos, preprocess=spec.preprocess).values
     torch.testing.assert_close(embedded, network(images).embedding.detach(), atol=1e-5, rtol=1e-4)
 
 
@@ -302,10 +303,10 @@ def test_batch_norm_in_train_mode_changes_neither_features_nor_statistics(
 ) -> None:
     # lightly 1444: BatchNorm was left in train mode, and evaluation changed the network.
     network, spec = load_student(student_file)
-    expected = embed(network, _digits(20), preprocess=spec.preprocess)
+    expected = embed(network, _digits(20), preprocess=spec.preprocess).values
     before = {name: value.clone() for name, value in network.state_dict().items()}
     network.train()
-    embedded = embed(network, _digits(20), preprocess=spec.preprocess)
+    embedded = embed(network, _digits(20), preprocess=spec.preprocess).values
     assert torch.equal(embedded, expected)
     assert network.training
     after = network.state_dict()
@@ -372,7 +373,7 @@ def test_a_saved_classifier_predicts_what_was_measured(student_file: Path, tmp_p
     assert spec.metrics[-1]["top1_percent"] == result.metric("linear").top1_percent
     test = open_photos("digits:test")
     assert test.labels is not None
-    logits = predict(network, test, preprocess=spec.preprocess)
+    logits = predict(network, test, preprocess=spec.preprocess).values
     accuracy = top_accuracy(logits, torch.from_numpy(test.labels), top=1)
     # The standardisation is inside the head's weights: the file alone gives the number.
     assert 100 * accuracy == pytest.approx(result.metric("linear").top1_percent, abs=0.25)
@@ -549,5 +550,5 @@ def test_photos_in_memory_are_evaluated_like_others(student_file: Path) -> None:
     network, spec = load_student(student_file)
     pixels = np.zeros((3, 16, 16), np.uint8)
     photos = photos_from_arrays(pixels, np.array([0, 1, 0]), name="black")
-    embedded = embed(network, photos, preprocess=spec.preprocess)
+    embedded = embed(network, photos, preprocess=spec.preprocess).values
     assert torch.equal(embedded[0], embedded[2])

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.distill import tiny_inputs
 
 from edgeseed.core.errors import DataError
 from edgeseed.core.photos import open_photos
 from edgeseed.distill.evaluation.monitor import KnnScore
 from edgeseed.distill.methods.regress import Regress, RegressConfig
-from edgeseed.distill.testing import tiny_parts
 
 MakePhotos = Callable[..., Path]
 
 
 def method() -> Regress:
     torch.manual_seed(0)
-    return Regress(RegressConfig(), tiny_parts(Regress)).eval()
+    return Regress(RegressConfig(), tiny_inputs(Regress)).eval()
 
 
 def test_photos_that_colour_tells_apart_are_told_apart(make_photos: MakePhotos) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from support.distill import tiny_batch, tiny_inputs, tiny_progress
 
 from edgeseed.core.config import build_config, to_plain
 from edgeseed.distill.method import Method, StepResult
 from edgeseed.distill.method_listing import list_methods
 from edgeseed.distill.methods import METHODS, load_method
-from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress
 
 NAMES = METHODS.names()
 pytestmark = pytest.mark.parametrize("name", NAMES)
@@ -22,8 +22,10 @@ def make(name: str) -> tuple[Method[Any], Any]:
     method_class = load_method(name)
     config = method_class.Config()
     torch.manual_seed(0)
-    method = method_class(config, tiny_parts(method_class))
-    batch = tiny_batch(method_class.views(config, 32), labels=method_class.NEEDS.labels != "unused")
+    method = method_class(config, tiny_inputs(method_class))
+    batch = tiny_batch(
+        method_class.views(config, 32), labels=method_class.REQUIREMENTS.labels != "unused"
+    )
     return method, batch
 
 
@@ -53,7 +55,7 @@ def test_module_says_what_it_is_and_which_paper(name: str) -> None:
 
 def test_listing_says_what_the_method_needs(name: str) -> None:
     info = next(info for info in list_methods() if info.name == name)
-    needs = load_method(name).NEEDS
+    needs = load_method(name).REQUIREMENTS
     assert ("teacher" in info.takes) == needs.teacher
     assert ("peer" in info.takes) == needs.peer
     assert (info.command == "pretrain") == (not needs.teacher and not needs.peer)
@@ -92,12 +94,12 @@ def test_loss_is_not_below_its_floor(name: str) -> None:
 def test_teacher_is_in_no_checkpoint_and_stays_in_eval_mode(name: str) -> None:
     # SparseML #2191, lightly #1444: a teacher whose BatchNorm follows the batch is another teacher.
     method_class = load_method(name)
-    parts = tiny_parts(method_class)
-    method = method_class(method_class.Config(), parts)
-    if parts.teacher is None:
+    inputs = tiny_inputs(method_class)
+    method = method_class(method_class.Config(), inputs)
+    if "teacher" not in inputs.frozen:
         pytest.skip("has no teacher")
     method.train()
-    teacher = parts.teacher.network
+    teacher = inputs.teacher.network
     assert not any(module.training for module in teacher.modules())
     kept = {value.data_ptr() for value in method.state_dict().values() if value.numel()}
     assert not kept & {value.data_ptr() for value in teacher.parameters()}
@@ -106,16 +108,16 @@ def test_teacher_is_in_no_checkpoint_and_stays_in_eval_mode(name: str) -> None:
 
 def test_teacher_does_not_change_by_a_step(name: str) -> None:
     method_class = load_method(name)
-    parts = tiny_parts(method_class)
-    if parts.teacher is None:
+    inputs = tiny_inputs(method_class)
+    if "teacher" not in inputs.frozen:
         pytest.skip("has no teacher")
-    before = {k: v.clone() for k, v in parts.teacher.network.state_dict().items()}
+    before = {k: v.clone() for k, v in inputs.teacher.network.state_dict().items()}
     config = method_class.Config()
-    method = method_class(config, parts).train()
+    method = method_class(config, inputs).train()
     views = method_class.views(config, 32)
-    run_step(method, tiny_batch(views, labels=method_class.NEEDS.labels != "unused"))
+    run_step(method, tiny_batch(views, labels=method_class.REQUIREMENTS.labels != "unused"))
     method.after_step(tiny_progress())
-    after = parts.teacher.network.state_dict()
+    after = inputs.teacher.network.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
 
 

@@ -6,6 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from support.distill import (
+    CLASSES,
+    tiny_batch,
+    tiny_inputs,
+    tiny_progress,
+    tiny_student,
+    tiny_teacher,
+)
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,14 +30,6 @@ from edgeseed.distill.methods.crd import (
     contrast_loss,
 )
 from edgeseed.distill.networks.frozen import FrozenTeacher
-from edgeseed.distill.testing import (
-    CLASSES,
-    tiny_batch,
-    tiny_parts,
-    tiny_progress,
-    tiny_student,
-    tiny_teacher,
-)
 
 PLAN = Crd.views(CrdConfig(), 32)
 
@@ -56,7 +56,7 @@ def memory_of(student: Tensor, teacher: Tensor, *, tau: float = 0.07) -> Contras
 def make(*, labelled: bool = True, parts: dict[str, Any] | None = None, **config: Any) -> Crd:
     torch.manual_seed(0)
     changes: dict[str, Any] = {} if labelled else {"labels": None, "student": tiny_student()}
-    return Crd(CrdConfig(**config), tiny_parts(Crd, **(changes | (parts or {}))))
+    return Crd(CrdConfig(**config), tiny_inputs(Crd, **(changes | (parts or {}))))
 
 
 def batch_of(*, labelled: bool = True, seed: int = 0) -> Any:

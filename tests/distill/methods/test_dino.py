@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from support.distill import tiny_student
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,8 +34,7 @@ from edgeseed.distill.methods._dino import (
 )
 from edgeseed.distill.methods.esvit import other_views
 from edgeseed.distill.networks.features import Features as TrunkFeatures
-from edgeseed.distill.teachers._heads import dino_head_from_weights
-from edgeseed.distill.testing import tiny_student
+from edgeseed.distill.teachers.heads import dino_head_from_weights
 
 Rows = list[list[float]]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.distill import tiny_batch, tiny_inputs, tiny_progress, tiny_student
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +23,6 @@ from edgeseed.distill.methods.dogo import (
     mutual_kl,
     negative_cosine,
 )
-from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress, tiny_student
 from edgeseed.distill.training.trainer import Trainer
 
 PLAN = Dogo.views(DogoConfig(), 32)
@@ -37,7 +37,7 @@ def waves(*shape: int, shift: float) -> Tensor:
 
 def make(**config: Any) -> Dogo:
     torch.manual_seed(0)
-    return Dogo(DogoConfig(**config), tiny_parts(Dogo))
+    return Dogo(DogoConfig(**config), tiny_inputs(Dogo))
 
 
 # --------------------------------------------------------------------------- losses

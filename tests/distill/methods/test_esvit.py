@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.distill import tiny_batch, tiny_inputs, tiny_progress, tiny_student
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,7 +24,6 @@ from edgeseed.distill.methods.esvit import Esvit, EsvitConfig, other_views, teac
 from edgeseed.distill.networks.frozen import Student
 from edgeseed.distill.networks.students import create_student
 from edgeseed.distill.teachers import load_teacher
-from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress, tiny_student
 from edgeseed.distill.training.optimizers import build_optimizer
 from edgeseed.distill.training.trainer import Trainer
 
@@ -34,7 +34,7 @@ FEW = {"num_local": 2, "num_prototypes": 16, "hidden_dim": 24, "bottleneck_dim":
 
 def make(*, parts: dict[str, Any] | None = None, **config: Any) -> Esvit:
     torch.manual_seed(0)
-    return Esvit(EsvitConfig(**{**FEW, **config}), tiny_parts(Esvit, **(parts or {})))
+    return Esvit(EsvitConfig(**{**FEW, **config}), tiny_inputs(Esvit, **(parts or {})))
 
 
 def batch_of(method: Esvit, *, seed: int = 0, batch_size: int = 8) -> Any:

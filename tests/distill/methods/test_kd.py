@@ -4,6 +4,13 @@ import dataclasses
 
 import pytest
 import torch
+from support.distill import (
+    tiny_batch,
+    tiny_inputs,
+    tiny_progress,
+    tiny_student,
+    tiny_teacher,
+)
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,20 +19,13 @@ from edgeseed.distill.method import Batch
 from edgeseed.distill.methods._soft_labels import warn_of_ignorance
 from edgeseed.distill.methods.kd import Kd, KdConfig
 from edgeseed.distill.networks.frozen import FrozenTeacher
-from edgeseed.distill.testing import (
-    tiny_batch,
-    tiny_parts,
-    tiny_progress,
-    tiny_student,
-    tiny_teacher,
-)
 
 PLAN = Kd.views(KdConfig(), 32)
 
 
 def make(parts: dict[str, object] | None = None, **config: object) -> Kd:
     torch.manual_seed(0)
-    return Kd(KdConfig(**config), tiny_parts(Kd, **(parts or {})))  # type: ignore[arg-type]
+    return Kd(KdConfig(**config), tiny_inputs(Kd, **(parts or {})))  # type: ignore[arg-type]
 
 
 def teacher_logits(method: Kd, batch: Batch) -> Tensor:

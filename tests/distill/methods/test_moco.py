@@ -4,17 +4,17 @@ import dataclasses
 
 import pytest
 import torch
+from support.distill import tiny_batch, tiny_inputs, tiny_progress
 from torch.nn import functional as F
 
 from edgeseed.distill.methods.moco import Moco, MocoConfig
-from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress
 
 PLAN = Moco.views(MocoConfig(), 32)
 
 
 def make(**config: object) -> Moco:
     torch.manual_seed(0)
-    return Moco(MocoConfig(queue_size=16, **config), tiny_parts(Moco))  # type: ignore[arg-type]
+    return Moco(MocoConfig(queue_size=16, **config), tiny_inputs(Moco))  # type: ignore[arg-type]
 
 
 def test_loss_of_a_step_is_the_literal_one() -> None:

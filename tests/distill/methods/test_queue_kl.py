@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.distill import tiny_batch, tiny_inputs, tiny_progress, tiny_teacher
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -10,7 +11,6 @@ from edgeseed.core.preprocess import Preprocess
 from edgeseed.distill.methods.queue_kl import QueueKl, QueueKlConfig
 from edgeseed.distill.networks.frozen import FrozenTeacher
 from edgeseed.distill.teachers import Teacher, TeacherOutput
-from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress, tiny_teacher
 
 PLAN = QueueKl.views(QueueKlConfig(), 32)
 
@@ -19,7 +19,7 @@ def make(**config: object) -> QueueKl:
     torch.manual_seed(0)
     return QueueKl(
         QueueKlConfig(queue_size=16, **config),  # type: ignore[arg-type]
-        tiny_parts(QueueKl),
+        tiny_inputs(QueueKl),
     )
 
 
@@ -97,8 +97,8 @@ def test_patch_term_is_the_literal_one_and_trains_the_trunk() -> None:
     teacher = tiny_teacher()
     teacher.preprocess = Preprocess(image_size=96, resize=96)
     torch.manual_seed(0)
-    parts = tiny_parts(QueueKl, teacher=FrozenTeacher(teacher))
-    method = QueueKl(QueueKlConfig(queue_size=16, patch_weight=0.5), parts).eval()
+    inputs = tiny_inputs(QueueKl, teacher=FrozenTeacher(teacher))
+    method = QueueKl(QueueKlConfig(queue_size=16, patch_weight=0.5), inputs).eval()
     batch = tiny_batch(QueueKl.views(method.config, 64))
     result = method(batch, tiny_progress())
     expected = literal_patch_loss(method, batch.views[0])
@@ -134,9 +134,9 @@ def test_teacher_without_a_map_names_the_way_out() -> None:
 
     teacher = tiny_teacher()
     teacher.__class__ = Blind
-    parts = tiny_parts(QueueKl, teacher=FrozenTeacher(teacher))
+    inputs = tiny_inputs(QueueKl, teacher=FrozenTeacher(teacher))
     with pytest.raises(ConfigError, match="gives no feature map; use a setting that needs none"):
-        QueueKl(QueueKlConfig(queue_size=16, patch_weight=1.0), parts)
+        QueueKl(QueueKlConfig(queue_size=16, patch_weight=1.0), inputs)
 
 
 def test_views_are_blended_unless_declined() -> None:

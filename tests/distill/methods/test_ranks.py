@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.distill import tiny_batch, tiny_inputs, tiny_progress
 
 from edgeseed.distill.method import Batch, Method
 from edgeseed.distill.methods import load_method
-from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "simclr": {"temperature": 0.5},
@@ -47,13 +47,13 @@ def make(name: str) -> Method[Any]:
     method_class = load_method(name)
     torch.manual_seed(0)
     # In eval mode BatchNorm does not look at the batch, of which each rank has another part.
-    return method_class(method_class.Config(**CONFIGS[name]), tiny_parts(method_class)).eval()
+    return method_class(method_class.Config(**CONFIGS[name]), tiny_inputs(method_class)).eval()
 
 
 def whole(name: str) -> Batch:
     method_class = load_method(name)
     views = method_class.views(method_class.Config(**CONFIGS[name]), 32)
-    return tiny_batch(views, labels=method_class.NEEDS.labels != "unused")
+    return tiny_batch(views, labels=method_class.REQUIREMENTS.labels != "unused")
 
 
 def part(batch: Batch, rank: int) -> Batch:

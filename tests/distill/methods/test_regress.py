@@ -2,17 +2,17 @@
 
 import pytest
 import torch
+from support.distill import tiny_batch, tiny_inputs, tiny_progress
 from torch.nn import functional as F
 
 from edgeseed.distill.methods.regress import Regress, RegressConfig, Standardizer
-from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress
 
 PLAN = Regress.views(RegressConfig(), 32)
 
 
 def make(**config: object) -> Regress:
     torch.manual_seed(0)
-    return Regress(RegressConfig(**config), tiny_parts(Regress))  # type: ignore[arg-type]
+    return Regress(RegressConfig(**config), tiny_inputs(Regress))  # type: ignore[arg-type]
 
 
 def test_loss_of_a_step_is_the_literal_one() -> None:

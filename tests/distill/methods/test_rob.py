@@ -8,23 +8,25 @@ from typing import Any
 import pytest
 import timm
 import torch
+from support.distill import (
+    PROJECTION_DIM,
+    tiny_batch,
+    tiny_inputs,
+    tiny_progress,
+    tiny_teacher,
+)
 from torch import Tensor
 from torch.nn import functional as F
 
 from edgeseed.core.errors import ConfigError
 from edgeseed.core.network import load_student
 from edgeseed.distill import DistillResult, distill, pretrain
+from edgeseed.distill.batch import ReplayedViews
 from edgeseed.distill.methods import METHODS
 from edgeseed.distill.methods._dino import DinoConfig, DinoHead, view_cross_entropies
 from edgeseed.distill.methods.rob import Rob, RobConfig, view_pairs
-from edgeseed.distill.networks.frozen import EmbeddingCache, FrozenTeacher
-from edgeseed.distill.testing import (
-    PROJECTION_DIM,
-    tiny_batch,
-    tiny_parts,
-    tiny_progress,
-    tiny_teacher,
-)
+from edgeseed.distill.networks.frozen import FrozenTeacher
+from edgeseed.distill.networks.teacher_cache import TeacherCache
 from edgeseed.distill.training.trainer import Trainer
 
 SIZE = 32
@@ -38,8 +40,8 @@ def teacher_with(*heads: str) -> FrozenTeacher:
 
 def make(*, teacher: FrozenTeacher | None = None, **config: Any) -> Rob:
     torch.manual_seed(0)
-    parts = {} if teacher is None else {"teacher": teacher}
-    return Rob(RobConfig(**{**FEW, **config}), tiny_parts(Rob, **parts))
+    inputs = {} if teacher is None else {"teacher": teacher}
+    return Rob(RobConfig(**{**FEW, **config}), tiny_inputs(Rob, **inputs))
 
 
 def batch_of(method: Rob, *, size: int = SIZE, **changes: Any) -> Any:
@@ -193,11 +195,11 @@ def test_regions_of_swapped_crops_are_an_error() -> None:
 
 
 def test_replayed_views_are_looked_at_once() -> None:
-    cache = EmbeddingCache(32, periods=1)
+    cache = TeacherCache(num_photos=32, num_views=1)
     frozen = FrozenTeacher(tiny_teacher(heads=("dino",)), cache=cache)
     method = make(teacher=frozen).eval()
     batch = batch_of(method)
-    object.__setattr__(batch, "period", 0)
+    object.__setattr__(batch, "replayed", ReplayedViews(0, batch.indices.numpy()))
     first = method(batch, tiny_progress()).loss
     frozen.network = None  # type: ignore[assignment]  # so that looking again would fail
     assert torch.equal(method(batch, tiny_progress()).loss, first)

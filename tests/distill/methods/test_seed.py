@@ -2,6 +2,13 @@
 
 import pytest
 import torch
+from support.distill import (
+    PROJECTION_DIM,
+    tiny_batch,
+    tiny_inputs,
+    tiny_progress,
+    tiny_teacher,
+)
 from torch.nn import functional as F
 
 from edgeseed.core.errors import ConfigError
@@ -9,20 +16,13 @@ from edgeseed.distill.losses import queue_similarity
 from edgeseed.distill.methods.seed import Seed, SeedConfig
 from edgeseed.distill.networks.frozen import FrozenTeacher
 from edgeseed.distill.teachers import Teacher, TeacherOutput
-from edgeseed.distill.testing import (
-    PROJECTION_DIM,
-    tiny_batch,
-    tiny_parts,
-    tiny_progress,
-    tiny_teacher,
-)
 
 PLAN = Seed.views(SeedConfig(), 32)
 
 
 def make(**config: object) -> Seed:
     torch.manual_seed(0)
-    return Seed(SeedConfig(queue_size=16, **config), tiny_parts(Seed))  # type: ignore[arg-type]
+    return Seed(SeedConfig(queue_size=16, **config), tiny_inputs(Seed))  # type: ignore[arg-type]
 
 
 def test_loss_of_a_step_is_the_literal_one() -> None:
@@ -94,20 +94,20 @@ def test_teacher_head_is_used_where_there_is_one_and_may_be_declined() -> None:
 
 
 def test_missing_teacher_head_names_the_way_out() -> None:
-    parts = tiny_parts(Seed, teacher=FrozenTeacher(tiny_teacher()))
+    inputs = tiny_inputs(Seed, teacher=FrozenTeacher(tiny_teacher()))
     with pytest.raises(ConfigError, match="no projection head; use teacher_features=trunk"):
-        Seed(SeedConfig(teacher_features="head"), parts)
+        Seed(SeedConfig(teacher_features="head"), inputs)
 
 
 def test_queue_that_is_no_multiple_of_the_batch_names_one_that_is() -> None:
     with pytest.raises(ConfigError, match=r"queue_size=20 is not a multiple of the batch of 8.*16"):
-        Seed(SeedConfig(queue_size=20), tiny_parts(Seed))
+        Seed(SeedConfig(queue_size=20), tiny_inputs(Seed))
 
 
 def test_usual_queue_shrinks_to_a_small_set_and_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    method = Seed(SeedConfig(), tiny_parts(Seed, num_samples=29))
+    method = Seed(SeedConfig(), tiny_inputs(Seed, num_samples=29))
     assert len(method.queue.entries) == 24
     assert "queue of 24 embeddings instead of 65536" in capsys.readouterr().err
 
@@ -171,8 +171,8 @@ def test_teacher_of_one_size_gets_small_patches_enlarged_and_it_says_so(
 
     teacher = tiny_teacher(heads=("projection",))
     teacher.__class__ = OneSize
-    parts = tiny_parts(Seed, teacher=FrozenTeacher(teacher))
-    method = Seed(SeedConfig(queue_size=16, small_patches=2), parts)
+    inputs = tiny_inputs(Seed, teacher=FrozenTeacher(teacher))
+    method = Seed(SeedConfig(queue_size=16, small_patches=2), inputs)
     assert "small crops are enlarged" in capsys.readouterr().err
     result = method(tiny_batch(SMALL_PLAN), tiny_progress())
     assert bool(torch.isfinite(result.loss))

@@ -2,20 +2,20 @@
 
 import pytest
 import torch
+from support.distill import tiny_batch, tiny_inputs, tiny_progress
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeseed.distill import distributed
 from edgeseed.distill.methods import simclr
 from edgeseed.distill.methods.simclr import Simclr, SimclrConfig
-from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress
 
 PLAN = Simclr.views(SimclrConfig(), 32)
 
 
 def make(**config: object) -> Simclr:
     torch.manual_seed(0)
-    return Simclr(SimclrConfig(**config), tiny_parts(Simclr))  # type: ignore[arg-type]
+    return Simclr(SimclrConfig(**config), tiny_inputs(Simclr))  # type: ignore[arg-type]
 
 
 def literal_loss(method: Simclr, views: tuple[Tensor, ...], temperature: float) -> Tensor:

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from support.distill import tiny_batch, tiny_inputs, tiny_progress, tiny_teacher
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -11,7 +12,6 @@ from edgeseed.core.errors import ConfigError
 from edgeseed.distill.method import Batch
 from edgeseed.distill.methods.simclrv2 import Simclrv2, Simclrv2Config
 from edgeseed.distill.networks.frozen import FrozenTeacher
-from edgeseed.distill.testing import tiny_batch, tiny_parts, tiny_progress, tiny_teacher
 
 PLAN = Simclrv2.views(Simclrv2Config(), 32)
 
@@ -20,7 +20,7 @@ def make(parts: dict[str, object] | None = None, **config: object) -> Simclrv2:
     torch.manual_seed(0)
     return Simclrv2(
         Simclrv2Config(**config),  # type: ignore[arg-type]
-        tiny_parts(Simclrv2, **(parts or {})),
+        tiny_inputs(Simclrv2, **(parts or {})),
     )
 
 

@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from support.distill import tiny_student, tiny_teacher
 
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.distill.batch import ReplayedViews
 from edgeseed.distill.method import Batch
-from edgeseed.distill.networks.frozen import EmbeddingCache, FrozenTeacher, PixelInput
-from edgeseed.distill.testing import tiny_student, tiny_teacher
+from edgeseed.distill.networks.frozen import FrozenTeacher, PixelInput
+from edgeseed.distill.networks.teacher_cache import TeacherCache
 
 
 def batch(*, period: int = -1, seed: int = 0, indices: tuple[int, ...] = (0, 1, 2, 3)) -> Batch:
@@ -19,7 +22,7 @@ def batch(*, period: int = -1, seed: int = 0, indices: tuple[int, ...] = (0, 1, 
         indices=torch.tensor(indices),
         labels=None,
         generator=generator,
-        period=period,
+        replayed=None if period < 0 else ReplayedViews(period, np.array(indices)),
     )
 
 
@@ -79,18 +82,18 @@ def test_teacher_in_half_precision_answers_in_float32_and_nearly_the_same() -> N
 
 def count_calls(teacher: FrozenTeacher, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
-    answer = FrozenTeacher.answer
+    answer = FrozenTeacher._answer
 
     def counted(self: FrozenTeacher, pixels: torch.Tensor) -> object:
         calls.append(len(pixels))
         return answer(self, pixels)
 
-    monkeypatch.setattr(FrozenTeacher, "answer", counted)
+    monkeypatch.setattr(FrozenTeacher, "_answer", counted)
     return calls
 
 
 def test_replayed_views_are_answered_once_and_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    teacher = FrozenTeacher(tiny_teacher(), cache=EmbeddingCache(4, periods=2))
+    teacher = FrozenTeacher(tiny_teacher(), cache=TeacherCache(num_photos=4, num_views=2))
     calls = count_calls(teacher, monkeypatch)
     first = teacher(batch(period=0)).embedding
     again = teacher(batch(period=0)).embedding
@@ -103,7 +106,7 @@ def test_replayed_views_are_answered_once_and_exactly(monkeypatch: pytest.Monkey
 
 def test_fresh_views_are_never_answered_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     # A mirrored photo's embedding has a cosine of only .87 with the cached one (methods.md E.3).
-    teacher = FrozenTeacher(tiny_teacher(), cache=EmbeddingCache(4, periods=2))
+    teacher = FrozenTeacher(tiny_teacher(), cache=TeacherCache(num_photos=4, num_views=2))
     calls = count_calls(teacher, monkeypatch)
     one, other = teacher(batch()).embedding, teacher(batch(seed=1)).embedding
     assert calls == [4, 4]
@@ -111,7 +114,7 @@ def test_fresh_views_are_never_answered_from_the_cache(monkeypatch: pytest.Monke
 
 
 def test_batch_that_is_known_in_part_is_answered_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    teacher = FrozenTeacher(tiny_teacher(), cache=EmbeddingCache(6, periods=1))
+    teacher = FrozenTeacher(tiny_teacher(), cache=TeacherCache(num_photos=6, num_views=1))
     calls = count_calls(teacher, monkeypatch)
     teacher(batch(period=0))
     teacher(batch(period=0, indices=(2, 3, 4, 5)))
@@ -129,6 +132,6 @@ def test_head_is_applied_in_float32_and_has_its_width() -> None:
 
 
 def test_every_view_has_its_own_answers() -> None:
-    teacher = FrozenTeacher(tiny_teacher(), cache=EmbeddingCache(4, periods=1))
+    teacher = FrozenTeacher(tiny_teacher(), cache=TeacherCache(num_photos=4, num_views=1))
     two = replace(batch(period=0), views=(*batch().views, *batch(seed=1).views))
     assert not torch.equal(teacher(two, 0).embedding, teacher(two, 1).embedding)

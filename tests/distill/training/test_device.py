@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from support.distill import tiny_teacher
 
 from edgeseed.core.errors import UsageError
-from edgeseed.distill.testing import tiny_teacher
 from edgeseed.distill.training.device import (
     choose_device,
     choose_dtypes,

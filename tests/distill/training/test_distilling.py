@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.distill import tiny_student
 
 from edgeseed.core.config import read_toml
 from edgeseed.core.errors import (
@@ -27,7 +28,6 @@ from edgeseed.core.student import StudentSpec, read_spec
 from edgeseed.distill import DistillResult, distill
 from edgeseed.distill.method import Method
 from edgeseed.distill.methods.seed import Seed
-from edgeseed.distill.testing import tiny_student
 from edgeseed.distill.training.trainer import Trainer
 
 MakePhotos = Callable[..., Path]
@@ -72,8 +72,8 @@ def test_run_folder_is_whole(call: Call, method: str) -> None:
     result = call(method=method)
     names = {path.name for path in result.out.iterdir()}
     assert names == {
-        "best.safetensors", "config.toml", "curves.png", "heads.safetensors", "metrics.jsonl",
-        "state.pt", "student.safetensors", "tensorboard",
+        "best.safetensors", "config.toml", "curves.png", "heads.safetensors", "inputs.json",
+        "metrics.jsonl", "state.pt", "student.safetensors", "tensorboard",
     }  # fmt: skip
     assert list((result.out / "tensorboard").glob("events.out.tfevents.*"))
     assert result.student == result.out / "student.safetensors"
@@ -141,7 +141,7 @@ def test_config_is_whole_and_makes_the_same_run_again(call: Call, tmp_path: Path
 
 
 def test_knn_accuracy_is_measured_while_it_runs_and_picks_the_best(call: Call) -> None:
-    result = call(during=1, epochs=3)
+    result = call(knn_every_epochs=1, epochs=3)
     scores = [record["knn"] for record in records(result.out)]
     assert len(scores) == 3
     assert result.knn == scores[-1]
@@ -236,7 +236,7 @@ def test_replayed_views_give_what_looking_again_gives(
 ) -> None:
     settings = ["views.replay=1"]
     cached = call(method="regress", settings=settings, epochs=3)
-    monkeypatch.setattr("edgeseed.distill.networks.frozen.EmbeddingCache.get", lambda *_: None)
+    monkeypatch.setattr("edgeseed.distill.networks.teacher_cache.TeacherCache.get", lambda *_: None)
     looked = call(method="regress", settings=settings, epochs=3, out=tmp_path / "looked")
     assert cached.loss == looked.loss
 
@@ -386,7 +386,7 @@ def assert_nothing_written(tmp_path: Path) -> None:
         ({"devices": 4}, UsageError, "torchrun --nproc-per-node 4"),
         ({"precision": "fp8"}, UsageError, "auto, fp32 or bf16"),
         ({"image_size": 4}, ConfigError, "at least 8 pixels"),
-        ({"during": 0}, ConfigError, "at least 1 epoch"),
+        ({"knn_every_epochs": 0}, ConfigError, "at least 1 epoch"),
         ({"epochs": 0}, ConfigError, "epochs=0 must be above 0"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
@@ -409,8 +409,8 @@ def test_empty_folder_is_an_error(call: Call, tmp_path: Path) -> None:
 
 
 def test_during_needs_labels(call: Call, make_photos: MakePhotos, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="--during measures kNN accuracy"):
-        call(data=make_photos(10, name="flat"), during=1)
+    with pytest.raises(DataError, match="--knn-every-epochs measures kNN accuracy"):
+        call(data=make_photos(10, name="flat"), knn_every_epochs=1)
     assert_nothing_written(tmp_path)
 
 

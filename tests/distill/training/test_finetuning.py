@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.distill import tiny_batch, tiny_progress
 from torch import nn
 
 from edgeseed.core.config import read_toml
@@ -16,22 +17,15 @@ from edgeseed.core.network import ProjectedTrunk, StudentNetwork, load_student, 
 from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import StudentSpec
-from edgeseed.distill.evaluation.evaluate import predict
 from edgeseed.distill.evaluation.knn import top_accuracy
 from edgeseed.distill.heads import mlp
-from edgeseed.distill.method import Parts
+from edgeseed.distill.method import MethodInputs
 from edgeseed.distill.networks.frozen import Student
+from edgeseed.distill.networks.inference import predict
+from edgeseed.distill.networks.projection import fold_projection, read_first_projection
 from edgeseed.distill.networks.students import create_student
-from edgeseed.distill.testing import tiny_batch, tiny_progress
-from edgeseed.distill.training.finetuning import (
-    FinetuneConfig,
-    FinetuneResult,
-    Supervised,
-    _plan_rounds,
-    finetune,
-    fold_projection,
-    read_first_projection,
-)
+from edgeseed.distill.supervised import FinetuneConfig, Supervised
+from edgeseed.distill.training.finetuning import FinetuneResult, _plan_rounds, finetune
 
 SIZE = 16
 QUICK = ("recipe.epochs=2", "recipe.batch_size=16")
@@ -63,7 +57,7 @@ def _supervised(*, train: Any = "all", num_classes: int = 3) -> Supervised:
     student = Student(
         network, architecture=architecture, preprocess=Preprocess(image_size=SIZE, resize=SIZE)
     )
-    parts = Parts(
+    inputs = MethodInputs(
         student=student,
         num_samples=8,
         num_classes=num_classes,
@@ -72,7 +66,7 @@ def _supervised(*, train: Any = "all", num_classes: int = 3) -> Supervised:
         steps_per_epoch=2,
         generator=torch.Generator(),
     )
-    return Supervised(FinetuneConfig(train=train), parts)
+    return Supervised(FinetuneConfig(train=train), inputs)
 
 
 def test_the_result_says_how_labels_were_chosen_and_what_came_of_them(
@@ -96,7 +90,7 @@ def test_the_file_alone_predicts_what_was_measured(student_file: Path, tmp_path:
     network, spec = load_student(result.student)
     test = open_photos("digits:test")
     assert test.labels is not None
-    logits = predict(network, test, preprocess=spec.preprocess)
+    logits = predict(network, test, preprocess=spec.preprocess).values
     accuracy = top_accuracy(logits, torch.from_numpy(test.labels), top=1)
     assert 100 * accuracy == pytest.approx(result.metric.top1_percent, abs=0.25)
     assert spec.classes == tuple("0123456789")
@@ -288,7 +282,7 @@ def test_standardisation_is_folded_away_exactly() -> None:
     head = method.student.network.head
     assert head is not None
     expected = head((embeddings - method.mean) * method.scale)
-    method.fold()
+    method.finish()
     torch.testing.assert_close(head(embeddings), expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(method.mean, torch.zeros_like(method.mean))
 
@@ -327,7 +321,7 @@ def test_the_first_projection_layer_becomes_part_of_the_network(
     assert isinstance(network.backbone.projection, nn.Linear)
     test = open_photos("digits:test")
     assert test.labels is not None
-    logits = predict(network, test, preprocess=spec.preprocess)
+    logits = predict(network, test, preprocess=spec.preprocess).values
     accuracy = top_accuracy(logits, torch.from_numpy(test.labels), top=1)
     assert 100 * accuracy == pytest.approx(result.metric.top1_percent, abs=0.25)
     assert result.metric.settings["projection"] is True

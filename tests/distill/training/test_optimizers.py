@@ -4,17 +4,17 @@ import copy
 
 import pytest
 import torch
+from support.distill import tiny_inputs
 from torch import nn
 
 from edgeseed.distill.methods.regress import Regress, RegressConfig
-from edgeseed.distill.testing import tiny_parts
 from edgeseed.distill.training.optimizers import LARS, build_optimizer, set_rates
 from edgeseed.distill.training.recipe import Recipe
 
 
 def method() -> Regress:
     torch.manual_seed(0)
-    return Regress(RegressConfig(), tiny_parts(Regress))
+    return Regress(RegressConfig(), tiny_inputs(Regress))
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lars"])

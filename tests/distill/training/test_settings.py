@@ -9,12 +9,12 @@ from edgeseed.core.config import write_toml
 from edgeseed.core.errors import ConfigError
 from edgeseed.distill.methods.seed import Seed
 from edgeseed.distill.training.settings import (
-    Dials,
+    RunDefaults,
     RunSettings,
     Settings,
     build_settings,
     plain_sections,
-    set_dials,
+    run_defaults,
 )
 
 
@@ -80,13 +80,13 @@ def test_dials_of_another_run_are_taken_back_unless_the_call_has_its_own(
     config = tmp_path / "mine.toml"
     config.write_text('[run]\nmethod = "kd"\nseed = 3\nimage_size = 64\nprecision = "bf16"\n')
     given: dict[str, Any] = {"image_size": None, "seed": 0, "precision": None}
-    assert set_dials(config, **given) == Dials(image_size=64, seed=0, precision="bf16")
+    assert run_defaults(config, **given) == RunDefaults(image_size=64, seed=0, precision="bf16")
     assert "image_size=64, precision=bf16 as in that run" in capsys.readouterr().err
-    assert set_dials(None, **given) == Dials()
+    assert run_defaults(None, **given) == RunDefaults()
     assert capsys.readouterr().err == ""
     config.write_text("[run]\nseed = 1.5\n")
     with pytest.raises(ConfigError, match=r"mine\.toml: \[run\]: seed=1\.5 is not a whole number"):
-        set_dials(config, seed=None)
+        run_defaults(config, seed=None)
 
 
 @pytest.mark.parametrize(

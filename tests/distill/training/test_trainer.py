@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.distill import tiny_inputs
 from torch import Tensor
 
 from edgeseed.core.photos import open_photos
 from edgeseed.distill.data.canvases import MemoryCanvases, PhotoOrder
 from edgeseed.distill.data.views import Augmenter, ViewPlan, weak_crop
-from edgeseed.distill.method import Batch, Method, Parts, Progress, StepResult
+from edgeseed.distill.method import Batch, Method, MethodInputs, Progress, StepResult
 from edgeseed.distill.methods import METHODS
 from edgeseed.distill.methods.seed import SeedConfig
-from edgeseed.distill.testing import tiny_parts
 from edgeseed.distill.training import trainer as trainer_module
 from edgeseed.distill.training.recipe import Recipe
-from edgeseed.distill.training.trainer import Plan, Trainer, TrainingConfig
+from edgeseed.distill.training.trainer import Trainer, TrainingConfig, TrainingPlan
 
 CPU = torch.device("cpu")
 VIEWS = ViewPlan(crops=(weak_crop(16),))
@@ -30,8 +30,8 @@ class Recorder(Method[SeedConfig]):
     Config = SeedConfig
     RECIPE = Recipe(optimizer="sgd", lr=0.1, momentum=0.0, schedule="constant", epochs=2)
 
-    def __init__(self, config: SeedConfig, parts: Parts) -> None:
-        super().__init__(config, parts)
+    def __init__(self, config: SeedConfig, inputs: MethodInputs) -> None:
+        super().__init__(config, inputs)
         self.student.requires_grad_(False)
         self.weight = torch.nn.Parameter(torch.tensor([4.0]))
         self.calls: list[tuple[str, int]] = []
@@ -58,10 +58,10 @@ class Recorder(Method[SeedConfig]):
 def make(
     *, labels: Tensor | None = None, score: Any = None, **recipe: Any
 ) -> tuple[Recorder, Trainer, list[int]]:
-    method = Recorder(SeedConfig(), tiny_parts(Recorder))
+    method = Recorder(SeedConfig(), tiny_inputs(Recorder))
     photos = open_photos("digits").subset(np.arange(10))
     options = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.0, "schedule": "constant"}
-    plan = Plan(
+    plan = TrainingPlan(
         recipe=Recipe(**{**options, "lr_scaling": "none", "batch_size": 4, "epochs": 2, **recipe}),
         training=TrainingConfig(),
         source=MemoryCanvases.decode(photos, side=16, device=CPU),
@@ -70,11 +70,11 @@ def make(
         labels=labels,
         seed=0,
         device=CPU,
-        score_every=None if score is None else 1,
+        evaluate_every=None if score is None else 1,
     )
     best: list[int] = []
     trainer = Trainer(
-        method, plan, folder=None, save_best=lambda *_: best.append(trainer.step), score=score
+        method, plan, folder=None, save_best=lambda *_: best.append(trainer.step), evaluator=score
     )
     return method, trainer, best
 

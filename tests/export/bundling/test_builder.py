@@ -1,17 +1,17 @@
 import pytest
+from support.export import tiny_preprocess
 
 from edgeseed.core.errors import UsageError
 from edgeseed.core.network import StudentNetwork
-from edgeseed.export.bundling.builder import matching_layers, plainest
+from edgeseed.export.bundling.builder import baseline_precision, matching_layers
 from edgeseed.export.program import build_program
 from edgeseed.export.targets import TARGETS
-from edgeseed.export.testing import tiny_preprocess
 
 
 @pytest.mark.parametrize("name", TARGETS.names())
 def test_every_target_has_a_float_precision_to_compare_with(name: str) -> None:
     target = TARGETS.load(name)
-    assert plainest(target) in target.parity_limit
+    assert baseline_precision(target) in target.parity_limit
 
 
 def test_layers_to_keep_are_named_by_pattern(network: StudentNetwork) -> None:

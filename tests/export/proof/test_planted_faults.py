@@ -13,12 +13,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from support.export import CLASSES, tiny_preprocess
 
 from edgeseed.core.agreement import relative_error
 from edgeseed.core.bundle import Manifest, read_bundle, seal_bundle
 from edgeseed.core.errors import ArtifactError, GateError, WorkError
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.records import QuantizationRecord
 from edgeseed.export import export, verify
 from edgeseed.export.program import (
     DeployableStudent,
@@ -43,7 +45,6 @@ from edgeseed.export.samples import Photos
 from edgeseed.export.target import Finding, Model, WriteRequest
 from edgeseed.export.targets import TARGETS
 from edgeseed.export.targets.onnx.target import convert_program
-from edgeseed.export.testing import CLASSES, tiny_preprocess
 
 Constants = dict[str, np.ndarray]
 
@@ -339,19 +340,19 @@ def remake(
         photos = (124 + contrast * (read_proof(bundle).pixels - 124.0)).astype(np.uint8)
         result = quantize(
             program,
-            SCHEMES.load(manifest.quantization["scheme"]),
+            SCHEMES.load(manifest.quantization.scheme),
             Photos(pixels=photos),
             batch=batch,
             config=QuantizeConfig(calibrator="minmax", max_float_layers=0),
         )
-        program, record = result.program, result.record
+        program, record = result.program, QuantizationRecord.from_dict(result.record)
     request = WriteRequest(
         program=program,
         output_names=names,
         spec=spec,
         precision=manifest.precision,
         batch=batch,
-        options=manifest.provenance["export"]["options"],
+        options=manifest.provenance.export.options,
     )
     model = bundle / manifest.model
     shutil.rmtree(model) if model.is_dir() else model.unlink()

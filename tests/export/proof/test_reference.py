@@ -2,6 +2,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from support.export import tiny_preprocess
 from torch.nn import functional
 
 from edgeseed.core.agreement import relative_error
@@ -15,7 +16,6 @@ from edgeseed.export.proof.reference import (
     rounded_draws,
     rounded_outputs,
 )
-from edgeseed.export.testing import tiny_preprocess
 
 Pixels = npt.NDArray[np.uint8]
 

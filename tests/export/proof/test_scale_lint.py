@@ -1,37 +1,38 @@
-from typing import Any
+import dataclasses
 
 import numpy as np
 import numpy.typing as npt
-import pytest
+from support.export import tiny_preprocess
 
 from edgeseed.core.network import StudentNetwork
+from edgeseed.core.records import QuantizationRecord
 from edgeseed.export.program import build_program, float_graph
 from edgeseed.export.proof.scale_lint import lint_scales, range_uses, stale_calibration
 from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.quantize import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
-from edgeseed.export.testing import tiny_preprocess
 
 Pixels = npt.NDArray[np.uint8]
-RECORD = {
-    "scheme": "x86",
-    "ranges": {"a": [0.0, 2.55], "b": [-1.0, 4.1], "c": [0.0, 25.5], "d": [0.0, 51.0]},
-}
+RECORD = QuantizationRecord(
+    scheme="x86",
+    ranges={"a": (0.0, 2.55), "b": (-1.0, 4.1), "c": (0.0, 25.5), "d": (0.0, 51.0)},
+)
 
 
-def record_of(network: StudentNetwork, pixels: Pixels) -> dict[str, Any]:
+def record_of(network: StudentNetwork, pixels: Pixels) -> QuantizationRecord:
     config = QuantizeConfig(calibrator="minmax", bias_correction=False, max_float_layers=0)
     program = build_program(network, tiny_preprocess())
     photos = Photos(pixels=pixels)
-    return quantize(program, SCHEMES.load("x86"), photos, batch="dynamic", config=config).record
+    made = quantize(program, SCHEMES.load("x86"), photos, batch="dynamic", config=config)
+    return QuantizationRecord.from_dict(made.record)
 
 
 def with_contrast(pixels: Pixels, contrast: float) -> Pixels:
     return (124 + contrast * (pixels - 124.0)).clip(0, 255).astype(np.uint8)
 
 
-def stale(network: StudentNetwork, pixels: Pixels, record: dict[str, Any]) -> str:
+def stale(network: StudentNetwork, pixels: Pixels, record: QuantizationRecord) -> str:
     graph = float_graph(build_program(network, tiny_preprocess()))
     return stale_calibration(range_uses(graph, pixels[:8], record))
 
@@ -51,8 +52,8 @@ def test_ranges_of_fainter_photos_cut_off_and_a_layer_is_named(
 
 def test_ranges_that_are_hardly_used_are_as_stale(network: StudentNetwork, pixels: Pixels) -> None:
     record = record_of(network, pixels)
-    wide = {name: [20 * low, 20 * high] for name, (low, high) in record["ranges"].items()}
-    assert "stale calibration" in stale(network, pixels, {**record, "ranges": wide})
+    wide = {name: (20 * low, 20 * high) for name, (low, high) in record.ranges.items()}
+    assert "stale calibration" in stale(network, pixels, dataclasses.replace(record, ranges=wide))
 
 
 def test_scales_that_the_manifest_records_are_right_whatever_their_order() -> None:
@@ -71,6 +72,5 @@ def test_many_wrong_scales_are_another_calibration() -> None:
     assert finding.problem.startswith("stale calibration: 3 of 4 scales are not the manifest's")
 
 
-@pytest.mark.parametrize("record", [{}, {"scheme": "x86"}])
-def test_a_float_model_has_no_scales_to_check(record: dict[str, Any]) -> None:
-    assert lint_scales([], record) == ()
+def test_a_record_without_ranges_has_no_scales_to_check() -> None:
+    assert lint_scales([], QuantizationRecord(scheme="x86")) == ()

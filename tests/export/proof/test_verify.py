@@ -13,8 +13,8 @@ from edgeseed.export import verify
 
 def made_by(bundle: Path, version: str, **changes: Any) -> None:
     manifest = read_bundle(bundle, check=False).manifest
-    environment = {**manifest.provenance["environment"], "edgeseed": version}
-    provenance = {**manifest.provenance, "environment": environment}
+    environment = {**manifest.provenance.environment, "edgeseed": version}
+    provenance = dataclasses.replace(manifest.provenance, environment=environment)
     seal_bundle(bundle, dataclasses.replace(manifest, provenance=provenance, **changes))
 
 

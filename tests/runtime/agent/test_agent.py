@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support import fake_engine
 
 from edgeseed.core.bundle import Bundle
 from edgeseed.runtime.agent import _job
+from edgeseed.runtime.agent.__main__ import _saturating_cpu
 from edgeseed.runtime.agent._job import Job
 from edgeseed.runtime.agent._pack import pack_agent
 
@@ -57,7 +60,7 @@ def fake_work(folder: Path, **changes: Any) -> Path:
         if path.is_file()
     }
     job = Job(
-        engine="_fake",
+        engine="fake",
         model="model.json",
         unit="cpu",
         threads=1,
@@ -70,6 +73,8 @@ def fake_work(folder: Path, **changes: Any) -> Path:
     )
     dataclasses.replace(job, **changes).write(folder / _job.JOB)
     pack_agent(folder / _job.AGENT)
+    with zipfile.ZipFile(folder / _job.AGENT, "a") as archive:
+        archive.write(fake_engine.__file__, "edgeseed/runtime/engines/fake.py")
     return folder
 
 
@@ -103,7 +108,7 @@ def test_it_measures_where_neither_edgeseed_nor_torch_can_be_imported(tmp_path: 
 
     assert (code, stderr) == (0, "")
     stages = [event["name"] for event in events if event["event"] == "stage"]
-    assert stages == ["check", "load", "golden", "warm-up"]
+    assert stages == ["check", "load", "golden", "warm-up", "timed"]
     assert events[-1] == {"event": "done"}
     found = measurement(work)
     assert len(found["samples_ns"]) >= 8
@@ -155,6 +160,25 @@ def test_a_wrong_model_is_never_timed(tmp_path: Path) -> None:
     assert found["kind"] == "golden"
     assert "does not give its golden outputs" in found["message"]
     assert "embedding is off by" in found["message"]
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "is_named"),
+    [
+        ("processor : 0\nflags : fpu avx2 avx512bw\n", True),
+        ("processor : 0\nflags : fpu avx2 avx512_vnni\n", False),
+        ("processor : 0\nflags : fpu avx2 avx_vnni\n", False),
+        ("processor : 0\nFeatures : fp asimd asimddp\n", False),  # Arm
+        (None, False),
+    ],
+)
+def test_a_cpu_whose_sums_of_bytes_saturate_is_named(
+    cpuinfo: str | None, is_named: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        path.write_text(cpuinfo)
+    assert ("no VNNI" in _saturating_cpu(path)) == is_named
 
 
 def test_outputs_that_are_no_numbers_are_never_timed(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.fake_device import FakeDevice
 
 from edgeseed.core.errors import ConfigError, UnknownNameError
 from edgeseed.runtime.device import Device
 from edgeseed.runtime.devices import DEVICES, open_device
-from edgeseed.runtime.devices._fake import FakeDevice
 from edgeseed.runtime.devices.host import HostDevice
 
 

@@ -330,7 +330,7 @@ def test_an_engine_is_built_and_profiled_through_a_real_server(
     assert Path(built.engine).stat().st_size == built.record.size_bytes
     read_bundle(bundle.path)
     result = profile(
-        bundle.path, device=device, profile="jetson-agx-orin", protocol=instant,
+        bundle.path, device=device, device_profile="jetson-agx-orin", protocol=instant,
         out=tmp_path / "result.json",
     )  # fmt: skip
     assert result.engine.settings["gpu"] == "Orin"

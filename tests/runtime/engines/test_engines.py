@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.fake_engine import FakeEngine
 
 from edgeseed.runtime.engine import Engine, EngineError, Placement
 from edgeseed.runtime.engines import ENGINES
-from edgeseed.runtime.engines._fake import FakeEngine
 
 
 @pytest.mark.parametrize("name", ENGINES.names())

@@ -25,21 +25,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from edgeseed.runtime.engines import _fake_tensorrt
+from support import fake_tensorrt
 
 RECORDED = Path(__file__).parent / "tensorrt_api.json"
 RECORDER = Path(__file__).parent / "record_tensorrt_api.py"
 API: dict[str, dict[str, dict[str, Any]]] = json.loads(RECORDED.read_text(encoding="utf-8"))
 PUBLIC = {
     name: member
-    for name, member in vars(_fake_tensorrt.install("10.3.0")).items()
+    for name, member in vars(fake_tensorrt.install("10.3.0")).items()
     if not name.startswith("_")
 }
 # What the module does not offer by name: the classes of what its functions return.
 RETURNED = {
     name: member
-    for name, member in vars(_fake_tensorrt).items()
+    for name, member in vars(fake_tensorrt).items()
     if inspect.isclass(member) and name not in PUBLIC and not name.startswith("BuilderFlag")
 }
 CLASSES = {**PUBLIC, **RETURNED}
@@ -81,7 +80,7 @@ def test_the_fake_has_nothing_that_tensorrt_lacks(version: str, name: str) -> No
     if not inspect.isclass(kind):
         return
     if name == "BuilderFlag":
-        kind = _fake_tensorrt.install(version).BuilderFlag
+        kind = fake_tensorrt.install(version).BuilderFlag
     if issubclass(kind, enum.Enum):
         assert {member.name for member in kind} <= set(real), name
         return
@@ -108,7 +107,7 @@ def test_what_we_construct_takes_what_we_give(version: str, name: str) -> None:
 def test_flags_for_precision_are_gone_in_11_as_in_the_fake() -> None:
     for version, api in API.items():
         real = {"FP16", "INT8"} & set(api["BuilderFlag"])
-        fake = {"FP16", "INT8"} & set(_fake_tensorrt.install(version).BuilderFlag.__members__)
+        fake = {"FP16", "INT8"} & set(fake_tensorrt.install(version).BuilderFlag.__members__)
         assert real == fake == (set() if version.startswith("11.") else {"FP16", "INT8"})
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from support.export import tiny_preprocess, tiny_student
 
 from edgeseed.export.program import build_program, float_graph
 from edgeseed.export.proof.reference import layer_names, layer_outputs
@@ -22,7 +23,6 @@ from edgeseed.export.quantize.ranges.statistics import calibrate, numbers_by_met
 from edgeseed.export.quantize.scheme import IntegerFormat, Scheme
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
-from edgeseed.export.testing import tiny_preprocess, tiny_student
 
 
 @pytest.mark.parametrize("gains", [False, True])

@@ -2,6 +2,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from support.export import tiny_preprocess, tiny_student
 from torch import Tensor, fx, nn
 
 from edgeseed.export.program import build_program, constant, float_graph, trace
@@ -15,7 +16,6 @@ from edgeseed.export.quantize.corrections.equalization import (
 from edgeseed.export.quantize.quantize import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
-from edgeseed.export.testing import tiny_preprocess, tiny_student
 
 Pixels = npt.NDArray[np.uint8]
 SPREAD = torch.tensor([1.0, 1 / 4, 1 / 16, 1 / 2])

@@ -7,6 +7,12 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 import torch
+from support.export import (
+    save_tiny_student,
+    tinted_photo,
+    tiny_preprocess,
+    tiny_student,
+)
 
 from edgeseed.export import export
 from edgeseed.export.program import build_program, constant, float_graph, input_of
@@ -16,12 +22,6 @@ from edgeseed.export.quantize.graph.layout import plan_layout
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
 from edgeseed.export.targets.onnx.model import optimised_graph
-from edgeseed.export.testing import (
-    save_tiny_student,
-    tinted_photo,
-    tiny_preprocess,
-    tiny_student,
-)
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from support.export import tiny_preprocess, tiny_student
 from torch import Tensor, nn
 
 from edgeseed.export.program import build_program, float_graph
@@ -25,7 +26,6 @@ from edgeseed.export.quantize.ranges.statistics import calibrate, numbers_by_met
 from edgeseed.export.quantize.scheme import INT8_SYMMETRIC, IntegerFormat, Scheme
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
-from edgeseed.export.testing import tiny_preprocess, tiny_student
 
 
 def correlated(groups: int, width: int, seed: int = 0) -> Tensor:
@@ -161,7 +161,7 @@ def test_a_network_comes_nearer_and_its_integers_are_those_that_were_chosen(
     quantized = insert_quantization(graph, layout, numbers, coarse)
     rounded = round_weights(
         quantized, input_moments(simulate(quantized), layout.layers, photos),
-        numbers.weight_scales, coarse.weight, centered=False,
+        numbers.weight_scales, coarse, centered=False,
     )  # fmt: skip
     assert set(rounded) == set(layout.layers)
     found = dataclasses.replace(numbers, rounded=rounded)
@@ -193,7 +193,7 @@ def test_one_rounding_serves_all_ways_of_calibrating(
         moments = moments or input_moments(simulate(quantized), layout.layers, photos)
         rounded.append(
             round_weights(
-                quantized, moments, numbers.weight_scales, coarse.weight, centered=True
+                quantized, moments, numbers.weight_scales, coarse, centered=True
             )
         )  # fmt: skip
     assert all(torch.equal(rounded[0][name], rounded[1][name]) for name in layout.layers)

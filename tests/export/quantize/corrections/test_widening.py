@@ -1,10 +1,10 @@
 import numpy as np
 import numpy.typing as npt
 import torch
+from support.export import tiny_preprocess, tiny_student
 
 from edgeseed.export.program import build_program, constant, float_graph
 from edgeseed.export.quantize.corrections.widening import widen_channels
-from edgeseed.export.testing import tiny_preprocess, tiny_student
 
 
 def test_widening_changes_shapes_and_no_number(pixels: npt.NDArray[np.uint8]) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from support.export import tiny_preprocess, tiny_student
 from torch import Tensor, fx, nn
 
 from edgeseed.export.program import build_program, example_input, float_graph, trace
@@ -13,7 +14,6 @@ from edgeseed.export.quantize.ranges.statistics import calibrate, numbers_by_met
 from edgeseed.export.quantize.scheme import IntegerFormat, Scheme
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
-from edgeseed.export.testing import tiny_preprocess, tiny_student
 
 SCHEME: Scheme = SCHEMES.load("x86")
 LARGE, SMALL = 128, 32

@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import torch
+from support.export import CLASSES, tinted_photo, tiny_preprocess, tiny_student
 from torch import fx, nn
 
 from edgeseed.export.program import build_program, copy_graph, float_graph
@@ -19,7 +20,6 @@ from edgeseed.export.quantize.scales import Quantizer
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.quantize.search.scoring import run_graph
 from edgeseed.export.samples import Photos
-from edgeseed.export.testing import CLASSES, tinted_photo, tiny_preprocess, tiny_student
 
 
 class _Uneven(nn.Module):

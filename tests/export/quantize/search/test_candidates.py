@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from support.export import tiny_preprocess, tiny_student
 from torch import fx
 
 from edgeseed.export.program import build_program, float_graph
@@ -18,7 +19,6 @@ from edgeseed.export.quantize.search.candidates import Candidates
 from edgeseed.export.quantize.search.float_layers import Score
 from edgeseed.export.quantize.search.scoring import Judge, Sample
 from edgeseed.export.samples import Photos
-from edgeseed.export.testing import tiny_preprocess, tiny_student
 
 FIRST = {"fisher", "fisher + bias correction", "fisher + second-order rounding"}
 Distances = Callable[[str, bool], float]

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from support.export import CLASSES, tinted_photo, tiny_preprocess, tiny_student
 from torch import fx
 
 from edgeseed.core.agreement import output_distance
@@ -28,7 +29,6 @@ from edgeseed.export.quantize.search.recovery import (
 )
 from edgeseed.export.quantize.search.scoring import run_graph
 from edgeseed.export.samples import Photos
-from edgeseed.export.testing import CLASSES, tinted_photo, tiny_preprocess, tiny_student
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

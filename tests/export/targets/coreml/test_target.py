@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 import timm
 import torch
+from support.export import CLASSES, tiny_preprocess
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,6 +29,7 @@ from edgeseed.core.errors import (
 from edgeseed.core.network import StudentNetwork, build_student
 from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.records import QuantizationRecord
 from edgeseed.core.student import Architecture, StudentSpec
 from edgeseed.export import export, verify
 from edgeseed.export.program import build_program, output_names
@@ -41,7 +43,6 @@ from edgeseed.export.targets.coreml import target
 from edgeseed.export.targets.coreml.model import CoreMLModel
 from edgeseed.export.targets.coreml.target import TARGET
 from edgeseed.export.targets.coreml.tools import load_coremltools, quiet
-from edgeseed.export.testing import CLASSES, tiny_preprocess
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("coremltools") is None, reason="coremltools is not installed"
@@ -316,7 +317,8 @@ def test_batch_norm_and_activation_in_one_module_keep_their_running_statistics(
 
 
 def test_int8_layers_read_bytes_and_are_counted(packages: dict[str, Path]) -> None:
-    record = {"integer": {f"conv2d_{index}": "conv" for index in range(17)} | {"linear": "linear"}}
+    operators = {f"conv2d_{index}": "conv" for index in range(17)} | {"linear": "linear"}
+    record = QuantizationRecord(scheme="coreml", integer_operators=operators)
     assert CoreMLModel(packages["int8"], quantization=record).lint() == ()
     (finding,) = CoreMLModel(packages["fp16"], quantization=record).lint()
     assert str(finding) == "program: 18 layers were meant to be int8, the package has 0"
@@ -357,8 +359,8 @@ def test_padding_becomes_the_layers_own(
     calibration = pixels if precision == "int8" else None
     package = write(network, tmp_path / "padded", precision, calibration=calibration)
     integer = {f"layer {index}": "conv" for index in range(5)} | {"linear": "linear"}
-    record = {"integer": integer} if precision == "int8" else None
-    model = CoreMLModel(package, quantization=record)
+    record = QuantizationRecord(scheme="coreml", integer_operators=integer)
+    model = CoreMLModel(package, quantization=record if precision == "int8" else None)
     types = [each.type for each in model.interpreter.program.operations]
     assert types.count("pad") == pads
     limit = 1e-5 if precision == "fp32" else 0.05

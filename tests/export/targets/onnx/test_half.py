@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from support.export import lively
 
 from edgeseed.core.errors import UnknownNameError, WorkError
 from edgeseed.core.network import StudentNetwork, build_student
@@ -19,7 +20,6 @@ from edgeseed.export.program import build_program, output_names, trace
 from edgeseed.export.samples import synthetic_photo
 from edgeseed.export.targets.onnx.half import half_program, to_half
 from edgeseed.export.targets.onnx.target import convert_program
-from edgeseed.export.testing import lively
 
 Array = npt.NDArray[np.float32]
 

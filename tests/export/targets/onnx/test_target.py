@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from support.export import tiny_preprocess
 
 from edgeseed.core.bundle import read_bundle
 from edgeseed.core.errors import UsageError, WorkError
@@ -25,7 +26,6 @@ from edgeseed.export.targets.onnx.target import (
     keep_floats_float,
     scheme_of_this_machine,
 )
-from edgeseed.export.testing import tiny_preprocess
 
 
 def test_the_file_runs_on_the_oldest_runtime_it_names(made_fp32: Path) -> None:
@@ -99,7 +99,8 @@ def test_a_float_layer_between_integers_keeps_its_weights(groups: int) -> None:
 def test_a_layer_that_was_meant_to_be_int8_and_is_not_is_found(made_int8: Path) -> None:
     quantization = read_bundle(made_int8).manifest.quantization
     assert quantization is not None
-    more = {**quantization, "integer": {**quantization["integer"], "conv2d_99": "conv"}}
+    operators = {**quantization.integer_operators, "conv2d_99": "conv"}
+    more = dataclasses.replace(quantization, integer_operators=operators)
     model = OnnxModel(made_int8 / "model.onnx", batch="batch", quantization=more)
     assert [str(finding) for finding in model.lint()] == [
         "conv: 18 were meant to be int8, ONNX Runtime has 17"
@@ -166,7 +167,7 @@ def test_only_the_engine_that_an_app_has_may_be_timed(made_int8: Path) -> None:
     assert manifest.quantization is not None
     own, other = ("x86", "arm") if scheme_of_this_machine() == "x86" else ("arm", "x86")
     for scheme, timed in ((own, True), (other, False)):
-        quantization = {**manifest.quantization, "scheme": scheme}
+        quantization = dataclasses.replace(manifest.quantization, scheme=scheme)
         model = TARGET.open(made_int8, dataclasses.replace(manifest, quantization=quantization))
         assert (model.single_run() is not None) == timed
 

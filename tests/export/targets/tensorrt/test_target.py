@@ -85,10 +85,11 @@ def test_int8_reads_bytes_and_keeps_gates_and_head_in_float16(made_int8_trt: Pat
     assert kinds[TensorProto.FLOAT] == kinds[TensorProto.UINT8] == 0
     quantization = read_bundle(made_int8_trt).manifest.quantization
     assert quantization is not None
-    convs = [name for name in quantization["float"] if name.startswith("conv2d")]
-    assert Counter(quantization["integer"].values())["conv"] + len(convs) == 17
-    assert {quantization["float"][name][:25] for name in convs} == {"it sees one position only"}
-    assert "one position" in quantization["float"]["linear"]
+    convs = [name for name in quantization.float_operators if name.startswith("conv2d")]
+    assert Counter(quantization.integer_operators.values())["conv"] + len(convs) == 17
+    reasons = {quantization.float_operators[name][:25] for name in convs}
+    assert reasons == {"it sees one position only"}
+    assert "one position" in quantization.float_operators["linear"]
     scales = {node.input[1] for node in model.graph.node if node.op_type.endswith("quantizeLinear")}
     kept = {item.name: item for item in model.graph.initializer}
     assert {kept[name].data_type for name in scales} <= {TensorProto.FLOAT16}

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from edgeseed.core.bundle import Bundle, read_bundle, seal_bundle
-from edgeseed.core.errors import ConfigError, GateError, WorkError
+from edgeseed.core.errors import ArtifactError, ConfigError, GateError, WorkError
 from edgeseed.runtime import profile
+from edgeseed.runtime.conformance import check_conformance
 from edgeseed.runtime.device import Observation
 from edgeseed.runtime.devices.browser import BrowserAddress, BrowserDevice, own_address
 from edgeseed.runtime.runners.browser import (
@@ -245,7 +246,7 @@ def test_the_page_shows_how_far_it_is_and_what_came_out(
     page = pages[0]
     page.wait_for("document.querySelector('#lead').textContent.startsWith('Done')")
     text = page.evaluate("document.body.innerText")
-    assert f"n = {len(observation.measurement['samples_ns'])}" in text
+    assert f"n = {len(observation.measurement.samples_ns)}" in text
     assert "onnxruntime-web" in text
 
 
@@ -267,10 +268,10 @@ def test_over_plain_http_in_the_network_page_and_result_say_what_is_missing(
         open_page=lambda listening: pages.append(chromium.open(listening.url)),
     )  # fmt: skip
 
-    limitations = " ".join(observation.measurement["limitations"])
+    limitations = " ".join(observation.measurement.limitations)
     assert "one thread instead of 2: threads need a cross-origin isolated page" in limitations
     assert "the files' digests were not checked in the browser" in limitations
-    settings = observation.measurement["settings"]
+    settings = observation.measurement.settings
     assert settings["intra_op_threads"] == 1
     assert settings["secure_context"] is False
     # Chrome's clock outside of isolated pages.
@@ -318,12 +319,12 @@ def test_webgpu_names_the_operators_that_ran_elsewhere(
             open_page=lambda listening: chromium.open(listening.url),
         )  # fmt: skip
 
-    placement = observation.measurement["placement"]
-    assert placement["requested"] == "webgpu"
-    assert placement["nodes"]["webgpu"] > 0
-    assert any("in software" in text for text in observation.measurement["limitations"])
-    if placement["share"] < 1:
-        limitations = " ".join(observation.measurement["limitations"])
+    placement = observation.measurement.placement
+    assert placement.requested == "webgpu"
+    assert (placement.nodes or {}).get("webgpu", 0) > 0
+    assert any("in software" in text for text in observation.measurement.limitations)
+    if placement.share is not None and placement.share < 1:
+        limitations = " ".join(observation.measurement.limitations)
         assert "nodes that did not run on webgpu" in limitations
 
 
@@ -350,7 +351,7 @@ def test_the_page_asks_nobody_but_this_server(
 def fidelity_errors(observation: Observation, job: Any, wall_s: float) -> list[str]:
     """What of the measurement's rules a run broke; empty for a runner that keeps them."""
     found = observation.measurement
-    samples, elapsed = found["samples_ns"], found["elapsed_ns"]
+    samples, elapsed = found.samples_ns, found.elapsed_ns
     errors = []
     if len(samples) < job.min_runs:
         errors.append("fewer runs than the protocol asks for")
@@ -360,6 +361,10 @@ def fidelity_errors(observation: Observation, job: Any, wall_s: float) -> list[s
         errors.append("longer than the whole call took: another unit of time")
     if sum(samples) < 0.5 * elapsed:
         errors.append("samples are missing")
+    try:
+        check_conformance(found, stages=observation.stages, what="browser")
+    except ArtifactError as error:
+        errors.append(str(error))
     return errors
 
 

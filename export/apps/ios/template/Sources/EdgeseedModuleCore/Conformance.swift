@@ -10,7 +10,7 @@ public struct Conformance {
   }
 
   private struct Sizes: Decodable {
-    var image_size: Int
+    var imageSize: Int
     var resize: Int
     var interpolation: String
   }
@@ -23,8 +23,8 @@ public struct Conformance {
     var alpha: String?
     var orientation: Int?
     var profile: String?
-    var on_platform: Bool?
-    var platform_tolerance: Int?
+    var onPlatform: Bool?
+    var platformTolerance: Int?
     var catches: [String]?
     var width: Int?
     var height: Int?
@@ -34,7 +34,7 @@ public struct Conformance {
 
     var sizes: Preprocess {
       Preprocess(
-        imageSize: preprocess.image_size, resize: preprocess.resize,
+        imageSize: preprocess.imageSize, resize: preprocess.resize,
         interpolation: Interpolation(rawValue: preprocess.interpolation) ?? .bilinear)
     }
   }
@@ -58,8 +58,9 @@ public struct Conformance {
   /// - Parameter read: The content of a file by its path in the set.
   public init(read: @escaping (String) throws -> Data) throws {
     self.read = read
-    let text = try read("conformance.json")
-    description = try JSONDecoder().decode(Description.self, from: text)
+    let decoder = JSONDecoder()
+    decoder.keyDecodingStrategy = .convertFromSnakeCase
+    description = try decoder.decode(Description.self, from: read("conformance.json"))
   }
 
   /// Checks the core: pixels as stored, the specified steps, and every byte equal.
@@ -86,13 +87,13 @@ public struct Conformance {
   ) throws -> [String] {
     var problems: [String] = []
     // The photos' orientation stands beside them, not in the file.
-    let photos = description.photos.filter { $0.on_platform != false && $0.orientation == 1 }
+    let photos = description.photos.filter { $0.onPlatform != false && $0.orientation == 1 }
     for item in photos + description.files {
       let photo = try decode(read(item.file))
       let found = tensor(photo, item.sizes)
       let expected = try NumpyArray(read(item.expected)).bytes.map { Float($0) }
       let largest = largestDifference(expected, found)
-      if largest <= Float(item.platform_tolerance ?? 0) { continue }
+      if largest <= Float(item.platformTolerance ?? 0) { continue }
       let fault = nearestFault(
         declared(item, photo), preprocess: item.sizes, found: found, right: expected)
       problems.append("\(item.name): \(Diagnosis(fault: fault, largestDifference: largest))")
@@ -118,7 +119,8 @@ public struct Conformance {
         if let named, item.sizes.tensor(photo, fault: named) == wrong {
           caught.insert(fault)
         } else {
-          problems.append("\(item.name): \(fault.rawValue) is taken for \(String(describing: named))")
+          problems.append(
+            "\(item.name): \(fault.rawValue) is taken for \(String(describing: named))")
         }
       }
     }

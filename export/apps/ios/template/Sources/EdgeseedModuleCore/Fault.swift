@@ -57,7 +57,8 @@ public func diagnose(_ photo: Photo, preprocess: Preprocess, found: [Float]) -> 
   return Diagnosis(fault: fault, largestDifference: largest)
 }
 
-func nearestFault(_ photo: Photo, preprocess: Preprocess, found: [Float], right: [Float]) -> Fault? {
+func nearestFault(_ photo: Photo, preprocess: Preprocess, found: [Float], right: [Float]) -> Fault?
+{
   var nearest: (fault: Fault, distance: Double)?
   for fault in Fault.allCases {
     let distance = meanDifference(preprocess.tensor(photo, fault: fault), found)

@@ -71,7 +71,8 @@ public struct YUVFrame: Sendable {
         target += 3
       }
     }
-    return Photo(pixels: rgb, width: width, height: height, pixelStride: 3, orientation: orientation)
+    return Photo(
+      pixels: rgb, width: width, height: height, pixelStride: 3, orientation: orientation)
   }
 
   private func clip(_ value: Int32) -> UInt8 { UInt8(min(max(value >> 16, 0), 255)) }

@@ -89,14 +89,14 @@ public struct Gallery: Sendable {
   }
 
   private struct Description: Codable {
-    var schema_version: Int
-    var embedding_dim: Int
-    var num_entries: Int
+    var schemaVersion: Int
+    var embeddingDim: Int
+    var numEntries: Int
     var classes: [String]
     var k: Int
     var temperature: Double
     var threshold: Double
-    var student_sha256: String
+    var studentSha256: String
   }
 
   private static let magic = [UInt8]("EDGEGAL1".utf8)
@@ -111,15 +111,17 @@ public struct Gallery: Sendable {
     }
     let start = 12 + Int(readWords(bytes[8..<12])[0])
     guard start <= bytes.count else { throw FileError("a gallery that is not whole") }
-    let values = try JSONDecoder().decode(Description.self, from: Data(bytes[12..<start]))
-    guard values.schema_version == 1 else {
-      throw FileError("a gallery of version \(values.schema_version), this module reads 1")
+    let decoder = JSONDecoder()
+    decoder.keyDecodingStrategy = .convertFromSnakeCase
+    let values = try decoder.decode(Description.self, from: Data(bytes[12..<start]))
+    guard values.schemaVersion == 1 else {
+      throw FileError("a gallery of version \(values.schemaVersion), this module reads 1")
     }
     self.init(
-      embeddingDim: values.embedding_dim, studentSHA256: values.student_sha256,
+      embeddingDim: values.embeddingDim, studentSHA256: values.studentSha256,
       threshold: values.threshold, k: values.k, temperature: values.temperature)
     classes = values.classes
-    let count = values.num_entries
+    let count = values.numEntries
     guard bytes.count == start + 4 * count * (1 + embeddingDim) else {
       throw FileError("a gallery that is not whole")
     }
@@ -134,10 +136,11 @@ public struct Gallery: Sendable {
   /// The gallery as the content of a file that `init` and `edgeseed` take.
   public func data() throws -> Data {
     let description = Description(
-      schema_version: 1, embedding_dim: embeddingDim, num_entries: count, classes: classes, k: k,
-      temperature: temperature, threshold: threshold, student_sha256: studentSHA256)
+      schemaVersion: 1, embeddingDim: embeddingDim, numEntries: count, classes: classes, k: k,
+      temperature: temperature, threshold: threshold, studentSha256: studentSHA256)
     let encoder = JSONEncoder()
     encoder.outputFormatting = .sortedKeys
+    encoder.keyEncodingStrategy = .convertToSnakeCase
     var text = [UInt8](try encoder.encode(description))
     text += [UInt8](repeating: 32, count: (4 - text.count % 4) % 4)
     var bytes = Gallery.magic + littleEndian(UInt32(text.count)) + text

@@ -93,7 +93,8 @@ public struct Photo: Sendable {
         target += 3
       }
     }
-    return Photo(pixels: rgb, width: width, height: height, pixelStride: 3, orientation: orientation)
+    return Photo(
+      pixels: rgb, width: width, height: height, pixelStride: 3, orientation: orientation)
   }
 
   private var isOpaque: Bool {

@@ -69,7 +69,8 @@ public func selfTest(
       errors[output] = max(errors[output] ?? 0, error)
       // Written this way round so that NaN fails.
       if !(error <= golden.tolerance) {
-        problems.append("\(name): output \(output) is off by \(error) (\(golden.tolerance) allowed)")
+        problems.append(
+          "\(name): output \(output) is off by \(error) (\(golden.tolerance) allowed)")
       }
     }
   }

@@ -24,3 +24,7 @@ fun topK(logits: FloatArray, labels: List<String>, k: Int): List<Prediction> {
         Prediction(labels[it], it, probabilities[it])
     }
 }
+
+/** Labels as the module's `labels.json` holds them. */
+fun readLabels(file: ByteArray): List<String> =
+    (Json.parse(String(file, Charsets.UTF_8)) as List<*>).map { it as String }

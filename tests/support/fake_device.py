@@ -1,5 +1,6 @@
 """A device that measures nothing, for tests: it answers what it was told to answer."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,52 +11,63 @@ from numpy.typing import NDArray
 
 from edgeseed.runtime.agent import _job
 from edgeseed.runtime.device import AgentDevice, Ended
+from edgeseed.runtime.engine import Placement
+from edgeseed.runtime.machine import Load, Machine, Memory
+from edgeseed.runtime.measurement import Golden, Measurement, WarmUpRun
+from edgeseed.runtime.thermals import Thermals
 
 MS = 1_000_000
 ENDED_WELL = Ended(exit_code=0, stderr="")
 
 
-def fake_measurement(samples_ns: Sequence[int], **changes: Any) -> dict[str, Any]:
+def fake_machine(**changes: Any) -> Machine:
+    """A calm four-core board, with `changes` to its facts."""
+    machine = Machine(
+        model="Fake Board",
+        cpu="Fake A76",
+        architecture="aarch64",
+        system="Linux",
+        python="3.8.18",
+        logical_cores=4,
+        usable_cores=4,
+        cpu_quota=None,
+        memory_mib=8192.0,
+        governors=["performance"],
+        frequency_mhz={"cpu0": 2400.0},
+        container=None,
+        virtual_machine=None,
+        max_frequency_mhz={"cpu0": 2400.0},
+    )
+    return dataclasses.replace(machine, **changes)
+
+
+def fake_measurement(samples_ns: Sequence[int], **changes: Any) -> Measurement:
     """What an agent on a calm four-core board would write, with `changes` to its fields."""
-    quiet = {"seconds": 10.0, "other_cores": 0.0, "stolen_cores": 0.0, "load_average": 0.1}
-    thermals = {"temperature_c": {"cpu": 45.0}, "throttle_count": 0}
-    measurement: dict[str, Any] = {
-        "machine": {
-            "model": "Fake Board",
-            "cpu": "Fake A76",
-            "architecture": "aarch64",
-            "system": "Linux",
-            "python": "3.8.18",
-            "logical_cores": 4,
-            "usable_cores": 4,
-            "cpu_quota": None,
-            "memory_mib": 8192.0,
-            "governors": ["performance"],
-            "frequency_mhz": {"cpu0": 2400.0},
-            "container": None,
-            "virtual_machine": None,
-        },
-        "numpy": np.__version__,
-        "engine_version": "0",
-        "load_before": quiet,
-        "load_during": quiet,
-        "memory_before": {"resident_mib": 30.0, "peak_mib": 30.0},
-        "memory_library": {"resident_mib": 60.0, "peak_mib": 60.0},
-        "memory_model": {"resident_mib": 80.0, "peak_mib": 90.0},
-        "load_ns": 40 * MS,
-        "first_run_ns": 12 * MS,
-        "placement": {"requested": "cpu", "actual": "cpu", "nodes": {"cpu": 90}, "share": 1.0},
-        "settings": {},
-        "golden": {"n": 4, "relative_error": {"embedding": 1e-7}, "tolerance": 1e-3},
-        "samples_ns": list(samples_ns),
-        "elapsed_ns": sum(samples_ns),
-        "cpu_ns": sum(samples_ns),
-        "warm_up": {"runs": 100, "seconds": 1.0, "steady": True},
-        "thermals": [thermals, thermals],
-        "power": None,
-        "power_unavailable": "a fake uses no power",
-    }
-    return {**measurement, **changes}
+    quiet = Load(10.0, 0.0, 0.0, 0.1)
+    thermals = Thermals({"cpu": 45.0}, 0)
+    measurement = Measurement(
+        machine=fake_machine(),
+        numpy=np.__version__,
+        engine_version="0",
+        load_before=quiet,
+        load_during=quiet,
+        memory_before=Memory(30.0, 30.0),
+        memory_library=Memory(60.0, 60.0),
+        memory_model=Memory(80.0, 90.0),
+        load_ns=40 * MS,
+        first_run_ns=12 * MS,
+        placement=Placement("cpu", "cpu", {"cpu": 90}),
+        settings={},
+        golden=Golden(4, {"embedding": 1e-7}, 1e-3),
+        samples_ns=list(samples_ns),
+        elapsed_ns=sum(samples_ns),
+        cpu_ns=sum(samples_ns),
+        warm_up=WarmUpRun(100, 1.0, True),
+        thermals=(thermals, thermals),
+        power=None,
+        power_unavailable="a fake uses no power",
+    )
+    return dataclasses.replace(measurement, **changes)
 
 
 class FakeDevice(AgentDevice):
@@ -73,7 +85,7 @@ class FakeDevice(AgentDevice):
 
     def __init__(
         self,
-        measurement: Mapping[str, Any] | None,
+        measurement: Measurement | None,
         *,
         outputs: Mapping[str, NDArray[np.float32]] | None = None,
         lines: Sequence[Mapping[str, Any]] = (),
@@ -103,7 +115,7 @@ class FakeDevice(AgentDevice):
         result = work / _job.RESULT
         result.mkdir()
         if self._measurement is not None:
-            text = json.dumps(self._measurement)
+            text = json.dumps(self._measurement.to_dict())
             (result / _job.MEASUREMENT).write_text(text, encoding="utf-8")
         if (work / _job.PHOTOS).exists():
             with np.load(work / _job.PHOTOS) as archive:

@@ -1,4 +1,4 @@
-"""Tiny stand-ins for what a method is built from and fed with: for tests here and in plug-ins.
+"""Tiny stand-ins for what a method is built from and fed with.
 
 They are real: a timm trunk, a real teacher with real heads, views in 0..1. Only small.
 """
@@ -14,7 +14,7 @@ from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture
 from edgeseed.distill.data.views import ViewPlan
-from edgeseed.distill.method import Batch, Method, Parts, Progress
+from edgeseed.distill.method import Batch, Method, MethodInputs, Progress
 from edgeseed.distill.networks.features import Features, extract
 from edgeseed.distill.networks.frozen import FrozenTeacher, Student
 from edgeseed.distill.teachers import Teacher
@@ -78,25 +78,30 @@ def tiny_teacher(name: str = "test_resnet", *, seed: int = 1, heads: Sequence[st
     )
 
 
-def tiny_parts(
+def tiny_inputs(
     method: type[Method[Any]], *, batch_size: int = 8, num_samples: int = 32, **changes: Any
-) -> Parts:
+) -> MethodInputs:
     """All that a method says it needs.
 
     Args:
-        method: The method; its `NEEDS` are filled.
+        method: The method; its `REQUIREMENTS` are filled.
         batch_size: The global batch.
         num_samples: Photos of the set.
-        changes: Fields of `Parts` to set otherwise.
+        changes: Fields of `MethodInputs` to set otherwise; `teacher` and `peer` are roles.
     """
-    needs = method.NEEDS
+    needs = method.REQUIREMENTS
     classes = CLASSES if needs.classifier else None
     labels = torch.arange(num_samples) % len(CLASSES) if needs.labels != "unused" else None
     heads = ("projection", "classifier", "dino", "region")
+    frozen = {role: FrozenTeacher(tiny_teacher(heads=heads)) for role in needs.frozen}
+    trained = {role: tiny_student("test_resnet", seed=2, classes=classes) for role in needs.trained}
+    for role, others in (("teacher", frozen), ("peer", trained)):
+        if role in changes:
+            others[role] = changes.pop(role)
     fields: dict[str, Any] = {
         "student": tiny_student(classes=classes),
-        "teacher": FrozenTeacher(tiny_teacher(heads=heads)) if needs.teacher else None,
-        "peer": tiny_student("test_resnet", seed=2, classes=classes) if needs.peer else None,
+        "frozen": frozen,
+        "trained": trained,
         "num_samples": num_samples,
         "labels": labels,
         "num_classes": len(CLASSES) if labels is not None or classes is not None else 0,
@@ -105,7 +110,7 @@ def tiny_parts(
         "steps_per_epoch": num_samples // batch_size,
         "generator": torch.Generator().manual_seed(0),
     }
-    return Parts(**{**fields, **changes})
+    return MethodInputs(**{**fields, **changes})
 
 
 def tiny_batch(

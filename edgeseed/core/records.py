@@ -1,0 +1,343 @@
+"""Typed blocks of a bundle's manifest: quantization, speed, selection, and how it was made.
+
+A block is read from JSON once, here, and has attributes from then on. What a block of another
+version has besides is kept in `more` and written back: old bundles stay readable, and nothing is
+lost on the way.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+from edgeseed.core.config import to_plain
+
+_Record = TypeVar("_Record")
+Verdict = Literal["chosen", "passed", "failed", "not made"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class CandidateScore:
+    """How near one way of quantizing came to the float program."""
+
+    agreement: float
+    """Share of photos on which both agree."""
+    distance: float
+    """By `core.agreement.output_distance`."""
+    photos: int = 0
+    """How many photos both rest on; 0 where that was not written down."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PhotoCounts:
+    """How many photos were used for what, while an integer model was chosen."""
+
+    ranges: int = 0
+    selection: int = 0
+    judging: int = 0
+    counting: int = 0
+    recovery: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class EqualizationRecord:
+    """How the channels of one group of tensors were scaled before they were quantized."""
+
+    gain: float
+    """How many times smaller the expected squared error of rounding is."""
+    steps: str
+    """A number a channel, between spaces: it is divided by two to a quarter of that."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizationRecord:
+    """How the integers of a model came about."""
+
+    scheme: str
+    """Whose integers they are, such as `x86`."""
+    activations: str = ""
+    """Type of the stored activations: `uint8`, `int8`."""
+    weights: str = "int8 per output channel"
+    calibrator: str = ""
+    photos: PhotoCounts = dataclasses.field(default_factory=PhotoCounts)
+    bias_correction: bool = False
+    gain_correction: bool = False
+    second_order: bool = False
+    recovered: bool = False
+    """Whether weights were learnt from the float student."""
+    agreement: float | None = None
+    """Of the simulated integer program, on photos that calibrate or choose."""
+    tried: Mapping[str, CandidateScore] = dataclasses.field(default_factory=dict)
+    """By the way of calibrating, in the order in which they were tried."""
+    counted: Mapping[str, CandidateScore] = dataclasses.field(default_factory=dict)
+    """The same, where agreement was counted on photos that chose nothing else."""
+    integer_operators: Mapping[str, str] = dataclasses.field(
+        default_factory=dict, metadata={"json": "integer"}
+    )
+    """Node of the program -> its kind (`conv`, `linear`, `add`, `pool`)."""
+    float_operators: Mapping[str, str] = dataclasses.field(
+        default_factory=dict, metadata={"json": "float"}
+    )
+    """Node of the program -> why it stayed in float."""
+    sensitivity: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Layer -> what leaving it in float gains."""
+    widened: Sequence[str] = ()
+    """Layers that were given channels of zeros."""
+    equalized: Mapping[str, EqualizationRecord] = dataclasses.field(default_factory=dict)
+    shifted: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Node -> constant that is stored added to its values."""
+    ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    """Node -> least and largest value that its stored integers stand for."""
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Layer of the float program -> its name in the integer program."""
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return _to_dict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "QuantizationRecord":
+        """From `to_dict`'s form, or that of an older version."""
+        found = _known(cls, values)
+        _convert(found, "photos", lambda each: PhotoCounts(**each))
+        for name in ("tried", "counted"):
+            _convert(found, name, lambda each: _each(CandidateScore, each))
+        _convert(found, "equalized", lambda each: _each(EqualizationRecord, each))
+        _convert(found, "ranges", _read_ranges)
+        return cls(**found)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpeed:
+    """How fast one model was beside the others that took turns with it."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    speedup: float
+    """Median over the rounds of the baseline's time over this one's: above 1 is faster."""
+    n: int
+    """Rounds."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SpeedRecord:
+    """How fast a model was beside the float one, on the machine that exported it.
+
+    An aid to choose by, not a measurement. Where this machine could not tell, `timed` is False,
+    `reason` says why, and the rest is empty.
+    """
+
+    timed: bool
+    reason: str = ""
+    speedup: float | None = None
+    baseline: str | None = None
+    """The precision that it is compared with."""
+    batch: int | None = None
+    threads: int | None = None
+    runner: str | None = None
+    """What computed both."""
+    compared: Mapping[str, ModelSpeed] = dataclasses.field(default_factory=dict)
+    """By precision, all that took turns."""
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON: what was measured, or the reason."""
+        values = _to_dict(self)
+        if not self.timed:
+            return {"timed": False, "reason": self.reason, **to_plain(self.more)}
+        del values["reason"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "SpeedRecord":
+        """From `to_dict`'s form."""
+        found = _known(cls, values)
+        _convert(found, "compared", lambda each: _each(ModelSpeed, each))
+        return cls(**found)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class GateValue:
+    """What one gate found, for a table of candidates."""
+
+    gate: str
+    value: float
+    n: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SelectionCandidate:
+    """One precision that `--precision auto` tried, or could not."""
+
+    precision: str
+    scheme: str | None
+    verdict: Verdict
+    reason: str
+    """Why it was not made, failed, or was not chosen."""
+    size_bytes: int | None = None
+    median_ms: float | None = None
+    speedup: float | None = None
+    closeness: GateValue | None = None
+    accuracy_drop: float | None = None
+    """In points."""
+    seconds: float | None = None
+    """That making it took."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SelectionRecord:
+    """What `--precision auto` tried, what it chose and why."""
+
+    prefer: str
+    profile: str | None
+    chosen: str
+    why: str
+    candidates: tuple[SelectionCandidate, ...]
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return _to_dict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "SelectionRecord":
+        """From `to_dict`'s form."""
+        found = _known(cls, values)
+        _convert(found, "candidates", lambda rows: tuple(_candidate(row) for row in rows))
+        return cls(**found)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ExportSettings:
+    """What an export was asked for, resolved."""
+
+    target: str = ""
+    requested: str = ""
+    """The precisions as they were asked for, such as `auto` or `int8,fp32`."""
+    batch: int | str = "dynamic"
+    seed: int = 0
+    min_agreement: float | None = None
+    max_drop: float | None = None
+    """In points."""
+    profile: str | None = None
+    keep_float: Sequence[str] = ()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The target's own."""
+    quantization: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Settings of the quantization."""
+    precision: str = ""
+    scheme: str | None = None
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return _to_dict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ExportSettings":
+        """From `to_dict`'s form."""
+        return cls(**_known(cls, values))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PhotosRecord:
+    """The photos that an export calibrated and proved a model with."""
+
+    source: str = ""
+    fingerprint: str | None = None
+    seed: int | None = None
+    available: int | None = None
+    proof: int = 0
+    """How many are held out as proof."""
+    calibration: int | None = None
+    disjoint: bool | None = None
+    """Whether no photo is used twice."""
+    trained_on: bool | Mapping[str, int] | None = dataclasses.field(
+        default=None, metadata={"json": "taught"}
+    )
+    """Whether the student was trained on them: True, or how many `photos` `of` how many."""
+    statistics: Mapping[str, Any] | None = None
+    """See `export.photo_statistics`."""
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, without what is not known."""
+        return {name: value for name, value in _to_dict(self).items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PhotosRecord":
+        """From `to_dict`'s form."""
+        return cls(**_known(cls, values))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """Where a bundle comes from."""
+
+    student: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The student file's own provenance."""
+    student_metrics: Sequence[Mapping[str, Any]] = ()
+    export: ExportSettings = dataclasses.field(default_factory=ExportSettings)
+    photos: PhotosRecord = dataclasses.field(default_factory=PhotosRecord)
+    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What the target says of how it wrote the file; only the target reads it."""
+    environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def edgeseed_version(self) -> str | None:
+        """The edgeseed that made it."""
+        version = self.environment.get("edgeseed")
+        return None if version is None else str(version)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return _to_dict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Provenance":
+        """From `to_dict`'s form."""
+        found = _known(cls, values)
+        _convert(found, "export", ExportSettings.from_dict)
+        _convert(found, "photos", PhotosRecord.from_dict)
+        return cls(**found)
+
+
+def _read_ranges(values: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
+    return {name: (float(low), float(high)) for name, (low, high) in values.items()}
+
+
+def _candidate(row: Mapping[str, Any]) -> SelectionCandidate:
+    close = row.get("closeness")
+    return SelectionCandidate(**{**row, "closeness": None if close is None else GateValue(**close)})
+
+
+def _convert(found: dict[str, Any], name: str, read: Any) -> None:
+    if name in found:
+        found[name] = read(found[name])
+
+
+def _each(record: type[_Record], values: Mapping[str, Any]) -> dict[str, _Record]:
+    return {name: record(**each) for name, each in values.items()}
+
+
+def _json_names(record: Any) -> dict[str, str]:
+    """JSON's name of each field -> the field's own, without `more`."""
+    fields = [field for field in dataclasses.fields(record) if field.name != "more"]
+    return {field.metadata.get("json", field.name): field.name for field in fields}
+
+
+def _known(record: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    names = _json_names(record)
+    found = {names[name]: value for name, value in values.items() if name in names}
+    more = {name: value for name, value in values.items() if name not in names}
+    return {**found, "more": more}
+
+
+def _to_dict(record: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for json_name, name in _json_names(record).items():
+        value = getattr(record, name)
+        values[json_name] = value.to_dict() if hasattr(value, "to_dict") else to_plain(value)
+    return {**values, **to_plain(record.more)}

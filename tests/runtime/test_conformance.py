@@ -1,0 +1,229 @@
+"""Every runner is held to docs/measurement.md, and each rule catches a planted fault."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from support import conformance
+from support.fake_device import fake_measurement
+
+from edgeseed.core.bundle import Bundle, read_bundle
+from edgeseed.core.errors import ArtifactError, SchemaVersionError
+from edgeseed.runtime.conformance import (
+    SCHEMA_FILE,
+    Stages,
+    check_conformance,
+    read_measurement,
+    read_measurement_file,
+    schema_text,
+)
+from edgeseed.runtime.device import Observation
+from edgeseed.runtime.devices.host import HostDevice
+from edgeseed.runtime.measurement import Golden, Measurement, Reported, WarmUpRun
+
+STEADY = [5_000_000] * 2000
+
+
+def agent_on_host(bundle: Bundle, job: Any) -> Observation:
+    return HostDevice().measure(bundle, job, pixels=None)
+
+
+# A runner that another machine or browser is needed for joins here where that is at hand:
+# tests/runtime/devices/test_ssh.py, test_adb.py and tests/runtime/runners/ call the same `hold`.
+RUNNERS: dict[str, tuple[Callable[..., Observation], str, str]] = {
+    "agent": (agent_on_host, "onnxruntime", "cpu"),
+}
+
+
+@pytest.mark.parametrize("name", RUNNERS)
+def test_a_runner_keeps_the_protocol(name: str, bundle: Bundle) -> None:
+    measure, engine, unit = RUNNERS[name]
+
+    seen = conformance.hold(measure, bundle, conformance.job_for(bundle, engine=engine, unit=unit))
+
+    assert seen.stages is not None
+    assert seen.stages.names.index("golden") < seen.stages.names.index("warm-up")
+
+
+@pytest.mark.parametrize("name", RUNNERS)
+def test_a_runner_times_no_model_that_computes_wrong(name: str, bundle: Bundle) -> None:
+    measure, engine, unit = RUNNERS[name]
+    conformance.plant_wrong_golden_outputs(bundle)
+    wrong = read_bundle(bundle.path)
+
+    job = conformance.job_for(wrong, engine=engine, unit=unit)
+
+    assert conformance.refuses_a_wrong_model(measure, wrong, job)
+
+
+# --------------------------------------------------------------------------- planted faults
+
+
+def stages(*names: str, seconds: float = 11.0) -> Stages:
+    """Stages as the host saw them, the timed ones `seconds` long."""
+    now = [0.0]
+    seen = Stages(clock=lambda: now[0])
+    for name in names:
+        seen.begin(name)
+        now[0] += seconds if name == "warm-up" else 0.1
+    seen.end()
+    return seen
+
+
+GOOD = ("check", "load", "golden", "warm-up", "timed")
+
+
+def test_a_good_measurement_breaks_no_rule() -> None:
+    check_conformance(fake_measurement(STEADY), stages=stages(*GOOD), what="x")
+
+
+def fault(**changes: Any) -> Measurement:
+    return fake_measurement(STEADY, **changes)
+
+
+@pytest.mark.parametrize(
+    ("measurement", "seen", "message"),
+    [
+        # The model is timed before anyone knows whether it computes what it should.
+        (fault(), stages("check", "load", "warm-up", "golden"), "before it checked the golden"),
+        # Three samples of four are left out, such as those that a stall hit.
+        (
+            fake_measurement(STEADY[::4], elapsed_ns=10_000_000_000),
+            stages(*GOOD),
+            "its samples take 2.5 s of the 10 s in which they ran: samples were dropped",
+        ),
+        # Samples in microseconds, the rest in nanoseconds.
+        (
+            fake_measurement([5000] * 2000, elapsed_ns=10_000_000_000),
+            stages(*GOOD),
+            "samples were dropped, or the two are in different units",
+        ),
+        # Samples in nanoseconds, the rest in microseconds.
+        (fault(elapsed_ns=10_000_000), stages(*GOOD), "are in different units, or samples were"),
+        # All of it in microseconds: only another clock can tell.
+        (
+            fake_measurement(
+                [5000] * 2000, elapsed_ns=10_000_000, warm_up=WarmUpRun(10, 0.001, True)
+            ),
+            stages(*GOOD),
+            r"took 0.011 s; here 11 s went by: its clock is not in nanoseconds",
+        ),
+        # A clock that runs ten times as fast.
+        (
+            fake_measurement([50_000_000] * 2000),
+            stages(*GOOD),
+            r"took 101 s; here 11 s went by: its clock is not in nanoseconds",
+        ),
+    ],
+    ids=[
+        "times before golden photos", "drops samples", "samples in us", "elapsed in us",
+        "all in us", "fast clock",
+    ],
+)  # fmt: skip
+def test_a_planted_fault_is_named(measurement: Measurement, seen: Stages, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message) as caught:
+        check_conformance(measurement, stages=seen, what="board")
+
+    assert "docs/measurement.md" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samples_ns": []}, "no statistics are reported in their place"),
+        ({"samples_ns": [1, 0]}, "not above 0"),
+        ({"samples_ns": [1.5]}, "not a list of whole numbers"),
+        ({"samples_ns": [True]}, "not a list of whole numbers"),
+        ({"load_ns": "1"}, "load_ns is not a whole number: '1'"),
+        ({"elapsed_ns": -1}, "is below 0"),
+        ({"machine": {"cpu": "x"}}, "machine has no model"),
+        ({"golden": None}, "golden is absent, and limitations do not say so"),
+        ({"golden": {"n": 4, "relative_error": {"logits": 0.5}, "tolerance": 0.001}},
+         "timed a model whose golden logits is off by 0.5"),
+        ({"golden": {"n": 4, "relative_error": {"logits": float("nan")}, "tolerance": 0.001}},
+         "golden: relative_error.'logits' is not a finite number: nan"),
+        ({"golden": {"n": 0, "relative_error": {}, "tolerance": 0.001}}, "checked no photo"),
+        ({"warm_up": {"runs": 1, "seconds": 1.0}}, "warm_up has no steady"),
+        ({"thermals": [None]}, "thermals has 1 entries, 2 are expected"),
+        ({"reported": {"n": 0, "mean_ns": 5}}, "n and mean_ns must be above 0"),
+        ({"surprise": 1}, "unknown field 'surprise'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_true_is_refused(changes: dict[str, Any], message: str) -> None:
+    values = {**fake_measurement(STEADY).to_dict(), **changes}
+
+    with pytest.raises(ArtifactError, match=message):
+        read_measurement(values, what="the page's measurement")
+
+
+@pytest.mark.parametrize("values", [None, [], "x", 3, {}])
+def test_what_is_no_measurement_is_refused(values: Any) -> None:
+    with pytest.raises(ArtifactError, match="the file"):
+        read_measurement(values, what="the file")
+
+
+def test_a_newer_runner_is_refused() -> None:
+    values = {**fake_measurement(STEADY).to_dict(), "schema_version": 2}
+
+    with pytest.raises(SchemaVersionError, match="schema version 2, this edgeseed reads up to 1"):
+        read_measurement(values, what="the file")
+
+
+def test_a_measurement_survives_its_file(tmp_path: Path) -> None:
+    measurement = fake_measurement(STEADY)
+    (tmp_path / "m.json").write_text(json.dumps(measurement.to_dict()))
+
+    assert read_measurement_file(tmp_path / "m.json") == measurement
+
+
+def test_statistics_stand_in_for_samples_where_a_runner_says_so() -> None:
+    bare = dataclasses.replace(
+        fake_measurement([]),
+        golden=None,
+        limitations=["golden outputs are not compared"],
+        reported=Reported(n=50, mean_ns=5_000_000),
+        elapsed_ns=250_000_000,
+    )
+
+    assert read_measurement(bare.to_dict(), what="x") == bare
+    check_conformance(bare, stages=None, what="x")
+
+
+def test_a_coarse_clock_is_no_fault() -> None:
+    # A browser rounds to 1 ms: the samples may take a little more than the whole.
+    check_conformance(fake_measurement([5_000_000] * 100, elapsed_ns=495_000_000), stages=None,
+                      what="x")  # fmt: skip
+
+
+def test_a_short_run_is_not_held_against_the_hosts_clock() -> None:
+    short = fake_measurement([1_000_000] * 10, warm_up=WarmUpRun(10, 0.01, True))
+    check_conformance(short, stages=stages(*GOOD, seconds=0.3), what="x")
+
+
+# --------------------------------------------------------------------------- the schema
+
+
+def test_the_published_schema_is_that_of_the_record() -> None:
+    # To write it anew:
+    # python -c "from edgeseed.runtime import conformance as c;
+    #            c.SCHEMA_FILE.write_text(c.schema_text())"
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text()
+
+
+def test_the_schema_takes_what_the_agent_writes_and_refuses_what_we_refuse() -> None:
+    validator = jsonschema.Draft202012Validator(json.loads(SCHEMA_FILE.read_text()))
+    good = json.loads(json.dumps(fake_measurement(STEADY[:5]).to_dict()))
+
+    validator.validate(good)
+    for broken in ({**good, "load_ns": "1"}, {**good, "surprise": 1}, {**good, "golden": 3}):
+        assert not validator.is_valid(broken)
+
+
+def test_every_record_of_the_measurement_is_in_the_schema() -> None:
+    names = set(json.loads(SCHEMA_FILE.read_text())["$defs"])
+
+    assert {kind.__name__ for kind in (Golden, Reported, WarmUpRun, Measurement)} <= names

@@ -1,0 +1,252 @@
+"""Counts what makes the code hard to enter, by plain `ast`, and fails where a count grows.
+
+A limit is today's number or lower: lower it with each change that brings the number down.
+`python tests/test_structure.py` prints all of them.
+"""
+
+import ast
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("edgeseed", "distill", "export", "runtime", "profiles")
+
+# To reach: 0, 0, 0 and under 10.
+LIMITS: dict[str, float] = {
+    "imports of underscored modules from another folder": 19,
+    "circles of files": 3,
+    "class names that mean two things": 21,
+    "string-key reads of manifest and measurement": 120,
+    "private functions with exactly one caller, in percent": 71.5,
+    "README words": 1000,
+    "README lines": 150,
+}
+# Here more is better.
+LEAST: dict[str, float] = {"comments per 100 lines": 1.2}
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Full module name -> file, of all that is shipped."""
+    found = {}
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            parts = parts if parts[0] == "edgeseed" else ("edgeseed", *parts)
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes that run; not the imports that only type checkers see."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            continue
+        yield child
+        yield from _statements(child)
+
+
+@cache
+def imports() -> dict[str, frozenset[str]]:
+    """Module -> modules of ours that it imports when it runs."""
+    found = {}
+    for name, path in modules().items():
+        targets = set()
+        for node in _statements(tree(path)):
+            if isinstance(node, ast.Import):
+                targets |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}"
+                    targets.add(whole if whole in modules() else node.module)
+        found[name] = frozenset(target for target in targets if target in modules())
+    return found
+
+
+def package_of(name: str) -> str:
+    path = modules()[name]
+    return name if path.name == "__init__.py" else name.rpartition(".")[0]
+
+
+def underscored_imports() -> list[str]:
+    """Imports of a module that a reader may skip, from outside its folder."""
+    return [
+        f"{name} imports {target}"
+        for name, targets in imports().items()
+        for target in targets
+        if target.rpartition(".")[2].startswith("_")
+        and package_of(name) != target.rpartition(".")[0]
+    ]
+
+
+def circles() -> list[list[str]]:
+    """Groups of files that import each other, by Tarjan's strongly connected components."""
+    graph = imports()
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for target in graph[name]:
+            if target not in index:
+                visit(target)
+                low[name] = min(low[name], low[target])
+            elif target in stack:
+                low[name] = min(low[name], index[target])
+        if low[name] == index[name]:
+            group = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for name in graph:
+        if name not in index:
+            visit(name)
+    return found
+
+
+def repeated_classes() -> dict[str, list[str]]:
+    """Class names that several files define, but for a plug-in's own config or target."""
+    places = defaultdict(list)
+    for name, path in modules().items():
+        for node in tree(path).body:
+            if isinstance(node, ast.ClassDef):
+                places[node.name.lstrip("_")].append(name)
+    return {name: found for name, found in sorted(places.items()) if len(found) > 1}
+
+
+# What the code calls a manifest, a measurement, or a part of one.
+_RECORDS = re.compile(
+    r"^(\w+\.)*(manifest|measurement|measured|record|selection|speed|row|close)(\.\w+)*(\[.*\])?$"
+    r"|\.(quantization|selection|speed|provenance)(\[.*\])?$"
+)
+
+
+def string_key_reads() -> list[str]:
+    """`manifest.x["key"]` and `measurement.get("key")` where a typed record could be read.
+
+    Not in files that make a record of JSON: `from_dict` reads keys once, and says what lacks.
+    """
+    found = []
+    for name, path in modules().items():
+        readers = {
+            id(inner)
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.FunctionDef) and node.name.startswith(("from_dict", "_read"))
+            for inner in ast.walk(node)
+        }
+        for node in ast.walk(tree(path)):
+            key, owner = _string_key(node)
+            if key is None or owner is None or id(node) in readers:
+                continue
+            if _RECORDS.search(ast.unparse(owner)):
+                found.append(f"{name}:{node.lineno} {ast.unparse(node)}")  # type: ignore[attr-defined]
+    return found
+
+
+def _string_key(node: ast.AST) -> tuple[str | None, ast.expr | None]:
+    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+        if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
+            return node.slice.value, node.value
+    elif (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "get"
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+        and isinstance(node.args[0].value, str)
+    ):
+        return node.args[0].value, node.func.value
+    return None, None
+
+
+def single_caller_share() -> float:
+    """Of functions and methods whose name starts with `_`, those that one place names."""
+    num_private = num_single = 0
+    for path in modules().values():
+        private = [
+            node.name
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.FunctionDef)
+            and node.name.startswith("_")
+            and not node.name.startswith("__")
+        ]
+        named = Counter(
+            node.id if isinstance(node, ast.Name) else node.attr
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.Name | ast.Attribute)
+        )
+        num_private += len(private)
+        num_single += sum(named[name] == 1 for name in private)
+    return 100 * num_single / num_private
+
+
+def comment_share() -> float:
+    """Lines that are a comment, of 100 lines that are code or comment."""
+    lines = [
+        line.strip()
+        for path in modules().values()
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    ]
+    return 100 * sum(line.startswith("#") for line in lines) / len(lines)
+
+
+def readme_words() -> tuple[int, int]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return len(text.split()), len(text.splitlines())
+
+
+def counts() -> dict[str, float]:
+    words, lines = readme_words()
+    return {
+        "imports of underscored modules from another folder": len(underscored_imports()),
+        "circles of files": len(circles()),
+        "class names that mean two things": len(repeated_classes()),
+        "string-key reads of manifest and measurement": len(string_key_reads()),
+        "private functions with exactly one caller, in percent": round(single_caller_share(), 1),
+        "comments per 100 lines": round(comment_share(), 1),
+        "README words": words,
+        "README lines": lines,
+    }
+
+
+@pytest.mark.parametrize("what", LIMITS)
+def test_what_makes_code_hard_to_enter_does_not_grow(what: str) -> None:
+    details = {
+        "imports of underscored modules from another folder": underscored_imports,
+        "circles of files": circles,
+        "class names that mean two things": repeated_classes,
+        "string-key reads of manifest and measurement": string_key_reads,
+    }
+    found = counts()[what]
+    assert found <= LIMITS[what], details[what]() if what in details else found
+
+
+@pytest.mark.parametrize("what", LEAST)
+def test_what_helps_a_reader_does_not_shrink(what: str) -> None:
+    assert counts()[what] >= LEAST[what]
+
+
+if __name__ == "__main__":
+    for what, number in counts().items():
+        limit = LIMITS.get(what, LEAST.get(what))
+        print(f"{number:>8}  {what} ({'at least' if what in LEAST else 'at most'} {limit})")
+    for line in underscored_imports() + string_key_reads():
+        print("   ", line)
+    print("   ", circles())
+    for name, places in repeated_classes().items():
+        print("   ", name, places)
