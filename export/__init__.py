@@ -6,6 +6,7 @@ __getattr__, __all__ = attach(
     __name__,
     {
         "EmbedResult": ".apps.run:EmbedResult",
+        "GalleryResult": ".apps.teaching:GalleryResult",
         "Explanation": ".proof.explain:Explanation",
         "ExportResult": ".exporting:ExportResult",
         "VerifyResult": ".proof.verify:VerifyResult",
@@ -13,6 +14,7 @@ __getattr__, __all__ = attach(
         "explain": ".proof.explain:explain",
         "export": ".exporting:export",
         "export_each": ".exporting:export_each",
+        "gallery": ".apps.teaching:gallery",
         "verify": ".proof.verify:verify",
         "verify_module": ".apps.run:verify_module",
     },
