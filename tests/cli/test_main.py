@@ -21,7 +21,7 @@ CALLS = {
     "quickstart": quickstart.quickstart, "distill": distill.distill, "pretrain": distill.pretrain,
     "finetune": distill.finetune, "evaluate": distill.evaluate, "export": export.export,
     "verify": export.verify, "build": runtime.build, "profile": runtime.profile,
-    "compare": runtime.compare,
+    "compare": runtime.compare, "embed": export.embed, "gallery": export.gallery,
 }  # fmt: skip
 COMMANDS = cli.list_commands(click.Context(cli))
 

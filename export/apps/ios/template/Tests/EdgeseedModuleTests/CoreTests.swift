@@ -42,11 +42,11 @@ final class CoreTests: XCTestCase {
   }
 
   func testEveryPhotoOfTheConformanceSetGivesTheBytesOfPython() throws {
-    XCTAssertEqual(try set().checkCore(decode: decodePNG), [])
+    XCTAssertEqual(try set().checkCore(decode: decodeFile), [])
   }
 
   func testEveryKnownMistakeChangesTheSetAndIsNamed() throws {
-    XCTAssertEqual(try set().checkFaults(decode: decodePNG), [])
+    XCTAssertEqual(try set().checkFaults(decode: decodeFile), [])
   }
 
   func testTheSelfTestPassesOnGoldenPhotosAndConformanceSet() throws {
@@ -114,6 +114,16 @@ final class CoreTests: XCTestCase {
 /// A file of the set as an app would decode it. Without a JPEG decoder, four flat colours stand in
 /// for the JPEG files, turned as their EXIF says.
 private func decodeFile(_ file: Data) throws -> Photo {
+  if let known = decoded[file] { return known }
+  let photo = try decodeAnew(file)
+  decoded[file] = photo
+  return photo
+}
+
+/// Twelve megapixels take a while without optimisation; tests run one after the other.
+nonisolated(unsafe) private var decoded: [Data: Photo] = [:]
+
+private func decodeAnew(_ file: Data) throws -> Photo {
   if file.first != 0xFF { return try decodePNG(file) }
   let colors: [[UInt8]] = [[220, 40, 40], [40, 200, 60], [50, 60, 220], [230, 220, 60]]
   var pixels: [UInt8] = []

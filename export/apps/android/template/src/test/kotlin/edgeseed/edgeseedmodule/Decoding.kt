@@ -7,7 +7,12 @@ import java.io.ByteArrayInputStream
 import javax.imageio.ImageIO
 
 /** A file of the conformance set as an app would decode it: with its orientation and profile. */
-fun decodeFile(content: ByteArray): Photo {
+fun decodeFile(content: ByteArray): Photo =
+    decoded.getOrPut(content.contentHashCode()) { decodeAnew(content) }
+
+private val decoded = HashMap<Int, Photo>()
+
+private fun decodeAnew(content: ByteArray): Photo {
     val photo = decodePng(content)
     val text = String(content, Charsets.ISO_8859_1)
     val tag = text.indexOf("\u0001\u0012\u0000\u0003\u0000\u0000\u0000\u0001\u0000")

@@ -64,6 +64,8 @@ class Conformance(private val read: (String) -> ByteArray) {
         val caught = HashSet<Fault>()
         for (case in cases("photos")) {
             val photo = stored(case, decode)
+            // Ten wrong ways through twelve megapixels show no more than through the small photos.
+            if (photo.width * photo.height > 1_000_000) continue
             val preprocess = preprocess(case)
             val right = preprocess.tensor(photo, null)
             val expected = (case["catches"] as List<*>).toSet()
