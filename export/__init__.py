@@ -6,6 +6,11 @@ from edgeseed.core.lazy import attach
 
 if TYPE_CHECKING:
     # What a type checker cannot see through `attach`.
+    from edgeseed.export.apps.run import EmbedResult as EmbedResult
+    from edgeseed.export.apps.run import embed as embed
+    from edgeseed.export.apps.run import verify_module as verify_module
+    from edgeseed.export.apps.teaching import GalleryResult as GalleryResult
+    from edgeseed.export.apps.teaching import gallery as gallery
     from edgeseed.export.exporting import ExportResult as ExportResult
     from edgeseed.export.exporting import export as export
     from edgeseed.export.proof.explain import Explanation as Explanation
@@ -20,6 +25,7 @@ __getattr__, __all__ = attach(
         "GalleryResult": ".apps.teaching:GalleryResult",
         "Explanation": ".proof.explain:Explanation",
         "ExportResult": ".exporting:ExportResult",
+        "GalleryResult": ".apps.teaching:GalleryResult",
         "VerifyResult": ".proof.verify:VerifyResult",
         "embed": ".apps.run:embed",
         "explain": ".proof.explain:explain",

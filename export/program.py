@@ -22,7 +22,7 @@ What happens to the graph on the way, and how exact it is:
 """
 
 import operator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -232,6 +232,7 @@ def _remove_dropout(graph_module: fx.GraphModule) -> None:
 def _fold_constants(graph_module: fx.GraphModule) -> None:
     """Formats lack what networks compute on their own weights: antialiased bicubic resizing."""
     for node in list(graph_module.graph.nodes):
+        _move_behind_expand(graph_module, node)
         sources = node.all_input_nodes
         if not isinstance(node.target, torch._ops.OpOverload) or not sources:
             continue
@@ -244,11 +245,47 @@ def _fold_constants(graph_module: fx.GraphModule) -> None:
         arguments = fx.map_arg(node.args, value_of)
         value = node.target(*arguments, **fx.map_arg(node.kwargs, value_of))
         if isinstance(value, Tensor):
-            # A clone: a view would keep the tensor that it looks into.
-            folded = new_constant(
-                graph_module, value.clone(), name=f"{node.name}_value", before=node
-            )
-            node.replace_all_uses_with(folded)
+            _replace_by_constant(graph_module, node, value)
+        elif all(user.target is operator.getitem for user in node.users):
+            # An operator of several results, such as a batch norm of weights after decomposition.
+            for user in list(node.users):
+                _replace_by_constant(graph_module, user, value[user.args[1]])
+            graph_module.graph.erase_node(node)
+
+
+def _replace_by_constant(graph_module: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
+    # A clone: a view would keep the tensor that it looks into.
+    folded = new_constant(graph_module, value.clone(), name=f"{node.name}_value", before=node)
+    node.replace_all_uses_with(folded)
+    # Some operators count as having effects, and dead-code elimination would leave them: a batch
+    # norm that standardises the weights of a convolution is in training mode, and was refused.
+    graph_module.graph.erase_node(node)
+
+
+def _move_behind_expand(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    """`linear(expand(constant))` -> `expand(linear(constant))`, which can be folded.
+
+    The query of an attention pool is the same for every photo. Core ML, whose batch is fixed,
+    computes its layer while converting; the layer was then missing from a count of integer layers.
+    """
+    if node.target is not _aten.linear.default:
+        return
+    expand = input_of(node)
+    if expand.target is not _aten.expand.default or not is_constant(expand.args[0]):
+        return
+    sizes = cast("list[Any]", expand.args[1])
+    source = constant(graph_module, input_of(expand))
+    if len(sizes) != source.ndim or sizes[-1] not in (-1, source.shape[-1]):
+        return
+    with graph_module.graph.inserting_before(node):
+        layer = graph_module.graph.call_function(node.target, (expand.args[0], *node.args[1:]))
+        arguments = [constant(graph_module, each) for each in layer.all_input_nodes]
+        folded = _aten.linear.default(*arguments)
+        value = new_constant(graph_module, folded.clone(), name=f"{node.name}_value", before=node)
+        again = graph_module.graph.call_function(expand.target, (value, [*sizes[:-1], -1]))
+    node.replace_all_uses_with(again)
+    graph_module.graph.erase_node(layer)
+    graph_module.graph.erase_node(node)
 
 
 _BATCH_NORM_TRAINING_ARGUMENT = 5

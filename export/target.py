@@ -1,9 +1,9 @@
 """The seam between the export stage and a target.
 
-A target is one file in this folder that ends with `TARGET = MyTarget()`. It says which precisions
-it has and which quantization scheme each of them takes, writes its model files from the one
-exported program, and opens them again for the gates. Everything else (bundle, golden photos, gates,
-the search for a good quantization) is shared and knows no target by name.
+A target is one folder in `targets/` whose `__init__.py` ends with `TARGET = MyTarget()`. It says
+which precisions it has and which quantization scheme each of them takes, writes its model files
+from the one exported program, and opens them again for the gates. Everything else (bundle, golden
+photos, gates, the search for a good quantization) is shared and knows no target by name.
 """
 
 import abc
@@ -61,6 +61,13 @@ class Finding:
         return f"{self.where}: {self.problem}"
 
 
+def round_per_channel(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """To eight bits, symmetric, one scale an output channel."""
+    largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
+    scale = np.where(largest > 0, largest / 127, 1)
+    return np.asarray(np.rint(weight / scale) * scale, dtype=np.float32)
+
+
 class Model(abc.ABC):
     """An exported model, opened for the gates on this machine. It does not time itself."""
 
@@ -94,6 +101,14 @@ class Model(abc.ABC):
     def lint(self) -> tuple[Finding, ...]:
         """What is wrong with the graph itself: see the target."""
 
+    def check(self) -> tuple[Finding, ...]:
+        """What the file says of itself, or others say of it, and is not so.
+
+        Versions, metadata, build settings, outputs beyond those of the manifest: whatever an app or
+        a builder can read beside the numbers. See the target for the list.
+        """
+        return ()
+
     def single_run(self) -> Callable[[], object] | None:
         """A run of one photo on one thread, made ready to be repeated (see `export.speed`).
 
@@ -118,6 +133,17 @@ class Target(abc.ABC):
     """Whether its models have `infer_natively`, by which decisions are judged besides."""
     parity_limit: ClassVar[Mapping[Precision, float]]
     """Largest relative error of a float precision against the student itself."""
+    rounding_slack: ClassVar[float] = 1.5
+    """How far a quantized file may be from the simulated program, over how far that is from the
+    student. Less where the file computes in float32 between its integers, as the simulation does.
+    """
+
+    def round_weight(
+        self, weight: npt.NDArray[np.float32], options: Mapping[str, Any]
+    ) -> npt.NDArray[np.float32]:
+        """A layer's weight, (out, in, ...), as a precision that stores weights in bytes has it."""
+        del options
+        return round_per_channel(weight)
 
     @abc.abstractmethod
     def write(self, request: WriteRequest, folder: Path) -> WrittenModel:

@@ -20,9 +20,10 @@ from edgeseed.core.agreement import (
     cosines,
     retrieval_pool_size,
 )
+from edgeseed.core.arrays import read_arrays
 from edgeseed.core.bundle import Bundle
 from edgeseed.core.console import progress, warn
-from edgeseed.core.errors import WorkError
+from edgeseed.core.errors import ArtifactError, WorkError
 from edgeseed.core.photos import PhotoSet, open_photos
 
 MAX_PHOTOS = 1000
@@ -141,15 +142,17 @@ def gather_photos(bundle: Bundle, data: str | Path | None, *, seed: int) -> Phot
 def _held_out(bundle: Bundle) -> Photos | None:
     if HELD_OUT not in bundle.manifest.files:
         return None
-    with np.load(bundle.path / HELD_OUT) as archive:
-        # Labels index the bundle's classes, so without a head they say nothing.
-        has_labels = "labels" in archive.files and bundle.manifest.classes is not None
-        return Photos(
-            pixels=archive["pixels"],
-            labels=archive["labels"].astype(np.int64) if has_labels else None,
-            source=_source_of(bundle),
-            fingerprint=bundle.manifest.files[HELD_OUT].sha256,
-        )
+    arrays = read_arrays(bundle.path / HELD_OUT)
+    if "pixels" not in arrays:
+        raise ArtifactError(f"{bundle.path / HELD_OUT} holds no pixels; export the bundle anew")
+    # Labels index the bundle's classes, so without a head they say nothing.
+    has_labels = "labels" in arrays and bundle.manifest.classes is not None
+    return Photos(
+        pixels=arrays["pixels"],
+        labels=arrays["labels"].astype(np.int64) if has_labels else None,
+        source=_source_of(bundle),
+        fingerprint=bundle.manifest.files[HELD_OUT].sha256,
+    )
 
 
 def _source_of(bundle: Bundle) -> str:

@@ -347,7 +347,7 @@ def go_on_longer(settings: Settings, before: Mapping[str, Any], *, keeps_warmup:
         keeps_warmup: Whether the warm-up stays as it was: the call says no other.
     """
     recipe = before.get("recipe", {})
-    if not keeps_warmup or settings.recipe.epochs <= recipe.get("epochs", settings.recipe.epochs):
+    if not keeps_warmup or settings.recipe.epochs < recipe.get("epochs", 0):
         return settings
     warmup = float(recipe.get("warmup_epochs", settings.recipe.warmup_epochs))
     return replace(settings, recipe=dataclasses.replace(settings.recipe, warmup_epochs=warmup))

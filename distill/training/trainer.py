@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from edgeseed.core.console import Bar, console, progress, say
-from edgeseed.core.errors import ArtifactError, WorkError
+from edgeseed.core.errors import ArtifactError, InterruptedWorkError, WorkError
 from edgeseed.distill import distributed
 from edgeseed.distill.batch import ReplayedViews
 from edgeseed.distill.data.canvases import Cache, CanvasBatch, CanvasSource, PhotoOrder
@@ -385,7 +385,7 @@ class Trainer:
         if not self._is_finite():
             raise self._divergence("weights or losses are no longer numbers")
         self._save_state()
-        raise WorkError(
+        raise InterruptedWorkError(
             f"interrupted after step {self.step} of {self.plan.total_steps}; "
             "the same call with --resume goes on"
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from edgeseed.core.console import printable
 from edgeseed.core.errors import EdgeseedError
 from edgeseed.core.registry import unknown_name
 
@@ -86,6 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         code = error.exit_code
         _say_json(error, error.format_message(), as_json=as_json)
+        error.message = printable(error.message)
         error.show()
     except (click.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
@@ -95,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _report(error: EdgeseedError, *, as_json: bool) -> None:
-    message = " ".join(str(error).split())
+    message = " ".join(printable(str(error)).split())
     _say_json(error, message, as_json=as_json)
     click.echo(f"edgeseed: error: {message}", err=True)
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from edgeseed.core.console import quiet
+from edgeseed.core.console import printable, quiet
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -39,7 +39,7 @@ def emit(value: Any, *, as_json: bool, text: str) -> None:
             )
         )
     else:
-        click.echo(text)
+        click.echo(printable(text))
 
 
 def emit_once(value: Any, *, as_json: bool, text: str) -> None:

@@ -3,6 +3,7 @@
 import click
 
 from edgeseed.cli._options import emit, json_option, silence
+from edgeseed.core.console import printable
 
 
 @click.command(
@@ -55,5 +56,5 @@ def command(
     value = {**comparison.to_dict(), "failed": None if failure is None else str(failure)}
     emit(value, as_json=as_json, text=text)
     if failure is not None:
-        click.echo(f"edgeseed: error: {failure}", err=True)
+        click.echo(printable(f"edgeseed: error: {failure}"), err=True)
         context.exit(failure.exit_code)

@@ -16,15 +16,17 @@ bundle/
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from edgeseed.core.config import to_plain
 from edgeseed.core.errors import ArtifactError, SchemaVersionError, UsageError
 from edgeseed.core.files import read_json, sha256_file, write_json
+from edgeseed.core.names import check_class_names
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.records import Provenance, QuantizationRecord, SelectionRecord, SpeedRecord
 from edgeseed.core.student import check_schema_version
+from edgeseed.core.typecheck import check_types
 
 SCHEMA_VERSION = 1
 OLDEST_SCHEMA_VERSION = 1
@@ -42,6 +44,8 @@ REFERENCE = "reference"
 STUDENT_FILE = "reference/student.safetensors"
 PHOTOS_FILE = "reference/photos.npz"
 """`pixels` (N, 3, H, W) uint8 of the held-out photos and, where known, `labels` (N,)."""
+SIMULATED_FILE = "reference/simulated.npz"
+"""Outputs of the simulated quantized program for those photos; absent for float models."""
 ENGINES = "engines"
 """Folder of what was built on devices after the export. The manifest does not list it."""
 _BLOCKS = {
@@ -152,9 +156,21 @@ class Manifest:
             for name, block in _BLOCKS.items():
                 if fields.get(name) is not None:
                     fields[name] = block.from_dict(fields[name])  # type: ignore[attr-defined]  # each has it
-            return cls(**fields)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            manifest = cls(**fields)
+            check_types(manifest, what=str(source))
+            if manifest.classes is not None:
+                check_class_names(manifest.classes, source=str(source))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ArtifactError(f"{source} is not a valid manifest ({error!r})") from error
+        for path in (manifest.model, *manifest.files):
+            _check_inside(path, source)
+        return manifest
+
+
+def _check_inside(path: str, source: Path) -> None:
+    parts = PurePosixPath(path).parts
+    if not parts or ".." in parts or path.startswith("/") or "\\" in path or "\0" in path:
+        raise ArtifactError(f"{source}: {path!r} is no path inside the bundle")
 
 
 def writer_version(provenance: Any) -> str | None:
@@ -218,6 +234,17 @@ class Bundle:
 
 
 def _files(folder: Path) -> list[str]:
+    """Relative paths of all files but the manifest and built engines.
+
+    Raises:
+        ArtifactError: If there is a link: what it leads to may change, or lie outside the bundle.
+    """
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise ArtifactError(
+                f"{path} is a symbolic link; a bundle holds its files itself: copy the bundle with "
+                "its links resolved (cp -rL), or export it anew"
+            )
     # Engines are made after the bundle was sealed, on the device that each of them belongs to. They
     # bring their own digests, which whoever opens one compares.
     found = (
@@ -259,7 +286,8 @@ def read_bundle(folder: str | Path, *, check: bool = True) -> Bundle:
     Raises:
         UsageError: If there is no such folder, or no manifest in it.
         SchemaVersionError: If an edgeseed wrote it whose manifests this one does not read.
-        ArtifactError: If a file is missing, added or changed; the message names it.
+        ArtifactError: If a file is missing, added, changed or a link, or the model is none of the
+            bundle's files; the message names it.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
@@ -267,9 +295,20 @@ def read_bundle(folder: str | Path, *, check: bool = True) -> Bundle:
         raise UsageError(f"{folder} {found}; a bundle made by `edgeseed export` was expected there")
     values = read_json(folder / MANIFEST, what="a bundle's manifest")
     bundle = Bundle(path=folder, manifest=Manifest.from_dict(values, source=folder / MANIFEST))
+    _check_model_path(bundle)
     if check:
         _check_files(bundle)
     return bundle
+
+
+def _check_model_path(bundle: Bundle) -> None:
+    """Refuses a model that is not one of the bundle's own files."""
+    model, names = bundle.manifest.model, bundle.manifest.files
+    if not any(name == model or name.startswith(f"{model}/") for name in names):
+        raise ArtifactError(
+            f"{bundle.path}: the manifest's model, {model!r}, is none of the bundle's files; "
+            "export it anew"
+        )
 
 
 def _check_files(bundle: Bundle) -> None:

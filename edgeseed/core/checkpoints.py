@@ -11,6 +11,9 @@ import dataclasses
 import pathlib
 import pickle
 import re
+import struct
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -41,6 +44,12 @@ _HARMLESS: tuple[Any, ...] = (
     np._core.multiarray.scalar,  # type: ignore[attr-defined]  # numpy's stubs leave it out
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
 )
+# What the readers raise of bytes that are no weights.
+_BROKEN = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError,
+    MemoryError, OSError, RuntimeError, TypeError, ValueError, SafetensorError, struct.error,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _MAX_DEPTH = 3
 _AVERAGED = ("teacher", "ema", "average")
 _LISTED = 6
@@ -65,10 +74,7 @@ def read_weights(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ArtifactError(_refusal(path, str(error))) from error
-    except (
-        SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError,
-        IndexError, TypeError,
-    ) as error:  # fmt: skip
+    except _BROKEN as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise ArtifactError(
             f"{path} is not a whole checkpoint ({reason}); it may be truncated: fetch it again"

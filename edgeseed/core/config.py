@@ -45,6 +45,16 @@ def build_config(
     for name in merged:
         if name not in names:
             raise ConfigError(str(unknown_name(f"setting of {what}", name, names)))
+    missing = [
+        field.name
+        for field in dataclasses.fields(typing.cast(Any, config_class))
+        if field.init
+        and field.name not in merged
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{what}: {', '.join(missing)} must be set")
     typed = {name: _coerce(hints[name], value, name, what) for name, value in merged.items()}
     try:
         return config_class(**typed)

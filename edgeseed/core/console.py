@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import time
+import unicodedata
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -40,10 +41,37 @@ def console() -> "Console":
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def printable(text: str) -> str:
+    r"""A text whose characters cannot steer a terminal: `\x1b[2J` stays visible as what it is.
+
+    Names of files, classes and devices come from elsewhere. Line feeds and tabs stay; control
+    characters, marks that reverse the direction of writing, and halves of characters (from file
+    names that are no UTF-8, which a terminal's encoding refuses) are written as escapes.
+    """
+    return "".join(
+        character if _is_harmless(character) else _escaped(character) for character in text
+    )
+
+
+def _is_harmless(character: str) -> bool:
+    if character in "\n\t":
+        return True
+    category = unicodedata.category(character)
+    return category not in ("Cc", "Cs", "Zl", "Zp") and character not in _DIRECTIONS
+
+
+_DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
 def say(text: str) -> None:
     """One line on how far the work has come."""
     if not _quiet:
-        console().print(text, markup=False)
+        console().print(printable(text), markup=False)
 
 
 def note(text: str) -> None:
@@ -52,12 +80,12 @@ def note(text: str) -> None:
     Also under `--json`: whoever reads only the result would not learn it otherwise.
     """
     if not _without_notes:
-        console().print(f"note: {text}", markup=False)
+        console().print(f"note: {printable(text)}", markup=False)
 
 
 def warn(text: str) -> None:
     """One line that the user should not miss, also under `--json`."""
-    console().print(f"warning: {text}", style="yellow", markup=False)
+    console().print(f"warning: {printable(text)}", style="yellow", markup=False)
 
 
 def count_of(number: int, noun: str) -> str:
@@ -70,7 +98,7 @@ class Bar:
     """Progress of one piece of work: live on a terminal, a plain line now and then elsewhere."""
 
     def __init__(self, description: str, total: int, unit: str, live: "Progress | None") -> None:
-        self.description = description
+        self.description = description = printable(description)
         self.total = total
         self.unit = unit
         self.done = 0
@@ -94,7 +122,7 @@ class Bar:
 
     def note(self, text: str) -> None:
         """Sets the text behind the bar, such as the current loss."""
-        self._note = text
+        self._note = printable(text)
         self._show(advanced=False)
 
     def _show(self, *, advanced: bool = True) -> None:

@@ -11,6 +11,7 @@ installs it
 ├── ArtifactError             a student file, bundle or result is not what it claims to be
 │   └── SchemaVersionError    ... because a newer edgeseed wrote it
 ├── WorkError                 the work itself failed: diverged, disk full, device lost
+│   └── InterruptedWorkError  ... because someone stopped it; exit code 130
 └── GateError                 the work is done, and the result did not pass its gates
 ```
 
@@ -58,6 +59,13 @@ class SchemaVersionError(ArtifactError):
 
 class WorkError(EdgeseedError):
     """The work failed: training diverged, the disk is full, a device went away."""
+
+
+class InterruptedWorkError(WorkError):
+    """Someone stopped the work, and what can be kept was kept."""
+
+    exit_code = 130
+    """As a shell reports a program that Ctrl-C ended."""
 
 
 class GateError(EdgeseedError):

@@ -154,7 +154,10 @@ def read_json(path: Path, *, what: str) -> Any:
         raise UsageError(f"{path} does not exist; {what} was expected there") from error
     except IsADirectoryError as error:
         raise UsageError(f"{path} is a folder; the file of {what} was expected") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        # ValueError: no JSON, no UTF-8, or a number of thousands of digits.
         raise ArtifactError(
             f"{path} is not {what}: it is not valid JSON (truncated, or another kind of file)"
         ) from error

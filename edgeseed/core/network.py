@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import timm
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,6 +66,13 @@ def _embedding_dim(backbone: nn.Module) -> int:
     )
 
 
+# What timm's classes raise of arguments that make no sense, and torch of sizes beyond any memory.
+_BUILD_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError,
+    RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+
+
 def build_student(architecture: Architecture, *, num_classes: int | None = None) -> StudentNetwork:
     """Builds a student with fresh weights.
 
@@ -82,11 +90,14 @@ def build_student(architecture: Architecture, *, num_classes: int | None = None)
         backbone = timm.create_model(
             architecture.name, pretrained=False, num_classes=0, **architecture.kwargs
         )
-    except (TypeError, ValueError, RuntimeError) as error:
+        return StudentNetwork(apply_variant(backbone, architecture), num_classes=num_classes)
+    except ConfigError:
+        raise
+    except _BUILD_ERRORS as error:
         raise ConfigError(
-            f"{architecture.name} cannot be built with {architecture.kwargs}: {error}"
+            f"{architecture.name} cannot be built with {architecture.kwargs}: "
+            f"{' '.join(str(error).split())[:300] or type(error).__name__}"
         ) from error
-    return StudentNetwork(apply_variant(backbone, architecture), num_classes=num_classes)
 
 
 class ProjectedTrunk(nn.Module):
@@ -213,7 +224,11 @@ def load_student(path: str | Path) -> tuple[StudentNetwork, StudentSpec]:
     )
     try:
         network.load_state_dict(load_file(str(path)), strict=True)
-    except RuntimeError as error:
+        if network.embedding_dim != spec.embedding_dim:
+            raise RuntimeError(
+                f"embeddings have {network.embedding_dim} numbers, not {spec.embedding_dim}"
+            )
+    except (RuntimeError, SafetensorError) as error:
         raise ArtifactError(
             f"{path}: its weights do not fit its architecture {spec.architecture.name}: "
             + " ".join(str(error).split())[:400]

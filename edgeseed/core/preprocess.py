@@ -19,6 +19,8 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+_MAX_SIDE = 2**14
+"""In pixels: 16 times the largest input of any network in timm. A file may claim any number."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -43,10 +45,10 @@ class Preprocess:
     """Of each RGB channel, on the scale 0 to 1."""
 
     def __post_init__(self) -> None:
-        if self.image_size < 1 or self.resize < self.image_size:
+        if not 1 <= self.image_size <= self.resize <= _MAX_SIDE:
             raise ValueError(
                 f"image_size={self.image_size} and resize={self.resize}: need 1 <= image_size <= "
-                "resize"
+                f"resize <= {_MAX_SIDE}"
             )
         if self.interpolation not in _RESAMPLING:
             raise ValueError(

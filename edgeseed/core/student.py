@@ -14,7 +14,9 @@ from safetensors import SafetensorError, safe_open
 
 from edgeseed.core.errors import ArtifactError, SchemaVersionError, UsageError
 from edgeseed.core.files import atomic_file
+from edgeseed.core.names import check_class_names
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.typecheck import check_types
 
 if TYPE_CHECKING:
     import torch
@@ -90,16 +92,20 @@ class StudentSpec:
         check_schema_version(values, supported=SCHEMA_VERSION, source=source)
         try:
             classes = values["classes"]
-            return cls(
+            spec = cls(
                 architecture=Architecture(**values["architecture"]),
                 preprocess=Preprocess.from_dict(values["preprocess"]),
-                embedding_dim=int(values["embedding_dim"]),
+                embedding_dim=values["embedding_dim"],
                 classes=None if classes is None else tuple(classes),
                 provenance=dict(values["provenance"]),
                 metrics=tuple(values["metrics"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+            check_types(spec, what=str(source))
+            if spec.classes is not None:
+                check_class_names(spec.classes, source=str(source))
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise ArtifactError(f"{source}: its specification is not valid ({error!r})") from error
+        return spec
 
 
 def _entries(values: Mapping[str, Any], what: str) -> Iterator[Any]:
@@ -119,17 +125,24 @@ def check_schema_version(values: Any, *, supported: int, source: Path) -> None:
         ArtifactError: If there is none.
     """
     version = values.get("schema_version") if isinstance(values, Mapping) else None
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool):
         raise ArtifactError(f"{source} was not written by edgeseed: it has no schema_version")
     if version > supported:
-        provenance = values.get("provenance") or values.get("environment") or {}
-        written_by = (provenance.get("environment") or provenance).get(
-            "edgeseed", "a newer version"
-        )
+        written_by = _writer(values) or "a newer version"
         raise SchemaVersionError(
             f"{source} has schema version {version}, this edgeseed reads up to {supported}; "
             f"it was written by edgeseed {written_by}: pip install --upgrade edgeseed"
         )
+
+
+def _writer(values: Mapping[str, Any]) -> str | None:
+    """The edgeseed that wrote a file, as far as it says."""
+    provenance = values.get("provenance")
+    for place in (provenance, values):
+        environment = place.get("environment") if isinstance(place, Mapping) else None
+        if isinstance(environment, Mapping) and isinstance(environment.get("edgeseed"), str):
+            return str(environment["edgeseed"])
+    return None
 
 
 def read_spec(path: str | Path) -> StudentSpec:
@@ -161,7 +174,7 @@ def read_spec(path: str | Path) -> StudentSpec:
         )
     try:
         values = json.loads(metadata[_METADATA_KEY])
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: its {_METADATA_KEY!r} metadata is not JSON") from error
     return StudentSpec.from_dict(values, source=path)
 

@@ -23,6 +23,7 @@ from edgeseed.export.bundling.writer import (
 from edgeseed.export.call import Batch
 from edgeseed.export.program import build_program, output_names
 from edgeseed.export.proof.reference import Outputs, layer_names, reference_outputs
+from edgeseed.export.proof.rounding import simulate_integers, simulate_rounded_weights
 from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.quantize import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
@@ -107,6 +108,7 @@ class BundleBuilder:
             self._request(variant, program),
             quantization=quantization,
             reference=self.reference,
+            simulated=self._simulate(variant, program),
             proof=self.proof,
         )
         if variant.precision == baseline_precision(self.target):
@@ -140,6 +142,19 @@ class BundleBuilder:
             batch=self.batch,
             options=self.source.settings.options,
         )
+
+    def _simulate(self, variant: Variant, program: ExportedProgram) -> Outputs | None:
+        """What rounding alone makes of the outputs on the proof photos; None for a float model."""
+        if variant.precision in self.target.parity_limit:
+            return None
+        pixels = self.source.samples.proof.pixels
+        if variant.scheme is not None:
+            return simulate_integers(program, pixels, batch=self.batch)
+        options = self.source.settings.options
+        return simulate_rounded_weights(
+            program, pixels, batch=self.batch,
+            round_weight=lambda weight: self.target.round_weight(weight, options),
+        )  # fmt: skip
 
     def _program(self, variant: Variant) -> tuple[ExportedProgram, QuantizationRecord | None]:
         if variant.scheme is None:

@@ -29,6 +29,7 @@ from edgeseed.export.call import Batch
 from edgeseed.export.program import INPUT_NAME
 from edgeseed.export.proof.golden import Golden, golden_inputs, write_golden
 from edgeseed.export.proof.reference import Outputs, reference_outputs
+from edgeseed.export.proof.rounding import write_simulated
 from edgeseed.export.proof.verify import (
     Evidence,
     gather,
@@ -75,6 +76,7 @@ def write_bundle(
     *,
     quantization: QuantizationRecord | None,
     reference: Outputs,
+    simulated: Outputs | None,
     proof: Path,
 ) -> BuiltBundle:
     """Fills an empty folder with a bundle, and judges it.
@@ -86,6 +88,7 @@ def write_bundle(
         request: The program and how it is to be written.
         quantization: The record of how the program was quantized.
         reference: The float student's outputs on the proof photos.
+        simulated: The simulated quantized program's outputs on them; None for a float model.
         proof: A file of these photos, by `write_photos`.
     """
     spec = source.spec
@@ -93,6 +96,8 @@ def write_bundle(
     (folder / STUDENT_FILE).parent.mkdir()
     shutil.copyfile(source.student, folder / STUDENT_FILE)
     shutil.copyfile(proof, folder / PHOTOS_FILE)
+    if simulated is not None:
+        write_simulated(folder, simulated)
     if spec.classes is not None:
         write_text(folder / LABELS_FILE, "\n".join(spec.classes) + "\n")
     manifest = describe_bundle(source, target, request, written, quantization=quantization)

@@ -8,6 +8,12 @@ top1_agreement    quantized      share of photos whose top class is the float st
 self_retrieval    quantized, no head: share of photos whose embedding lies nearest to the float
                   embedding of the same photo, among 256 photos
 embedding_cosine  quantized      mean cosine to the float embedding
+rounding          quantized      distance to the simulated program, over what rounding costs that
+logits_rms        quantized      root mean square of the logits' error over that of the logits
+logits_kl         quantized      mean divergence of the predicted classes, in nats
+worst_cosine      quantized      least cosine to the float embedding
+neighbours        quantized      share of each photo's nearest photos that stay its nearest
+channels          quantized      worst channel's missing correlation, over what rounding explains
 accuracy_drop     with labels    float accuracy minus this model's, in points
 batch             not Core ML    outputs alone, in pairs and in sevens agree
 golden            all            the golden photos give their stored tensors and outputs
@@ -20,7 +26,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edgeseed.core.agreement import cosines, relative_error, self_retrieval, top1_agreement
+from edgeseed.core.agreement import (
+    channel_correlations,
+    cosines,
+    kl_divergences,
+    neighbour_overlap,
+    relative_error,
+    relative_rms,
+    self_retrieval,
+    top1_agreement,
+)
 from edgeseed.core.bundle import GateResult
 from edgeseed.export.proof.reference import Outputs
 
@@ -35,6 +50,16 @@ BATCHES = (1, 2, 7)
 # Formats write an operator of torch's as several, and each of them rounds.
 FLOAT16_FACTOR = 2.0
 FLOAT16_MOST = 5e-2
+# What rounding costs is measured on the simulated program; a sound file stays within a factor of
+# it. The margins are for models that rounding hardly moves, where kernels alone differ by as much.
+_LEAST_ROUNDING = 5e-3
+_RMS_FACTOR, _RMS_MARGIN = 1.5, 1e-2
+_KL_FACTOR, _KL_MARGIN = 2.0, 2e-3
+_COSINE_FACTOR, _COSINE_MARGIN = 3.0, 1e-2
+_NEIGHBOUR_MARGIN = 0.1
+_CHANNEL_FACTOR, _CHANNEL_MARGIN = 3.0, 2e-2
+MEASURED = frozenset({"rounding", "logits_rms", "logits_kl", "worst_cosine", "neighbours"})
+"""Gates whose limit is measured, and may differ a little from machine to machine."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +128,113 @@ def similarity_gates(outputs: Outputs, reference: Outputs, *, limits: Limits) ->
             detail=f"5th percentile {np.percentile(similarity, 5):.4f}",
         ),
     ]  # fmt: skip
+
+
+def rounding_gates(
+    outputs: Outputs, reference: Outputs, simulated: Outputs, *, slack: float
+) -> list[GateResult]:
+    """Quantized models: the outputs err as rounding does, and no more.
+
+    Args:
+        outputs: Of the file.
+        reference: The float student's.
+        simulated: Of the simulated program, whose errors are those of rounding alone.
+        slack: How far from the simulation the file may be, over how far that is from the student.
+            A format that computes in float32 between integers is nearly equal to it; one that
+            computes in float16 rounds other ties.
+    """
+    n = len(reference["embedding"])
+    results = [_rounding_gate(outputs, reference, simulated, slack=slack)]
+    if "logits" in reference:
+        logits, truth, honest = (each["logits"] for each in (outputs, reference, simulated))
+        limits = (
+            ("logits_rms", relative_rms, _RMS_FACTOR, _RMS_MARGIN, "of the logits' rms"),
+            ("logits_kl", _mean_kl, _KL_FACTOR, _KL_MARGIN, "nats"),
+        )
+        for name, measure, factor, margin, unit in limits:
+            cost = measure(honest, truth)
+            limit = _two_digits(factor * cost + margin)
+            value = measure(logits, truth)
+            results.append(
+                GateResult(
+                    name=name, value=value, limit=limit, passed=value <= limit, unit=unit, n=n,
+                    detail=f"rounding alone costs {cost:.2g}",
+                )
+            )  # fmt: skip
+    return [
+        *results,
+        *_embedding_gates(outputs, reference, simulated),
+        _channel_gate(outputs, reference, simulated),
+    ]
+
+
+def _rounding_gate(
+    outputs: Outputs, reference: Outputs, simulated: Outputs, *, slack: float
+) -> GateResult:
+    shares = {}
+    for name, truth in reference.items():
+        cost = max(relative_rms(simulated[name], truth), _LEAST_ROUNDING)
+        shares[name] = relative_rms(outputs[name], simulated[name]) / cost
+    worst = max(shares, key=lambda name: shares[name])
+    return GateResult(
+        name="rounding",
+        value=shares[worst],
+        limit=slack,
+        passed=shares[worst] <= slack,
+        unit="of the rounding error",
+        n=len(reference[worst]),
+        detail=f"from the simulated program; worst output: {worst}",
+    )
+
+
+def _mean_kl(logits: Array, reference: Array) -> float:
+    found = float(np.mean(kl_divergences(logits, reference)))
+    return found if np.isfinite(found) else 1e30
+
+
+def _embedding_gates(outputs: Outputs, reference: Outputs, simulated: Outputs) -> list[GateResult]:
+    value, truth, honest = (each["embedding"] for each in (outputs, reference, simulated))
+    worst, cost = float(cosines(value, truth).min()), 1 - float(cosines(honest, truth).min())
+    least = 1 - _two_digits(_COSINE_FACTOR * cost + _COSINE_MARGIN)
+    kept, kept_by_rounding = neighbour_overlap(value, truth), neighbour_overlap(honest, truth)
+    fewest = max(0.0, float(f"{kept_by_rounding - _NEIGHBOUR_MARGIN:.2f}"))
+    return [
+        GateResult(
+            name="worst_cosine", value=worst, limit=least, passed=worst >= least,
+            unit="least cosine", n=len(truth), detail=f"by rounding alone {1 - cost:.4f}",
+        ),
+        GateResult(
+            name="neighbours", value=kept, limit=fewest, passed=kept >= fewest,
+            unit="share of neighbours", n=len(truth),
+            detail=f"by rounding alone {kept_by_rounding:.3f}",
+        ),
+    ]  # fmt: skip
+
+
+def _channel_gate(outputs: Outputs, reference: Outputs, simulated: Outputs) -> GateResult:
+    """Channel by channel: a zeroed or swapped one hides in all means over channels."""
+    worst = (-1.0, "")
+    for name, truth in reference.items():
+        found = 1 - channel_correlations(outputs[name], truth)
+        allowed = 1 - channel_correlations(simulated[name], truth)
+        # NaN where the student's channel hardly varies: there is nothing to follow.
+        shares = np.nan_to_num(found / (_CHANNEL_FACTOR * allowed + _CHANNEL_MARGIN), nan=0.0)
+        channel = int(shares.argmax())
+        if shares[channel] > worst[0]:
+            detail = (
+                f"{name} channel {channel}: correlation {1 - found[channel]:.4f}, by rounding "
+                f"alone {1 - allowed[channel]:.4f}"
+            )
+            worst = (float(shares[channel]), detail)
+    return GateResult(
+        name="channels", value=worst[0], limit=1.0, passed=worst[0] <= 1.0,
+        unit="of what rounding explains", n=len(reference["embedding"]), detail=worst[1],
+    )  # fmt: skip
+
+
+def _two_digits(value: float) -> float:
+    """Rounded, so that the next machine's kernels give the same limit."""
+    return float(f"{value:.1e}")
 
 
 def accuracy_gate(

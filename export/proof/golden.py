@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from edgeseed.core.arrays import read_array, read_arrays
 from edgeseed.core.bundle import GOLDEN, GOLDEN_FLOAT, GOLDEN_INPUTS, GOLDEN_MODEL
-from edgeseed.core.errors import ArtifactError
 from edgeseed.core.photos import decode
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.export.proof.reference import Outputs
@@ -61,21 +61,9 @@ def read_golden(folder: Path) -> Golden:
     Raises:
         ArtifactError: If a part is missing or not what it should be.
     """
-    place = folder / GOLDEN
-    try:
-        photos = tuple(decode(path) for path in sorted(place.glob("*.png")))
-        inputs = np.load(folder / GOLDEN_INPUTS, allow_pickle=False)
-        return Golden(
-            photos=photos,
-            inputs=inputs,
-            float_outputs=read_outputs(folder / GOLDEN_FLOAT),
-            model_outputs=read_outputs(folder / GOLDEN_MODEL),
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{place} cannot be read ({error}); export the bundle anew") from error
-
-
-def read_outputs(path: Path) -> Outputs:
-    """Arrays by name out of an .npz file."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    return Golden(
+        photos=tuple(decode(path) for path in sorted((folder / GOLDEN).glob("*.png"))),
+        inputs=read_array(folder / GOLDEN_INPUTS),
+        float_outputs=read_arrays(folder / GOLDEN_FLOAT),
+        model_outputs=read_arrays(folder / GOLDEN_MODEL),
+    )

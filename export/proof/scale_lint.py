@@ -141,5 +141,39 @@ def lint_scales(scales: Iterable[float], record: QuantizationRecord) -> tuple[Fi
     return (Finding("integers", problem),)
 
 
+def lint_zero_points(
+    stored: Iterable[tuple[str, float, int]], record: QuantizationRecord
+) -> tuple[Finding, ...]:
+    """Compares zero points with those that the recorded ranges imply.
+
+    One that is off by one shifts every value of its tensor by a step: as much as all rounding of a
+    network together, and too little for agreement to notice.
+
+    Args:
+        stored: Name, scale and zero point of every stored activation of the file, as it is written
+            or read.
+        record: The manifest's record of the quantization.
+    """
+    scheme: Scheme = SCHEMES.load(record.scheme)
+    activation = scheme.activation
+    known = []
+    for name, (low, high) in record.ranges.items():
+        scale = (high - low) / activation.levels
+        # What is stored shifted is read with another zero point than it is written with.
+        if scale > 0 and name not in record.shifted:
+            known.append((scale, round(activation.low - low / scale)))
+    findings = []
+    for name, scale, zero in stored:
+        # Steps of other origin, such as the photo's own bytes, are read as their place asks.
+        same = [zeros for known_scale, zeros in known if _is_among(scale, [known_scale])]
+        if same and scale != 1.0 and zero not in same:
+            findings.append(
+                Finding(
+                    name, f"its zero point is {zero} where the manifest's range gives {same[0]}"
+                )
+            )
+    return tuple(findings)
+
+
 def _is_among(scale: float, recorded: Iterable[float]) -> bool:
     return any(abs(scale - each) <= _SAME_SCALE * each + 1e-7 for each in recorded)

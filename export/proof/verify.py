@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseed.core.agreement import golden_limit, relative_error
+from edgeseed.core.arrays import read_arrays
 from edgeseed.core.bundle import (
     LABELS_FILE,
     PHOTOS_FILE,
+    SIMULATED_FILE,
     STUDENT_FILE,
     Bundle,
     GateResult,
@@ -32,6 +34,7 @@ from edgeseed.export.proof import gates
 from edgeseed.export.proof.diagnosis import layer_errors, likely_cause, worst_layers
 from edgeseed.export.proof.golden import Golden, golden_inputs, read_golden
 from edgeseed.export.proof.reference import Outputs, reference_outputs, rounded_draws
+from edgeseed.export.proof.rounding import read_simulated
 from edgeseed.export.samples import Photos, preprocess_photos, scratch_folder
 from edgeseed.export.target import Model, Precision, Target
 from edgeseed.export.targets import TARGETS
@@ -40,11 +43,18 @@ _MORE_PHOTOS = (
     "let int8 learn with --recover, try more or more typical calibration photos or another "
     "--precision"
 )
+_NOT_ROUNDING = "more than rounding changed the file's outputs; export it again"
 _ADVICE = {
     "parity": "the file does not compute what the student computes; export it again",
     "top1_agreement": f"{_MORE_PHOTOS}, or accept less with --min-agreement",
     "self_retrieval": f"{_MORE_PHOTOS}, or accept less with --min-agreement",
     "embedding_cosine": _MORE_PHOTOS,
+    "rounding": _NOT_ROUNDING,
+    "logits_rms": _NOT_ROUNDING,
+    "logits_kl": _NOT_ROUNDING,
+    "worst_cosine": _NOT_ROUNDING,
+    "neighbours": _NOT_ROUNDING,
+    "channels": _NOT_ROUNDING,
     "accuracy_drop": f"{_MORE_PHOTOS}, or accept more with --max-drop",
     "batch": "export with --batch 1, or report the operator that mixes photos",
     "golden": "golden files, preprocessing and model do not belong together; export it again",
@@ -88,6 +98,9 @@ class Evidence:
     spec: StudentSpec
     proof: Photos
     golden: Golden
+    simulated: Outputs | None = None
+    """What rounding alone makes of the student's outputs; None for a float model, and in bundles
+    of before this was kept."""
 
     @property
     def quantized(self) -> bool:
@@ -175,6 +188,7 @@ def gather(bundle: Bundle) -> Evidence:
         spec=spec,
         proof=read_proof(bundle.path),
         golden=read_golden(bundle.path),
+        simulated=read_simulated(bundle.path),
     )
 
 
@@ -202,14 +216,10 @@ def read_proof(folder: Path) -> Photos:
     Raises:
         ArtifactError: If they cannot be read.
     """
-    try:
-        with np.load(folder / PHOTOS_FILE, allow_pickle=False) as arrays:
-            labels = arrays["labels"] if "labels" in arrays.files else None
-            return Photos(pixels=arrays["pixels"], labels=labels)
-    except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(
-            f"{folder / PHOTOS_FILE} cannot be read ({error}); export anew"
-        ) from error
+    arrays = read_arrays(folder / PHOTOS_FILE)
+    if "pixels" not in arrays:
+        raise ArtifactError(f"{folder / PHOTOS_FILE} holds no pixels; export the bundle anew")
+    return Photos(pixels=arrays["pixels"], labels=arrays.get("labels"))
 
 
 def judge(evidence: Evidence, *, reference: Outputs | None = None) -> list[GateResult]:
@@ -226,6 +236,7 @@ def judge(evidence: Evidence, *, reference: Outputs | None = None) -> list[GateR
     return [
         _student_gate(evidence),
         *closeness_gates(evidence, outputs, reference, evidence.proof.labels),
+        *_rounding_gates(evidence, outputs, reference),
         # Where the format itself takes one photo at a time, there is no batch that could mix them.
         *([] if evidence.target.fixed_batch == 1 else [_batch_gate(evidence)]),
         _golden_gate(evidence),
@@ -253,6 +264,21 @@ def closeness_gates(
             )
         )
     return results
+
+
+def _rounding_gates(evidence: Evidence, outputs: Outputs, reference: Outputs) -> list[GateResult]:
+    if evidence.limits.parity is not None or evidence.simulated is None:
+        return []
+    if {name: each.shape for name, each in evidence.simulated.items()} != {
+        name: each.shape for name, each in reference.items()
+    }:
+        raise ArtifactError(
+            f"{evidence.folder / SIMULATED_FILE} is not of this student and these photos; "
+            "export the bundle anew"
+        )
+    return gates.rounding_gates(
+        outputs, reference, evidence.simulated, slack=evidence.target.rounding_slack
+    )
 
 
 def _student_gate(evidence: Evidence) -> GateResult:
@@ -327,9 +353,15 @@ def _recorded_gate(evidence: Evidence, results: list[GateResult]) -> GateResult:
     for gate in evidence.manifest.gates:
         found = now.get(gate.name)
         if found is None:
+            problems.append(f"{gate.name} is recorded, and cannot be computed any more")
             continue
+        if gate.n != found.n:
+            problems.append(f"{gate.name}: n={gate.n} recorded, {found.n} found")
         # float16's limit is measured, by kernels that round a little differently on other machines.
-        measured = gate.name == "parity" and evidence.manifest.precision == "fp16"
+        # So are the limits of rounding.
+        measured = gate.name in gates.MEASURED or (
+            gate.name == "parity" and evidence.manifest.precision == "fp16"
+        )
         if not math.isclose(gate.limit, found.limit, rel_tol=0.1 if measured else 1e-9):
             problems.append(
                 f"{gate.name}: limit {gate.limit:g} recorded, {found.limit:g} is in force"
@@ -347,6 +379,8 @@ def _wobble(gate: GateResult) -> float:
         return 2 / gate.n + 0.005
     if gate.unit == "points":
         return 200 / gate.n + 0.5
+    if gate.unit in ("share of neighbours", "least cosine"):
+        return 0.05
     return max(0.01, gate.limit)
 
 

@@ -59,8 +59,8 @@ def test_an_int8_bundle_decides_as_the_student_and_passes(made_int8: Path) -> No
 def test_calibration_and_proof_photos_are_disjoint(made_int8: Path) -> None:
     manifest = read_bundle(made_int8).manifest
     photos = manifest.provenance.photos
-    assert photos["disjoint"]
-    assert photos["proof"] + photos["calibration"] <= photos["available"] == 64
+    assert photos.disjoint
+    assert photos.proof + photos.calibration <= photos.available == 64
 
 
 def test_several_precisions_share_what_they_have_in_common(
@@ -324,9 +324,9 @@ def test_a_stricter_gate_makes_the_search_look_further(
         min_agreement=0.996, quantization=settings, speed=False,
     )  # fmt: skip
     made = read_bundle(tmp_path / "bundle").manifest.provenance.export
-    assert made["min_agreement"] == 0.996
-    assert made["quantization"]["min_agreement"] == pytest.approx(sought)
-    assert made["quantization"]["required_agreement"] == 0.996
+    assert made.min_agreement == 0.996
+    assert made.quantization["min_agreement"] == pytest.approx(sought)
+    assert made.quantization["required_agreement"] == 0.996
 
 
 @pytest.mark.parametrize(
@@ -392,11 +392,11 @@ def test_auto_keeps_one_proven_bundle_and_says_what_it_tried(
     assert manifest.selection is not None
     rows = {row.precision: row for row in manifest.selection.candidates}
     assert set(rows) == {"fp32", "fp16", "w8", "int8"}
-    assert rows[manifest.precision]["verdict"] == "chosen"
+    assert rows[manifest.precision].verdict == "chosen"
     assert manifest.selection.chosen == manifest.precision == result.precision
-    assert all(row["median_ms"] > 0 and row["size_bytes"] > 0 for row in rows.values())
-    assert rows["fp32"]["speedup"] == 1
-    assert rows["fp32"]["accuracy_drop"] == 0
+    assert all(row.median_ms > 0 and row.size_bytes > 0 for row in rows.values())
+    assert rows["fp32"].speedup == 1
+    assert rows["fp32"].accuracy_drop == 0
     assert manifest.selection.why in (tmp_path / "bundle/MODEL_CARD.md").read_text()
     assert verify(tmp_path / "bundle").passed
     assert list(tmp_path.iterdir()) == [tmp_path / "bundle"]
@@ -433,9 +433,9 @@ def test_int8_is_compared_with_float_and_warned_of_if_slower(
 ) -> None:  # fmt: skip
     speed = read_bundle(made_int8).manifest.speed
     assert speed is not None
-    assert speed["timed"]
-    assert speed["baseline"] == "fp32"
-    assert set(speed["compared"]) == {"fp32", "int8"}
+    assert speed.timed
+    assert speed.baseline == "fp32"
+    assert set(speed.compared) == {"fp32", "int8"}
 
     def slow(runs: dict[str, object], *, baseline: str) -> dict[str, ModelSpeed]:
         return {

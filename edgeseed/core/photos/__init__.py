@@ -4,7 +4,6 @@ from edgeseed.core.photos.accounting import (
     MAX_BROKEN_SHARE,
     SIDECARS,
     Skipped,
-    check_class_names,
     judge_skipped,
 )
 from edgeseed.core.photos.decoding import Draft, decode, decode_draft
@@ -26,7 +25,6 @@ __all__ = [
     "PhotoSource",
     "Shared",
     "Skipped",
-    "check_class_names",
     "decode",
     "decode_draft",
     "fingerprint_of",

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from edgeseed.core.console import count_of, warn
 from edgeseed.core.errors import DataError
+from edgeseed.core.names import check_class_names
 
 MAX_BROKEN_SHARE = 0.10
 """Of what looks like photos; more than this is an error instead of a warning."""
@@ -135,29 +136,3 @@ def _no_labels(classes: tuple[str, ...], *, num_strays: int, total: int) -> str:
     if not classes:
         return "photos that lie in no class folder"
     return f"{count_of(num_strays, 'photo')} of {total} that lie in no class folder"
-
-
-def check_class_names(names: Sequence[str], *, source: str) -> None:
-    """Refuses class names that a list of one name a line cannot hold.
-
-    Raises:
-        DataError: If a name is empty or holds a line break or control character, or two are equal.
-    """
-    for name in names:
-        if not name.strip():
-            raise DataError(f"{source}: a class has an empty name; give it one")
-        if len(name.splitlines()) > 1 or not all(map(_is_printable, name)):
-            raise DataError(
-                f"{source}: the class name {name!r} holds a line break or control character; "
-                "class lists hold one name a line: rename it"
-            )
-    repeated = [
-        name for name, count in Counter(name.strip() for name in names).items() if count > 1
-    ]
-    if repeated:
-        raise DataError(f"{source}: two classes are named {repeated[0]!r}; rename one of them")
-
-
-def _is_printable(character: str) -> bool:
-    # Line breaks beyond \n that str.splitlines and many readers of lists know: NEL, LS, PS.
-    return character >= " " and character != "\x7f" and character not in "\x85\u2028\u2029"

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgeseed.core.errors import DataError
-from edgeseed.core.photos.accounting import Skipped, check_class_names
+from edgeseed.core.names import check_class_names
+from edgeseed.core.photos.accounting import Skipped
 from edgeseed.core.photos.decoding import Draft
 from edgeseed.core.photos.overlap import Mark, sketch_of
 

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
@@ -89,6 +90,18 @@ class CoreMLTarget(Target):
                 **dataclasses.asdict(settings),
             },
         )
+
+    def round_weight(
+        self, weight: npt.NDArray[np.float32], options: Mapping[str, Any]
+    ) -> npt.NDArray[np.float32]:
+        """In eight bits a channel, or as a palette."""
+        weights = str(options.get("weights", WEIGHTS[0]))
+        if weights == WEIGHTS[0]:
+            return super().round_weight(weight, options)
+        if weight.size < _SMALLEST_COMPRESSED:
+            return weight
+        palette, places = palettize(weight, bits=int(weights.removeprefix("palette")))
+        return np.asarray(palette[places], dtype=np.float32).reshape(weight.shape)
 
     def open(self, folder: Path, manifest: Manifest) -> CoreMLModel:
         """Opens it in the reference interpreter."""

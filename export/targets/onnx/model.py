@@ -14,7 +14,7 @@ import onnxruntime
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import ArtifactError
 from edgeseed.core.records import QuantizationRecord
-from edgeseed.export.proof.scale_lint import lint_scales
+from edgeseed.export.proof.scale_lint import lint_scales, lint_zero_points
 from edgeseed.export.target import Finding, Model
 from edgeseed.export.targets.onnx.byte_weights import large_float_readers
 from edgeseed.export.targets.onnx.saturation import lint_pairs
@@ -86,6 +86,7 @@ class OnnxModel(Model):
                 *lint_pairs(graph),
                 *self._lint_layers(),
                 *lint_scales(stored_scales(graph), self._quantization),
+                *lint_zero_points(_stored_zero_points(graph), self._quantization),
             )
         if self._precision in ("w8", "fp16"):
             return tuple(_lint_float_weights(graph, self._precision, self._float32))
@@ -186,6 +187,19 @@ def stored_scales(graph: onnx.GraphProto) -> list[float]:
     constants = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
     names = [node.input[1] for node in graph.node if node.op_type == "QuantizeLinear"]
     return [float(constants[name].item()) for name in names if name in constants]
+
+
+def _stored_zero_points(graph: onnx.GraphProto) -> Iterator[tuple[str, float, int]]:
+    """Name, scale and zero point of each stored activation, where it is written and read."""
+    constants = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
+    for node in graph.node:
+        is_activation = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        if not is_activation or node.input[0] in constants or len(node.input) < 3:
+            continue
+        scale, zero = (constants.get(name) for name in node.input[1:3])
+        if scale is not None and zero is not None:
+            # One scale a channel, all equal, where a float layer reads; see `keep_floats_float`.
+            yield node.output[0], float(scale.reshape(-1)[0]), int(zero.reshape(-1)[0])
 
 
 def _lint_float_weights(

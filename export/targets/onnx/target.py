@@ -55,6 +55,7 @@ class OnnxTarget(Target):
     schemes: ClassVar[Mapping[Precision, tuple[str, ...]]] = {"int8": ("x86", "arm")}
     options: ClassVar[Mapping[str, Any]] = {"opset": DEFAULT_OPSET, "float32": ""}
     parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 1e-2}
+    rounding_slack: ClassVar[float] = 0.25
 
     def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
         """Writes `model.onnx`."""

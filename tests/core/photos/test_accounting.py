@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from edgeseed.core.errors import DataError
-from edgeseed.core.photos import PhotoSet, check_class_names, open_photos
+from edgeseed.core.photos import PhotoSet, open_photos
 
 
 def photo(index: int) -> bytes:
@@ -143,17 +143,6 @@ def test_a_pipe_among_photos_is_skipped_not_waited_for(tmp_path: Path) -> None:
     root = write_folder(tmp_path, {f"{index}.png": photo(index) for index in range(20)})
     os.mkfifo(root / "pipe")
     assert [item.reason for item in open_photos(root).skipped] == ["not a regular file"]
-
-
-@pytest.mark.parametrize("name", ["a\nb", "a\u2028b", "a\x85b", "a\x1bb", " ", "a\r"])
-def test_class_names_that_break_lists_are_refused(name: str) -> None:
-    with pytest.raises(DataError, match=r"line break or control character|empty name"):
-        check_class_names(["cat", name], source="photos")
-
-
-def test_class_names_that_are_equal_are_refused() -> None:
-    with pytest.raises(DataError, match="two classes are named 'cat'"):
-        check_class_names(["cat", "dog", "cat "], source="photos")
 
 
 # ------------------------------------------------------------------ labels in shards

@@ -56,9 +56,9 @@ def test_module_says_what_it_is_and_which_paper(name: str) -> None:
 def test_listing_says_what_the_method_needs(name: str) -> None:
     info = next(info for info in list_methods() if info.name == name)
     needs = load_method(name).REQUIREMENTS
-    assert ("teacher" in info.takes) == needs.teacher
-    assert ("peer" in info.takes) == needs.peer
-    assert (info.command == "pretrain") == (not needs.teacher and not needs.peer)
+    for role in ("teacher", "peer"):
+        assert (role in info.takes) == (role in needs.roles)
+    assert (info.command == "pretrain") == (not needs.roles)
     words = {"unused": "no labels", "optional": "labels if there are", "required": "labels"}
     assert words[needs.labels] in info.takes or info.command == "pretrain"
     assert len(info.best_for) > 20

@@ -26,42 +26,32 @@
       let golden = try NumpyArray(Resources.read("golden/inputs.npy")).bytes
       let area = size * size
       let square = (0..<3 * area).map { golden[$0 % 3 * area + $0 / 3] }
-      let heat = ProcessInfo.processInfo.thermalState
+      let before = state()
       let timings = try EdgeseedModuleCore.measure(
         rules, clock: clock, cpuClock: cpuTime, run: { _ = try model.run(square) })
       let process = ProcessInfo.processInfo
-      let values: [String: Any] = [
-        "schema_version": 1,
-        "runner": "apple-app",
-        "edgeseed": ModelInfo.edgeseedVersion,
-        "bundle_digest": ModelInfo.bundleDigest,
-        "protocol": rules.rawValue,
-        "engine": "coreml",
-        "engine_version": process.operatingSystemVersionString,
-        "machine": [
-          "model": hardware(), "system": process.operatingSystemVersionString,
-          "usable_cores": process.activeProcessorCount,
-          "memory_mib": Double(process.physicalMemory) / 1_048_576,
-        ] as [String: Any],
-        "load_ns": loaded - loading,
-        "first_run_ns": firstRun,
-        "golden": [
-          "n": report.numPhotos, "relative_error": report.relativeErrors,
-        ] as [String: Any],
-        "placement": ["requested": units.rawValue, "actual": units.rawValue],
-        "samples_ns": timings.samplesNs,
-        "elapsed_ns": timings.elapsedNs,
-        "cpu_ns": timings.cpuNs,
-        "warm_up": [
-          "runs": timings.warmUpRuns, "seconds": Double(timings.warmUpNs) / 1e9,
-          "steady": timings.steady,
-        ] as [String: Any],
-        "thermal_state": [heat.rawValue, process.thermalState.rawValue],
-        "low_power_mode": process.isLowPowerModeEnabled,
-      ]
-      let data = try JSONSerialization.data(withJSONObject: values, options: .sortedKeys)
+      let facts = DeviceFacts(
+        model: hardware(), architecture: "arm64", system: process.operatingSystemVersionString,
+        cores: process.activeProcessorCount,
+        memoryMiB: Double(process.physicalMemory) / 1_048_576,
+        units: units.rawValue, residentMiB: nil, before: before, after: state(),
+        limitations: [
+          "Core ML does not say which processor ran which layer",
+          "an app does not see how busy the device is, nor its clocks",
+        ])
+      let data = try measurementJSON(
+        bundleDigest: ModelInfo.bundleDigest, rules: rules, device: facts, report: report,
+        loadNs: loaded - loading, firstRunNs: firstRun, timings: timings)
       try data.write(to: file, options: .atomic)
     }
+  }
+
+  private func state() -> [String: String] {
+    let process = ProcessInfo.processInfo
+    return [
+      "thermal state": String(process.thermalState.rawValue),
+      "low power mode": String(process.isLowPowerModeEnabled),
+    ]
   }
 
   private func cpuTime() -> Int64 {

@@ -1,3 +1,5 @@
+import Foundation
+
 /// How long to measure: until both minima are met, and never past `maxSeconds`.
 ///
 /// The protocols are edgeseed's (`edgeseed profile --protocol`).
@@ -81,4 +83,91 @@ private func median(_ samples: ArraySlice<Int64>) -> Double {
   let middle = sorted.count / 2
   if sorted.count % 2 == 1 { return Double(sorted[middle]) }
   return Double(sorted[middle - 1] + sorted[middle]) / 2
+}
+
+/// What a device says of itself; nil where it does not.
+public struct DeviceFacts: Sendable {
+  public var model: String
+  public var architecture: String
+  public var system: String
+  public var cores: Int
+  public var memoryMiB: Double
+  /// Which processors may run the model.
+  public var units: String
+  public var residentMiB: Double?
+  /// Other facts before and after the timed runs, by name.
+  public var before: [String: String]
+  public var after: [String: String]
+  public var limitations: [String]
+
+  public init(
+    model: String, architecture: String, system: String, cores: Int, memoryMiB: Double,
+    units: String, residentMiB: Double?, before: [String: String], after: [String: String],
+    limitations: [String]
+  ) {
+    self.model = model
+    self.architecture = architecture
+    self.system = system
+    self.cores = cores
+    self.memoryMiB = memoryMiB
+    self.units = units
+    self.residentMiB = residentMiB
+    self.before = before
+    self.after = after
+    self.limitations = limitations
+  }
+}
+
+/// `measurement.json`, as edgeseed's docs/measurement.md specifies it.
+public func measurementJSON(
+  bundleDigest: String, rules: MeasurementProtocol, device: DeviceFacts, report: SelfTestReport,
+  loadNs: Int64, firstRunNs: Int64, timings: Timings
+) throws -> Data {
+  let null = NSNull()
+  let noMemory: [String: Any] = ["resident_mib": null, "peak_mib": null]
+  func load(_ seconds: Double) -> [String: Any] {
+    ["seconds": seconds, "other_cores": null, "stolen_cores": null, "load_average": null]
+  }
+  let values: [String: Any] = [
+    "schema_version": 1,
+    "runner": "apple-app",
+    "request": [
+      "bundle_digest": bundleDigest, "engine": "coreml", "threads": 0, "protocol": rules.rawValue,
+      "min_runs": rules.minRuns, "min_seconds": rules.minSeconds, "max_seconds": rules.maxSeconds,
+    ] as [String: Any],
+    "machine": [
+      "model": device.model, "cpu": device.model, "architecture": device.architecture,
+      "system": device.system, "python": null, "logical_cores": device.cores,
+      "usable_cores": device.cores, "cpu_quota": null, "memory_mib": device.memoryMiB,
+      "governors": [String](), "frequency_mhz": [String: Double](), "container": null,
+      "virtual_machine": null,
+    ] as [String: Any],
+    "engine_version": device.system,
+    "settings": ["compute_units": device.units],
+    "load_ns": loadNs,
+    "first_run_ns": firstRunNs,
+    "placement": ["requested": device.units, "actual": device.units, "nodes": null] as [String: Any],
+    "golden": [
+      "n": report.numPhotos, "relative_error": report.relativeErrors, "tolerance": report.tolerance,
+    ] as [String: Any],
+    "samples_ns": timings.samplesNs,
+    "elapsed_ns": timings.elapsedNs,
+    "cpu_ns": timings.cpuNs,
+    "warm_up": [
+      "runs": timings.warmUpRuns, "seconds": Double(timings.warmUpNs) / 1e9,
+      "steady": timings.steady,
+    ] as [String: Any],
+    "thermals": [null, null],
+    "load_before": load(0),
+    "load_during": load(Double(timings.elapsedNs) / 1e9),
+    "memory_before": noMemory,
+    "memory_library": noMemory,
+    "memory_model": ["resident_mib": device.residentMiB as Any? ?? null, "peak_mib": null],
+    "power": null,
+    "power_unavailable": "an app cannot read the energy of its own runs",
+    "state_before": ["facts": device.before, "throttling": [String]()] as [String: Any],
+    "state_after": ["facts": device.after, "throttling": [String]()] as [String: Any],
+    "limitations": device.limitations,
+  ]
+  return try JSONSerialization.data(withJSONObject: values, options: .sortedKeys)
 }

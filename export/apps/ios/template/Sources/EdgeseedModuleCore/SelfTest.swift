@@ -9,6 +9,8 @@ public struct SelfTestReport: CustomStringConvertible, Sendable {
   public let largestInputDifference: Float
   /// Largest error of each output over the largest value of its photo.
   public let relativeErrors: [String: Double]
+  /// The most that each of these may be.
+  public let tolerance: Double
 
   /// Whether preprocessing and model do in this app what they did at the export.
   public var passed: Bool { problems.isEmpty }
@@ -81,7 +83,7 @@ public func selfTest(
   }
   return SelfTestReport(
     problems: problems, numPhotos: golden.photos.count, largestInputDifference: largest,
-    relativeErrors: errors)
+    relativeErrors: errors, tolerance: golden.tolerance)
 }
 
 private func explain(

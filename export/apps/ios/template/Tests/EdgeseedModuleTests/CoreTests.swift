@@ -100,7 +100,7 @@ final class CoreTests: XCTestCase {
     XCTAssertEqual(try Resources.labels().count, ModelInfo.numClasses)
   }
 
-  func testAMeasurementMeetsBothMinimaOfItsProtocol() {
+  func testAMeasurementMeetsBothMinimaOfItsProtocol() throws {
     var now: Int64 = 0
     let timings = EdgeseedModuleCore.measure(
       .rapid, clock: { now }, cpuClock: { now / 2 }, run: { now += 10_000_000 })
@@ -108,6 +108,20 @@ final class CoreTests: XCTestCase {
     XCTAssertEqual(timings.samplesNs.count, 600)
     XCTAssertEqual(timings.elapsedNs, 6_000_000_000)
     XCTAssertEqual(timings.cpuNs, 3_000_000_000)
+    let report = SelfTestReport(
+      problems: [], numPhotos: 4, largestInputDifference: 0, relativeErrors: ["embedding": 1e-6],
+      tolerance: 1e-3)
+    let facts = DeviceFacts(
+      model: "a \"quoted\" phone", architecture: "arm64", system: "17.0", cores: 6, memoryMiB: 6000,
+      units: "all", residentMiB: nil, before: ["thermal state": "0"], after: [:],
+      limitations: ["a fake"])
+    let data = try measurementJSON(
+      bundleDigest: "ab", rules: .rapid, device: facts, report: report, loadNs: 5, firstRunNs: 7,
+      timings: timings)
+    XCTAssertTrue(String(decoding: data, as: UTF8.self).contains("\"min_runs\":64"))
+    if let path = ProcessInfo.processInfo.environment["EDGESEED_MEASUREMENT"] {
+      try data.write(to: URL(fileURLWithPath: path))
+    }
   }
 }
 

@@ -6,16 +6,14 @@ import android.os.Build
 import android.os.Bundle
 import android.os.Debug
 import android.os.PowerManager
-import android.os.SystemClock
 import android.util.Log
+import edgeseed.edgeseedmodule.core.DeviceFacts
 import edgeseed.edgeseedmodule.core.NumpyArray
 import edgeseed.edgeseedmodule.core.Protocol
 import edgeseed.edgeseedmodule.core.measure
-import edgeseed.edgeseedmodule.core.toJson
+import edgeseed.edgeseedmodule.core.measurementJson
 import java.io.File
 import kotlin.concurrent.thread
-
-private const val MIB = 1024.0 * 1024.0
 
 /**
  * Measures the model's latency and writes `measurement.json`, golden photos first.
@@ -42,58 +40,49 @@ fun benchmark(
         val firstRun = System.nanoTime() - starting
         val report = model.selfTest()
         check(report.passed) { report.toString() }
-        val power = context.getSystemService(PowerManager::class.java)
-        val heatBefore = power.currentThermalStatus
+        val before = stateOf(context)
         val timings = measure(
             protocol,
             clock = System::nanoTime,
             cpuClock = { android.os.Process.getElapsedCpuTime() * 1_000_000 },
         ) { model.run(input) }
-        val values = mapOf(
-            "schema_version" to 1,
-            "runner" to "android-app",
-            "edgeseed" to ModelInfo.EDGESEED_VERSION,
-            "bundle_digest" to ModelInfo.BUNDLE_DIGEST,
-            "protocol" to protocol.name.lowercase(),
-            "engine" to "onnxruntime",
-            "engine_version" to ai.onnxruntime.OrtEnvironment.getEnvironment().version,
-            "settings" to mapOf("engine" to engine.name.lowercase(), "threads" to threads),
-            "machine" to machine(),
-            "load_ns" to loaded - loading,
-            "first_run_ns" to firstRun,
-            "golden" to mapOf(
-                "n" to report.numPhotos,
-                "relative_error" to report.relativeErrors,
-            ),
-            "placement" to mapOf("requested" to "cpu", "actual" to "cpu", "nodes" to null),
-            "memory_model" to mapOf("resident_mib" to Debug.getPss() / 1024.0),
-            "samples_ns" to timings.samplesNs,
-            "elapsed_ns" to timings.elapsedNs,
-            "cpu_ns" to timings.cpuNs,
-            "warm_up" to mapOf(
-                "runs" to timings.warmUpRuns,
-                "seconds" to timings.warmUpNs / 1e9,
-                "steady" to timings.steady,
-            ),
-            "thermal_status" to listOf(heatBefore, power.currentThermalStatus),
-            "power_save_mode" to power.isPowerSaveMode,
-            "uptime_ms" to SystemClock.elapsedRealtime(),
-        )
+        val facts = deviceFacts(engine, threads, Pair(before, stateOf(context)))
+        val digest = ModelInfo.BUNDLE_DIGEST
+        val text =
+            measurementJson(digest, protocol, facts, report, loaded - loading, firstRun, timings)
         // Whole or absent: whoever waits for the file must not read a half of it.
         val temporary = File(file.path + ".tmp")
-        temporary.writeText(toJson(values))
+        temporary.writeText(text)
         check(temporary.renameTo(file)) { "$file cannot be written" }
     }
 }
 
-private fun machine() = mapOf(
-    "model" to "${Build.MANUFACTURER} ${Build.MODEL}",
-    "soc" to if (Build.VERSION.SDK_INT >= 31) Build.SOC_MODEL else Build.HARDWARE,
-    "system" to "Android ${Build.VERSION.RELEASE} (API ${Build.VERSION.SDK_INT})",
-    "architecture" to Build.SUPPORTED_ABIS.first(),
-    "usable_cores" to Runtime.getRuntime().availableProcessors(),
-    "heap_mib" to Runtime.getRuntime().maxMemory() / MIB,
+private fun deviceFacts(
+    engine: Engine,
+    threads: Int,
+    facts: Pair<Map<String, String>, Map<String, String>>,
+) = DeviceFacts(
+    model = "${Build.MANUFACTURER} ${Build.MODEL}",
+    cpu = if (Build.VERSION.SDK_INT >= 31) Build.SOC_MODEL else Build.HARDWARE,
+    architecture = Build.SUPPORTED_ABIS.first(),
+    system = "Android ${Build.VERSION.RELEASE} (API ${Build.VERSION.SDK_INT})",
+    logicalCores = Runtime.getRuntime().availableProcessors(),
+    memoryMib = null,
+    engineVersion = ai.onnxruntime.OrtEnvironment.getEnvironment().version,
+    threads = threads,
+    settings = mapOf("engine" to engine.name.lowercase(), "threads" to threads),
+    residentMib = Debug.getPss() / 1024.0,
+    facts = facts,
+    limitations = listOf("an app does not see how busy the phone is, nor its clocks"),
 )
+
+private fun stateOf(context: Context): Map<String, String> {
+    val power = context.getSystemService(PowerManager::class.java)
+    return mapOf(
+        "thermal status" to power.currentThermalStatus.toString(),
+        "power save mode" to power.isPowerSaveMode.toString(),
+    )
+}
 
 /**
  * Starts [benchmark] from a computer and ends; `edgeseed profile --device "adb:?runner=app"` does it:

@@ -1,12 +1,15 @@
 package edgeseed.edgeseedmodule
 
 import edgeseed.edgeseedmodule.core.Conformance
+import edgeseed.edgeseedmodule.core.DeviceFacts
 import edgeseed.edgeseedmodule.core.Fault
 import edgeseed.edgeseedmodule.core.NumpyArray
 import edgeseed.edgeseedmodule.core.Photo
 import edgeseed.edgeseedmodule.core.Profile
 import edgeseed.edgeseedmodule.core.Protocol
+import edgeseed.edgeseedmodule.core.SelfTestReport
 import edgeseed.edgeseedmodule.core.measure
+import edgeseed.edgeseedmodule.core.measurementJson
 import edgeseed.edgeseedmodule.core.selfTest
 import edgeseed.edgeseedmodule.core.topK
 import java.io.File
@@ -104,5 +107,30 @@ class CoreTest {
         assertEquals(6_000_000_000, timings.elapsedNs)
         assertEquals(timings.elapsedNs / 2, timings.cpuNs)
         assertTrue(timings.samplesNs.all { it == 10_000_000L })
+    }
+
+    @Test
+    fun theMeasurementHoldsEverySampleAndItsRequest() {
+        var now = 0L
+        val timings = measure(Protocol.RAPID, { now }, { now / 2 }) { now += 10_000_000 }
+        val report = SelfTestReport(emptyList(), 4, 0f, mapOf("embedding" to 1e-6), 1e-3)
+        val facts = DeviceFacts(
+            model = "a \"quoted\" phone",
+            cpu = "SM8550",
+            architecture = "arm64-v8a",
+            system = "Android 14",
+            logicalCores = 8,
+            memoryMib = 8000.0,
+            engineVersion = "1.29.0",
+            threads = 4,
+            settings = mapOf("threads" to 4),
+            residentMib = null,
+            facts = Pair(mapOf("thermal status" to "0"), mapOf("thermal status" to "1")),
+            limitations = listOf("a fake"),
+        )
+        val text = measurementJson("ab", Protocol.RAPID, facts, report, 5, 7, timings)
+        assertTrue(text, "\"min_runs\":64" in text && "\"a \\u0022quoted\\u0022 phone\"" in text)
+        assertEquals(600, Regex("10000000").findAll(text.substringBefore("elapsed_ns")).count())
+        System.getProperty("edgeseed.measurement")?.let { File(it).writeText(text) }
     }
 }

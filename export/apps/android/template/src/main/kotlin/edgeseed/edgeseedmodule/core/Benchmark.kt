@@ -92,6 +92,102 @@ private fun median(samples: List<Long>): Double {
     else (sorted[middle - 1] + sorted[middle]) / 2.0
 }
 
+/**
+ * What a device says of itself; null where it does not.
+ *
+ * @property system name and version of the operating system.
+ * @property settings what the engine was opened with.
+ * @property facts other facts before and after the timed runs, by name.
+ */
+class DeviceFacts(
+    val model: String?,
+    val cpu: String,
+    val architecture: String,
+    val system: String,
+    val logicalCores: Int,
+    val memoryMib: Double?,
+    val engineVersion: String,
+    val threads: Int,
+    val settings: Map<String, Any?>,
+    val residentMib: Double?,
+    val facts: Pair<Map<String, String>, Map<String, String>>,
+    val limitations: List<String>,
+)
+
+/** `measurement.json`, as edgeseed's docs/measurement.md specifies it. */
+fun measurementJson(
+    bundleDigest: String,
+    protocol: Protocol,
+    device: DeviceFacts,
+    report: SelfTestReport,
+    loadNs: Long,
+    firstRunNs: Long,
+    timings: Timings,
+): String {
+    val noMemory = mapOf("resident_mib" to null, "peak_mib" to null)
+    val noLoad = mapOf("other_cores" to null, "stolen_cores" to null, "load_average" to null)
+    fun state(facts: Map<String, String>) = mapOf("facts" to facts, "throttling" to emptyList<String>())
+    return toJson(
+        mapOf(
+            "schema_version" to 1,
+            "runner" to "android-app",
+            "request" to mapOf(
+                "bundle_digest" to bundleDigest,
+                "engine" to "onnxruntime",
+                "threads" to device.threads,
+                "protocol" to protocol.name.lowercase(),
+                "min_runs" to protocol.minRuns,
+                "min_seconds" to protocol.minSeconds,
+                "max_seconds" to protocol.maxSeconds,
+            ),
+            "machine" to mapOf(
+                "model" to device.model,
+                "cpu" to device.cpu,
+                "architecture" to device.architecture,
+                "system" to device.system,
+                "python" to null,
+                "logical_cores" to device.logicalCores,
+                "usable_cores" to device.logicalCores,
+                "cpu_quota" to null,
+                "memory_mib" to device.memoryMib,
+                "governors" to emptyList<String>(),
+                "frequency_mhz" to emptyMap<String, Double>(),
+                "container" to null,
+                "virtual_machine" to null,
+            ),
+            "engine_version" to device.engineVersion,
+            "settings" to device.settings,
+            "load_ns" to loadNs,
+            "first_run_ns" to firstRunNs,
+            "placement" to mapOf("requested" to "cpu", "actual" to "cpu", "nodes" to null),
+            "golden" to mapOf(
+                "n" to report.numPhotos,
+                "relative_error" to report.relativeErrors,
+                "tolerance" to report.tolerance,
+            ),
+            "samples_ns" to timings.samplesNs,
+            "elapsed_ns" to timings.elapsedNs,
+            "cpu_ns" to timings.cpuNs,
+            "warm_up" to mapOf(
+                "runs" to timings.warmUpRuns,
+                "seconds" to timings.warmUpNs / 1e9,
+                "steady" to timings.steady,
+            ),
+            "thermals" to listOf(null, null),
+            "load_before" to noLoad + mapOf("seconds" to 0.0),
+            "load_during" to noLoad + mapOf("seconds" to timings.elapsedNs / 1e9),
+            "memory_before" to noMemory,
+            "memory_library" to noMemory,
+            "memory_model" to mapOf("resident_mib" to device.residentMib, "peak_mib" to null),
+            "power" to null,
+            "power_unavailable" to "an app cannot read the energy of its own runs",
+            "state_before" to state(device.facts.first),
+            "state_after" to state(device.facts.second),
+            "limitations" to device.limitations,
+        ),
+    )
+}
+
 /** Values as JSON in ASCII: maps, lists, texts, numbers, booleans and null. */
 fun toJson(value: Any?): String = when (value) {
     null -> "null"

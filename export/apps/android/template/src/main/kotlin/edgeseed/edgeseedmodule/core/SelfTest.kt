@@ -7,12 +7,14 @@ package edgeseed.edgeseedmodule.core
  * @property problems what is wrong, a line each.
  * @property largestInputDifference of any golden photo's input, in levels of 0 to 255.
  * @property relativeErrors largest error of each output over the largest value of its photo.
+ * @property tolerance the most that each of these may be.
  */
 class SelfTestReport(
     val problems: List<String>,
     val numPhotos: Int,
     val largestInputDifference: Float,
     val relativeErrors: Map<String, Double>,
+    val tolerance: Double,
 ) {
     val passed: Boolean get() = problems.isEmpty()
 
@@ -72,7 +74,7 @@ fun selfTest(
     }
     problems += Conformance { readAsset("conformance/$it") }.checkPlatform(decode, tensor)
     for (name in outputs.keys - errors.keys) problems.add("the model has no output $name")
-    return SelfTestReport(problems, photos.size, largest, errors)
+    return SelfTestReport(problems, photos.size, largest, errors, tolerance)
 }
 
 private fun explain(
