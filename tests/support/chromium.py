@@ -95,6 +95,7 @@ class Page:
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=2, mobile=False,
         )  # fmt: skip
+        self.call("Emulation.setScrollbarsHidden", hidden=True)
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=features)
 

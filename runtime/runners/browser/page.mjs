@@ -97,7 +97,7 @@ async function readMachine() {
   const system = [told.platform, told.platformVersion].filter(Boolean).join(" ");
   return {
     model: told.model || null,
-    cpu: "not told by the browser",
+    cpu: `unnamed ${architecture ? `${architecture} ` : ""}CPU`,
     architecture: architecture || "not told by the browser",
     system: system || navigator.platform || "not told by the browser",
     python: null,

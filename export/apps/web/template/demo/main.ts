@@ -1,8 +1,8 @@
 // A page that tries the model: a photo or the camera, the most probable classes or the nearest
 // neighbours, latency, a gallery that learns, and the self-test. It asks nobody but its own server.
 
-import { decodePhoto, Embedder, MODEL_INFO, topK } from "../src/index.js";
-import type { Photo, Prediction } from "../src/index.js";
+import { decodePhoto, Embedder, MODEL_INFO, Photo, Preprocess, topK } from "../src/index.js";
+import type { Prediction, PreprocessOptions } from "../src/index.js";
 
 const element = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
 const view = element<HTMLCanvasElement>("view");
@@ -143,7 +143,15 @@ element<HTMLFormElement>("teach").onsubmit = (event) => {
   showMatch();
 };
 
+/** A photo of noise, for timing the preprocessing alone. */
+function noise(width: number, height: number): Photo {
+  const pixels = new Uint8Array(4 * width * height);
+  for (let i = 0; i < pixels.length; i += 1) pixels[i] = Math.imul(i, 2654435761) >>> 24;
+  return new Photo(pixels, width, height);
+}
+
 // For the page's tests, and for whoever plays with it in the console.
+const preprocess = (options: PreprocessOptions): Preprocess => new Preprocess(options);
 Object.assign(window, {
-  demo: { model, show, decodePhoto, info: MODEL_INFO, gallery: () => gallery },
+  demo: { model, show, decodePhoto, noise, preprocess, info: MODEL_INFO, gallery: () => gallery },
 });
