@@ -7,6 +7,7 @@ from edgeseed.core.lazy import attach
 if TYPE_CHECKING:
     from edgeseed.runtime.comparison import compare as compare
     from edgeseed.runtime.profiling import profile as profile
+    from edgeseed.runtime.profiling import profile_in_turns as profile_in_turns
     from edgeseed.runtime.ranking import Comparison as Comparison
     from edgeseed.runtime.result import Result as Result
     from edgeseed.runtime.result import read_result as read_result
@@ -20,6 +21,7 @@ __getattr__, __all__ = attach(  # pyright: ignore[reportUnsupportedDunderAll]
         "build": ".tensorrt_build:build",
         "compare": ".comparison:compare",
         "profile": ".profiling:profile",
+        "profile_in_turns": ".profiling:profile_in_turns",
         "read_result": ".result:read_result",
     },
 )

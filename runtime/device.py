@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseed.core.bundle import Bundle
-from edgeseed.core.errors import ConfigError
+from edgeseed.core.errors import ConfigError, WorkError
 from edgeseed.profiles import EngineFacts, Profile
 from edgeseed.runtime.agent._job import Job
 from edgeseed.runtime.conformance import Stages
@@ -44,6 +44,18 @@ class Observation:
     measurement: Measurement
     outputs: dict[str, NDArray[np.float32]] | None
     stages: Stages | None = None
+
+
+class LostAfterMeasuringError(WorkError):
+    """A device failed after it had measured: the measurement came back, the rest did not.
+
+    Attributes:
+        measurement: what came back.
+    """
+
+    def __init__(self, message: str, *, measurement: Measurement) -> None:
+        super().__init__(message)
+        self.measurement = measurement
 
 
 class Device(abc.ABC):
@@ -110,6 +122,14 @@ class AgentDevice(Device):
         from edgeseed.runtime.agent._dispatch import dispatch
 
         return dispatch(self, bundle, job, pixels=pixels)
+
+    @abc.abstractmethod
+    def probe(self, script: str) -> str:
+        """What a few lines of Python print there, with the Python that would run the agent.
+
+        Raises:
+            WorkError: If the device cannot be reached, or they fail.
+        """
 
     @abc.abstractmethod
     def run_agent(self, work: Path, *, on_line: Callable[[str], None]) -> Ended:

@@ -1,21 +1,39 @@
 """Measure a bundle on a device: `edgeseed profile`."""
 
+from __future__ import annotations
+
 import datetime
+import json
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgeseed import profiles
 from edgeseed.core.agreement import golden_limit
 from edgeseed.core.bundle import Bundle, read_bundle
-from edgeseed.core.console import warn
+from edgeseed.core.console import say, warn
 from edgeseed.core.environment import environment
-from edgeseed.core.errors import ConfigError, UsageError
+from edgeseed.core.errors import (
+    ArtifactError,
+    ConfigError,
+    EdgeseedError,
+    GateError,
+    UsageError,
+    WorkError,
+)
+from edgeseed.core.files import atomic_file
 from edgeseed.core.registry import unknown_name
 from edgeseed.profiles import EngineFacts, Profile, PublishedLatency
+from edgeseed.runtime._signals import ended_by_exception
 from edgeseed.runtime.accuracy import Accuracy, Photos, float_outputs, gather_photos, score
 from edgeseed.runtime.agent._job import Job
-from edgeseed.runtime.conformance import check_conformance
-from edgeseed.runtime.device import Device, Observation
+from edgeseed.runtime.conformance import check_conformance, read_measurement_file
+from edgeseed.runtime.device import Device, LostAfterMeasuringError, Observation
 from edgeseed.runtime.devices import open_device
 from edgeseed.runtime.latency import NS_PER_SECOND, PROTOCOLS, LatencyProtocol
 from edgeseed.runtime.machine import Machine
@@ -49,6 +67,7 @@ def profile(
     seed: int = 0,
     lan: bool = False,
     ort_web: str | Path | None = None,
+    measurement: str | Path | None = None,
 ) -> Result:
     """Measure a bundle on a device and write `result.json`.
 
@@ -70,6 +89,9 @@ def profile(
         lan: for `browser`: serve the page to the local network, by https.
         ort_web: for a browser: a folder with onnxruntime-web, instead of the pinned version that
             npm fetches on first use.
+        measurement: a runner's `measurement.json` that came another way, in place of measuring: an
+            iPhone's, a colleague's, or one that was kept when a run failed late. It must be of
+            this bundle.
 
     Returns:
         The result, also when it is not valid: it says so, and why.
@@ -80,20 +102,186 @@ def profile(
         GateError: If the model does not give its golden outputs on the device.
         WorkError: If the device or the engine failed.
     """
-    if Path(out).exists():
-        raise UsageError(f"{out} exists already; choose another --out or remove it")
+    _check_out(out)
+    if measurement is not None:
+        return _conclude_from_file(
+            bundle, measurement, device_profile=device_profile, out=out, seed=seed
+        )
     if isinstance(device, str):
         device = open_device(device, options=_device_options(lan=lan, ort_web=ort_web))
     plan = _plan(bundle, device, device_profile, protocol, threads, unit)
     photos = gather_photos(plan.bundle, data, seed=seed)
     pixels = None if photos is None else photos.pixels
-    seen = plan.device.measure(plan.bundle, _job(plan), pixels=pixels)
-    check_conformance(seen.measurement, stages=seen.stages, what=plan.device.name)
-    result = _result(plan, seen, _score(plan.bundle, seen, photos), seed=seed)
+    with ended_by_exception():
+        try:
+            seen = plan.device.measure(plan.bundle, _job(plan), pixels=pixels)
+        except LostAfterMeasuringError as error:
+            raise _kept(error, error.measurement, bundle, out) from error
+        check_conformance(seen.measurement, stages=seen.stages, what=plan.device.name)
+        try:
+            return _conclude(plan, seen, _score(plan.bundle, seen, photos), seed=seed, out=out)
+        except (EdgeseedError, OSError) as error:
+            raise _kept(error, seen.measurement, bundle, out) from error
+
+
+def _conclude(
+    plan: _Plan, seen: Observation, accuracy: Accuracy | None, *, seed: int, out: str | Path
+) -> Result:
+    result = _result(plan, seen, accuracy, seed=seed)
     result.write(out)
     for reason in result.reasons:
         warn(f"{'not valid' if reason.invalidates else reason.code}: {reason.message}")
     return result
+
+
+def profile_in_turns(
+    bundles: Sequence[str | Path],
+    *,
+    repeat: int,
+    out: str | Path,
+    device: str | Device = "host",
+    **options: Any,
+) -> list[Result]:
+    """Measure several bundles in turns, each `repeat` times.
+
+    In turns, so that what changes with the hours (heat, neighbours) meets every bundle alike, and
+    `compare` can judge the spread between runs.
+
+    Args:
+        bundles: folders made by `edgeseed export`.
+        repeat: rounds; in each, every bundle is measured once.
+        out: a folder for the results, `NAME-1.json` and so on; none of these may exist.
+        device: as for `profile`.
+        options: further arguments of `profile`.
+
+    Returns:
+        The results in the order in which they were measured. Those of earlier rounds are written
+        when a later one fails.
+
+    Raises:
+        UsageError: If a file exists, or two bundles are of one name.
+    """
+    if repeat < 1:
+        raise ConfigError(f"repeat={repeat} is not at least 1")
+    names = [Path(bundle).resolve().name for bundle in bundles]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two bundles are called {_twice(names)}; their results need two names")
+    files = {
+        (number, name): Path(out) / f"{name}-{number}.json"
+        for number in range(1, repeat + 1)
+        for name in names
+    }
+    for file in files.values():
+        _check_out(file)
+    results = []
+    for number in range(1, repeat + 1):
+        for bundle, name in zip(bundles, names, strict=True):
+            say(f"round {number} of {repeat}: {name}")
+            result = profile(bundle, device=device, out=files[number, name], **options)
+            results.append(result)
+    return results
+
+
+def _twice(names: Sequence[str]) -> str:
+    return next(name for name in names if names.count(name) > 1)
+
+
+def _check_out(out: str | Path) -> None:
+    """Raise if the result could not be written: before the measurement, not after it."""
+    path = Path(out)
+    if path.exists():
+        raise UsageError(f"{out} exists already; choose another --out or remove it")
+    # An empty file that is written and taken away again: permissions alone do not tell.
+    with atomic_file(path) as probe:
+        probe.write_bytes(b"")
+    path.unlink()
+
+
+def _kept(
+    error: Exception, measurement: Measurement, bundle: str | Path, out: str | Path
+) -> EdgeseedError:
+    """The error, after the measurement was written where it can be found."""
+    text = json.dumps(measurement.to_dict())
+    wanted = Path(out).with_suffix(".measurement.json")
+    for folder in (wanted.parent, Path(tempfile.gettempdir()), Path.home()):
+        path = folder / wanted.name
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError:
+            continue
+        kind = type(error) if isinstance(error, EdgeseedError) else WorkError
+        if isinstance(error, LostAfterMeasuringError | GateError):
+            kind = WorkError
+        return kind(
+            f"{error}. The measurement is kept in {path}: edgeseed profile {bundle} --measurement "
+            f"{path} --out {out}"
+        )
+    return WorkError(f"{error}; the measurement is lost: no folder could be written")
+
+
+def _conclude_from_file(
+    bundle: str | Path,
+    measurement: str | Path,
+    *,
+    device_profile: str | None,
+    out: str | Path,
+    seed: int,
+) -> Result:
+    """The result of a runner's file that came another way: an iPhone's, a colleague's."""
+    read = read_bundle(bundle)
+    found = read_measurement_file(measurement)
+    request = found.request
+    if request is None:
+        raise ArtifactError(
+            f"{measurement} does not say which bundle it measured (no `request`); run the "
+            "benchmark of this edgeseed again"
+        )
+    if request.bundle_digest != read.digest:
+        raise ArtifactError(
+            f"{measurement} was measured with another bundle: its model has digest "
+            f"{request.bundle_digest[:12]}, {bundle} has {read.digest[:12]}"
+        )
+    check_conformance(found, stages=None, what=str(measurement))
+    facts = profiles.load(device_profile or DEFAULT_PROFILE)
+    plan = _Plan(
+        bundle=read,
+        device=_FromFile(Path(measurement)),
+        device_profile=facts,
+        engine=EngineFacts(
+            name=request.engine,
+            target=read.manifest.target,
+            unit=found.placement.requested,
+            precisions=(read.manifest.precision,),
+            threads=request.threads,
+        ),
+        protocol=LatencyProtocol(
+            request.protocol, request.min_runs, request.min_seconds, request.max_seconds
+        ),
+        threads=request.threads,
+        unit=found.placement.requested,
+    )
+    seen = Observation(measurement=found, outputs=None)
+    return _conclude(plan, seen, None, seed=seed, out=out)
+
+
+class _FromFile(Device):
+    """Where a measurement came from that is only read; it measures nothing."""
+
+    kind = "file"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @classmethod
+    def from_address(cls, address: str) -> Self:
+        return cls(Path(address))
+
+    @property
+    def name(self) -> str:
+        return f"file:{self._path.name}"
+
+    def measure(self, bundle: Bundle, job: Job, *, pixels: NDArray[np.uint8] | None) -> Observation:
+        raise WorkError(f"{self.name} holds a measurement, and measures nothing")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

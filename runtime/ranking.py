@@ -7,6 +7,8 @@ from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from edgeseed.core.errors import ConfigError, GateError
 from edgeseed.runtime.accuracy import Share
 from edgeseed.runtime.conditions import METRICS, Rule, parse_rule
@@ -21,6 +23,14 @@ Verdict = Literal["first", "faster", "slower", "indistinguishable", "not ranked"
 # With neighbours on every core two runs' p50 were up to 9.6 % apart, and their p90 up to 258 %
 # (benchmarks/results/latency_repeatability_busy.json): there p90 measures the neighbours.
 MIN_DIFFERENCE: dict[Headline, float] = {"p90": 0.03, "p50": 0.10, "mean": 0.10}
+
+MIN_REPEATS = 3
+"""Runs of each bundle from which on the spread between runs is judged, not that within one."""
+# Student's t, two-sided 95 %, by degrees of freedom (the first entry is a placeholder).
+T_QUANTILES = (
+    float("inf"), 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201,
+    2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+)  # fmt: skip
 
 OTHER_PHOTOS = (
     "of different photos, so they do not compare: profile all results with the same --data"
@@ -291,7 +301,8 @@ def _settings_of(result: Result) -> dict[str, str]:
 def _make_group(members: list[_Member], key: Mapping[str, str]) -> Group:
     first = next((each.result for each in members if each.result.valid), members[0].result)
     headline = _headline([each.result for each in members])
-    rows = [_row(member, first, headline) for member in members]
+    runs = _runs_by_bundle([each.result for each in members], headline)
+    rows = [_row(member, first, headline, runs) for member in members]
     rows.sort(key=lambda row: (not row.result.valid, headline_estimate(row.result, headline).value))
     return Group(
         title=_title(first),
@@ -316,29 +327,78 @@ def headline_estimate(result: Result, headline: Headline) -> Estimate:
     return result.latency.p90 if headline == "p90" else result.latency.p50
 
 
-def _row(member: _Member, first: Result, headline: Headline) -> Row:
+def _identity(result: Result) -> tuple[object, ...]:
+    """What is equal for two runs of one bundle, set alike."""
+    engine = result.engine
+    return (result.bundle.digest, engine.name, engine.threads, result.placement.requested)
+
+
+def _runs_by_bundle(
+    results: Sequence[Result], headline: Headline
+) -> dict[tuple[object, ...], list[float]]:
+    """The headline of each valid run, by bundle."""
+    runs: dict[tuple[object, ...], list[float]] = {}
+    for result in results:
+        if result.valid:
+            value = headline_estimate(result, headline).value
+            runs.setdefault(_identity(result), []).append(value)
+    return runs
+
+
+def _row(
+    member: _Member,
+    first: Result,
+    headline: Headline,
+    runs: Mapping[tuple[object, ...], list[float]],
+) -> Row:
     return Row(
         label=member.label,
         result=member.result,
         ratio=Ratio.of(
             headline_estimate(member.result, headline), headline_estimate(first, headline)
         ),
-        verdict=_verdict(member.result, first, headline),
+        verdict=_verdict(member.result, first, headline, runs),
         photos=member.photos,
     )
 
 
-def _verdict(result: Result, first: Result, headline: Headline) -> Verdict:
+def _verdict(
+    result: Result,
+    first: Result,
+    headline: Headline,
+    runs: Mapping[tuple[object, ...], list[float]],
+) -> Verdict:
     if not (result.valid and first.valid):
         return "not ranked"
     if result is first:
         return "first"
     if headline == "mean":
         return "not ranked"  # without a spread nothing tells a difference from chance
+    own, other = runs[_identity(result)], runs[_identity(first)]
+    if min(len(own), len(other)) >= MIN_REPEATS:
+        if _identity(result) == _identity(first):
+            return "indistinguishable"  # another run of the first
+        return _verdict_between_runs(own, other)
     found, baseline = headline_estimate(result, headline), headline_estimate(first, headline)
     if abs(found.value / baseline.value - 1) < MIN_DIFFERENCE[headline] or found.overlaps(baseline):
         return "indistinguishable"
     return "faster" if found.value < baseline.value else "slower"
+
+
+def _verdict_between_runs(own: Sequence[float], other: Sequence[float]) -> Verdict:
+    """Whether two bundles' runs differ by more than runs of one bundle do (Welch 1947).
+
+    Runs, not images, are what repeats: the spread within one run says nothing about the next hour.
+    On the logarithm, since latencies differ by factors.
+    """
+    logs = [np.log(np.asarray(values)) for values in (own, other)]
+    difference = float(logs[0].mean() - logs[1].mean())
+    squares = [float(values.var(ddof=1)) / values.size for values in logs]
+    # The smaller sample's degrees of freedom: never fewer than Welch's own would be safe with.
+    quantile = T_QUANTILES[min(min(len(own), len(other)) - 1, len(T_QUANTILES) - 1)]
+    if abs(difference) <= quantile * math.sqrt(sum(squares)):
+        return "indistinguishable"
+    return "faster" if difference < 0 else "slower"
 
 
 def is_disturbed(result: Result) -> bool:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ from edgeseed.core.bundle import ENGINES, Bundle, read_bundle
 from edgeseed.core.console import say
 from edgeseed.core.errors import ArtifactError, UsageError, WorkError
 from edgeseed.core.files import atomic_directory
+from edgeseed.runtime._leftovers import work_folder
+from edgeseed.runtime._signals import ended_by_exception
 from edgeseed.runtime.agent import _job
 from edgeseed.runtime.agent._dispatch import fill_with_bundle, parse_event, raise_if_failed
 from edgeseed.runtime.device import AgentDevice, Device
@@ -67,8 +68,7 @@ def build(bundle: str | Path, *, device: str | Device = "host") -> BuildResult:
         raise UsageError(
             f"--device {place.name} runs no TensorRT; engines are built on host or over ssh"
         )
-    with tempfile.TemporaryDirectory(prefix="edgeseed-") as folder:
-        work = Path(folder)
+    with ended_by_exception(), work_folder() as work:
         _fill(work, opened)
         say(f"building {opened.path} on {place.name}; it takes minutes")
         _run(place, work)

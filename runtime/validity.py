@@ -21,6 +21,8 @@ MIN_CLOCK_SHARE = 0.85
 MAX_OF_PUBLISHED = 2.0
 """Engines and their versions differ by less than this on one device; a fallback by more."""
 TENTHS = 10
+MIN_SECONDS_FOR_RATES = 5.0
+"""A tenth of half a second: in less, one turn of a neighbour is a tenth's whole rate."""
 MIN_RUNS_FOR_RATES = 100
 """Ten runs a tenth: below that one slow run is a tenth's whole rate."""
 
@@ -239,7 +241,7 @@ def _throttling(evidence: Evidence) -> Iterator[Reason]:
                 invalidates=invalidates,
             )
     drift = 1.0 if evidence.summary is None else evidence.summary.drift
-    slowdown = _slowdown(evidence.rates)
+    slowdown = _slowdown(evidence.rates) if evidence.elapsed_s >= MIN_SECONDS_FOR_RATES else 1.0
     if drift >= MAX_DRIFT:
         yield Reason(
             code="throttled",
@@ -253,7 +255,8 @@ def _throttling(evidence: Evidence) -> Iterator[Reason]:
             message=f"its last three tenths made 1 run where its best three made {slowdown:.2f} "
             f"(limit {MAX_DRIFT}): something stops it; let the device cool, or free it of other "
             "work",
-            invalidates=invalidates,
+            # Where neighbours are known to take turns with it, it may be they, and p50 stands.
+            invalidates=invalidates and not _others(evidence),
         )
     elif evidence.throttle_events:
         yield Reason(
@@ -317,13 +320,22 @@ def _warm_up(evidence: Evidence) -> Iterator[Reason]:
         )
 
 
-def _neighbours(evidence: Evidence) -> Iterator[Reason]:
-    loads = {"before": evidence.load_before, "during": evidence.load_during}
-    others = {
+def _loads(evidence: Evidence) -> dict[str, Load]:
+    return {"before": evidence.load_before, "during": evidence.load_during}
+
+
+def _others(evidence: Evidence) -> dict[str, float]:
+    """Cores' worth of other processes where they were too many, by when."""
+    return {
         when: load.other_cores
-        for when, load in loads.items()
+        for when, load in _loads(evidence).items()
         if load.other_cores is not None and load.other_cores > MAX_OTHER_CORES
     }
+
+
+def _neighbours(evidence: Evidence) -> Iterator[Reason]:
+    loads = _loads(evidence)
+    others = _others(evidence)
     if others:
         used = " and ".join(f"{cores:.2f} cores {when}" for when, cores in others.items())
         yield Reason(

@@ -4,23 +4,17 @@ Every weight ends in one of three places: the trunk, a head, or `set_aside` with
 in the trunk must then fit the network exactly (`_loading.py`).
 """
 
-import argparse
-import collections
-import pathlib
-import pickle
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from edgeseed.core.errors import ArtifactError, UsageError
+from edgeseed.core.checkpoints import below_common_prefix, is_state, unwrap
+from edgeseed.core.errors import ArtifactError
 from edgeseed.distill.teachers.heads import (
     Weights,
     below,
@@ -31,19 +25,6 @@ from edgeseed.distill.teachers.heads import (
 
 Layout = Literal["dino", "dinov2", "esvit", "moco", "mocov3", "swav", "simclrv2", "plain"]
 """Whose code wrote a file; "plain" is a bare state dict, as timm and torchvision write it."""
-
-# Where training scripts keep the weights, the best first: a teacher is the average of its students.
-_CONTAINERS = ("teacher", "state_dict_ema", "model_ema", "state_dict", "model", "student")
-# What else training scripts save: options and counters. None of them runs code when it is read.
-_HARMLESS: tuple[Any, ...] = (
-    argparse.Namespace,
-    collections.OrderedDict,
-    pathlib.PosixPath,
-    pathlib.WindowsPath,
-    np.dtype,
-    np._core.multiarray.scalar,  # type: ignore[attr-defined]  # numpy's stubs leave it out
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,71 +44,37 @@ class Checkpoint:
     set_aside: dict[str, str] = field(default_factory=dict)
 
 
-def read_weights(path: Path) -> Any:
-    """Reads a `.safetensors` file, or a pickle that holds nothing but weights and plain values.
-
-    Raises:
-        UsageError: If there is no such file.
-        ArtifactError: If it is broken, or wants to run code.
-    """
-    if not path.is_file():
-        raise UsageError(
-            f"{path} does not exist or is not a file; a checkpoint (.pth, .pt, .safetensors) was "
-            "expected"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(str(path))
-        with torch.serialization.safe_globals(list(_HARMLESS)):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ArtifactError(_refusal(path, str(error))) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ArtifactError(
-            f"{path} is not a whole checkpoint ({_one_line(error)}); it may be truncated: fetch "
-            "it again"
-        ) from error
-
-
-def _refusal(path: Path, message: str) -> str:
-    found = re.search(r"GLOBAL ([\w.]+)", message)
-    if found is None:
-        return f"{path} is not a PyTorch checkpoint; .pth, .pt and .safetensors files are read"
-    return (
-        f"{path} holds more than weights: it wants to load {found[1]}, which can run code on this "
-        "machine, "
-        "so it was not opened; where you trust its origin, save its state_dict alone (better: as "
-        ".safetensors)"
-    )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
-
-
-def parse_checkpoint(content: Any, *, path: Path, classifiers: Iterable[str] = ()) -> Checkpoint:
+def parse_checkpoint(
+    content: Any,
+    *,
+    path: Path,
+    classifiers: Iterable[str] = (),
+    expected: Collection[str] = (),
+) -> Checkpoint:
     """Recognises a checkpoint's format and sorts its weights.
 
     Args:
         content: What `read_weights` returned.
         path: For messages.
         classifiers: Names of the layers that are the network's classifier, beside the usual ones.
+        expected: Names of the network's own weights, by which a common prefix is known.
 
     Raises:
         ArtifactError: If it holds no weights, or a head that cannot be rebuilt.
     """
     if (
         isinstance(content, Mapping)
-        and _is_state(content.get("resnet"))
-        and _is_state(content.get("head"))
+        and is_state(content.get("resnet"))
+        and is_state(content.get("head"))
     ):
         return _simclr(content)
-    weights, set_aside = _unwrap(content, path=path)
-    weights = {_bare(name): tensor for name, tensor in weights.items()}
+    weights, set_aside = unwrap(content, path=path)
     if any(name.startswith("encoder_q.") for name in weights):
         return _two_encoders(weights, "encoder_q.", layout="moco", classifiers=classifiers)
     if any(name.startswith("base_encoder.") for name in weights):
         return _two_encoders(weights, "base_encoder.", layout="mocov3", classifiers=classifiers)
+    weights, copies = _without_prefix(weights, expected)
+    set_aside |= copies
     trunk, heads, more_aside = _split(weights, classifiers)
     layout = _layout_of(trunk, heads)
     return Checkpoint(
@@ -138,38 +85,23 @@ def parse_checkpoint(content: Any, *, path: Path, classifiers: Iterable[str] = (
     )
 
 
-def _is_state(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(item, torch.Tensor) for item in value.values())
-    )
+def _without_prefix(
+    weights: Weights, expected: Collection[str]
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The weights without a prefix such as `teacher.backbone.`, and why others are not used.
 
-
-def _unwrap(content: Any, *, path: Path) -> tuple[Mapping[str, torch.Tensor], dict[str, str]]:
-    if _is_state(content):
-        return content, {}
-    if isinstance(content, Mapping):
-        for name in _CONTAINERS:
-            if _is_state(content.get(name)):
-                others = {key: f"not needed beside {name!r}" for key in content if key != name}
-                return content[name], others
-    found = (
-        f"the entries {', '.join(map(str, list(content)[:8]))}"
-        if isinstance(content, Mapping)
-        else "no mapping"
-    )
-    raise ArtifactError(
-        f"{path} holds {found}, but no state dict was found there; one of {', '.join(_CONTAINERS)} "
-        "or a bare state dict was expected"
-    )
-
-
-def _bare(name: str) -> str:
-    """Without the prefixes of DistributedDataParallel and torch.compile."""
-    while name.startswith(("module.", "_orig_mod.")):
-        name = name.partition(".")[2]
-    return name
+    What lies elsewhere is kept, as a head or to be reported, unless it is the same network again.
+    """
+    found = below_common_prefix(weights, expected)
+    if not found.prefix:
+        return dict(weights), {}
+    copies = {
+        name: f"another copy of the network; {found.prefix} is used"
+        for name in found.others
+        if any(name.endswith(f".{known}") for known in found.weights)
+    }
+    others = {name: value for name, value in found.others.items() if name not in copies}
+    return {**others, **found.weights}, copies
 
 
 def _two_encoders(

@@ -1,5 +1,6 @@
 """Teachers from files: every weight is accounted for, or the error says which one is not."""
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping
@@ -10,10 +11,11 @@ import timm
 import torch
 from torch import nn
 
+from edgeseed.core.checkpoints import describe_misfit, read_weights
 from edgeseed.core.console import note
-from edgeseed.core.errors import ArtifactError
 from edgeseed.core.preprocess import Preprocess
-from edgeseed.distill.teachers._checkpoints import Checkpoint, parse_checkpoint, read_weights
+from edgeseed.core.pretrained import check_all_used
+from edgeseed.distill.teachers._checkpoints import Checkpoint, parse_checkpoint
 from edgeseed.distill.teachers._licences import licence_of_file
 from edgeseed.distill.teachers._simclr import build_simclr, is_simclr_name
 from edgeseed.distill.teachers._table import LAYOUT_FAMILIES, find_teacher, pooling_of_architecture
@@ -29,7 +31,6 @@ from edgeseed.distill.teachers._timm import (
 from edgeseed.distill.teachers._wide import build_wide_resnet, is_wide_name
 from edgeseed.distill.teachers.network import Teacher
 
-_LISTED = 6
 _USUAL_SIZE = 224
 _RESIZE_SHARE = 224 / 256
 _CLASS_TOKEN_LAYOUTS = ("dino", "dinov2", "mocov3")
@@ -49,7 +50,11 @@ def load_file_teacher(name: str, path: Path, *, image_size: int | None) -> Teach
         return _load_wide(name, path, image_size)
     check_name(name)
     config = timm.get_pretrained_cfg(name)
-    checkpoint = parse_checkpoint(read_weights(path), path=path, classifiers=_classifiers(config))
+    with torch.device("meta"):
+        expected = timm.create_model(name.partition(".")[0]).state_dict().keys()
+    checkpoint = parse_checkpoint(
+        read_weights(path), path=path, classifiers=_classifiers(config), expected=expected
+    )
     native = (_USUAL_SIZE,) if config is None else config.input_size
     info = find_teacher(name)
     size = input_size(image_size, info, native)
@@ -130,31 +135,21 @@ def _load_timm(
     # equal on both sides it is strict.
     overlay = {"state_dict": weights, "num_classes": 0, "custom_load": False}
     try:
-        network = build_timm(
-            name,
-            image_size,
-            pretrained=True,
-            num_classes=0,
-            pretrained_cfg_overlay=overlay,
-            **arguments,
-        )
+        # Some of timm's conversions print, and stdout belongs to results.
+        with contextlib.redirect_stdout(None):
+            network = build_timm(
+                name,
+                image_size,
+                pretrained=True,
+                num_classes=0,
+                pretrained_cfg_overlay=overlay,
+                **arguments,
+            )
     except RuntimeError as error:
-        raise _misfit(error, path=path, name=name) from error
+        raise describe_misfit(error, path=path, name=name) from error
     cast(Any, network).pretrained_cfg.pop("state_dict", None)
-    _check_all_used(network, checkpoint, path=path, name=name)
+    check_all_used(network, checkpoint.trunk, path=path, name=name)
     return network
-
-
-def _check_all_used(network: nn.Module, checkpoint: Checkpoint, *, path: Path, name: str) -> None:
-    """Renaming may drop weights in silence: a trunk with more than its network takes lost some."""
-    expected = network.state_dict()
-    given = checkpoint.trunk.keys() - {"mask_token"}
-    if len(given) > len(expected):
-        raise ArtifactError(
-            f"{path} does not fit {name}: it has {len(given)} weights, the network takes "
-            f"{len(expected)}; not used: {_some(sorted(given - expected.keys()))}; "
-            "is it another architecture?"
-        )
 
 
 def _load_strictly(
@@ -163,34 +158,7 @@ def _load_strictly(
     try:
         network.load_state_dict(dict(weights), strict=True)
     except RuntimeError as error:
-        raise _misfit(error, path=path, name=name) from error
-
-
-def _misfit(error: RuntimeError, *, path: Path, name: str) -> ArtifactError:
-    """What torch says of a strict load, as one line: missing, unexpected, of another shape."""
-    text = str(error)
-    parts = []
-    for heading in ("Missing", "Unexpected"):
-        match = re.search(rf"{heading} key\(s\) in state_dict: ([^\n]*)", text)
-        if match:
-            keys = re.findall(r'"([^"]+)"', match[1])
-            parts.append(f"{len(keys)} {heading.lower()}: {_some(keys)}")
-    shapes = re.findall(
-        r"size mismatch for ([^:]+): .*?torch.Size\((\[[^]]*\]).*?torch.Size\((\[[^]]*\])", text
-    )
-    if shapes:
-        described = [f"{key} {found} instead of {wanted}" for key, found, wanted in shapes]
-        parts.append(f"{len(shapes)} of another shape: {_some(described)}")
-    found = "; ".join(parts) or " ".join(text.split())[:300]
-    return ArtifactError(
-        f"{path} does not fit {name}: {found}; is it another architecture, or a format that "
-        "edgeseed does not know?"
-    )
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+        raise describe_misfit(error, path=path, name=name) from error
 
 
 def _load_wide(name: str, path: Path, image_size: int | None) -> Teacher:

@@ -1,20 +1,18 @@
 """timm's networks as teachers: built for the size that is asked for, and loaded without a gap."""
 
-import os
-import socket
 from collections.abc import Mapping
 from typing import Any, cast
 from urllib.error import URLError
-from urllib.parse import urlsplit
 
 import timm
 import torch
 from torch import nn
 
 from edgeseed.core.console import note
-from edgeseed.core.errors import UsageError, WorkError
+from edgeseed.core.errors import UsageError
 from edgeseed.core.network import StudentNetwork, unknown_model
 from edgeseed.core.preprocess import Interpolation, Preprocess
+from edgeseed.core.pretrained import cannot_fetch, weights_in_cache
 from edgeseed.distill.networks.features import Features, check_image_size, extract
 from edgeseed.distill.teachers._licences import Licence, licence_of_timm
 from edgeseed.distill.teachers._table import (
@@ -24,8 +22,6 @@ from edgeseed.distill.teachers._table import (
     pooling_of_architecture,
 )
 from edgeseed.distill.teachers.network import Teacher
-
-_PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
 class TimmTrunk(nn.Module):
@@ -71,7 +67,7 @@ def load_timm(name: str, *, image_size: int | None) -> Teacher:
         input_size(image_size, info, config.input_size),
         pretrained=True,
         **pooling_arguments(full_name),
-        **_where_weights_are(full_name, config),
+        **weights_in_cache(full_name, config),
     )
     return make_teacher(
         network,
@@ -123,7 +119,7 @@ def build_timm(name: str, image_size: int, **kwargs: Any) -> nn.Module:
             if not _is_refusal(error, sizes):
                 raise
         except (OSError, URLError) as error:
-            raise _cannot_fetch(name, error) from error
+            raise cannot_fetch(name, error) from error
         else:
             check_image_size(f"teacher {name}", network, image_size)
             return network
@@ -133,40 +129,6 @@ def build_timm(name: str, image_size: int, **kwargs: Any) -> nn.Module:
 def _is_refusal(error: TypeError, sizes: Mapping[str, Any]) -> bool:
     text = str(error)
     return "unexpected keyword argument" in text and any(f"'{key}'" in text for key in sizes)
-
-
-def _where_weights_are(name: str, config: Any) -> dict[str, Any]:
-    """A file in the local cache needs no network at all."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if not config.hf_hub_id:
-        return {}
-    for file_name in ("model.safetensors", "pytorch_model.bin"):
-        cached = try_to_load_from_cache(config.hf_hub_id, file_name)
-        if isinstance(cached, str):
-            return {"pretrained_cfg_overlay": {"file": cached, "custom_load": False}}
-    _check_network(name)
-    return {}
-
-
-def _check_network(name: str) -> None:
-    # Without a resolver the hub's client would retry for most of a minute, and say so each time.
-    if any(os.environ.get(variable) for variable in _PROXIES):
-        return
-    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
-    try:
-        socket.getaddrinfo(host, 443)
-    except OSError as error:
-        raise _cannot_fetch(name, error) from error
-
-
-def _cannot_fetch(name: str, error: BaseException) -> WorkError:
-    reason = " ".join(str(error).split())[:120]
-    return WorkError(
-        f"{name}: its weights are not in the local cache and cannot be fetched ({reason}); fetch "
-        "them where there is a network, and write the file behind the name: "
-        f"{name}=PATH/model.safetensors"
-    )
 
 
 def _take_off_classifier(network: Any, name: str) -> dict[str, nn.Module]:

@@ -12,7 +12,7 @@ Weights = Mapping[str, torch.Tensor]
 _BATCH_NORM_EPS = 1e-5
 
 
-class DinoHead(nn.Module):
+class FrozenDinoHead(nn.Module):
     """The head of DINO, iBOT and EsViT: MLP, L2 norm, linear layer of unit-norm rows times a gain.
 
     Emerging Properties in Self-Supervised Vision Transformers, 2021, arXiv 2104.14294. The weight
@@ -103,7 +103,7 @@ def _batch_norm(weights: Weights) -> nn.BatchNorm1d:
     return layer
 
 
-def dino_head_from_weights(weights: Weights) -> DinoHead:
+def dino_head_from_weights(weights: Weights) -> FrozenDinoHead:
     """Rebuilds the head of DINO, iBOT and EsViT (`mlp.*`, `last_layer.*`)."""
     last = below(weights, "last_layer.")
     gain = last.get("weight_g", last.get("parametrizations.weight.original0"))
@@ -118,7 +118,7 @@ def dino_head_from_weights(weights: Weights) -> DinoHead:
             "weight_v were expected"
         )
     mlp = mlp_from_weights(below(weights, "mlp."), activation=nn.GELU)
-    return DinoHead(mlp, _linear({"weight": weight}))
+    return FrozenDinoHead(mlp, _linear({"weight": weight}))
 
 
 def prototypes_from_weights(weights: Weights) -> nn.Module:

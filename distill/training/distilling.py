@@ -14,10 +14,18 @@ from torch import Tensor
 from edgeseed.core.config import to_plain
 from edgeseed.core.console import note, quiet
 from edgeseed.core.errors import ConfigError, DataError, UsageError
-from edgeseed.core.network import StudentNetwork, load_student
+from edgeseed.core.network import StudentNetwork
 from edgeseed.core.options import takes
 from edgeseed.core.photos import PhotoSet, open_photos
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.pretrained import (
+    architecture_name,
+    check_model_name,
+    is_pretrained_name,
+    is_student_file,
+    is_trained,
+    load_model,
+)
 from edgeseed.core.student import Architecture, read_spec
 from edgeseed.distill import distributed
 from edgeseed.distill.data.canvases import fit_batch_size, native_side
@@ -298,8 +306,8 @@ class _Preparation:
     ) -> tuple[StudentNetwork, Architecture, Preprocess, tuple[str, ...] | None]:
         """A student to start from, and the classes that its head knows."""
         preprocess = _preprocess(self.image_size)
-        if name.endswith(".safetensors"):
-            network, spec = load_student(name)
+        if is_trained(name):
+            network, spec = load_model(name, image_size=self.image_size)
             self.starts[role] = weights_digest(network)
             mean, std = spec.preprocess.mean, spec.preprocess.std
             preprocess = dataclasses.replace(preprocess, mean=mean, std=std)
@@ -378,7 +386,9 @@ def _check_students(method: type[Method[Any]], run: RunSettings, settings: Setti
     """Before photos are read and a teacher is loaded, which may take minutes."""
     for name in (run.student, *(run.roles[role] for role in method.REQUIREMENTS.trained)):
         check_form(name, settings.student)
-        if not name.endswith(".safetensors"):
+        if is_pretrained_name(name):
+            check_model_name(name)
+        elif not is_student_file(name):
             check_student_name(name)
 
 
@@ -417,9 +427,9 @@ def _open_data(method: type[Method[Any]], run: RunSettings) -> PhotoSet:
 def _image_size(run: RunSettings, photos: PhotoSet) -> int:
     if run.image_size is not None:
         return run.image_size
-    if run.student.endswith(".safetensors"):
+    if is_student_file(run.student):
         return read_spec(run.student).preprocess.image_size  # someone has chosen it
-    usual = describe_student(run.student).image_size
+    usual = describe_student(architecture_name(run.student)).image_size
     native = native_side(photos)
     size = min(usual, max(32, -(-native // 32) * 32))
     if size < usual:

@@ -257,7 +257,7 @@ class _Finetuning:
         wanted = self.settings.training.channels_last
         usual = prefers_channels_last(self.device, preprocess.image_size)
         if usual if wanted is None else wanted:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=torch.channels_last)
         looked = embed(network, labelled, preprocess=preprocess, device=self.device)
         return looked.photos, looked.values
 

@@ -124,7 +124,11 @@ class DistillOptions(UnlabelledOptions):
         Option("A timm name, NAME=CHECKPOINT, or a student.safetensors.", metavar="T"),
     ] = None
     student: Annotated[
-        str, Option("A timm name, or a student.safetensors to go on from.", metavar="S")
+        str,
+        Option(
+            "A timm name, or weights to go on from: NAME.tag, NAME=CHECKPOINT, a student file.",
+            metavar="S",
+        ),
     ]
     peer: Annotated[
         str | None, Option("A second student, for methods that train two.", metavar="P")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from edgeseed.core.config import build_config, read_toml, split_override, to_plain
 from edgeseed.core.console import note
 from edgeseed.core.errors import ConfigError
+from edgeseed.core.pretrained import is_trained
 from edgeseed.core.registry import unknown_name
 from edgeseed.distill.data.views import ViewPlan, ViewSettings
 from edgeseed.distill.method import Method
@@ -177,12 +178,12 @@ def student_settings(*, activation: Activation, drop_se: bool) -> dict[str, Any]
 
 
 def check_form(student: str, settings: StudentSettings) -> None:
-    """Refuses to build a student file otherwise than it was trained.
+    """Refuses to build a student otherwise than its weights were trained.
 
     Raises:
-        ConfigError: If a student file is asked to change its form.
+        ConfigError: If a student that comes with weights is asked to change its form.
     """
-    if student.endswith(".safetensors") and settings != StudentSettings():
+    if is_trained(student) and settings != StudentSettings():
         raise ConfigError(
             f"{student} is trained and keeps its form: leave out activation, drop_se and "
             "reduce_stride, or start from a timm name"

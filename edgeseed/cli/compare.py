@@ -11,10 +11,16 @@ from edgeseed.core.console import printable
 Examples:
   edgeseed compare results/fp32.json results/int8.json
   edgeseed compare results/*.json --html report.html
-  edgeseed compare baseline.json new.json --fail-if "p90>+5%"
+  edgeseed compare new.json --baseline release.json --fail-if "p90>+5%"
 """
 )
 @click.argument("results", nargs=-1, required=True, type=click.Path(), metavar="RESULT.json...")
+@click.option(
+    "--baseline",
+    type=click.Path(),
+    metavar="R.json",
+    help="What the others are compared with.  [default: the first result]",
+)
 @click.option(
     "--html",
     type=click.Path(),
@@ -32,11 +38,12 @@ Examples:
 def command(
     context: click.Context,
     results: tuple[str, ...],
+    baseline: str | None,
     html: str | None,
     fail_if: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Compare results with the first of them."""
+    """Compare results with the first of them, or with a baseline."""
     from edgeseed.core.errors import GateError
     from edgeseed.runtime import compare
     from edgeseed.runtime.conditions import parse_rule
@@ -45,7 +52,7 @@ def command(
         parse_rule(limit)  # a typing mistake should cost nothing
     failure: GateError | None = None
     with silence(as_json):
-        comparison = compare(results, html=html)
+        comparison = compare(results, baseline=baseline, html=html)
         try:
             if fail_if:
                 comparison.check(fail_if)

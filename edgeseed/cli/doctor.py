@@ -10,20 +10,33 @@ from edgeseed.cli._options import emit, json_option, table
 Examples:
   edgeseed doctor
   edgeseed doctor --json
+  edgeseed doctor --device ssh:nvidia@jetson --profile jetson-orin-nano
 """
 )
+@click.option(
+    "--device",
+    metavar="KIND[:ADDRESS]",
+    help="Look at a device instead of this machine; see `edgeseed devices`.",
+)
+@click.option("--profile", "device_profile", metavar="NAME", help="What the device should be.")
 @json_option
 @click.pass_context
-def command(context: click.Context, as_json: bool) -> None:
-    """Say what works here and how to mend the rest."""
+def command(
+    context: click.Context, device: str | None, device_profile: str | None, as_json: bool
+) -> None:
+    """Say what works here, or on a device, and how to mend the rest."""
     from edgeseed.doctor import doctor
 
-    diagnosis = doctor()
+    diagnosis = doctor(device, device_profile=device_profile)
     rows = [(check.name, check.status, check.found, check.fix) for check in diagnosis.checks]
     machine = diagnosis.environment
     head = (
-        f"edgeseed {machine['edgeseed']}, Python {machine['python']}, {machine['platform']}\n"
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB\n\n"
+        f"{device}\n\n"
+        if device is not None
+        else (
+            f"edgeseed {machine['edgeseed']}, Python {machine['python']}, {machine['platform']}\n"
+            f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB\n\n"
+        )
     )
     emit(
         diagnosis,

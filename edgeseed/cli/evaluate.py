@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from edgeseed.cli._options import emit, json_option, silence, table
+from edgeseed.core.console import count_of
 
 
 @click.command(
@@ -130,6 +131,8 @@ def command(as_json: bool, **options: Any) -> None:
     if result.baseline is not None:
         seeds = ", ".join(map(str, result.baseline.seeds))
         text += f"\nuntrained: {result.baseline.network} with fresh weights, seeds {seeds}"
+    if result.num_broken:
+        text += f"\nleft out: {count_of(result.num_broken, 'photo')} that cannot be read"
     text += f"\nclassifier: {result.classifier}" if result.classifier else ""
     emit(result, as_json=as_json, text=text)
 

@@ -14,9 +14,11 @@ Examples:
   edgeseed profile bundles/onnx-int8 --device browser --lan --out results/phone.json
   edgeseed profile bundles/onnx-int8 --device host --protocol normal --threads 1 \\
       --data labelled/test --out results/int8-normal.json
+  edgeseed profile bundles/onnx-fp32 bundles/onnx-int8 --repeat 5 --out results/in-turns
+  edgeseed profile bundles/onnx-int8 --device adb --out results/phone.json
 """
 )
-@click.argument("bundle", type=click.Path())
+@click.argument("bundles", nargs=-1, required=True, type=click.Path(), metavar="BUNDLE...")
 @click.option(
     "--device",
     default="host",
@@ -60,7 +62,21 @@ Examples:
     required=True,
     type=click.Path(),
     metavar="R.json",
-    help="Where to write the result; must not exist.",
+    help="Where to write the result; must not exist. With several bundles or --repeat: a folder.",
+)
+@click.option(
+    "--repeat",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Measure every bundle N times, in turns.",
+)
+@click.option(
+    "--measurement",
+    type=click.Path(),
+    metavar="FILE",
+    help="A runner's measurement.json of this bundle that came another way, in place of measuring.",
 )
 @click.option(
     "--seed",
@@ -70,15 +86,25 @@ Examples:
     help="Of the photos that are drawn.",
 )
 @json_option
-def command(as_json: bool, **options: Any) -> None:
+def command(as_json: bool, bundles: tuple[str, ...], repeat: int, **options: Any) -> None:
     """Measure a bundle on a device.
 
     Latency with its spread and drift, load, first run, memory, and with --data accuracy.
     """
-    from edgeseed.runtime import compare, profile
+    from edgeseed.core.errors import UsageError
+    from edgeseed.runtime import compare, profile, profile_in_turns
 
+    if len(bundles) > 1 or repeat > 1:
+        if options.pop("measurement") is not None:
+            raise UsageError("--measurement is of one bundle; leave --repeat and other bundles out")
+        with silence(as_json):
+            results = profile_in_turns(bundles, repeat=repeat, **options)
+            text = compare(results).table(notes=False)
+        value = [result.to_dict() for result in results]
+        emit(value, as_json=as_json, text=f"{text}\n\nwritten to {options['out']}")
+        return
     with silence(as_json):
-        result = profile(**options)
+        result = profile(bundle=bundles[0], **options)
         # What is to be known of the result was just said on stderr, as warnings.
         text = compare([result]).table(notes=False)
     emit(result, as_json=as_json, text=f"{text}\n\nwritten to {options['out']}")

@@ -100,7 +100,7 @@ def takes(
             return function(options(*args, **kwargs))
 
         # `help` and the documentation show the parameters of the class, and what they are for.
-        call.__wrapped__ = options  # type: ignore[attr-defined]  # functools.wraps has set it
+        vars(call)["__wrapped__"] = options
         call.__doc__ = _insert_arguments(function.__doc__ or "", typing.cast(Any, options))
         return call
 

@@ -68,6 +68,16 @@ def is_pretrained_name(source: str) -> bool:
     return bool(tag) and timm.is_model(architecture)
 
 
+def is_trained(source: str) -> bool:
+    """Whether a student comes with weights, as opposed to a name that is built afresh."""
+    return is_student_file(source) or is_pretrained_name(source)
+
+
+def architecture_name(source: str) -> str:
+    """The timm name in `NAME`, `NAME.tag` and `NAME=CHECKPOINT`."""
+    return source.partition("=")[0].partition(".")[0]
+
+
 @contextlib.contextmanager
 def student_file(source: str | Path) -> Iterator[Path]:
     """Yields a student file: `source` itself, or one made of a timm network for the while.
@@ -87,11 +97,15 @@ def student_file(source: str | Path) -> Iterator[Path]:
         yield path
 
 
-def load_model(source: str | Path) -> tuple[StudentNetwork, StudentSpec]:
+def load_model(
+    source: str | Path, *, image_size: int | None = None
+) -> tuple[StudentNetwork, StudentSpec]:
     """Loads a student from its file, from timm's weights, or from a checkpoint.
 
     Args:
         source: `PATH.safetensors`, `NAME[.tag]` or `NAME=CHECKPOINT`.
+        image_size: Side of the input of a timm network, in pixels; by default that of its weights.
+            A student file has its own.
 
     Returns:
         The network in eval mode, on the CPU, and its specification.
@@ -105,12 +119,24 @@ def load_model(source: str | Path) -> tuple[StudentNetwork, StudentSpec]:
     if is_student_file(source) or Path(source).is_file():
         return load_student(source)
     name, equals, path = str(source).partition("=")
-    _check_name(name)
-    network = _from_checkpoint(name, Path(path)) if equals else _from_timm(name)
-    return _as_student(network.eval(), name=name, checkpoint=Path(path) if equals else None)
+    check_model_name(str(source))
+    size = _fixed_size(name, image_size)
+    network = _from_checkpoint(name, Path(path), size) if equals else _from_timm(name, size)
+    return _as_student(
+        network.eval(), name=name, checkpoint=Path(path) if equals else None, image_size=image_size
+    )
 
 
-def _check_name(name: str) -> None:
+def check_model_name(source: str) -> None:
+    """Refuses a network or tag that timm does not know, and a file that is not there.
+
+    Raises:
+        UnknownNameError: If timm has no such network.
+        UsageError: If it has no such weights, or there is no such file.
+    """
+    name, equals, path = source.partition("=")
+    if equals and not Path(path).is_file():
+        raise UsageError(f"{path} does not exist or is not a file; a checkpoint was expected")
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         if os.sep in name or name.endswith((".pth", ".pt", ".onnx", ".ckpt")):
@@ -128,7 +154,14 @@ def _check_name(name: str) -> None:
 # --------------------------------------------------------------------------- timm's own weights
 
 
-def _from_timm(name: str) -> nn.Module:
+def _fixed_size(name: str, image_size: int | None) -> dict[str, Any]:
+    """The argument that builds a network for another size, where it must be told."""
+    config = timm.get_pretrained_cfg(name)
+    is_fixed = config is not None and bool(config.fixed_input_size)
+    return {"img_size": image_size} if is_fixed and image_size is not None else {}
+
+
+def _from_timm(name: str, size: Mapping[str, Any]) -> nn.Module:
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise UsageError(f"{name}: timm has no weights of it; give a file: {name}=CHECKPOINT")
@@ -136,7 +169,9 @@ def _from_timm(name: str) -> nn.Module:
     if full_name != name:
         note(f"{name} is timm's {full_name}")
     try:
-        return timm.create_model(full_name, pretrained=True, **weights_in_cache(full_name, config))
+        return timm.create_model(
+            full_name, pretrained=True, **size, **weights_in_cache(full_name, config)
+        )
     except (OSError, URLError) as error:
         raise cannot_fetch(full_name, error) from error
 
@@ -183,7 +218,7 @@ def cannot_fetch(name: str, error: BaseException) -> WorkError:
 # --------------------------------------------------------------------------- checkpoints
 
 
-def _from_checkpoint(name: str, path: Path) -> nn.Module:
+def _from_checkpoint(name: str, path: Path, size: Mapping[str, Any]) -> nn.Module:
     weights, aside = unwrap(read_weights(path), path=path)
     with torch.device("meta"):
         plain = timm.create_model(name.partition(".")[0])
@@ -193,7 +228,7 @@ def _from_checkpoint(name: str, path: Path) -> nn.Module:
     used = _with_renamed_head(below.weights, others, expected, plain)
     head = used.get(f"{_classifier_of(plain)}.weight")
     num_classes = 0 if head is None else int(head.shape[0])
-    network = load_into_timm(name, used, path=path, num_classes=num_classes)
+    network = load_into_timm(name, used, path=path, num_classes=num_classes, **size)
     unused = [*aside, *others]
     if below.prefix:
         note(f"{path}: the weights below {below.prefix} are used")
@@ -315,10 +350,10 @@ def check_all_used(
 
 
 def _as_student(
-    network: nn.Module, *, name: str, checkpoint: Path | None
+    network: nn.Module, *, name: str, checkpoint: Path | None, image_size: int | None
 ) -> tuple[StudentNetwork, StudentSpec]:
     config = cast(Any, network).pretrained_cfg
-    size = _image_size(name, config)
+    size = image_size or _image_size(name, config)
     kwargs = {"img_size": size} if config.get("fixed_input_size") else {}
     architecture = Architecture(name=name.partition(".")[0], kwargs=kwargs)
     head = cast(Any, network).get_classifier()

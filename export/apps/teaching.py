@@ -13,6 +13,7 @@ highest together.
 >>>>>>> main
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,7 +73,8 @@ def gallery(
     """Makes a gallery of labelled photos.
 
     Args:
-        model: A student file, or a bundle, whose own model computes the embeddings then.
+        model: A student (`PATH.safetensors`, `NAME[.tag]` or `NAME=CHECKPOINT`), or a bundle,
+            whose own model computes the embeddings then.
         data: Photos in class folders, or a named set.
         out: The file to write.
         per_class: Photos a class that go into the gallery; the others are held out.
@@ -88,8 +90,18 @@ def gallery(
     photos = open_photos(data, labels=True)
     if photos.labels is None or photos.classes is None:
         raise DataError(f"{data} has no labels; lay it out as {data}/CLASS/photo.jpg")
-    embedder = _open(Path(model))
-    entries, held_out = _split(photos, per_class=per_class, max_held_out=max_held_out, seed=seed)
+    with _opened(model) as embedder:
+        return _make(
+            embedder, photos, Path(out), per_class=per_class, limit=max_held_out, seed=seed
+        )
+
+
+def _make(
+    embedder: "_Embedder", photos: PhotoSet, out: Path, *, per_class: int, limit: int, seed: int
+) -> GalleryResult:
+    assert photos.labels is not None
+    assert photos.classes is not None
+    entries, held_out = _split(photos, per_class=per_class, max_held_out=limit, seed=seed)
     made = make_gallery(
         embedder.embed(photos.subset(entries)),
         photos.labels[entries],
@@ -101,11 +113,11 @@ def gallery(
     known, unknown = _nearest_cosines(made, queries, labels)
     threshold = choose_threshold(known, unknown)
     made = dataclasses.replace(made, threshold=threshold)
-    write_gallery(Path(out), made)
+    write_gallery(out, made)
     answers = np.array([classify(made, query).index for query in queries])
     right, accepted = answers == labels, known >= threshold
     return GalleryResult(
-        gallery=Path(out),
+        gallery=out,
         num_entries=len(entries),
         num_classes=len(photos.classes),
         per_class=per_class,
@@ -188,27 +200,32 @@ class _Embedder:
             yield np.stack([self._preprocess.pixels(photos.image(i)) for i in range(start, stop)])
 
 
-def _open(model: Path) -> _Embedder:
+@contextlib.contextmanager
+def _opened(source: str | Path) -> Iterator[_Embedder]:
+    model = Path(source)
     if (model / MANIFEST).is_file():
         bundle = read_bundle(model)
         manifest = bundle.manifest
         opened = TARGETS.load(manifest.target).open(bundle.path, manifest)
-        return _Embedder(
+        yield _Embedder(
             manifest.preprocess,
             manifest.student_sha256,
             lambda pixels: opened.infer(pixels)["embedding"],
         )
+        return
     if model.is_dir():
         raise UsageError(
             f"{model} is a folder, but no bundle; give a student.safetensors or a bundle"
         )
     # Not at the top: reading a bundle of ONNX needs no torch.
     from edgeseed.core.network import load_student
+    from edgeseed.core.pretrained import student_file
     from edgeseed.export.proof.reference import reference_outputs
 
-    network, spec = load_student(model)
-    return _Embedder(
-        spec.preprocess,
-        sha256_file(model),
-        lambda pixels: reference_outputs(network, spec.preprocess, pixels)["embedding"],
-    )
+    with student_file(source) as file:
+        network, spec = load_student(file)
+        yield _Embedder(
+            spec.preprocess,
+            sha256_file(file),
+            lambda pixels: reference_outputs(network, spec.preprocess, pixels)["embedding"],
+        )

@@ -1,7 +1,7 @@
 """Float program -> integer program: calibrate, choose, correct; search only where needed."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import fx
@@ -12,6 +12,11 @@ from edgeseed.export.call import Batch
 from edgeseed.export.program import example_input, float_graph, trace
 from edgeseed.export.proof.reference import layer_names
 from edgeseed.export.quantize.config import QuantizeConfig
+from edgeseed.export.quantize.corrections.byte_weights import (
+    float_layers,
+    layers_worth_bytes,
+    with_byte_weights,
+)
 from edgeseed.export.quantize.corrections.equalization import equalize_channels
 from edgeseed.export.quantize.corrections.float_embedding import free_embedding
 from edgeseed.export.quantize.corrections.widening import widen_channels
@@ -37,6 +42,9 @@ from edgeseed.export.samples import Photos, Reserve
 _LEARNING = 10_000
 # Tensors whose rounding costs most, around which layers are tried in float, and how many together.
 _DEAREST, _MOST_AROUND = 3, 3
+# Weights of float layers are bytes where the distance grows by no more than this share, or by as
+# little as two ways of rounding a float16 model differ.
+_AS_NEAR, _UNNOTICED = 1.02, 1e-4
 # Photos that show which channels are wide and which are narrow.
 _LOOK = (16 * 224 * 224, (16, 128))
 
@@ -80,7 +88,8 @@ def quantize(
         float_graph(program), scheme, photos, config or QuantizeConfig(), reserve=reserve
     )
     numbers, layout = worker.work(dict(keep_float or {}))
-    quantized = insert_quantization(worker.graph, layout, numbers, scheme)
+    graph = worker.with_byte_weights(numbers, layout)
+    quantized = insert_quantization(graph, layout, numbers, scheme)
     size = int(photos.pixels.shape[-1])
     program_of_integers = trace(quantized, example_input(size, batch=batch), batch=batch)
     renamed = _renamed(quantized, program_of_integers.graph_module)
@@ -129,6 +138,7 @@ class _Worker:
         self.score = Score(agreement=0.0, distance=float("inf"))
         self.gains: Mapping[str, float] = {}
         self.learnt_on = 0
+        self.in_bytes: tuple[str, ...] = ()
 
     def work(self, keep_float: dict[str, str]) -> tuple[Numbers, Layout]:
         layout = plan_layout(self.graph.graph, self.scheme, keep_float=keep_float)
@@ -145,6 +155,27 @@ class _Worker:
             # Last: weights that have learnt to make up for a layer are no use once it is in float.
             numbers = self._recover(numbers, layout)
         return numbers, layout
+
+    def with_byte_weights(self, numbers: Numbers, layout: Layout) -> fx.GraphModule:
+        """The float graph, with the weights of layers that stay in float as bytes hold them.
+
+        Only where no more decisions are lost than chance moves, and no distance.
+        """
+        if not self.scheme.byte_weights:
+            return self.graph
+        sample = self.judge.counting
+        before = None
+
+        def loses(layers: Sequence[str]) -> bool:
+            nonlocal before
+            before = before or self.judge.score(numbers, layout, sample)
+            changed = with_byte_weights(self.graph, layers, self.scheme.weight)
+            after = self.judge.score(numbers, layout, sample, graph=changed)
+            most = max(_AS_NEAR * before.distance, before.distance + _UNNOTICED)
+            return after.keeps_fewer(before) or after.distance > most
+
+        self.in_bytes = layers_worth_bytes(float_layers(self.graph, layout), loses)
+        return with_byte_weights(self.graph, self.in_bytes, self.scheme.weight)
 
     def _recover(self, numbers: Numbers, layout: Layout) -> Numbers:
         learning, sample = self.judge.ranging, self.judge.selection
@@ -279,6 +310,7 @@ class _Worker:
             "counted": {name: dataclasses.asdict(score) for name, score in self.counted.items()},
             "integer": dict(layout.operators),
             "float": dict(layout.floats),
+            "byte_weights": list(self.in_bytes),
             "sensitivity": dict(self.gains),
             "widened": self.widened,
             "equalized": {name: evened.to_dict() for name, evened in self.evened.items()},

@@ -75,6 +75,9 @@ class Scheme:
     none. See `x86`."""
     depthwise_multiple: int = 1
     """Number of channels that the runtime's depthwise kernel takes at a time."""
+    byte_weights: bool = False
+    """Whether the file can keep the weights of float layers in bytes, one scale an output channel.
+    See `byte_weights`."""
     pair_limit: int = 0
     """What two neighbouring weights of one sign may come to, so that a kernel that adds their
     products in 16 bits is exact; 0 for anything. See `pairs`."""

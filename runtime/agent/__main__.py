@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,11 +53,18 @@ class RefusedError(Exception):
 def main(arguments: list[str]) -> int:
     """Do the job in the folder that is named, or else in the current one."""
     work = Path(arguments[0] if arguments else ".")
+    (work / _job.OWNER).write_text(str(os.getpid()))
     try:
         if (work / _job.BUILD_JOB).is_file():
             _build_engine(work)
         else:
             _do(work)
+    except BrokenPipeError:
+        # Nobody listens any more: the connection broke, or the host was killed. It cannot remove
+        # this folder, so it removes itself.
+        if work.name.startswith("edgeseed-"):
+            shutil.rmtree(str(work), ignore_errors=True)
+        os._exit(1)  # without a flush of stdout, which would fail again
     except RefusedError as refusal:
         _say("error", kind=refusal.kind, message=str(refusal))
         return 1

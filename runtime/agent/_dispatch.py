@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import shutil
-import tempfile
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,17 @@ from numpy.typing import NDArray
 from edgeseed.core.bundle import ENGINES, MANIFEST, Bundle
 from edgeseed.core.console import Bar, progress
 from edgeseed.core.errors import ArtifactError, EdgeseedError, GateError, WorkError
+from edgeseed.runtime._leftovers import work_folder
 from edgeseed.runtime.agent import _job
 from edgeseed.runtime.agent._pack import pack_agent
 from edgeseed.runtime.conformance import Stages, read_measurement
-from edgeseed.runtime.device import AgentDevice, Device, Ended, Observation
+from edgeseed.runtime.device import (
+    AgentDevice,
+    Device,
+    Ended,
+    LostAfterMeasuringError,
+    Observation,
+)
 
 _ERRORS: dict[str, type[EdgeseedError]] = {
     "artifact": ArtifactError,
@@ -44,15 +51,26 @@ def dispatch(
         GateError: If the model does not give its golden outputs there; nothing was timed then.
         WorkError: If the device or the engine failed.
     """
-    with tempfile.TemporaryDirectory(prefix="edgeseed-") as folder:
-        work = Path(folder)
+    with work_folder() as work:
         _fill(work, bundle, job, pixels)
         with Listener(job, device.name, num_photos=0 if pixels is None else len(pixels)) as listen:
-            ended = device.run_agent(work, on_line=listen)
+            try:
+                ended = device.run_agent(work, on_line=listen)
+            except EdgeseedError as error:
+                raise _with_measurement(work / _job.RESULT, device, error) from error
         raise_if_failed(device, ended, listen.error)
         return _read(
             work / _job.RESULT, device, stages=listen.stages, wants_outputs=pixels is not None
         )
+
+
+def _with_measurement(result: Path, device: Device, error: EdgeseedError) -> EdgeseedError:
+    """The error, with the measurement if that had come back before it happened."""
+    try:
+        seen = _read(result, device, stages=Stages(), wants_outputs=False)
+    except EdgeseedError:
+        return error
+    return LostAfterMeasuringError(str(error), measurement=seen.measurement)
 
 
 def _fill(work: Path, bundle: Bundle, job: _job.Job, pixels: NDArray[np.uint8] | None) -> None:
@@ -168,7 +186,7 @@ def _read(result: Path, device: Device, *, stages: Stages, wants_outputs: bool) 
             json.loads(text), what=f"{device.name}: the agent's measurement"
         )
         return Observation(measurement=measurement, outputs=outputs, stages=stages)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise WorkError(
             f"{device.name}: the agent ended well, but its result cannot be read ({error}); "
             "run again"

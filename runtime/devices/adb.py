@@ -169,6 +169,15 @@ class AdbDevice(Device):
             threads=threads,
         )
 
+    def look(self) -> Machine:
+        """What the phone is, without measuring anything.
+
+        Raises:
+            WorkError: If it cannot be reached; the message says what to do.
+        """
+        adb = Adb(self._address.serial)
+        return android.read_machine(adb.shell, android.read_properties(adb.shell))
+
     def measure(self, bundle: Bundle, job: Job, *, pixels: NDArray[np.uint8] | None) -> Observation:
         """Prepare the phone, run the runner, and put the phone back as it was."""
         adb = Adb(self._address.serial)

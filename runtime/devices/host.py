@@ -1,11 +1,12 @@
 """This machine."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from edgeseed.core.errors import ConfigError
+from edgeseed.core.errors import ConfigError, WorkError
 from edgeseed.runtime.agent import _job
 from edgeseed.runtime.device import AgentDevice, Ended
 from edgeseed.runtime.devices._process import stream
@@ -30,6 +31,15 @@ class HostDevice(AgentDevice):
     def name(self) -> str:
         """Always `host`."""
         return self.kind
+
+    def probe(self, script: str) -> str:
+        """See `AgentDevice.probe`."""
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise WorkError(f"host: {done.stderr.strip().rpartition(chr(10))[2]}")
+        return done.stdout
 
     def run_agent(self, work: Path, *, on_line: Callable[[str], None]) -> Ended:
         """Run the agent in `work`, where everything is already."""

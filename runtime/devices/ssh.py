@@ -1,9 +1,11 @@
-"""A board or computer that OpenSSH reaches: `ssh:[USER@]HOST[:PORT][?python=PATH]`.
+"""A board or computer that OpenSSH reaches: `ssh:[USER@]HOST[:PORT][?python=PATH&install=venv]`.
 
 The system's own `ssh` is used, so that `~/.ssh/config`, keys, agents and jump hosts work as they
 do by hand. Nothing is asked: a host key that is not known, or a key that is not accepted, is an
 error that says what to do once by hand. The device needs Python 3.8 or newer with numpy and the
-engine; `?python=` names the one to use, such as that of a virtual environment.
+engine; `?python=` names the one to use, such as that of a virtual environment. `?install=venv`
+makes a throw-away environment there for this run, with numpy and the engine from the index that the
+device's pip is set to; without it nothing is ever installed.
 """
 
 import io
@@ -16,7 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from urllib.parse import parse_qsl
 
+from edgeseed.core.console import say, warn
 from edgeseed.core.errors import ConfigError, MissingDependencyError, WorkError
 from edgeseed.runtime.agent import _job
 from edgeseed.runtime.device import AgentDevice, Ended
@@ -26,10 +30,11 @@ _ADDRESS = re.compile(
     r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@)?"
     r"(?P<host>[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\])"
     r"(?::(?P<port>\d{1,5}))?"
-    r"(?:\?python=(?P<python>[^?\s]+))?"
+    r"(?:\?(?P<options>[^?\s]+))?"
 )
 _CONNECT_SECONDS = 15
 _TRANSFER_SECONDS = 600
+_REMOVE_SECONDS = 30
 _OPTIONS = (
     "-T",
     "-o", "BatchMode=yes",
@@ -43,11 +48,36 @@ _SSH_FAILED = 255
 # parts what these print from what a chatty .bashrc printed before.
 _MARK = b"\0edgeseed\0"
 _PRINT_MARK = 'sys.stdout.buffer.write(b"\\0edgeseed\\0"); sys.stdout.flush()'
+# Folders of runs whose agent is gone or never came, as killed hosts and broken links leave them.
+_SWEEP = """
+def left(folder):
+    if os.stat(folder).st_uid != os.getuid():
+        return False
+    try:
+        with open(os.path.join(folder, "owner")) as file:
+            os.kill(int(file.read()), 0)
+        return False
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError):
+        return time.time() - os.stat(folder).st_mtime > 600
+for old in glob.glob(os.path.join(tempfile.gettempdir(), "edgeseed-*")):
+    try:
+        if os.path.isdir(old) and not os.path.islink(old) and left(old):
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError:
+        pass
+"""
 _RECEIVE = f"""
-import sys, tarfile, tempfile
+import glob, os, shutil, sys, tarfile, tempfile, time
+{_SWEEP}
 folder = tempfile.mkdtemp(prefix="edgeseed-")
-with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
-    archive.extractall(folder)
+try:
+    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
+        archive.extractall(folder)
+except BaseException:
+    shutil.rmtree(folder, ignore_errors=True)  # a full disk must not stay full
+    raise
 {_PRINT_MARK}
 print(folder)
 """
@@ -58,6 +88,16 @@ with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
     archive.add(sys.argv[1] + "/result", "result")
 """
 _REMOVE = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
+
+_INSTALLED = ("numpy", "onnxruntime")
+_INSTALL = f"""
+import subprocess, sys
+folder, *packages = sys.argv[1:]
+subprocess.run([sys.executable, "-m", "venv", folder], check=True, stdout=sys.stderr)
+install = [folder + "/bin/python", "-m", "pip", "install", "--quiet", "--no-cache-dir"]
+subprocess.run(install + packages, check=True, stdout=sys.stderr)
+{_PRINT_MARK}
+"""
 
 # What ssh says -> what to do about it. `{at}` is the destination.
 _REMEDIES = (
@@ -85,6 +125,8 @@ class SshAddress:
     user: str | None = None
     port: int | None = None
     python: str = "python3"
+    install: bool = False
+    """Whether to make a throw-away environment with numpy and the engine there."""
 
     @property
     def destination(self) -> str:
@@ -94,22 +136,37 @@ class SshAddress:
 
 
 def parse_address(text: str) -> SshAddress:
-    """Read `[USER@]HOST[:PORT][?python=PATH]`.
+    """Read `[USER@]HOST[:PORT][?python=PATH&install=venv]`.
 
     Raises:
         ConfigError: If it is not of that form.
     """
     match = _ADDRESS.fullmatch(text)
     if match is None:
-        raise ConfigError(
-            f"--device ssh:{text} is not understood; write ssh:[USER@]HOST[:PORT][?python=PATH], "
-            "such as ssh:pi@raspberrypi"
-        )
+        raise ConfigError(_not_understood(text))
     port = None if match["port"] is None else int(match["port"])
     if port is not None and not 0 < port < 65536:
         raise ConfigError(f"--device ssh:{text}: port {port} is not between 1 and 65535")
+    options = dict(parse_qsl(match["options"] or "", keep_blank_values=True))
+    if not set(options) <= {"python", "install"} or (match["options"] and not options):
+        raise ConfigError(_not_understood(text))
+    if options.get("install", "venv") != "venv":
+        raise ConfigError(f"--device ssh:{text}: install={options['install']} is not venv")
+    if not options.get("python", "python3"):
+        raise ConfigError(_not_understood(text))
     return SshAddress(
-        host=match["host"], user=match["user"], port=port, python=match["python"] or "python3"
+        host=match["host"],
+        user=match["user"],
+        port=port,
+        python=options.get("python", "python3"),
+        install="install" in options,
+    )
+
+
+def _not_understood(text: str) -> str:
+    return (
+        f"--device ssh:{text} is not understood; write "
+        "ssh:[USER@]HOST[:PORT][?python=PATH&install=venv], such as ssh:pi@raspberrypi"
     )
 
 
@@ -143,7 +200,8 @@ class SshDevice(AgentDevice):
         folder = self._call(_RECEIVE, sends=_packed(work)).decode().strip()
         try:
             agent = f"{folder}/{_job.AGENT}"
-            ended = stream(self._command(self._address.python, agent, folder), on_line=on_line)
+            python = self._install(folder) if self._address.install else self._address.python
+            ended = stream(self._command(python, agent, folder), on_line=on_line)
             if ended.exit_code == _SSH_FAILED:
                 raise self._lost(ended.stderr)
             if ended.exit_code == 0:
@@ -151,6 +209,17 @@ class SshDevice(AgentDevice):
             return ended
         finally:
             self._remove(folder)
+
+    def _install(self, folder: str) -> str:
+        """Make an environment in the work folder, which goes away with it; returns its Python."""
+        say(f"{self.name}: installing numpy and onnxruntime into a throw-away environment there")
+        environment = f"{folder}/venv"
+        self._call(_INSTALL, environment, *_INSTALLED)
+        return f"{environment}/bin/python"
+
+    def probe(self, script: str) -> str:
+        """See `AgentDevice.probe`."""
+        return self._call(f"import sys\n{_PRINT_MARK}\n{script}").decode()
 
     def _command(self, *remote: str) -> list[str]:
         port = [] if self._address.port is None else ["-p", str(self._address.port)]
@@ -178,7 +247,16 @@ class SshDevice(AgentDevice):
 
     def _remove(self, folder: str) -> None:
         command = self._command(self._address.python, "-c", _REMOVE, folder)
-        subprocess.run(command, capture_output=True, timeout=_CONNECT_SECONDS * 2, check=False)
+        try:
+            done = subprocess.run(
+                command, capture_output=True, timeout=_REMOVE_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            # What was measured is here: a slow clean-up must not take it along.
+            warn(f"{self.name}: removing {folder} there takes long; the next run removes it")
+            return
+        if done.returncode != 0:
+            warn(f"{self.name}: {folder} may be left there; the next run removes it")
 
     def _lost(self, stderr: str, *, code: int = _SSH_FAILED) -> WorkError:
         """The error for what ssh or the device's Python said, with the remedy if it is known."""

@@ -85,7 +85,9 @@ def test_every_option_is_an_argument_of_the_python_call(command):
     # `verify` of an app's module is a function of its own, verify_module.
     options -= {"verify": {"origin"}}.get(command, set())
     arguments = set(inspect.signature(CALLS[command]).parameters)
-    renamed = {"pretrain": {}, "export": {"settings": "options"}}.get(command, {})
+    # Several bundles, or several rounds, are the function profile_in_turns.
+    options -= {"profile": {"repeat"}}.get(command, set())
+    renamed = {"export": {"settings": "options"}, "profile": {"bundles": "bundle"}}.get(command, {})
     assert {renamed.get(name, name) for name in options} <= arguments
 
 

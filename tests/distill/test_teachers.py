@@ -573,14 +573,31 @@ def test_hub_mistakes_are_named(hub_folder: Path) -> None:
 # --------------------------------------------------------------------------- what must not pass
 
 
-def test_a_wrong_prefix_is_an_error_that_names_both_sides(tmp_path: Path) -> None:
+def test_a_prefix_of_some_weights_is_an_error_that_names_both_sides(tmp_path: Path) -> None:
     # EsViT issue 8: a prefix that strict=False forgave gave 1.9 % kNN instead of 75.7 %.
-    state = _prefixed("encoder.", _network("test_resnet").state_dict())
+    weights = _network("test_resnet").state_dict()
+    state = {
+        f"encoder.{name}" if name.startswith("conv1") else name: value
+        for name, value in weights.items()
+    }
     path = _save(tmp_path / "wrong.pth", state)
     with pytest.raises(
-        ArtifactError, match=r"75 missing: conv1\.0\.weight.*unexpected: encoder\.conv1"
+        ArtifactError, match=r"missing: conv1\.0\.weight.*unexpected: encoder\.conv1"
     ):
         load_teacher(f"test_resnet={path}")
+
+
+@pytest.mark.parametrize("prefix", ["model.", "teacher.backbone.", "teacher_backbone."])
+def test_a_prefix_of_all_weights_is_found_and_copies_are_set_aside(
+    tmp_path: Path, prefix: str
+) -> None:
+    network = _network("test_resnet")
+    state = _prefixed(prefix, network.state_dict())
+    state |= _prefixed("student.", _network("test_resnet").state_dict())
+    path = _save(tmp_path / "a.pth", {"model_state_dict": state})
+    teacher = load_teacher(f"test_resnet={path}")
+    found = teacher.trunk.get_submodule("network").state_dict()
+    assert all(torch.equal(found[name], network.state_dict()[name]) for name in found)
 
 
 def test_one_missing_weight_is_an_error(tmp_path: Path) -> None:

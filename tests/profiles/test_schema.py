@@ -8,8 +8,6 @@ from edgeseed.profiles.schema import read
 from edgeseed.runtime.devices import DEVICES
 
 PRECISIONS = {"fp32", "fp16", "w8", "int8"}
-LATER = {"ssh", "adb", "apple", "browser"}
-"""Kinds of device that a profile may name before edgeseed has them."""
 
 
 @pytest.mark.parametrize("name", profiles.names())
@@ -18,7 +16,7 @@ def test_every_profile_is_whole(name: str) -> None:
 
     assert profile.name == name
     assert profile.engines
-    assert profile.device_kind in {*DEVICES.names(), *LATER}
+    assert profile.device_kind in DEVICES.names()
     for engine in profile.engines:
         assert set(engine.precisions) <= PRECISIONS
         assert engine.precisions

@@ -393,3 +393,73 @@ def test_a_runner_without_samples_is_shown_and_not_ranked(make_result: Any, tmp_
     with pytest.raises(ConfigError, match="has no p90; its runner or device does not tell it"):
         comparison.check("p90>8ms")
     comparison.check("mean>8ms")
+
+
+def test_the_page_is_never_written_over_a_result(make_result: Any, tmp_path: Path) -> None:
+    # `compare --html a.json b.json`: the name was forgotten, and a.json was gone.
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file in files:
+        make_result().write(file)
+    kept = files[0].read_bytes()
+
+    with pytest.raises(UsageError, match="is one of the results"):
+        compare(files, html=files[0])
+    with pytest.raises(UsageError, match="exists and is no page"):
+        compare(files[1:], html=files[0])
+    with pytest.raises(UsageError, match="is a folder"):
+        compare(files, html=tmp_path)
+
+    assert files[0].read_bytes() == kept
+
+
+def test_a_page_is_written_over_the_page_before(make_result: Any, tmp_path: Path) -> None:
+    compare([make_result()], html=tmp_path / "page.html")
+    compare([make_result(folder="second")], html=tmp_path / "page.html")
+
+    assert "second" in (tmp_path / "page.html").read_text()
+
+
+def test_a_baseline_is_what_the_others_are_compared_with(make_result: Any) -> None:
+    release = make_result(median_ms=5.0, folder="release")
+    slow, fast = make_result(median_ms=6.0, folder="slow"), make_result(median_ms=4.0, folder="new")
+
+    comparison = compare([slow, fast], baseline=release)
+
+    assert verdicts(comparison) == {"release": "first", "slow": "slower", "new": "faster"}
+    with pytest.raises(GateError, match="slow: p90 is"):
+        comparison.check("p90>+5%")
+
+
+def in_turns(make_result: Any, *, medians: dict[str, list[float]]) -> list[Any]:
+    """Results of several rounds; `seed` keeps their names apart."""
+    rounds = len(next(iter(medians.values())))
+    return [
+        make_result(folder=name, median_ms=values[number], seed=number, spread=0.001)
+        for number in range(rounds)
+        for name, values in medians.items()
+    ]
+
+
+def by_bundle(comparison: Comparison) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for row in comparison.groups[0].rows:
+        found.setdefault(row.result.bundle.folder, set()).add(row.verdict)
+    return found
+
+
+def test_runs_in_turns_are_judged_by_the_spread_between_runs(make_result: Any) -> None:
+    # Each run is sure of itself to a thousandth, and the runs of one bundle are 10 % apart: what
+    # differs by 4 % on average cannot be told apart.
+    medians = {"a": [5.0, 5.5, 4.8, 5.3], "b": [5.2, 5.7, 5.0, 5.5]}
+    assert by_bundle(compare(in_turns(make_result, medians=medians)))["b"] == {"indistinguishable"}
+
+    medians["b"] = [6.5, 6.9, 6.2, 6.6]
+    assert by_bundle(compare(in_turns(make_result, medians=medians)))["b"] == {"slower"}
+
+
+def test_another_run_of_the_first_is_never_faster_than_it(make_result: Any) -> None:
+    medians = {"a": [5.0, 4.0, 4.0], "b": [4.0, 4.1, 4.2]}
+
+    verdicts_of_first = by_bundle(compare(in_turns(make_result, medians=medians)))["a"]
+
+    assert verdicts_of_first == {"first", "indistinguishable"}

@@ -1,4 +1,13 @@
+import contextlib
 import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +24,11 @@ from edgeseed.core.errors import (
     UsageError,
     WorkError,
 )
-from edgeseed.runtime import profile, read_result
+from edgeseed.runtime import profile, profile_in_turns, profiling, read_result
 from edgeseed.runtime.agent import _job
 from edgeseed.runtime.device import Ended
 from edgeseed.runtime.engine import Placement
+from edgeseed.runtime.measurement import Request
 
 STEADY = [5_000_000] * 2000
 
@@ -242,3 +252,122 @@ def test_a_profiles_name_never_becomes_the_machines(bundle: Bundle, tmp_path: Pa
     assert not result.valid
     assert [reason.code for reason in result.reasons] == ["wrong-device"]
     assert result.device.title == "Fake Board"
+
+
+# --------------------------------------------------------------------------- nothing is lost
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_measurement(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    device = FakeDevice(fake_measurement(STEADY))
+
+    with pytest.raises(UsageError, match="cannot be made"):
+        profile(bundle.path, device=device, out=tmp_path / "file" / "r.json")
+
+    assert device.jobs == []
+
+
+def test_a_measurement_is_kept_when_what_follows_fails(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(profiling, "score", full)
+    device = FakeDevice(fake_measurement(STEADY))
+    out = tmp_path / "r.json"
+
+    with pytest.raises(WorkError, match=r"The measurement is kept in .*r\.measurement\.json"):
+        profile(bundle.path, device=device, out=out)
+
+    monkeypatch.undo()
+    kept = tmp_path / "r.measurement.json"
+    digest = bundle.digest
+    values = json.loads(kept.read_text())
+    request = Request(digest, "onnxruntime", 1, "quick", 128, 10.0, 100.0)
+    kept.write_text(json.dumps({**values, "request": dataclasses.asdict(request)}))
+    result = profile(bundle.path, measurement=kept, out=out)
+    assert result.samples_ns == tuple(STEADY)
+    assert result.device.device == "file:r.measurement.json"
+    assert read_result(out) == result
+
+
+@pytest.mark.parametrize(
+    ("digest", "message"),
+    [("0" * 64, "was measured with another bundle"), (None, "does not say which bundle")],
+)
+def test_a_measurement_of_another_bundle_is_refused(
+    bundle: Bundle, tmp_path: Path, digest: str | None, message: str
+) -> None:
+    request = None if digest is None else Request(digest, "coreml", 1, "quick", 128, 10.0, 100.0)
+    measurement = fake_measurement(STEADY, request=request)
+    (tmp_path / "m.json").write_text(json.dumps(measurement.to_dict()))
+
+    with pytest.raises(ArtifactError, match=message):
+        profile(bundle.path, measurement=tmp_path / "m.json", out=tmp_path / "r.json")
+
+
+def test_bundles_are_measured_in_turns(make_bundle: Any, tmp_path: Path) -> None:
+    first, second = make_bundle("first"), make_bundle("second")
+    device = FakeDevice(fake_measurement(STEADY))
+
+    results = profile_in_turns(
+        [first.path, second.path], repeat=2, device=device, out=tmp_path / "turns"
+    )
+
+    assert [result.bundle.folder for result in results] == ["first", "second"] * 2
+    assert sorted(path.name for path in (tmp_path / "turns").iterdir()) == [
+        "first-1.json", "first-2.json", "second-1.json", "second-2.json",
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match=r"first-1\.json exists already"):
+        profile_in_turns([first.path], repeat=1, device=device, out=tmp_path / "turns")
+    with pytest.raises(UsageError, match="two bundles are called first"):
+        profile_in_turns([first.path] * 2, repeat=1, device=device, out=tmp_path / "other")
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_run_that_is_ended_leaves_nothing_here(
+    bundle: Bundle, tmp_path: Path, sign: signal.Signals
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    with measuring(bundle, tmp_path) as process:
+        process.send_signal(sign)
+        code = process.wait(30)
+
+    assert code == (130 if sign == signal.SIGINT else 128 + sign)
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(
+    bundle: Bundle, instant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    with measuring(bundle, tmp_path) as process:
+        process.kill()
+        process.wait(30)
+    assert list((tmp_path / "tmp").iterdir()) != []
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    profile(bundle.path, protocol=instant, out=tmp_path / "next.json")
+
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@contextlib.contextmanager
+def measuring(bundle: Bundle, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in the middle of a measurement on this machine."""
+    command = [
+        sys.executable, "-m", "edgeseed", "profile", str(bundle.path), "--out",
+        str(folder / "r.json"), "--protocol", "normal",
+    ]  # fmt: skip
+    environment = {**os.environ, "TMPDIR": str(folder / "tmp")}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not list((folder / "tmp").glob("edgeseed-*/work/result")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.5)
+        yield process

@@ -210,3 +210,13 @@ def test_a_figure_far_from_what_is_published_is_flagged(published_ms: float, fla
     found = codes(evidence(published=published))
 
     assert found == ([("unlike-published", False)] if flagged else [])
+
+
+def test_stalls_beside_busy_neighbours_are_flagged_and_count() -> None:
+    samples = np.full(4000, 1.0)
+    samples[2000::100] = 30.0
+
+    found = codes(evidence(samples, load_during=Load(10.0, 1.5, 0.0, 2.0)))
+
+    assert ("throttled", False) in found
+    assert ("busy", False) in found

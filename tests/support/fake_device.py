@@ -96,6 +96,7 @@ class FakeDevice(AgentDevice):
         self._lines = lines
         self._ended = ended
         self.jobs: list[_job.Job] = []
+        self.probed = ""
 
     @classmethod
     def from_address(cls, address: str) -> Self:
@@ -106,6 +107,10 @@ class FakeDevice(AgentDevice):
     def name(self) -> str:
         """Always `fake`."""
         return self.kind
+
+    def probe(self, script: str) -> str:
+        """What it was told to answer."""
+        return self.probed
 
     def run_agent(self, work: Path, *, on_line: Callable[[str], None]) -> Ended:
         """Answer; the job is kept in `jobs`."""

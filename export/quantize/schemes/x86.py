@@ -33,5 +33,6 @@ SCHEME = Scheme(
     stem_channels=16,
     gate_channels=160,
     depthwise_multiple=16,
+    byte_weights=True,
     pair_limit=128,
 )

@@ -140,14 +140,30 @@ class Judge:
         least = math.ceil(min(share, self.required) * count - 1e-9)
         return max(round(share * count), least) / count
 
-    def simulated(self, numbers: Numbers, layout: Layout) -> fx.GraphModule:
-        """The quantized graph, in float."""
-        quantized = insert_quantization(self.graph, layout, numbers, self.scheme)
+    def simulated(
+        self, numbers: Numbers, layout: Layout, graph: fx.GraphModule | None = None
+    ) -> fx.GraphModule:
+        """The quantized graph, in float; made of the float graph itself or a changed copy."""
+        quantized = insert_quantization(graph or self.graph, layout, numbers, self.scheme)
         return simulate(quantized, inference=True)
 
-    def score(self, numbers: Numbers, layout: Layout, sample: Sample) -> Score:
-        """How near the quantized graph comes on some photos."""
-        outputs = run_graph(self.simulated(numbers, layout), sample.photos)
+    def score(
+        self,
+        numbers: Numbers,
+        layout: Layout,
+        sample: Sample,
+        *,
+        graph: fx.GraphModule | None = None,
+    ) -> Score:
+        """How near the quantized graph comes on some photos to the float graph.
+
+        Args:
+            numbers: Of the quantized graph.
+            layout: Its layout.
+            sample: The photos.
+            graph: What it is made of, if not of the float graph itself.
+        """
+        outputs = run_graph(self.simulated(numbers, layout, graph), sample.photos)
         return Score(
             agreement=agreement(outputs, sample.truth),
             distance=output_distance(outputs, sample.truth),

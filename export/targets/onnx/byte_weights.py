@@ -18,13 +18,16 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 # A compressed tensor has a scale and two nodes beside it; below this size that eats what it saves.
 SMALLEST_COMPRESSED = 512
 _LARGEST = 127
+# What float32 leaves of a whole number of steps.
+_EXACT = 1e-6
 
 
-def store_as_bytes(model: ModelProto) -> ModelProto:
-    """A copy of a float32 model whose large weights are int8, symmetric per output channel.
+def store_as_bytes(model: ModelProto, *, only_exact: bool = False) -> ModelProto:
+    """A copy of a model whose large float32 weights are int8, symmetric per output channel.
 
     Args:
-        model: Float; it is not changed.
+        model: It is not changed.
+        only_exact: Whether to leave weights as they are that bytes do not hold exactly.
 
     Returns:
         The copy. It computes in float32, with weights that are off by at most half a step.
@@ -40,6 +43,9 @@ def store_as_bytes(model: ModelProto) -> ModelProto:
             continue
         weights = numpy_helper.to_array(tensor)
         packed, scale = pack(weights, axis=axes[tensor.name])
+        if only_exact and not np.allclose(packed * scale, weights, rtol=_EXACT, atol=0):
+            kept.append(tensor)
+            continue
         names = (f"{tensor.name}_bytes", f"{tensor.name}_scale", f"{tensor.name}_steps")
         kept += [
             numpy_helper.from_array(packed, names[0]),

@@ -119,6 +119,8 @@ def _as_asked(request: WriteRequest, settings: Settings) -> ModelProto:
         return to_half(model, keep_float32=settings.float32)
     if request.precision == "int8":
         keep_floats_float(model)
+        # Of the layers in float: quantization has put the weights on the grid where it could.
+        return store_as_bytes(model, only_exact=True)
     return store_as_bytes(model) if request.precision == "w8" else model
 
 
@@ -181,6 +183,7 @@ def convert_program(
     _strip_traces(model)
     _name_batch(model)
     _use_global_pooling(model)
+    clip_bytes(model)
     model.ir_version = _IR_OF_OPSET[opset]
     return model
 
@@ -276,6 +279,22 @@ def _use_global_pooling(model: ModelProto) -> None:
             del node.input[1:]
             del node.attribute[:]
     _remove_unread_constants(model)
+
+
+def clip_bytes(model: ModelProto) -> None:
+    """`Min` of bytes and a constant -> `Clip`, which has a kernel for bytes in every runtime.
+
+    ONNX Runtime has none for `Min` of bytes before 1.24, and does not load the file.
+    """
+    bytes_of = {
+        item.name: item
+        for item in model.graph.initializer
+        if item.data_type in (onnx.TensorProto.UINT8, onnx.TensorProto.INT8) and not item.dims
+    }
+    for node in model.graph.node:
+        if node.op_type == "Min" and len(node.input) == 2 and node.input[1] in bytes_of:
+            node.op_type = "Clip"
+            node.input[:] = [node.input[0], "", node.input[1]]
 
 
 def _remove_unread_constants(model: ModelProto) -> None:

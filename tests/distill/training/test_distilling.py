@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from support.distill import tiny_student
@@ -172,6 +173,24 @@ def test_student_may_go_on_from_a_student_file(call: Call, tmp_path: Path) -> No
     before, after = load_file(first.student), load_file(second.student)
     weights = [key for key in before if key.endswith("conv.weight")]
     assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in weights)
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit"])
+def test_student_may_start_from_a_checkpoint_of_another_program(
+    call: Call, tmp_path: Path, name: str
+) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3)
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    result = call(student=f"{name}={tmp_path / 'a.pth'}", epochs=1, lr=1e-12)
+    network, spec = load_student(result.student)
+    assert spec.architecture.name == name
+    theirs = dict(model.named_parameters())
+    ours = dict(network.backbone.named_parameters())
+    # timm resamples the positions to the size of the photos.
+    kept = [key for key in ours if key != "pos_embed"]
+    assert all(torch.allclose(ours[key], theirs[key], atol=1e-6) for key in kept)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from edgeseed.runtime.agent._pack import DEVICE_FILES, MAIN, RUNTIME, engine_files, pack_agent
 
 SOURCES = [MAIN, *DEVICE_FILES, *engine_files()]
-AVAILABLE = {"numpy", "onnxruntime", "tensorrt", "edgeseed", "resource"}
+AVAILABLE = {"numpy", "onnxruntime", "tensorrt", "coremltools", "PIL", "edgeseed", "resource"}
 NEWER_METHODS = {"removeprefix", "removesuffix", "is_relative_to", "with_stem", "bit_count", "UTC"}
 NEWER_ARGUMENTS = {"zip": {"strict"}, "dataclass": {"slots", "kw_only"}, "open": {"missing_ok"}}
 GENERICS = {"list", "dict", "tuple", "set", "frozenset", "type"}

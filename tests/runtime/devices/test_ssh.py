@@ -2,6 +2,7 @@
 
 import getpass
 import io
+import json
 import os
 import shutil
 import socket
@@ -17,8 +18,10 @@ import pytest
 
 from edgeseed.core.bundle import Bundle, read_bundle
 from edgeseed.core.errors import ConfigError, MissingDependencyError, WorkError
-from edgeseed.runtime import build, profile
+from edgeseed.doctor import doctor
+from edgeseed.runtime import build, compare, profile, read_result
 from edgeseed.runtime.devices import open_device
+from edgeseed.runtime.devices import ssh as ssh_module
 from edgeseed.runtime.devices.ssh import (
     SshAddress,
     SshDevice,
@@ -38,6 +41,7 @@ from edgeseed.runtime.devices.ssh import (
             "pi@rpi?python=/home/pi/venv/bin/python",
             SshAddress(host="rpi", user="pi", python="/home/pi/venv/bin/python"),
         ),
+        ("rpi?python=py&install=venv", SshAddress(host="rpi", python="py", install=True)),
         ("pi@[fe80::1]:22", SshAddress(host="[fe80::1]", user="pi", port=22)),
     ],
 )
@@ -47,7 +51,18 @@ def test_addresses_are_read(text: str, address: SshAddress) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "@host", "-oProxyCommand=touch /tmp/x", "a b", "host:", "host;rm -rf /", "u@-h", "h?py=3"],
+    [
+        "",
+        "@host",
+        "-oProxyCommand=touch /tmp/x",
+        "a b",
+        "host:",
+        "host;rm -rf /",
+        "u@-h",
+        "h?py=3",
+        "h?",
+        "h?python=",
+    ],
 )
 def test_an_address_that_is_none_says_how_to_write_it(text: str) -> None:
     with pytest.raises(ConfigError, match=r"write ssh:\[USER@\]HOST"):
@@ -130,6 +145,229 @@ def test_what_the_agent_refuses_is_told_and_nothing_is_left_there(
         )
 
     assert list(board.tmp.iterdir()) == []
+
+
+def tool(board: Board, name: str, script: str) -> None:
+    """Put a program on the board's PATH."""
+    (board.bin / name).write_text(f"#!/bin/sh\n{script}\n")
+    (board.bin / name).chmod(0o755)
+
+
+# NVIDIA's forum and jetson_stats pull request 894: a Jetson Orin Nano under JetPack 6 and an AGX
+# Orin under JetPack 7, shortened.
+JETPACK_6 = (
+    "RAM 1898/7620MB (lfb 7x4MB) CPU [3%@729,1%@729,0%@729,0%@729,0%@729,0%@729] "
+    "EMC_FREQ 0%@2133 GR3D_FREQ 10%@1300 cpu@45.2C gpu@44.1C VDD_IN 4500mW/4480mW "
+    "VDD_CPU_GPU_CV 600mW/590mW VDD_SOC 1400mW/1390mW"
+)
+JETPACK_7 = (
+    "07-25-2026 09:08:28 RAM 20642/62817MB (lfb 1x2MB) CPU [23%@2201,10%@2201] EMC_FREQ 3%@3199 "
+    "GR3D_FREQ 0%@[1300,1300] cpu@52.968C/52.968C VDD_GPU_SOC 5139mW/5139mW/5139mW "
+    "VDD_CPU_CV 3268mW/3268mW/3268mW VIN_SYS_5V0 5500mW/5500mW/5500mW"
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "watts", "rails"),
+    [
+        # The board's own input rail, which holds the others.
+        (JETPACK_6, 4.5, {"VDD_IN"}),
+        # AGX Orin has none: its three rails do not hold each other.
+        (JETPACK_7, 13.907, {"VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"}),
+    ],
+)
+def test_a_jetsons_power_clocks_and_mode_are_read_during_the_run(
+    board: Board, bundle: Bundle, instant: str, tmp_path: Path, line: str, watts: float,
+    rails: set[str],
+) -> None:  # fmt: skip
+    tool(board, "tegrastats", f'trap "exit 0" TERM\nwhile :; do echo "{line}"; sleep 0.02; done')
+    tool(board, "nvpmodel", 'echo "NV Power Mode: 15W"; echo 0')
+    tool(board, "jetson_clocks", 'echo "GPU MinFreq=306000000 MaxFreq=624750000 CurrentFreq=3"')
+
+    result = profile(bundle.path, device=here(), protocol=instant, out=tmp_path / "r.json")
+
+    assert result.power is not None
+    assert result.power.source == "tegrastats"
+    assert set(result.power.energy_j) == rails
+    assert result.power.mean_w == pytest.approx(watts)
+    assert len(result.power.rails_w) == 3
+    assert result.energy_mj == pytest.approx(watts * result.mean_ms)
+    assert result.state_before is not None
+    assert result.state_before.facts == {"power mode": "15W", "GPU clock": "not pinned"}
+    assert any("gpu0" in reading.mhz for reading in result.clocks)
+    assert read_result(tmp_path / "r.json") == result
+
+
+def test_two_power_modes_are_not_ranked_together(
+    board: Board, bundle: Bundle, instant: str, tmp_path: Path
+) -> None:
+    for mode in ("15W", "MAXN"):
+        tool(board, "nvpmodel", f'echo "NV Power Mode: {mode}"; echo 0')
+        profile(bundle.path, device=here(), protocol=instant, out=tmp_path / f"{mode}.json")
+
+    with pytest.raises(ConfigError, match="device's power mode 15W and MAXN"):
+        compare([tmp_path / "15W.json", tmp_path / "MAXN.json"], fail_if="p50>+5%")
+
+
+@pytest.mark.parametrize(
+    ("bits", "limits"),
+    [
+        ("0x0", []),
+        ("0x50000", []),  # it was under-voltage and throttled some time since boot, not now
+        ("0x50005", ["under-voltage now", "throttled now"]),
+        ("0x80008", ["the soft temperature limit is active now"]),
+    ],
+)
+def test_a_raspberry_pis_throttling_bits_are_read(
+    board: Board, bundle: Bundle, instant: str, tmp_path: Path, bits: str, limits: list[str]
+) -> None:
+    tool(board, "vcgencmd", f'[ "$1" = get_throttled ] && echo throttled={bits}')
+
+    result = profile(bundle.path, device=here(), protocol=instant, out=tmp_path / "r.json")
+
+    assert result.state_before is not None
+    assert result.state_before.facts["get_throttled"] == bits
+    found = [limit.partition(" (")[0] for limit in result.state_before.throttling]
+    assert found == limits
+    told = [reason for reason in result.reasons if reason.message.startswith("the device says")]
+    assert len(told) == 2 * len(limits)  # before and after
+    assert all(reason.code == "throttled" and reason.invalidates for reason in told)
+
+
+def test_what_throttled_during_the_run_alone_is_seen_by_the_bits_since_boot(
+    board: Board, bundle: Bundle, instant: str, tmp_path: Path
+) -> None:
+    count = tmp_path / "count"
+    script = f'echo x >> {count}; [ "$(wc -l < {count})" -gt 2 ] && echo throttled=0x40000 '
+    tool(board, "vcgencmd", f"{script}|| echo throttled=0x0")
+
+    result = profile(bundle.path, device=here(), protocol=instant, out=tmp_path / "r.json")
+
+    assert result.state_after is not None
+    assert result.state_after.throttling == [
+        "throttled during the run (vcgencmd get_throttled 0x40000)"
+    ]
+
+
+def test_a_slow_clean_up_does_not_take_the_measurement_along(
+    board: Board, bundle: Bundle, instant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    # It was a traceback, and the measurement was gone.
+    monkeypatch.setattr(ssh_module, "_REMOVE_SECONDS", 0.2)
+    slow = STAND_IN.replace(
+        'exec sh -c "$1"', 'case "$1" in *rmtree*) sleep 2;; esac\nexec sh -c "$1"'
+    )
+    board.install(slow.replace("import glob", "import glob"))
+
+    result = profile(bundle.path, device=here(), protocol=instant, out=tmp_path / "r.json")
+
+    assert read_result(tmp_path / "r.json") == result
+    assert "takes long; the next run removes it" in capsys.readouterr().err
+
+
+def test_what_killed_runs_left_on_the_device_is_removed_by_the_next(
+    board: Board, bundle: Bundle, instant: str, tmp_path: Path
+) -> None:
+    dead, alive, new = (board.tmp / f"edgeseed-{name}" for name in ("dead", "alive", "new"))
+    for folder, owner in ((dead, "999999999"), (alive, str(os.getpid())), (new, None)):
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(b"a user's model")
+        if owner is not None:
+            (folder / "owner").write_text(owner)
+    (board.tmp / "other").mkdir()
+
+    profile(bundle.path, device=here(), protocol=instant, out=tmp_path / "r.json")
+
+    # One is running, one may be just arriving, one is none of ours.
+    assert sorted(path.name for path in board.tmp.iterdir()) == [
+        "edgeseed-alive", "edgeseed-new", "other",
+    ]  # fmt: skip
+
+
+def test_an_agent_whose_host_is_gone_removes_its_folder(
+    board: Board, bundle: Bundle, tmp_path: Path
+) -> None:
+    # The host is killed without a chance to clean up; the connection breaks with it.
+    code = (
+        "import sys; from edgeseed.runtime import profile;"
+        "from edgeseed.runtime.devices.ssh import SshDevice, SshAddress;"
+        "device = SshDevice(SshAddress(host='rpi', user='pi', python=sys.executable));"
+        f"profile({str(bundle.path)!r}, device=device, protocol='normal', "
+        f"out={str(tmp_path / 'r.json')!r})"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as host:
+        deadline = time.monotonic() + 60
+        while not list(board.tmp.glob("edgeseed-*/result")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        host.kill()
+    deadline = time.monotonic() + 20
+    while list(board.tmp.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+    assert list(board.tmp.iterdir()) == []
+
+
+def test_numpy_and_the_engine_are_installed_only_when_asked(
+    board: Board, bundle: Bundle, instant: str, tmp_path: Path
+) -> None:
+    # A Python that makes an environment which is this one: no index is asked by a test.
+    fake = tmp_path / "python"
+    installer = (
+        f'[ "$2" = pip ] && echo "$*" >> {tmp_path}/pip.log && exit 0\nexec {sys.executable} "$@"\n'
+    )
+    (tmp_path / "installed-python").write_text(f"#!/bin/sh\n{installer}")
+    (tmp_path / "installed-python").chmod(0o755)
+    fake.write_text(
+        "#!/bin/sh\n"
+        'if [ "$2" = venv ]; then mkdir -p "$3/bin" && '
+        f'cp {tmp_path}/installed-python "$3/bin/python"; exit 0; fi\n'
+        f'export PYTHONEXECUTABLE="$0"; exec {sys.executable} "$@"\n'
+    )
+    fake.chmod(0o755)
+    script = ssh_module._INSTALL.replace("sys.executable", repr(str(fake)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssh_module, "_INSTALL", script)
+        device = SshDevice(SshAddress(host="rpi", user="pi", python=str(fake), install=True))
+        result = profile(bundle.path, device=device, protocol=instant, out=tmp_path / "r.json")
+
+    assert result.latency is not None
+    assert "install --quiet --no-cache-dir numpy onnxruntime" in (tmp_path / "pip.log").read_text()
+    assert list(board.tmp.iterdir()) == []
+
+
+def test_doctor_looks_into_a_board(board: Board) -> None:
+    (board.tmp / "edgeseed-old").mkdir()
+    device = f"ssh:pi@rpi?python={sys.executable}"
+
+    diagnosis = doctor(device, device_profile="raspberry-pi-5")
+
+    checks = {check.name: check for check in diagnosis.checks}
+    assert checks["python"].found.startswith(sys.version.split()[0])
+    assert checks["numpy"].status == checks["onnxruntime"].status == "ok"
+    assert "CPU" in checks["onnxruntime"].found
+    assert checks["leftovers"].found.startswith("1 folders of earlier runs")
+    # This machine is no Raspberry Pi.
+    assert checks["profile"].status == "broken"
+    assert not diagnosis.healthy
+
+
+def test_doctor_names_what_a_board_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {
+        "python": "3.6.9", "executable": "/usr/bin/python3", "numpy": None, "onnxruntime": None,
+        "tensorrt": None, "units": [], "folder": "/tmp", "free_gb": 0.1, "left": 0,
+        "architecture": "aarch64", "model": "NVIDIA Jetson Nano",
+    }  # fmt: skip
+    monkeypatch.setattr(SshDevice, "probe", lambda self, script: json.dumps(found))
+
+    diagnosis = doctor("ssh:nano")
+
+    checks = {check.name: check for check in diagnosis.checks}
+    assert "--device ssh:nano?python=PATH" in checks["python"].fix
+    assert "--device ssh:nano?install=venv" in checks["numpy"].fix
+    assert checks["disk"].status == "broken"
+    assert not diagnosis.healthy
 
 
 @pytest.mark.parametrize(

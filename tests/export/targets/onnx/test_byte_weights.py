@@ -61,3 +61,14 @@ def test_small_weights_stay_float() -> None:
     model = one_node_model("Conv", (4, 2, 3, 3))
     assert store_as_bytes(model).SerializeToString() == model.SerializeToString()
     assert large_float_readers(model.graph) == []
+
+
+def test_only_weights_on_a_grid_of_bytes_become_bytes_where_nothing_may_be_lost() -> None:
+    model = one_node_model("Gemm", (12, 64), transB=1)
+    kept = store_as_bytes(model, only_exact=True)
+    assert kept.SerializeToString() == model.SerializeToString()
+    packed, scale = pack(numpy_helper.to_array(model.graph.initializer[0]), axis=0)
+    on_grid = numpy_helper.from_array((packed * scale).astype(np.float32), "w")
+    model.graph.initializer[0].CopyFrom(on_grid)
+    stored = {i.name: i for i in store_as_bytes(model, only_exact=True).graph.initializer}
+    np.testing.assert_array_equal(numpy_helper.to_array(stored["w_bytes"]), packed)

@@ -146,7 +146,8 @@ public func measurementJSON(
     "settings": ["compute_units": device.units],
     "load_ns": loadNs,
     "first_run_ns": firstRunNs,
-    "placement": ["requested": device.units, "actual": device.units, "nodes": null] as [String: Any],
+    "placement": ["requested": device.units, "actual": device.units, "nodes": null]
+      as [String: Any],
     "golden": [
       "n": report.numPhotos, "relative_error": report.relativeErrors, "tolerance": report.tolerance,
     ] as [String: Any],

@@ -1,0 +1,216 @@
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from edgeseed.cli._main import cli
+from edgeseed.core.bundle import seal_bundle
+from edgeseed.core.errors import ArtifactError, SchemaVersionError, UnknownNameError, UsageError
+from edgeseed.core.files import write_text
+from edgeseed.export import embed, export, verify_module
+from edgeseed.export.apps.contents import ModelFacts
+from edgeseed.export.apps.platform import PLATFORMS
+
+ASSETS = {
+    "android": "src/main/assets/birds",
+    "ios": "Sources/Birds/Resources",
+}
+
+
+@pytest.fixture(scope="session")
+def bundles(workplace, student):
+    """A bundle of each target that a platform runs."""
+    found = {}
+    for target, precision in (("onnx", "fp32"), ("coreml", "fp16")):
+        place = workplace / f"apps-{target}"
+        export(student, target=target, precision=precision, out=place)
+        found[target] = place
+    return found
+
+
+@pytest.fixture(scope="session", params=sorted(ASSETS))
+def module(request, bundles, tmp_path_factory):
+    """A module of each platform; tests that damage it copy it."""
+    platform = PLATFORMS.load(request.param)
+    place = tmp_path_factory.mktemp("module") / "birds"
+    embed(bundles[platform.targets[0]], platform=platform.name, out=place, name="birds")
+    return place
+
+
+@pytest.fixture
+def copy(module, tmp_path):
+    shutil.copytree(module, tmp_path / "birds")
+    return tmp_path / "birds"
+
+
+def platform_of(module) -> str:
+    return json.loads((module / "module.json").read_text())["platform"]
+
+
+def assets(module):
+    return module / ASSETS[platform_of(module)]
+
+
+def test_every_platform_says_what_it_runs():
+    assert {"android", "ios"} <= set(PLATFORMS.names())
+    for name in PLATFORMS.names():
+        platform = PLATFORMS.load(name)
+        assert platform.name == name
+        assert platform.targets
+        assert platform.template.is_dir()
+
+
+def test_a_module_holds_all_that_an_app_needs(module):
+    place = assets(module)
+    assert json.loads((place / "labels.json").read_text()) == ["blue", "green", "plain", "red"]
+    golden = json.loads((place / "golden/golden.json").read_text())
+    for name in (*golden["photos"], golden["inputs"], *golden["outputs"].values()):
+        assert (place / "golden" / name).is_file()
+    assert (place / "conformance/conformance.json").is_file()
+    assert list(place.glob("model.*"))
+    assert "birds" in (module / "README.md").read_text().lower()
+
+
+def test_no_stand_in_and_no_token_is_left_in_a_module(module):
+    for file in module.rglob("*"):
+        assert "edgeseedmodule" not in file.name.lower()
+        if file.suffix in {".kt", ".kts", ".swift", ".md", ".xml", ".json"}:
+            text = file.read_text(encoding="utf-8")
+            assert "edgeseedmodule" not in text.lower(), file
+            assert not {"@MODEL@", "@SIZE@", "@RUNTIME@", "@DIGEST@"} & set(text.split()), file
+
+
+def test_nothing_generated_speaks_to_the_network(module):
+    for file in module.rglob("*"):
+        if file.suffix in {".kt", ".swift"}:
+            text = file.read_text(encoding="utf-8")
+            assert not [
+                word
+                for word in ("http://", "https://", "URLSession", "java.net", "Socket")
+                if word in text
+            ], file
+
+
+def test_a_fresh_module_is_the_bundles(module, bundles):
+    target = PLATFORMS.load(platform_of(module)).targets[0]
+    report = verify_module(module, bundle=bundles[target])
+    assert report.edited == ()
+    assert set(report.checked) == {
+        "model", "labels", "golden", "conformance", "constants", "source",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "victim",
+    ["labels.json", "golden/000.png", "golden/embedding.npy", "conformance/photos/tall.png"],
+)
+def test_a_changed_file_is_named(copy, victim):
+    path = assets(copy) / victim
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ArtifactError, match=f"{victim}.*was changed"):
+        verify_module(copy)
+    path.unlink()
+    with pytest.raises(ArtifactError, match=f"{victim}.*is missing"):
+        verify_module(copy)
+
+
+def test_a_changed_model_is_named(copy):
+    model = next(
+        file for file in sorted(assets(copy).rglob("*")) if file.suffix in {".onnx", ".mlmodel"}
+    )
+    model.write_bytes(model.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtifactError, match=f"{model.name} .model. was changed"):
+        verify_module(copy)
+
+
+def test_changed_constants_are_named_even_with_a_new_digest_in_the_record(copy):
+    facts = next(copy.rglob("ModelInfo.*"))
+    facts.write_text(facts.read_text().replace("36", "37"))
+    record = json.loads((copy / "module.json").read_text())
+    from edgeseed.core.files import sha256_file
+
+    record["files"][facts.relative_to(copy).as_posix()]["sha256"] = sha256_file(facts)
+    (copy / "module.json").write_text(json.dumps(record))
+    with pytest.raises(ArtifactError, match=r"ModelInfo.* does not say what module.json does"):
+        verify_module(copy)
+
+
+def test_edited_sources_are_the_authors_right_and_are_listed(copy):
+    (copy / "README.md").write_text("ours")
+    report = verify_module(copy)
+    assert report.edited == ("README.md",)
+
+
+def test_a_module_of_another_bundle_is_told(module, bundles, tmp_path, student):
+    target = PLATFORMS.load(platform_of(module)).targets[0]
+    other = tmp_path / "other"
+    shutil.copytree(bundles[target], other)
+    from edgeseed.core.bundle import read_bundle
+
+    write_text(other / "labels.txt", "a\nb\nc\nd\n")
+    import dataclasses
+
+    manifest = dataclasses.replace(read_bundle(other, check=False).manifest, classes=tuple("abcd"))
+    seal_bundle(other, manifest)
+    with pytest.raises(ArtifactError, match=r"another labels\.txt"):
+        verify_module(module, bundle=other)
+
+
+def test_a_bundle_of_another_target_names_the_one_that_is_needed(bundles, tmp_path):
+    with pytest.raises(UsageError, match=r"target onnx.*ios does not run.*needs coreml"):
+        embed(bundles["onnx"], platform="ios", out=tmp_path / "m")
+    with pytest.raises(UsageError, match=r"target coreml.*--target onnx"):
+        embed(bundles["coreml"], platform="android", out=tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_an_unknown_platform_names_the_nearest(bundles, tmp_path):
+    with pytest.raises(UnknownNameError, match="did you mean 'android'"):
+        embed(bundles["onnx"], platform="andriod", out=tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "name", ["Birds", "1st", "class", "a-b", "a.b", "x" * 41, "", "a\n", "core"]
+)
+def test_a_name_that_no_language_takes_is_refused(bundles, tmp_path, name):
+    with pytest.raises(UsageError, match="--name"):
+        embed(bundles["onnx"], platform="android", out=tmp_path / "m", name=name)
+
+
+def test_a_folder_that_is_there_is_not_overwritten(bundles, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/precious").write_text("kept")
+    with pytest.raises(UsageError, match="exists already"):
+        embed(bundles["onnx"], platform="android", out=tmp_path / "m")
+    assert (tmp_path / "m/precious").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("{}", ArtifactError),
+        ('{"kind": "edgeseed-module", "schema_version": 9}', SchemaVersionError),
+        ('{"kind": "edgeseed-module", "schema_version": 1}', ArtifactError),
+        ("not json", ArtifactError),
+    ],
+)
+def test_a_record_that_is_none_is_refused(tmp_path, text, error):
+    (tmp_path / "module.json").write_text(text)
+    with pytest.raises(error, match=r"module\.json"):
+        verify_module(tmp_path)
+
+
+def test_facts_survive_their_json(module):
+    record = json.loads((module / "module.json").read_text())
+    facts = ModelFacts.from_dict(record["model"])
+    assert json.loads(json.dumps(facts.to_dict())) == record["model"]
+
+
+def test_the_command_verifies_a_module(module, bundles):
+    target = PLATFORMS.load(platform_of(module)).targets[0]
+    result = CliRunner().invoke(cli, ["verify", str(module), "--bundle", str(bundles[target])])
+    assert result.exit_code == 0, result.output
+    assert "birds" in result.output
+    wrong = CliRunner().invoke(cli, ["verify", str(bundles[target]), "--bundle", str(module)])
+    assert wrong.exit_code == 2

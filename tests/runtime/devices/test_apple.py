@@ -1,0 +1,24 @@
+"""`apple` where it is no Mac; on a Mac it is the host."""
+
+import platform
+from pathlib import Path
+
+import pytest
+
+from edgeseed.core.bundle import Bundle
+from edgeseed.core.errors import ConfigError, WorkError
+from edgeseed.runtime import profile
+from edgeseed.runtime.devices import open_device
+
+
+@pytest.mark.skipif(platform.system() == "Darwin", reason="this is a Mac")
+def test_elsewhere_it_says_where_to_run_and_how_an_iphone_is_measured(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    with pytest.raises(WorkError, match=r"is a Mac, and this is .*give its file by --measurement"):
+        profile(bundle.path, device="apple", out=tmp_path / "r.json")
+
+
+def test_it_takes_no_address() -> None:
+    with pytest.raises(ConfigError, match="for an iPhone run the Swift package's benchmark"):
+        open_device("apple:iphone")
