@@ -22,6 +22,7 @@ __getattr__, __all__ = attach(
     __name__,
     {
         "EmbedResult": ".apps.run:EmbedResult",
+        "GalleryResult": ".apps.teaching:GalleryResult",
         "Explanation": ".proof.explain:Explanation",
         "ExportResult": ".exporting:ExportResult",
         "GalleryResult": ".apps.teaching:GalleryResult",

@@ -74,12 +74,20 @@ class Page:
     def wait_for(self, expression: str, *, seconds: float = 60.0) -> Any:
         """The value of an expression once it is true."""
         deadline = time.monotonic() + seconds
-        while not (value := self.evaluate(expression)):
+        while not (value := self._try(expression)):
             if time.monotonic() > deadline:
                 text = self.evaluate("document.body?.innerText")
                 raise TimeoutError(f"{expression} did not become true; the page says: {text}")
             time.sleep(0.1)
         return value
+
+    def _try(self, expression: str) -> Any:
+        try:
+            return self.evaluate(expression)
+        except RuntimeError as error:
+            if "context" in str(error):  # the page is being replaced by the next one
+                return None
+            raise
 
     def resize(self, width: int, height: int, *, dark: bool = False) -> None:
         """Set the size of the view, in CSS pixels."""
@@ -87,6 +95,7 @@ class Page:
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=2, mobile=False,
         )  # fmt: skip
+        self.call("Emulation.setScrollbarsHidden", hidden=True)
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=features)
 

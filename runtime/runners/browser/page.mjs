@@ -12,7 +12,9 @@ start().catch((error) => fail(error.message));
 
 async function start() {
   const response = await fetch("start", { method: "POST" });
-  const answer = await response.json().catch(() => ({ message: `the server answered ${response.status}` }));
+  const answer = await response
+    .json()
+    .catch(() => ({ message: `the server answered ${response.status}` }));
   if (!response.ok) {
     over = true;
     show(answer.message, true);
@@ -44,7 +46,8 @@ async function start() {
   worker.postMessage({ work: answer.work, machine: await readMachine(), baseUrl: session.href });
   const measurement = await finished;
   worker.terminate();
-  for (const { name, bytes } of outputs) await send(`outputs/${name}`, bytes, "application/octet-stream");
+  for (const { name, bytes } of outputs)
+    await send(`outputs/${name}`, bytes, "application/octet-stream");
   await beat();
   await send("measurement", JSON.stringify(measurement), "application/json");
   over = true;
@@ -52,7 +55,11 @@ async function start() {
 }
 
 async function send(path, body, type) {
-  const response = await fetch(new URL(path, session), { method: "POST", body, headers: { "Content-Type": type } });
+  const response = await fetch(new URL(path, session), {
+    method: "POST",
+    body,
+    headers: { "Content-Type": type },
+  });
   if (!response.ok) throw new Error((await response.json()).message);
 }
 
@@ -90,7 +97,7 @@ async function readMachine() {
   const system = [told.platform, told.platformVersion].filter(Boolean).join(" ");
   return {
     model: told.model || null,
-    cpu: "not told by the browser",
+    cpu: `unnamed ${architecture ? `${architecture} ` : ""}CPU`,
     architecture: architecture || "not told by the browser",
     system: system || navigator.platform || "not told by the browser",
     python: null,
@@ -170,7 +177,8 @@ function fail(message) {
 
 function finish({ samples_ns: samples, golden, limitations }) {
   const sorted = Float64Array.from(samples).sort();
-  const at = (share) => `${(sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] / 1e6).toPrecision(3)} ms`;
+  const at = (share) =>
+    `${(sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] / 1e6).toPrecision(3)} ms`;
   for (const item of document.querySelectorAll("#stages li")) item.className = "done";
   element("bar").hidden = true;
   show("Done. The result is with the command; you can close this page.");

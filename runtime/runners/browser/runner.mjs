@@ -26,7 +26,8 @@ class Refused extends Error {
 let engineLog = null;
 for (const level of ["log", "info", "debug", "warn", "error"]) {
   const original = console[level].bind(console);
-  console[level] = (...texts) => (engineLog === null ? original(...texts) : engineLog.push(texts.join(" ")));
+  console[level] = (...texts) =>
+    engineLog === null ? original(...texts) : engineLog.push(texts.join(" "));
 }
 
 const say = (event, values = {}, transfer = []) => postMessage({ event, ...values }, transfer);
@@ -101,10 +102,14 @@ async function fetchChecked(url, { name, sha256, size_bytes: size }, limitations
   }
   const bytes = new Uint8Array(await response.arrayBuffer());
   if (bytes.length !== size) {
-    throw new Refused("artifact", `${name} arrived with ${bytes.length} of ${size} bytes; run again`);
+    throw new Refused(
+      "artifact",
+      `${name} arrived with ${bytes.length} of ${size} bytes; run again`,
+    );
   }
   if (self.crypto?.subtle === undefined) {
-    const text = "the files' digests were not checked in the browser: that needs a secure context (https)";
+    const text =
+      "the files' digests were not checked in the browser: that needs a secure context (https)";
     if (!limitations.includes(text)) limitations.push(text);
   } else if ((await hexDigest(bytes)) !== sha256) {
     throw new Refused("artifact", `${name} differs in the browser from what was sent; run again`);
@@ -124,7 +129,8 @@ async function readGolden(golden, baseUrl, limitations) {
   };
   const inputs = await read(golden.inputs);
   const outputs = new Map();
-  for (const file of golden.outputs) outputs.set(file.name, { shape: file.shape, values: await read(file) });
+  for (const file of golden.outputs)
+    outputs.set(file.name, { shape: file.shape, values: await read(file) });
   const [n, ...shape] = golden.inputs.shape;
   const each = shape.reduce((product, side) => product * side, 1);
   const photo = (index) => ({
@@ -161,14 +167,18 @@ async function checkUnit(unit, limitations) {
   // `navigator.gpu` exists where no GPU does; an adapter is what counts.
   const adapter = await navigator.gpu?.requestAdapter();
   if (!adapter) {
-    const why = self.isSecureContext ? "no GPU adapter" : "not a secure context: WebGPU needs https";
+    const why = self.isSecureContext
+      ? "no GPU adapter"
+      : "not a secure context: WebGPU needs https";
     throw new Refused("engine", `this browser offers no WebGPU (${why}); measure with ?unit=wasm`);
   }
   const info = adapter.info ?? {};
   if (adapter.isFallbackAdapter || info.isFallbackAdapter || info.architecture === "swiftshader") {
     limitations.push("WebGPU runs in software here, not on a GPU");
   }
-  return { gpu: [info.vendor, info.architecture, info.description].filter(Boolean).join(" ") || null };
+  return {
+    gpu: [info.vendor, info.architecture, info.description].filter(Boolean).join(" ") || null,
+  };
 }
 
 function sessionOptions(files, job) {
@@ -183,7 +193,10 @@ function sessionOptions(files, job) {
 
 async function openSession(ort, files, job, more = {}) {
   try {
-    return await ort.InferenceSession.create(files.get(job.model), { ...sessionOptions(files, job), ...more });
+    return await ort.InferenceSession.create(files.get(job.model), {
+      ...sessionOptions(files, job),
+      ...more,
+    });
   } catch (error) {
     const text = String(error?.message ?? error).split("\n")[0];
     throw new Refused("engine", `onnxruntime-web cannot open ${job.model} on ${job.unit}: ${text}`);
@@ -192,7 +205,8 @@ async function openSession(ort, files, job, more = {}) {
 
 function makeEngine(ort, session) {
   const name = session.inputNames[0];
-  const infer = async ({ values, shape }) => session.run({ [name]: new ort.Tensor("float32", values, shape) });
+  const infer = async ({ values, shape }) =>
+    session.run({ [name]: new ort.Tensor("float32", values, shape) });
   return { infer, outputNames: session.outputNames };
 }
 
@@ -204,13 +218,16 @@ async function checkGolden(engine, golden, tolerance) {
   const start = performance.now();
   found.push(await engine.infer(golden.photo(0)));
   const firstMs = performance.now() - start;
-  for (let index = 1; index < golden.n; index += 1) found.push(await engine.infer(golden.photo(index)));
+  for (let index = 1; index < golden.n; index += 1)
+    found.push(await engine.infer(golden.photo(index)));
 
   const errors = {};
   for (const [name, expected] of [...golden.outputs].sort(([a], [b]) => (a < b ? -1 : 1))) {
     errors[name] = relativeError(found, name, expected);
   }
-  const worst = Object.keys(errors).reduce((a, b) => (errors[b] > errors[a] || Number.isNaN(errors[b]) ? b : a));
+  const worst = Object.keys(errors).reduce((a, b) =>
+    errors[b] > errors[a] || Number.isNaN(errors[b]) ? b : a,
+  );
   // Written this way round so that NaN fails.
   if (!(errors[worst] <= tolerance)) {
     throw new Refused(
@@ -230,14 +247,20 @@ async function checkGolden(engine, golden, tolerance) {
 // The measure of the export's golden gate: the worst photo's largest difference over its largest value.
 function relativeError(found, name, { shape, values }) {
   if (!(name in found[0])) {
-    throw new Refused("golden", `the model has no output '${name}'; it has: ${Object.keys(found[0]).join(", ")}`);
+    throw new Refused(
+      "golden",
+      `the model has no output '${name}'; it has: ${Object.keys(found[0]).join(", ")}`,
+    );
   }
   const each = values.length / found.length;
   let worst = 0;
   for (const [row, outputs] of found.entries()) {
     const actual = outputs[name].data;
     if (actual.length !== each) {
-      throw new Refused("golden", `output '${name}' has ${actual.length} values, its golden output ${each} (${shape})`);
+      throw new Refused(
+        "golden",
+        `output '${name}' has ${actual.length} values, its golden output ${each} (${shape})`,
+      );
     }
     let difference = 0;
     let scale = 0;
@@ -261,13 +284,18 @@ async function time(engine, feeds, job) {
   const warm = await repeat(engine, feeds, settled, "warm-up");
   say("stage", { name: "measure" });
   const until = (samples, elapsedMs) =>
-    (elapsedMs >= job.min_seconds * 1000 && samples.length >= job.min_runs) || elapsedMs >= job.max_seconds * 1000;
+    (elapsedMs >= job.min_seconds * 1000 && samples.length >= job.min_runs) ||
+    elapsedMs >= job.max_seconds * 1000;
   const timed = await repeat(engine, feeds, until, "measure");
   return {
     samples_ns: timed.samples.map((ms) => Math.round(ms * NS_PER_MS)),
     elapsed_ns: Math.round(timed.elapsedMs * NS_PER_MS),
     cpu_ns: null,
-    warm_up: { runs: warm.samples.length, seconds: warm.elapsedMs / 1000, steady: settled.steady() },
+    warm_up: {
+      runs: warm.samples.length,
+      seconds: warm.elapsedMs / 1000,
+      steady: settled.steady(),
+    },
     load_during: unknownLoad(timed.elapsedMs / 1000),
   };
 }
@@ -291,7 +319,12 @@ async function repeat(engine, feeds, stop, stage) {
 
 // The stopping rule of runtime/latency.py's warm-up: both minima met, and the median of the newest
 // quarter differs from that of the quarter before by less than the tolerance.
-function makeSettled({ min_runs: minRuns, min_seconds: minSeconds, max_seconds: maxSeconds, tolerance }) {
+function makeSettled({
+  min_runs: minRuns,
+  min_seconds: minSeconds,
+  max_seconds: maxSeconds,
+  tolerance,
+}) {
   let steady = false;
   let nextCheck = minRuns;
   const stop = (samples, elapsedMs) => {
@@ -325,7 +358,7 @@ function median(values) {
 function clockStepMs() {
   let smallest = Infinity;
   let last = performance.now();
-  for (let steps = 0; steps < CLOCK_STEPS; ) {
+  for (let steps = 0; steps < CLOCK_STEPS;) {
     const now = performance.now();
     if (now > last) {
       smallest = Math.min(smallest, now - last);
@@ -368,21 +401,25 @@ async function runPhotos(engine, { n, shape, url, outputs }, baseUrl) {
   say("stage", { name: "photos", n });
   const each = shape.reduce((product, side) => product * side, 1);
   const rows = new Map();
-  for (const { name, size } of outputs) rows.set(name, { size, values: new Float32Array(n * size) });
+  for (const { name, size } of outputs)
+    rows.set(name, { size, values: new Float32Array(n * size) });
   for (let start = 0; start < n; start += PHOTOS_PER_REQUEST) {
     const count = Math.min(PHOTOS_PER_REQUEST, n - start);
     const response = await fetch(new URL(`${url}?start=${start}&count=${count}`, baseUrl));
-    if (!response.ok) throw new Refused("artifact", `the photos did not arrive: ${response.status}`);
+    if (!response.ok)
+      throw new Refused("artifact", `the photos did not arrive: ${response.status}`);
     const pixels = Float32Array.from(new Uint8Array(await response.arrayBuffer()));
     for (let index = 0; index < count; index += 1) {
       const values = pixels.subarray(index * each, (index + 1) * each);
       const found = await engine.infer({ shape: [1, ...shape], values });
-      for (const [name, { size, values: all }] of rows) all.set(found[name].data, (start + index) * size);
+      for (const [name, { size, values: all }] of rows)
+        all.set(found[name].data, (start + index) * size);
       const done = start + index + 1;
       if (done % PHOTO_REPORT_EVERY === 0) say("progress", { stage: "photos", runs: done });
     }
   }
-  for (const [name, { values }] of rows) say("output", { name, bytes: values.buffer }, [values.buffer]);
+  for (const [name, { values }] of rows)
+    say("output", { name, bytes: values.buffer }, [values.buffer]);
 }
 
 // --------------------------------------------------------------------------------- what is not told
@@ -393,7 +430,10 @@ async function placement(ort, files, job, limitations) {
   const lines = [];
   engineLog = lines;
   try {
-    const session = await openSession(ort, files, job, { logSeverityLevel: 0, logVerbosityLevel: 0 });
+    const session = await openSession(ort, files, job, {
+      logSeverityLevel: 0,
+      logVerbosityLevel: 0,
+    });
     await session.release();
   } finally {
     engineLog = null;
@@ -408,13 +448,19 @@ async function placement(ort, files, job, limitations) {
   const actual = Object.keys(nodes).reduce((a, b) => (nodes[b] > nodes[a] ? b : a));
   const others = Object.keys(nodes).filter((name) => name !== job.unit);
   if (others.length > 0) {
-    const named = others.map((name) => `${nodes[name]} on ${name} (${(operators[name] ?? []).join(", ")})`);
+    const named = others.map(
+      (name) => `${nodes[name]} on ${name} (${(operators[name] ?? []).join(", ")})`,
+    );
     limitations.push(`nodes that did not run on ${job.unit}: ${named.join("; ")}`);
   }
   return { requested: job.unit, actual, nodes, share: (nodes[job.unit] ?? 0) / total };
 }
 
-const UNITS = { CPUExecutionProvider: "wasm", WebGpuExecutionProvider: "webgpu", JsExecutionProvider: "webgpu" };
+const UNITS = {
+  CPUExecutionProvider: "wasm",
+  WebGpuExecutionProvider: "webgpu",
+  JsExecutionProvider: "webgpu",
+};
 
 function readPlacement(text) {
   const nodes = {};
@@ -436,7 +482,12 @@ function readPlacement(text) {
   return Object.keys(nodes).length === 0 ? null : { nodes, operators };
 }
 
-const unknownLoad = (seconds) => ({ seconds, other_cores: null, stolen_cores: null, load_average: null });
+const unknownLoad = (seconds) => ({
+  seconds,
+  other_cores: null,
+  stolen_cores: null,
+  load_average: null,
+});
 
 function unknownFacts() {
   const memory = { resident_mib: null, peak_mib: null };

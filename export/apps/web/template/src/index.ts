@@ -1,0 +1,10 @@
+export * from "./core/index.js";
+export { Classifier } from "./classifier.js";
+export type { ClassifyOptions } from "./classifier.js";
+export { decodePhoto } from "./decoding.js";
+export type { PhotoSource } from "./decoding.js";
+export { Embedder } from "./embedder.js";
+export { benchmark } from "./measurement.js";
+export type { BenchmarkOptions } from "./measurement.js";
+export { MODEL_INFO } from "./model-info.js";
+export type { LoadOptions } from "./model.js";
