@@ -107,9 +107,7 @@ def few_shot(page: Page, arguments: argparse.Namespace, gallery_file: Path) -> d
         same += (found["index"], found["recognised"]) == (expected.index, expected.recognised)
         differences.append(abs(found["similarity"] - expected.similarity))
         right += found["label"] == label
-        right_in_python += (
-            expected.index is not None and there.classes[expected.index] == label
-        )
+        right_in_python += expected.index is not None and there.classes[expected.index] == label
     n = len(drawn)
     return {
         "n": n,
