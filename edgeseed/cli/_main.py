@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         code = error.exit_code
         _say_json(error, error.format_message(), as_json=as_json)
-        error.message = printable(error.message)
+        error.message = printable(error.message)  # type: ignore[misc]  # final for click alone
         error.show()
     except (click.Abort, KeyboardInterrupt):
         code = _INTERRUPTED

@@ -38,7 +38,7 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
 
 
 def _check_dataclass(record: Any, where: str) -> None:
-    hints = _hints(type(record))
+    hints = _hints(type(record))  # type: ignore[arg-type]  # a class is hashable
     for field in dataclasses.fields(record):
         _check(hints[field.name], getattr(record, field.name), f"{where}: {field.name}")
 
