@@ -1,6 +1,7 @@
 """The command group: a subcommand is one file here, found by its name and imported when it is used."""
 
 import importlib
+import io
 import json
 import pkgutil
 import sys
@@ -16,7 +17,7 @@ from edgeseed.core.registry import unknown_name
 # In the order in which a user meets them; what is not named here follows in alphabetical order.
 _ORDER = (
     "quickstart", "pretrain", "distill", "finetune", "evaluate",
-    "export", "convert", "verify", "explain", "build", "profile", "compare", "recommend",
+    "export", "convert", "verify", "explain", "build", "profile", "compare",
     "embed", "gallery",
     "methods", "teachers", "students", "targets", "devices", "doctor",
 )  # fmt: skip
@@ -87,8 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         code = error.exit_code
         _say_json(error, error.format_message(), as_json=as_json)
-        error.message = printable(error.message)  # type: ignore[misc]  # final for click alone
-        error.show()
+        _show(error)
     except (click.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
         click.echo("edgeseed: interrupted", err=True)
@@ -100,6 +100,13 @@ def _report(error: EdgeseedError, *, as_json: bool) -> None:
     message = " ".join(printable(str(error)).split())
     _say_json(error, message, as_json=as_json)
     click.echo(f"edgeseed: error: {message}", err=True)
+
+
+def _show(error: click.ClickException) -> None:
+    """As click shows it, with what the user typed made harmless."""
+    shown = io.StringIO()
+    error.show(shown)
+    click.echo(printable(shown.getvalue()), err=True, nl=False)
 
 
 def _say_json(error: Exception, message: str, *, as_json: bool) -> None:
