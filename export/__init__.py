@@ -22,7 +22,6 @@ __getattr__, __all__ = attach(
     __name__,
     {
         "EmbedResult": ".apps.run:EmbedResult",
-        "GalleryResult": ".apps.teaching:GalleryResult",
         "Explanation": ".proof.explain:Explanation",
         "ExportResult": ".exporting:ExportResult",
         "GalleryResult": ".apps.teaching:GalleryResult",

@@ -2,15 +2,9 @@
 
 The rejection threshold is chosen on photos that are not in the gallery. Each of them gives two
 cosines: with the nearest entry of all, as a photo of a known class, and with the nearest entry when
-<<<<<<< HEAD
-its own class is taken out, as a photo of something that the gallery has never seen. The threshold is
-where the shares of known photos that are accepted and of unknown ones that are rejected are highest
-together.
-=======
 its own class is taken out, as a photo of something that the gallery has never seen. The threshold
 is where the shares of known photos that are accepted and of unknown ones that are rejected are
 highest together.
->>>>>>> main
 """
 
 import contextlib
