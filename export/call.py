@@ -91,7 +91,7 @@ class _Arguments:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The target's own options, such as `{"opset": 18}`; `--set` on the command line."""
     quantization: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Of `quantize.config.QuantizeConfig`, such as `{"calibrator": "mse"}`; `--set` too."""
+    """Of `quantize.config.QuantizeConfig`, such as `{"calibrator": "fisher"}`; `--set` too."""
 
 
 _PRECISION = (

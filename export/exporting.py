@@ -119,7 +119,7 @@ def export(  # noqa: D417  # they are those of ExportCall, added by the decorato
             `NAME=CHECKPOINT`.
         options: The target's own options, such as `{"opset": 18}`.
         quantization: Settings of `quantize.config.QuantizeConfig`, such as
-            `{"calibrator": "mse"}`.
+            `{"calibrator": "fisher"}`.
 
     Returns:
         Where the bundle is, and its gates; of several precisions a tuple, in their order. The

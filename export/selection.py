@@ -2,8 +2,9 @@
 
 With `prefer="speed"`, the fastest on this machine, and of those as fast within 5 % the smallest;
 int8 that is not faster than float is reported and not chosen. With `prefer="size"`, the smallest.
-Where this machine cannot tell the speed (Core ML off a Mac, another processor's integers, another
-device's profile), the order of the device's profile decides, and without a profile the size.
+What this machine cannot time (another processor's integers) is not chosen for its speed. Where it
+can time nothing (Core ML off a Mac, TensorRT, another device's profile), the first choice of the
+device's profile is taken, and without a profile the target's own.
 """
 
 import dataclasses
@@ -176,15 +177,19 @@ def _choose(
 ) -> tuple[Candidate, str]:
     if prefer == "size":
         return _smallest(passing), "the smallest that passes, as asked by --prefer size"
-    if all(candidate.name in speeds for candidate in passing):
-        eligible = [candidate for candidate in passing if candidate.name not in slower]
+    timed = [candidate for candidate in passing if candidate.name in speeds]
+    if timed and (profile is None or timed == list(passing)):
+        eligible = [candidate for candidate in timed if candidate.name not in slower]
         fastest = max(speeds[candidate.name].speedup for candidate in eligible)
         near = [a for a in eligible if speeds[a.name].speedup >= fastest * (1 - TIE)]
         others = "" if len(near) == 1 else f", and the smallest of those within {TIE:.0%} of it"
-        return _smallest(near), f"as fast as the fastest on this machine{others}"
+        untimed = len(passing) - len(timed)
+        unknown = f" ({untimed} that pass could not be timed here)" if untimed else ""
+        return _smallest(near), f"as fast as the fastest on this machine{others}{unknown}"
     if profile is not None:
         return passing[0], f"the first choice of profile {profile} that passes; not timed there"
-    return _smallest(passing), "the smallest that passes; this machine cannot tell the speed of all"
+    # A small file is not a fast one: TensorRT's int8 engines are larger than those of fp16.
+    return passing[0], "the target's first choice that passes; this machine cannot time any"
 
 
 def _smallest(candidates: Sequence[Candidate]) -> Candidate:

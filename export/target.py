@@ -101,14 +101,6 @@ class Model(abc.ABC):
     def lint(self) -> tuple[Finding, ...]:
         """What is wrong with the graph itself: see the target."""
 
-    def check(self) -> tuple[Finding, ...]:
-        """What the file says of itself, or others say of it, and is not so.
-
-        Versions, metadata, build settings, outputs beyond those of the manifest: whatever an app or
-        a builder can read beside the numbers. See the target for the list.
-        """
-        return ()
-
     def single_run(self) -> Callable[[], object] | None:
         """A run of one photo on one thread, made ready to be repeated (see `export.speed`).
 
@@ -160,3 +152,20 @@ class Target(abc.ABC):
         Raises:
             ArtifactError: If the file is no whole model, or not the one of the manifest.
         """
+
+    def check(
+        self, folder: Path, manifest: Manifest, model: Model, pixels: npt.NDArray[np.uint8]
+    ) -> tuple[Finding, ...]:
+        """What the files say beside their numbers, and is not as the manifest has it.
+
+        Versions, metadata, build settings, further outputs: whatever an app or a builder can read
+        is recomputed here, or is absent.
+
+        Args:
+            folder: The bundle.
+            manifest: The bundle's.
+            model: As `open` gives it.
+            pixels: (N, 3, H, W) a few photos, for outputs that no other gate looks at.
+        """
+        del folder, manifest, model, pixels
+        return ()

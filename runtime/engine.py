@@ -36,12 +36,14 @@ class Placement:
     """Where the model was asked to run, and where its nodes really are.
 
     `nodes` counts graph nodes by unit after the engine's own fusions; None where the engine does
-    not tell, and then `actual` is what the engine says it uses, not what was seen.
+    not tell, and then `actual` is what the engine says it uses, not what was seen. `fallback`
+    counts the kinds of those nodes that are elsewhere, where the engine tells.
     """
 
     requested: str
     actual: str
     nodes: dict[str, int] | None
+    fallback: dict[str, int] | None = None
 
     @property
     def share(self) -> float | None:

@@ -68,6 +68,7 @@ def profile(
     lan: bool = False,
     ort_web: str | Path | None = None,
     measurement: str | Path | None = None,
+    accuracy: bool = True,
 ) -> Result:
     """Measure a bundle on a device and write `result.json`.
 
@@ -92,6 +93,7 @@ def profile(
         measurement: a runner's `measurement.json` that came another way, in place of measuring: an
             iPhone's, a colleague's, or one that was kept when a run failed late. It must be of
             this bundle.
+        accuracy: whether photos are run for agreement and accuracy; without, latency alone.
 
     Returns:
         The result, also when it is not valid: it says so, and why.
@@ -110,7 +112,7 @@ def profile(
     if isinstance(device, str):
         device = open_device(device, options=_device_options(lan=lan, ort_web=ort_web))
     plan = _plan(bundle, device, device_profile, protocol, threads, unit)
-    photos = gather_photos(plan.bundle, data, seed=seed)
+    photos = gather_photos(plan.bundle, data, seed=seed) if accuracy else None
     pixels = None if photos is None else photos.pixels
     with ended_by_exception():
         try:

@@ -21,6 +21,7 @@ MIN_CLOCK_SHARE = 0.85
 MAX_OF_PUBLISHED = 2.0
 """Engines and their versions differ by less than this on one device; a fallback by more."""
 TENTHS = 10
+_KINDS_SHOWN = 5
 MIN_SECONDS_FOR_RATES = 5.0
 """A tenth of half a second: in less, one turn of a neighbour is a tenth's whole rate."""
 MIN_RUNS_FOR_RATES = 100
@@ -204,16 +205,26 @@ def _unit(evidence: Evidence) -> Iterator[Reason]:
         yield Reason(
             code="wrong-unit",
             message=f"asked for {placement.requested}, ran on {placement.actual}: the numbers "
-            f"are {placement.actual}'s",
+            f"are {placement.actual}'s{_fallback(placement)}",
             invalidates=True,
         )
     elif placement.share is not None and placement.share < 1:
         yield Reason(
             code="split-unit",
             message=f"{placement.share:.0%} of the nodes ran on {placement.requested}, the rest "
-            "elsewhere",
+            f"elsewhere{_fallback(placement)}",
             invalidates=False,
         )
+
+
+def _fallback(placement: Placement) -> str:
+    """Which kinds of node fell back, the most frequent first; empty where it is not told."""
+    if not placement.fallback:
+        return ""
+    counts = sorted(placement.fallback.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{kind} {count}" for kind, count in counts[:_KINDS_SHOWN])
+    more = "" if len(counts) <= _KINDS_SHOWN else f" and {len(counts) - _KINDS_SHOWN} more kinds"
+    return f" ({shown}{more})"
 
 
 def _threads(evidence: Evidence) -> Iterator[Reason]:

@@ -1,7 +1,7 @@
 """Whatever a file or an option holds: our own errors, never a traceback, and no work on garbage.
 
 A small share of the examples runs by default. `EDGESEED_EXAMPLES=10000 pytest -n 0 FILE` runs more;
-what failed once is in CASES, by name.
+what failed once is kept beside its test, as an `@example`.
 """
 
 import copy
@@ -17,7 +17,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -148,10 +148,10 @@ def spec() -> StudentSpec:
 
 
 @pytest.fixture(scope="module")
-def student(place: Path) -> bytes:
+def student(place: Path) -> Path:
     network = build_student(ARCHITECTURE, num_classes=2)
     save_student(place / "whole.safetensors", network, spec())
-    return (place / "whole.safetensors").read_bytes()
+    return place / "whole.safetensors"
 
 
 def with_spec(content: bytes, described: Any) -> bytes:
@@ -167,9 +167,9 @@ SPEC = json.loads(json.dumps(spec().to_dict()))
 
 @quickly
 @given(described=spoiled(SPEC))
-def test_students_with_strange_specifications(place: Path, student: bytes, described: Any) -> None:
+def test_students_with_strange_specifications(place: Path, student: Path, described: Any) -> None:
     path = place / "student.safetensors"
-    path.write_bytes(with_spec(student, described))
+    path.write_bytes(with_spec(student.read_bytes(), described))
     read = survives(lambda: load_student(path))
     if read is not None:
         network, found = read
@@ -181,10 +181,10 @@ def test_students_with_strange_specifications(place: Path, student: bytes, descr
 @quickly
 @given(cuts=CUTS, end=ENDS)
 def test_students_with_broken_bytes(
-    place: Path, student: bytes, cuts: list[tuple[int, bytes]], end: int
+    place: Path, student: Path, cuts: list[tuple[int, bytes]], end: int
 ) -> None:
     path = place / "student.safetensors"
-    path.write_bytes(spoil_bytes(student, cuts, end))
+    path.write_bytes(spoil_bytes(student.read_bytes(), cuts, end))
     survives(lambda: load_student(path))
 
 
@@ -311,6 +311,7 @@ def test_tars_with_strange_names_and_labels(place: Path, label: bytes, name: str
 
 
 @quickly
+@example(content=b"\x80\x00")
 @given(content=st.binary(max_size=300))
 def test_checkpoints_of_any_bytes(place: Path, content: bytes) -> None:
     for name in ("a.pth", "a.safetensors"):

@@ -42,7 +42,7 @@ class DinoConfig:
             DINO's and EsViT's published runs.
         learns_gain: Whether the prototypes' lengths are learnt (`norm_last_layer=False`); DINO has
             it off for ViT-B and ResNet-50, where training is unstable with it.
-        tau_student: τ.
+        tau_student: τ, the temperature of the student's scores.
         center_momentum: Share of the running mean of the scores that stays at a step.
     """
 
@@ -283,7 +283,7 @@ def view_cross_entropies(student: Tensor, target: Tensor, *, tau: float) -> Tens
     Args:
         student: (V, B, K) scores s.
         target: (Q, B, K) p, rows sum to one.
-        tau: τ.
+        tau: τ, the temperature of the contrast: less tells near photos apart more sharply.
 
     Returns:
         (Q, V).
@@ -318,7 +318,7 @@ def region_cross_entropies(student: Tensor, target: Tensor, match: Tensor, *, ta
         student: (B, V, R, K) scores s.
         target: (B, Q, T, K) p, rows sum to one.
         match: (B, V, R, Q) which t.
-        tau: τ.
+        tau: τ, the temperature of the contrast: less tells near photos apart more sharply.
 
     Returns:
         (Q, V).

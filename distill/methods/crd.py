@@ -67,10 +67,10 @@ class CrdConfig:
         negatives: Which photos are the others: of other classes (`exact`, `relax`) or any
             (`uniform`); `auto` is `exact` where the photos have labels.
         num_negatives: K; none takes 16 384, or as many as a smaller set has.
-        tau: τ.
-        dim: D.
+        tau: τ, the temperature of the contrast: less tells near photos apart more sharply.
+        dim: D, the length of the vectors that are contrasted.
         bank_momentum: Share of a bank's row that stays at an update.
-        crd_weight: β.
+        crd_weight: β, the weight of the contrast.
         label_weight: γ, of the cross-entropy with the labels; without labels it is left out.
         kd_weight: α; needs labels, and a teacher with a classifier over the same classes.
         kd_temperature: Of that term.
@@ -174,7 +174,7 @@ class ContrastMemory(nn.Module):
     Args:
         num_samples: n.
         dim: D.
-        tau: τ.
+        tau: τ, the temperature of the contrast: less tells near photos apart more sharply.
         momentum: Share of a row that stays at an update.
         generator: For the first rows; the same on every rank.
     """

@@ -103,7 +103,7 @@ def mutual_kl(
         second: (N, D) of its second views.
         other_first: (N, D') the same of the other network, which gets no gradient.
         other_second: (N, D').
-        tau: τ.
+        tau: τ, the temperature of the contrast: less tells near photos apart more sharply.
     """
     first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
     own = first @ distributed.gather_with_grad(second).T / tau

@@ -38,7 +38,7 @@ class KdConfig:
     """Settings of `kd`.
 
     Attributes:
-        temperature: T.
+        temperature: T, by which both networks' answers are softened.
         soft_weight: α, of the soft labels.
         label_weight: γ, of the photos' own labels; none takes 0.1 where they have any.
     """

@@ -44,7 +44,7 @@ class MocoConfig:
     """Defaults are MoCo v2's (its section 3, and the authors' code).
 
     Attributes:
-        tau: τ.
+        tau: τ, the temperature of the contrast: less tells near photos apart more sharply.
         momentum: m, how much of the key networks stays in a step.
         queue_size: Keys; none takes 65 536, or what a smaller set of photos can fill.
         projection_dim: Length of q and k.

@@ -43,7 +43,7 @@ class QueueKlConfig:
     """Settings of `queue-kl`.
 
     Attributes:
-        tau_student: τ_S.
+        tau_student: τ_S, the temperature of the student's similarities.
         tau_teacher: τ_T; less is closer to one-hot targets.
         queue_size: K; none takes 16 384, or what a smaller set of photos can fill.
         patch_weight: w of the term within photos; 0 leaves it out. Needs a feature map from both

@@ -67,7 +67,7 @@ class RobConfig(DinoConfig):
         region_weight: w; none takes 0.5 where the teacher has a head for regions, else 0.
         pairs: Whether a large crop learns from the teacher's view of itself, or of the other one.
         centering: Whether the running mean of the teacher's scores is taken off, as in DINO.
-        tau_teacher: τ_T.
+        tau_teacher: τ_T, the temperature of the teacher's scores; less sharpens them.
     """
 
     region_weight: float | None = None

@@ -1,6 +1,7 @@
 """The command group: a subcommand is one file here, found by its name and imported when it is used."""
 
 import importlib
+import io
 import json
 import pkgutil
 import sys
@@ -87,8 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         code = error.exit_code
         _say_json(error, error.format_message(), as_json=as_json)
-        error.message = printable(error.message)
-        error.show()
+        _show(error)
     except (click.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
         click.echo("edgeseed: interrupted", err=True)
@@ -100,6 +100,13 @@ def _report(error: EdgeseedError, *, as_json: bool) -> None:
     message = " ".join(printable(str(error)).split())
     _say_json(error, message, as_json=as_json)
     click.echo(f"edgeseed: error: {message}", err=True)
+
+
+def _show(error: click.ClickException) -> None:
+    """As click shows it, with what the user typed made harmless."""
+    shown = io.StringIO()
+    error.show(shown)
+    click.echo(printable(shown.getvalue()), err=True, nl=False)
 
 
 def _say_json(error: Exception, message: str, *, as_json: bool) -> None:

@@ -35,7 +35,7 @@ Examples:
     "settings",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Any other setting: an option of the target such as opset=20, or of quantization such as calibrator=mse.",
+    help="Any other setting: an option of the target such as opset=20, or of quantization such as calibrator=fisher.",
 )
 @json_option
 def command(as_json: bool, settings: tuple[str, ...], batch: str, **options: Any) -> None:

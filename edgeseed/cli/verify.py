@@ -11,11 +11,18 @@ from edgeseed.core.console import printable
 Examples:
   edgeseed verify bundles/onnx-int8
   edgeseed verify bundles/coreml --data labelled/
+  edgeseed verify bundles/onnx-int8 --against student.safetensors --data photos/
   edgeseed verify birds-android --bundle bundles/onnx-int8
 """
 )
 @click.argument("bundle", type=click.Path())
 @click.option("--data", metavar="D", help="Photos to judge on, besides those in the bundle.")
+@click.option(
+    "--against",
+    type=click.Path(),
+    metavar="STUDENT",
+    help="The student that the bundle should be of, from a place that you trust: nothing in the bundle is believed then. Without, verify finds accidents, not a forger.",
+)
 @click.option(
     "--bundle",
     "origin",
@@ -26,7 +33,12 @@ Examples:
 @json_option
 @click.pass_context
 def command(
-    context: click.Context, bundle: str, data: str | None, origin: str | None, as_json: bool
+    context: click.Context,
+    bundle: str,
+    data: str | None,
+    against: str | None,
+    origin: str | None,
+    as_json: bool,
 ) -> None:
     """Recompute every gate of a bundle, or check an app's module.
 
@@ -36,8 +48,11 @@ def command(
     from edgeseed.export.apps.run import is_module
 
     if is_module(bundle):
-        if data is not None:
-            raise click.UsageError(f"{bundle} is an app's module: it takes --bundle, not --data")
+        given = {"--data": data, "--against": against}
+        if options := [name for name, value in given.items() if value is not None]:
+            raise click.UsageError(
+                f"{bundle} is an app's module: it takes --bundle, not {options[0]}"
+            )
         _verify_module(bundle, origin=origin, as_json=as_json)
         return
     if origin is not None:
@@ -48,15 +63,16 @@ def command(
     failure: GateError | None = None
     with silence(as_json):
         try:
-            result = verify(bundle, data=data)
+            result = verify(bundle, data=data, against=against)
         except GateError as error:
             if error.result is None:
                 raise
             failure, result = error, error.result
     text = f"{result.bundle}: {result.target} {result.precision}, run by {result.runner}\n"
+    notes = "".join(f"\n  note: {note}" for note in result.notes)
     # Also where a gate fails: whoever reads the failure wants to see what failed, and what held.
     value = {**result.to_dict(), "failed": None if failure is None else str(failure)}
-    emit(value, as_json=as_json, text=text + gate_lines(result.gates))
+    emit(value, as_json=as_json, text=text + gate_lines(result.gates) + notes)
     if failure is not None:
         click.echo(printable(f"edgeseed: error: {failure}"), err=True)
         context.exit(failure.exit_code)

@@ -12,6 +12,7 @@ import pathlib
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -70,7 +71,9 @@ def read_weights(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(str(path))
-        with torch.serialization.safe_globals(list(_HARMLESS)):
+        with torch.serialization.safe_globals(list(_HARMLESS)), warnings.catch_warnings():
+            # torch guesses aloud about bytes that are no checkpoint, and then refuses them.
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ArtifactError(_refusal(path, str(error))) from error

@@ -62,7 +62,8 @@ def display_p3_to_srgb(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     matrix = np.array(P3_TO_SRGB, np.int32)
     # The largest sum is below 2**31: 20070 * 65535 + 2**13.
     mixed = (linear @ matrix.T + (1 << (_MATRIX_BITS - 1))) >> _MATRIX_BITS
-    return encoding_table()[np.clip(mixed, 0, LINEAR_MAX)]
+    converted: npt.NDArray[np.uint8] = encoding_table()[np.clip(mixed, 0, LINEAR_MAX)]
+    return converted
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
@@ -107,7 +108,7 @@ def _transform(content: bytes, mode: str, output: str) -> ImageCms.ImageCmsTrans
     source = ImageCms.ImageCmsProfile(io.BytesIO(content))
     return ImageCms.ImageCmsTransform(
         source,
-        ImageCms.createProfile("sRGB"),
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
         mode,
         output,
         ImageCms.Intent.RELATIVE_COLORIMETRIC,

@@ -1,7 +1,6 @@
 """Settings: frozen dataclasses, filled from TOML and from `--set field=value`."""
 
 import dataclasses
-import json
 import math
 import tomllib
 import types
@@ -203,38 +202,12 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def write_toml(path: Path, values: Mapping[str, Any]) -> None:
     """Writes nested settings as TOML, whole or not at all. None, having no form, is left out."""
-    write_text(path, "\n".join(_toml_lines(to_plain(values), ())).strip() + "\n")
+    import tomli_w
+
+    write_text(path, tomli_w.dumps(_without_none(to_plain(values))))
 
 
-def _toml_lines(table: Mapping[str, Any], prefix: tuple[str, ...]) -> list[str]:
-    lines = [
-        f"{_toml_key(key)} = {_toml_value(value)}"
-        for key, value in table.items()
-        if value is not None and not isinstance(value, Mapping)
-    ]
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            inner = (*prefix, _toml_key(key))
-            lines += ["", f"[{'.'.join(inner)}]", *_toml_lines(value, inner)]
-    return lines
-
-
-def _toml_key(key: str) -> str:
-    return (
-        key
-        if key.replace("_", "").replace("-", "").isalnum() and key.isascii()
-        else json.dumps(key)
-    )
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items()) + "}"
-    # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
-    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value

@@ -33,12 +33,13 @@ def check_types(record: Any, *, what: str) -> None:
 
 
 @cache
-def _hints(kind: type[Any]) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
 def _check_dataclass(record: Any, where: str) -> None:
-    hints = _hints(type(record))
+    kind: Any = type(record)
+    hints = _hints(kind)
     for field in dataclasses.fields(record):
         _check(hints[field.name], getattr(record, field.name), f"{where}: {field.name}")
 

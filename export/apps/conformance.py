@@ -6,7 +6,7 @@ It is the same for every model: small tensors, computed by Pillow as edgeseed us
 conformance/
   conformance.json   schema_version, faults, and a list each of photos, files and frames
   photos/*.png       lossless, without EXIF: the orientation stands in conformance.json
-  files/*.jpg        whole files with EXIF; JPEG decoders differ by a level or two
+  files/*.jpg        whole files with EXIF; JPEG decoders may differ by some levels
   frames/*.yuv       camera frames: planes Y, U, V (I420)
   expected/*.npy     (3, S, S) uint8
   gallery/           gallery.bin, queries.npy (Q, D) float32; the answers stand in conformance.json
@@ -55,7 +55,7 @@ _ALPHA_TOLERANCE = 1
 _PROFILE_TOLERANCE = 2
 """Where a platform's own colour management converts the profile."""
 _JPEG_TOLERANCE = 6
-"""Decoders differ in the inverse DCT and in how they enlarge chroma; measured: 2 or less."""
+"""Decoders may differ in the inverse DCT and in how they enlarge chroma (docs/preprocessing.md)."""
 _ORIENTATION = 0x112
 _SIZE = Preprocess(image_size=24, resize=27)
 

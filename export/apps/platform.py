@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from edgeseed.core.bundle import Manifest
 from edgeseed.core.registry import Registry
 from edgeseed.export.apps.contents import ModelFacts
 
@@ -51,7 +50,7 @@ class Platform(abc.ABC):
     def readme(self, facts: ModelFacts) -> str:
         """The module's README.md: how an app uses it, in five minutes."""
 
-    def objection(self, manifest: Manifest) -> str | None:
-        """Why the platform does not take a bundle of one of its targets; None where it does."""
-        del manifest
+    def advice(self, facts: ModelFacts) -> str | None:
+        """What would serve the platform better than this bundle, for a warning; None if nothing."""
+        del facts
         return None

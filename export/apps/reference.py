@@ -9,7 +9,7 @@ conformance set says which of its photos show which of them.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -112,7 +112,8 @@ def over_white(pixels: Pixels, alpha: Pixels, *, premultiplied: bool) -> Pixels:
     """
     colors, opacity = pixels.astype(np.int64), alpha.astype(np.int64)[..., None]
     if premultiplied:
-        return np.minimum(colors + 255 - opacity, 255).astype(np.uint8)
+        flat: Pixels = np.minimum(colors + 255 - opacity, 255).astype(np.uint8)
+        return flat
     # Pillow's alpha_composite over an opaque ground: 7 more bits, and a rounded division by 255.
     sums = 128 * (colors * opacity + 255 * (255 - opacity)) + (128 << 7)
     return ((((sums >> 8) + sums) >> 8) >> 7).astype(np.uint8)
@@ -164,7 +165,7 @@ def resize_and_crop(
         return pixels[rows[top : top + size]][:, columns[left : left + size]]
     # The horizontal pass comes first, and its result is rounded to bytes. A pass whose size does
     # not change is left out.
-    values: npt.NDArray[np.float64] | Pixels = pixels
+    values: npt.NDArray[Any] = pixels
     for axis, old, new, start in ((1, width, new_width, left), (0, height, new_height, top)):
         kept = range(start, start + size)
         if old == new:
@@ -233,16 +234,17 @@ def to_fixed(weight: float) -> int:
 
 
 def _apply_integers(
-    values: npt.NDArray[np.generic], axis: int, first: int, weights: list[float]
+    values: npt.NDArray[Any], axis: int, first: int, weights: list[float]
 ) -> Pixels:
     window = np.take(values, range(first, first + len(weights)), axis=axis).astype(np.int64)
     fixed = np.array([to_fixed(weight) for weight in weights], np.int64)
     sums = np.tensordot(window, fixed, axes=(axis, 0)) + (1 << (PRECISION_BITS - 1))
-    return np.clip(sums >> PRECISION_BITS, 0, 255).astype(np.uint8)
+    clipped: Pixels = np.clip(sums >> PRECISION_BITS, 0, 255).astype(np.uint8)
+    return clipped
 
 
 def _apply_floats(
-    values: npt.NDArray[np.generic], axis: int, first: int, weights: list[float]
+    values: npt.NDArray[Any], axis: int, first: int, weights: list[float]
 ) -> npt.NDArray[np.float64]:
     window = np.take(values, range(first, first + len(weights)), axis=axis).astype(np.float64)
     return np.tensordot(window, np.array(weights), axes=(axis, 0))

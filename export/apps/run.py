@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseed.core.bundle import MANIFEST, Bundle, read_bundle
+from edgeseed.core.console import warn
 from edgeseed.core.errors import ArtifactError, SchemaVersionError, UsageError
 from edgeseed.core.files import atomic_directory, read_json, sha256_file, write_json
 from edgeseed.export.apps.contents import ModelFacts, Role, model_facts, write_assets
@@ -61,6 +62,9 @@ def embed(
     chosen: Platform = PLATFORMS.load(platform)
     _check_fit(opened, chosen)
     facts = model_facts(opened, module=name)
+    advice = chosen.advice(facts)
+    if advice is not None:
+        warn(f"{bundle}: {advice}")
     with atomic_directory(Path(out)) as folder:
         roles = _write_module(opened, facts, chosen, folder)
         record = {
@@ -110,9 +114,6 @@ def _check_fit(bundle: Bundle, platform: Platform) -> None:
             f"not run; it needs {needed}: edgeseed export STUDENT --target {platform.targets[0]} "
             "--out BUNDLE"
         )
-    objection = platform.objection(manifest)
-    if objection is not None:
-        raise UsageError(f"{bundle.path}: {objection}")
 
 
 def _write_module(
@@ -230,9 +231,14 @@ def _read_record(folder: Path) -> dict[str, Any]:
             f"{path} has schema version {record['schema_version']}, this edgeseed reads "
             f"{SCHEMA_VERSION}; write the module anew"
         )
-    missing = {"platform", "model", "bundle", "files"} - set(record)
-    if missing:
-        raise ArtifactError(f"{path} lacks {', '.join(sorted(missing))}; write the module anew")
+    try:
+        sealed = record["bundle"]["files"].items()
+        entries = [(entry["role"], entry["sha256"]) for entry in record["files"].values()]
+        names = (record["platform"], record["model"]["module"], *(name for name, _ in sealed))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{path} is not whole ({error!r}); write the module anew") from error
+    if not all(isinstance(name, str) for name in (*names, *(role for role, _ in entries))):
+        raise ArtifactError(f"{path} is not what `edgeseed embed` wrote; write the module anew")
     return dict(record)
 
 

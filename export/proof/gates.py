@@ -58,6 +58,8 @@ _KL_FACTOR, _KL_MARGIN = 2.0, 2e-3
 _COSINE_FACTOR, _COSINE_MARGIN = 3.0, 1e-2
 _NEIGHBOUR_MARGIN = 0.1
 _CHANNEL_FACTOR, _CHANNEL_MARGIN = 3.0, 2e-2
+# Where nothing says what rounding costs.
+_FIXED_RMS, _FIXED_KL, _FIXED_COSINE, _FIXED_CORRELATION = 0.35, 0.1, 0.7, 0.5
 MEASURED = frozenset({"rounding", "logits_rms", "logits_kl", "worst_cosine", "neighbours"})
 """Gates whose limit is measured, and may differ a little from machine to machine."""
 
@@ -230,6 +232,43 @@ def _channel_gate(outputs: Outputs, reference: Outputs, simulated: Outputs) -> G
         name="channels", value=worst[0], limit=1.0, passed=worst[0] <= 1.0,
         unit="of what rounding explains", n=len(reference["embedding"]), detail=worst[1],
     )  # fmt: skip
+
+
+def fixed_gates(outputs: Outputs, reference: Outputs) -> list[GateResult]:
+    """Quantized models whose rounding is not known: limits that no sound model came near.
+
+    For `verify --against`, which takes no number from the bundle.
+    """
+    n = len(reference["embedding"])
+    least = {
+        name: float(np.nanmin(channel_correlations(outputs[name], truth), initial=1.0))
+        for name, truth in reference.items()
+    }
+    weakest = min(least, key=lambda name: least[name])
+    cosine = float(cosines(outputs["embedding"], reference["embedding"]).min())
+    found = [
+        ("worst_cosine", cosine, _FIXED_COSINE, "least cosine", ""),
+        ("channels", least[weakest], _FIXED_CORRELATION, "least correlation", f"of the {weakest}"),
+    ]
+    results = [
+        GateResult(name=name, value=value, limit=limit, passed=value >= limit, unit=unit, n=n,
+                   detail=detail)
+        for name, value, limit, unit, detail in found
+    ]  # fmt: skip
+    if "logits" in reference:
+        pair = outputs["logits"], reference["logits"]
+        rms, divergence = relative_rms(*pair), _mean_kl(*pair)
+        results += [
+            GateResult(
+                name="logits_rms", value=rms, limit=_FIXED_RMS, passed=rms <= _FIXED_RMS,
+                unit="of the logits' rms", n=n,
+            ),
+            GateResult(
+                name="logits_kl", value=divergence, limit=_FIXED_KL,
+                passed=divergence <= _FIXED_KL, unit="nats", n=n,
+            ),
+        ]  # fmt: skip
+    return results
 
 
 def _two_digits(value: float) -> float:

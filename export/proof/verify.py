@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from edgeseed.core.agreement import golden_limit, relative_error
 from edgeseed.core.arrays import read_arrays
 from edgeseed.core.bundle import (
     LABELS_FILE,
+    MODEL_CARD,
     PHOTOS_FILE,
     SIMULATED_FILE,
     STUDENT_FILE,
@@ -30,6 +32,7 @@ from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import StudentSpec
+from edgeseed.export.bundling.card import card_problems
 from edgeseed.export.proof import gates
 from edgeseed.export.proof.diagnosis import layer_errors, likely_cause, worst_layers
 from edgeseed.export.proof.golden import Golden, golden_inputs, read_golden
@@ -60,6 +63,7 @@ _ADVICE = {
     "golden": "golden files, preprocessing and model do not belong together; export it again",
     "student": "the manifest describes another student; export it again",
     "recorded": "the manifest was edited; export it again",
+    "contents": "the files were edited, or belong to another bundle; export it again",
     "lint": "export it again; see `edgeseed explain` for what stayed in float and why",
 }
 
@@ -74,6 +78,8 @@ class VerifyResult:
     runner: str
     """What computed the model here; a reference interpreter is not a device."""
     gates: tuple[GateResult, ...]
+    notes: tuple[str, ...] = ()
+    """What a reader of the gates should know: limits below the default, photos that stand in."""
 
     @property
     def passed(self) -> bool:
@@ -101,6 +107,8 @@ class Evidence:
     simulated: Outputs | None = None
     """What rounding alone makes of the student's outputs; None for a float model, and in bundles
     of before this was kept."""
+    against: Path | None = None
+    """A student file from outside that the bundle is held to; no limit is the bundle's own then."""
 
     @property
     def quantized(self) -> bool:
@@ -126,6 +134,8 @@ class Evidence:
     @property
     def limits(self) -> gates.Limits:
         """What was demanded when it was exported."""
+        if self.against is not None:
+            return gates.Limits(parity=self.parity_limit)
         settings = self.manifest.provenance.export
         return gates.Limits(
             parity=self.parity_limit,
@@ -136,13 +146,22 @@ class Evidence:
         )
 
 
-def verify(bundle: str | Path, *, data: str | Path | None = None) -> VerifyResult:
+def verify(
+    bundle: str | Path, *, data: str | Path | None = None, against: str | Path | None = None
+) -> VerifyResult:
     """Recomputes every gate of a bundle, from what lies in it.
+
+    Without `against` this finds accidents: the student, the photos and the limits that it is judged
+    by lie in the bundle, and whoever changes all of them alike is not found out.
 
     Args:
         bundle: The bundle's folder.
         data: Photos to judge agreement (and, with labels, accuracy) on, besides those in the
             bundle.
+        against: The student file that the bundle is said to be made from, from a place that you
+            trust. It takes the place of the one in the bundle, the limits are the defaults, and
+            what rounding costs is not taken from the bundle. Give `data` too: the photos in the
+            bundle are its maker's choice.
 
     Returns:
         All gates, all passed.
@@ -153,9 +172,10 @@ def verify(bundle: str | Path, *, data: str | Path | None = None) -> VerifyResul
             Its `result` has all gates.
     """
     opened = read_bundle(bundle, check=True)
-    evidence = gather(opened)
+    evidence = gather(opened, against=None if against is None else Path(against))
     results = judge(evidence)
-    results.append(_recorded_gate(evidence, results))
+    if against is None:
+        results.append(_recorded_gate(evidence, results))
     results += _judge_natively(evidence)
     if data is not None:
         results += _judge_data(evidence, data)
@@ -165,6 +185,7 @@ def verify(bundle: str | Path, *, data: str | Path | None = None) -> VerifyResul
         precision=opened.manifest.precision,
         runner=evidence.model.runner,
         gates=tuple(results),
+        notes=tuple(_notes(evidence, data=data)),
     )
     try:
         require_passed(evidence, results)
@@ -174,11 +195,37 @@ def verify(bundle: str | Path, *, data: str | Path | None = None) -> VerifyResul
     return result
 
 
-def gather(bundle: Bundle) -> Evidence:
-    """Opens everything in a bundle."""
+def _notes(evidence: Evidence, *, data: str | Path | None) -> Iterator[str]:
+    limits, usual = evidence.limits, gates.Limits(parity=None)
+    if limits.parity is None and limits.min_agreement < usual.min_agreement:
+        yield (
+            f"judged by --min-agreement {limits.min_agreement:g}, as it was exported; the default "
+            f"is {usual.min_agreement:g}"
+        )
+    if limits.max_drop_points > usual.max_drop_points:
+        yield (
+            f"judged by --max-drop {limits.max_drop_points:g}, as it was exported; the default is "
+            f"{usual.max_drop_points:g}"
+        )
+    if limits.parity is None and evidence.simulated is None and evidence.against is None:
+        yield (
+            "made before the cost of rounding was kept, so quantized logits are not gated; export "
+            "it again, or use --against STUDENT"
+        )
+    if evidence.against is not None and data is None:
+        yield "judged on the bundle's own photos; add --data to judge it on yours"
+
+
+def gather(bundle: Bundle, *, against: Path | None = None) -> Evidence:
+    """Opens everything in a bundle.
+
+    Args:
+        bundle: The bundle.
+        against: A student file to take in place of the bundle's own, and nothing to believe.
+    """
     manifest = bundle.manifest
     target = _known_target(bundle)
-    network, spec = load_student(bundle.path / STUDENT_FILE)
+    network, spec = load_student(against or bundle.path / STUDENT_FILE)
     return Evidence(
         folder=bundle.path,
         manifest=manifest,
@@ -188,7 +235,8 @@ def gather(bundle: Bundle) -> Evidence:
         spec=spec,
         proof=read_proof(bundle.path),
         golden=read_golden(bundle.path),
-        simulated=read_simulated(bundle.path),
+        simulated=read_simulated(bundle.path) if against is None else None,
+        against=against,
     )
 
 
@@ -241,6 +289,7 @@ def judge(evidence: Evidence, *, reference: Outputs | None = None) -> list[GateR
         *([] if evidence.target.fixed_batch == 1 else [_batch_gate(evidence)]),
         _golden_gate(evidence),
         gates.flag_gate("lint", [str(finding) for finding in evidence.model.lint()], n=1),
+        _contents_gate(evidence),
     ]
 
 
@@ -267,7 +316,11 @@ def closeness_gates(
 
 
 def _rounding_gates(evidence: Evidence, outputs: Outputs, reference: Outputs) -> list[GateResult]:
-    if evidence.limits.parity is not None or evidence.simulated is None:
+    if evidence.limits.parity is not None:
+        return []
+    if evidence.against is not None:
+        return gates.fixed_gates(outputs, reference)
+    if evidence.simulated is None:
         return []
     if {name: each.shape for name, each in evidence.simulated.items()} != {
         name: each.shape for name, each in reference.items()
@@ -285,8 +338,14 @@ def _student_gate(evidence: Evidence) -> GateResult:
     """The manifest and the labels say of the student what the student says of itself."""
     manifest, spec, folder = evidence.manifest, evidence.spec, evidence.folder
     problems = []
-    if sha256_file(folder / STUDENT_FILE) != manifest.student_sha256:
-        problems.append("reference/student.safetensors is not the student that was exported")
+    student = evidence.against or folder / STUDENT_FILE
+    if sha256_file(student) != manifest.student_sha256:
+        name = evidence.against or STUDENT_FILE
+        problems.append(f"{name} is not the student that was exported")
+    if evidence.spec.architecture.name != manifest.name:
+        problems.append(
+            f"name is {manifest.name}, the student's architecture {spec.architecture.name}"
+        )
     own, said = spec.preprocess.to_dict(), manifest.preprocess.to_dict()
     problems += [
         f"preprocess.{key} is {said[key]} in the manifest, {own[key]} in the student"
@@ -320,6 +379,18 @@ def _batch_gate(evidence: Evidence) -> GateResult:
     batch = evidence.manifest.inputs[0].shape[0]
     fixed = batch if isinstance(batch, int) else None
     return gates.batch_gate(singles, together, rounded=evidence.rounded, fixed=fixed)
+
+
+def _contents_gate(evidence: Evidence) -> GateResult:
+    """What the files say beside their numbers, found anew."""
+    findings = evidence.target.check(
+        evidence.folder, evidence.manifest, evidence.model, evidence.golden.inputs
+    )
+    problems = [str(finding) for finding in findings]
+    card = evidence.folder / MODEL_CARD
+    if card.is_file():  # while a bundle is made, it is written last
+        problems += card_problems(card.read_text(encoding="utf-8"), evidence.manifest)
+    return gates.flag_gate("contents", problems, n=1)
 
 
 def _golden_gate(evidence: Evidence) -> GateResult:
@@ -368,7 +439,9 @@ def _recorded_gate(evidence: Evidence, results: list[GateResult]) -> GateResult:
             )
         if abs(gate.value - found.value) > _wobble(found):
             problems.append(f"{gate.name}: {gate.value:.4g} recorded, {found.value:.4g} found")
-    missing = [name for name in now if name not in {gate.name for gate in evidence.manifest.gates}]
+    recorded = {gate.name for gate in evidence.manifest.gates}
+    # Bundles of before have no `contents`; it finds the same whether it was recorded or not.
+    missing = [name for name in now if name not in recorded | {"contents"}]
     problems += [f"{name} is not recorded" for name in missing]
     return gates.flag_gate("recorded", problems, n=len(evidence.manifest.gates))
 

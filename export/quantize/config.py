@@ -13,8 +13,7 @@ class QuantizeConfig:
     """Settings of post-training quantization."""
 
     calibrator: str = "auto"
-    """`auto` (see `quantize.candidates`), or one of `minmax`, `moving-average`, `percentile`,
-    `photos`, `entropy`, `mse` and `fisher`."""
+    """`auto` (see `quantize.candidates`), or one of `minmax`, `percentile`, `photos`, `fisher`."""
     equalize: bool = True
     """Whether channels of unlike range are evened out where that is exact."""
     bias_correction: bool = True

@@ -128,6 +128,7 @@ def _first_line(error: Exception) -> str:
 def _placement(ct: Any, model: Any, unit: str, units: Any) -> Placement:
     """Where each operation goes by MLComputePlan (macOS 14.4); unknown before that."""
     nodes: dict[str, int] = {}
+    fallback: dict[str, int] = {}
     try:
         plan = ct.models.compute_plan.MLComputePlan.load_from_path(
             path=model.get_compiled_model_path(), compute_units=units
@@ -138,12 +139,15 @@ def _placement(ct: Any, model: Any, unit: str, units: Any) -> Placement:
                 device = type(usage.preferred_compute_device).__name__
                 name = _DEVICES.get(device, device)
                 nodes[name] = nodes.get(name, 0) + 1
+                if name != unit:
+                    kind = str(operation.operator_name)
+                    fallback[kind] = fallback.get(kind, 0) + 1
     except Exception:  # an older macOS or coremltools has no plan: then nothing was seen
         nodes = {}
     if not nodes:
         return Placement(unit, unit, None)
     most = max(nodes, key=lambda name: nodes[name])
-    return Placement(unit, unit if unit == "all" else most, nodes)
+    return Placement(unit, unit if unit == "all" else most, nodes, fallback)
 
 
 ENGINE = CoreMLEngine

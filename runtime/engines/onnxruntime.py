@@ -145,20 +145,17 @@ def _unit_of(provider: str) -> str:
 
 def _placement(session: Any, unit: str) -> Placement:
     """Where the nodes are; providers alone do not tell, since the CPU is always among them."""
-    nodes = _assigned_nodes(session)
-    if nodes is None:
-        return Placement(unit, _unit_of(session.get_providers()[0]), None)
-    actual = max(nodes, key=lambda name: nodes[name]) if nodes else unit
-    return Placement(unit, actual, nodes)
-
-
-def _assigned_nodes(session: Any) -> dict[str, int] | None:
     if not hasattr(session, "get_provider_graph_assignment_info"):
-        return None
+        return Placement(unit, _unit_of(session.get_providers()[0]), None)
     nodes: collections.Counter[str] = collections.Counter()
+    fallback: collections.Counter[str] = collections.Counter()
     for part in session.get_provider_graph_assignment_info():
-        nodes[_unit_of(part.ep_name)] += len(part.get_nodes())
-    return dict(nodes)
+        taken = part.get_nodes()
+        nodes[_unit_of(part.ep_name)] += len(taken)
+        if _unit_of(part.ep_name) != unit:
+            fallback.update(str(node.op_type) for node in taken)
+    actual = max(nodes, key=lambda name: nodes[name]) if nodes else unit
+    return Placement(unit, actual, dict(nodes), dict(fallback))
 
 
 ENGINE = OnnxRuntimeEngine

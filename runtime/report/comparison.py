@@ -538,7 +538,8 @@ def _settings(result: Result) -> str:
 def _placement(result: Result) -> str:
     placement = result.placement
     share = "" if placement.share is None else f", {placement.share:.0%} of its nodes"
-    return f"asked for {placement.requested}, ran on {placement.actual}{share}"
+    told = ", which nodes ran where is not told by the engine" if placement.nodes is None else share
+    return f"asked for {placement.requested}, ran on {placement.actual}{told}"
 
 
 def _golden(result: Result) -> str:

@@ -10,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from edgeseed import convert, distill, export, quickstart, runtime
+from edgeseed import convert, distill, export, quickstart, recommend, runtime
 from edgeseed.cli._main import cli, main
 from edgeseed.core.bundle import GateResult
 from edgeseed.core.errors import GateError
@@ -22,7 +22,7 @@ CALLS = {
     "finetune": distill.finetune, "evaluate": distill.evaluate, "export": export.export,
     "verify": export.verify, "build": runtime.build, "profile": runtime.profile,
     "compare": runtime.compare, "embed": export.embed, "gallery": export.gallery,
-    "convert": convert.convert,
+    "convert": convert.convert, "recommend": recommend.recommend,
 }  # fmt: skip
 COMMANDS = cli.list_commands(click.Context(cli))
 

@@ -1,10 +1,16 @@
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 from support.export import tiny_preprocess, tiny_student
 
+from edgeseed.core.agreement import relative_error
 from edgeseed.core.errors import UsageError
+from edgeseed.core.network import build_student
+from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.student import Architecture
 from edgeseed.export.program import build_program, float_graph, output_names
 from edgeseed.export.proof.reference import reference_outputs
 
@@ -72,3 +78,36 @@ def test_layers_keep_their_names_when_the_program_is_taken_apart() -> None:
     again = [node.name for node in float_graph(program).graph.nodes if "conv2d" in node.name]
     assert names
     assert names == again
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [("test_nfnet", {}), ("test_vit", {"global_pool": "map", "img_size": 64})],
+)
+def test_what_a_network_computes_of_its_weights_is_folded(
+    name: str, kwargs: dict[str, Any]
+) -> None:
+    # Weight standardisation is a batch norm in training mode; its folded node was left behind, and
+    # the export refused the network for it.
+    torch.manual_seed(0)
+    network = build_student(Architecture(name=name, kwargs=kwargs), num_classes=4).eval()
+    preprocess = Preprocess(image_size=64, resize=64)
+    program = build_program(network, preprocess)
+    targets = {node.target for node in program.graph.nodes}
+    assert torch.ops.aten.batch_norm.default not in targets
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 3, 64, 64), dtype=np.uint8)
+    with torch.no_grad():
+        found = program.module()(torch.from_numpy(pixels).float())
+        wanted = network(torch.from_numpy(preprocess.normalize(pixels)))
+    for value, reference in zip(found, wanted, strict=True):
+        assert relative_error(value.numpy(), reference.numpy()) < 1e-5
+
+
+def test_the_query_of_an_attention_pool_is_no_layer_of_the_program() -> None:
+    # Core ML computes it while converting: "43 layers were meant to be int8, the package has 42".
+    kwargs = {"global_pool": "map", "img_size": 64}
+    network = build_student(Architecture(name="test_vit", kwargs=kwargs), num_classes=4).eval()
+    layers = sum(isinstance(part, torch.nn.Linear) for part in network.modules())
+    program = build_program(network, Preprocess(image_size=64, resize=64))
+    linear = [n for n in program.graph.nodes if n.target is torch.ops.aten.linear.default]
+    assert len(linear) == layers - 1

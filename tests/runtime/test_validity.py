@@ -220,3 +220,10 @@ def test_stalls_beside_busy_neighbours_are_flagged_and_count() -> None:
 
     assert ("throttled", False) in found
     assert ("busy", False) in found
+
+
+def test_the_kinds_of_node_that_fell_back_are_named() -> None:
+    fallback = {"Conv": 2, "Resize": 5}
+    found = evidence(placement=Placement("npu", "npu", {"cpu": 7, "npu": 8}, fallback))
+
+    assert judge(found)[0].message.endswith("the rest elsewhere (Resize 5, Conv 2)")

@@ -45,7 +45,9 @@ def hold(measure: Measure, bundle: Bundle, job: Job) -> Observation:
     if found.samples_ns:
         met = len(found.samples_ns) >= job.min_runs and found.elapsed_ns >= job.min_seconds * 1e9
         assert met or found.elapsed_ns >= job.max_seconds * 1e9
-        assert found.warm_up.runs >= 10 or found.warm_up.seconds >= 1
+        # Programs of others warm up for a fixed number of runs, and say so by `steady: null`.
+        fixed = found.warm_up.steady is None
+        assert fixed or found.warm_up.runs >= 10 or found.warm_up.seconds >= 1
     if found.request is not None:
         assert found.request == job.request()
     return seen

@@ -32,7 +32,7 @@ _SIGNATURES = (
 _TAIL_BYTES = 64
 
 
-class _Files:
+class Files:
     """Files under one folder; the names are one object, which loader workers share."""
 
     def __init__(self, root: Path, names: Iterable[str]) -> None:
@@ -45,16 +45,20 @@ class _Files:
         return len(self._ends)
 
     def name(self, index: int) -> str:
+        """Path below the folder."""
         start = int(self._ends[index - 1]) if index else 0
         return os.fsdecode(self._joined[start : int(self._ends[index])])
 
     def image(self, index: int) -> Image.Image:
+        """The photo at `index`, upright, 8-bit RGB."""
         return decode(self.root / self.name(index))
 
     def draft(self, index: int, side: int) -> Draft:
+        """As `image`, but a JPEG may come smaller."""
         return decode_draft(self.root / self.name(index), side=side)
 
     def mark(self, index: int) -> Mark:
+        """What tells copies of it, without decoding."""
         path = self.root / self.name(index)
         try:
             size = path.stat().st_size
@@ -94,7 +98,7 @@ def _refuse(error: OSError) -> NoReturn:
     ) from error
 
 
-def _check_file(path: Path) -> str | None:
+def check_file(path: Path) -> str | None:
     """Why a file is no usable photo, or None. Decodes only what looks suspicious."""
     try:
         # Opening a pipe would wait for whoever writes into it.
@@ -140,7 +144,7 @@ def open_folder(root: Path, *, labels: bool | None) -> PhotoSet:
         progress(f"checking {root.name}", len(names), "files") as bar,
     ):
         reasons = []
-        for reason in pool.map(_check_file, (root / name for name in names)):
+        for reason in pool.map(check_file, (root / name for name in names)):
             reasons.append(reason)
             bar.advance()
     good = [name for name, reason in zip(names, reasons, strict=True) if reason is None]
@@ -153,7 +157,7 @@ def open_folder(root: Path, *, labels: bool | None) -> PhotoSet:
     sizes = [(root / name).stat().st_size for name in good]
     return PhotoSet(
         name=str(root),
-        source=_Files(root, good),
+        source=Files(root, good),
         indices=np.arange(len(good), dtype=np.int64),
         fingerprint=fingerprint_of(
             Path(name).as_posix() + f" {size}" for name, size in zip(good, sizes, strict=True)

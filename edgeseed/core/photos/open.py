@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,15 @@ import numpy as np
 
 from edgeseed.core.errors import DataError
 from edgeseed.core.photos.folder import open_folder
+from edgeseed.core.photos.joined import join_photos
+from edgeseed.core.photos.lists import SUFFIXES, open_list
+from edgeseed.core.photos.packed import (
+    HUGGING_FACE,
+    is_parquet,
+    open_hugging_face,
+    open_parquet,
+    open_zip,
+)
 from edgeseed.core.photos.photo_set import PhotoSet, photos_from_arrays
 from edgeseed.core.photos.shards import are_shards, open_shards
 from edgeseed.core.registry import unknown_name
@@ -41,13 +51,17 @@ def _open_digits(split: str, folder: str | None) -> PhotoSet:
 _NAMED = {"digits": _open_digits}
 
 
-def open_photos(source: str | Path, *, labels: bool | None = None, min_count: int = 1) -> PhotoSet:
+def open_photos(
+    source: str | Path | Sequence[str | Path], *, labels: bool | None = None, min_count: int = 1
+) -> PhotoSet:
     """Opens a set of photos.
 
     Args:
         source: A folder of any nesting (class folders are labels); tar shards, as a folder of
             them or a pattern (`train-{000..127}.tar`, also `https://` and `s3://`); `digits`, whose
-            test split is `digits:test`.
+            test split is `digits:test`; a zip archive; a list of paths (.txt, .csv, .tsv); parquet
+            files; a Hugging Face dataset, `hf:NAME[:SPLIT]`. Several of these as a list, or with
+            commas between them.
         labels: True demands labels, False ignores class folders, None takes them if they are there.
         min_count: The least number of photos that makes sense for the caller.
 
@@ -56,12 +70,24 @@ def open_photos(source: str | Path, *, labels: bool | None = None, min_count: in
             files, or lacks the labels that were asked for.
         UnknownNameError: If it is neither a folder nor a known name.
     """
-    photos = _open(str(source), labels=labels)
+    parts = _parts(source)
+    opened = [_open(part, labels=labels) for part in parts]
+    photos = opened[0] if len(opened) == 1 else join_photos(",".join(parts), opened, labels=labels)
     if len(photos) < min_count:
         raise DataError(
             f"{source} holds {len(photos)} photos, at least {min_count} are needed; add more"
         )
     return photos
+
+
+def _parts(source: str | Path | Sequence[str | Path]) -> list[str]:
+    """The sets that a name or a list of names means."""
+    if not isinstance(source, str):
+        return [str(source)] if isinstance(source, Path) else [str(part) for part in source]
+    # A comma may belong to a folder's name, or to a pattern of shards such as a-{0,1}.tar.
+    if "," not in source or "{" in source or Path(source).exists():
+        return [source]
+    return [part.strip() for part in source.split(",") if part.strip()] or [source]
 
 
 def _open(source: str, *, labels: bool | None) -> PhotoSet:
@@ -76,11 +102,22 @@ def _open(source: str, *, labels: bool | None) -> PhotoSet:
         )
     if are_shards(source):
         return open_shards(source, labels=labels)
+    if source.startswith(HUGGING_FACE):
+        return open_hugging_face(source, labels=labels)
     path = Path(source)
+    if is_parquet(source) and path.exists():
+        return open_parquet(path, labels=labels)
     if path.is_dir():
         return open_folder(path, labels=labels)
+    if path.is_file() and path.suffix.lower() == ".zip":
+        return open_zip(path, labels=labels)
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return open_list(path, labels=labels)
     if path.exists():
-        raise DataError(f"{source} is a file; give the folder that holds the photos")
+        raise DataError(
+            f"{source} is a file; give the folder that holds the photos, or a .zip, .tar, "
+            ".parquet, or a list of paths (.txt, .csv)"
+        )
     if os.sep in source or "." in source:
         raise DataError(
             f"{source} does not exist; give a folder of photos, or one of: {', '.join(_NAMED)}"

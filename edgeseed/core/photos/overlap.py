@@ -13,6 +13,7 @@ from edgeseed.core.photos.decoding import reason_of
 
 _COMPARED = 2000
 _SMALL_BYTES, _SAMPLE_BYTES = 2**15, 2**12
+_SAMPLED_AT = (0.25, 0.5, 0.75)
 # Of a sketch: photos, and hexadecimal digits of a photo's size and content. Student files hold it.
 _SKETCHED, _SIZE_DIGITS, _CONTENT_DIGITS = 512, 4, 12
 _KEY_DIGITS = _SIZE_DIGITS + _CONTENT_DIGITS
@@ -135,13 +136,21 @@ def _digest(mark: Mark) -> bytes:
     return hashlib.sha256(f"{mark.num_bytes} ".encode() + mark.sample()).digest()
 
 
+def sample_bytes(content: bytes) -> bytes:
+    """As `sample_file`, of a photo that is in memory."""
+    if len(content) <= _SMALL_BYTES:
+        return content
+    starts = [int(place * len(content)) for place in _SAMPLED_AT]
+    return b"".join(content[start : start + _SAMPLE_BYTES] for start in starts)
+
+
 def sample_file(path: Path, *, start: int, size: int) -> bytes:
     """Some bytes of the photo that lies at `start` of a file: all of a small one.
 
     Raises:
         DataError: If the file went away.
     """
-    places = (0.25, 0.5, 0.75) if size > _SMALL_BYTES else (0.0,)
+    places = _SAMPLED_AT if size > _SMALL_BYTES else (0.0,)
     length = _SAMPLE_BYTES if size > _SMALL_BYTES else size
     try:
         with path.open("rb") as file:

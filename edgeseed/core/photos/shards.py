@@ -32,13 +32,13 @@ from edgeseed.core.photos.overlap import Mark, sample_file
 from edgeseed.core.photos.photo_set import PhotoSet, fingerprint_of
 
 SUFFIX = ".tar"
-_IMAGES = frozenset(["jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "ppm"])
+IMAGE_SUFFIXES = frozenset(["jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "ppm"])
 _LABEL = "cls"
 _CLASSES_FILE = "classes.txt"
 _LISTED = 3
 _SIDECAR_KINDS = tuple(suffix.removeprefix(".") for suffix in SIDECARS)
 _MAX_LABEL_BYTES = 1024
-_MAX_PHOTO_BYTES = 2**29
+MAX_PHOTO_BYTES = 2**29
 """Half a gigabyte: a tar may claim any size, and a photo is read whole."""
 
 
@@ -78,7 +78,7 @@ def open_shards(source: str, *, labels: bool | None) -> PhotoSet:
     if not samples and not skipped:
         raise DataError(
             f"{source} holds no photo; samples are named like 000017.jpg, with suffixes "
-            f"{', '.join(sorted(_IMAGES))}"
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     judge_skipped(source, num_used=len(samples), skipped=skipped)
     numbers = np.repeat(np.arange(len(urls)), [len(shard.photos) for shard in shards])
@@ -200,7 +200,7 @@ def _read_members(tar: tarfile.TarFile, url: str) -> tuple[dict[str, _Member], l
             continue
         if not member.isreg() or member.issparse():
             skipped.append(Skipped(path, "a link, a sparse file or a device: pack plain files"))
-        elif _suffix(member.name) in _IMAGES and member.size > _MAX_PHOTO_BYTES:
+        elif _suffix(member.name) in IMAGE_SUFFIXES and member.size > MAX_PHOTO_BYTES:
             skipped.append(Skipped(path, f"{readable_size(member.size)}, too large for a photo"))
         else:
             if member.name in members:  # as in tar itself, the last one counts
@@ -257,8 +257,8 @@ def _photos(sample: list[_Member]) -> list[_Member]:
     `000017.jpg` is the photo, and `000017.mask.png` belongs to it. Where no name ends at the second
     dot, as in `2024.05.01.jpg` and `2024.05.02.jpg`, each is a photo of its own.
     """
-    images = [part for part in sample if _suffix(part.member) in _IMAGES]
-    plain = [part for part in images if _key_and_kind(part.member)[1] in _IMAGES]
+    images = [part for part in sample if _suffix(part.member) in IMAGE_SUFFIXES]
+    plain = [part for part in images if _key_and_kind(part.member)[1] in IMAGE_SUFFIXES]
     labels = {
         part.member.rpartition(".")[0]: part.label for part in sample if part.label is not None
     }

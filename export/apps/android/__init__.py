@@ -42,6 +42,15 @@ class AndroidPlatform(Platform):
             .replace("@DIGEST@", facts.bundle_digest)
         )
 
+    def advice(self, facts: ModelFacts) -> str | None:
+        """Names the int8 scheme of phones where the bundle has another."""
+        if facts.scheme in (None, "arm"):
+            return None
+        return (
+            f"its int8 is of scheme {facts.scheme}, which a phone computes right but not fast; for "
+            "Android, export it with --scheme arm"
+        )
+
 
 def runtime_version(facts: ModelFacts) -> str:
     """The onnxruntime-android to depend on: the one compiled against, or newer where needed."""

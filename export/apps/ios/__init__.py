@@ -15,7 +15,7 @@ class IosPlatform(Platform):
     name = "ios"
     targets = ("coreml",)
     template: ClassVar[Path] = Path(__file__).parent / "template"
-    assets = "Sources/EdgeseedModule/Resources"
+    assets = "Sources/EdgeseedModule/ModelFiles"
 
     def constants(self, facts: ModelFacts) -> Mapping[str, str]:
         """`ModelInfo.swift`."""

@@ -1,26 +1,23 @@
-"""From the values a tensor takes to the range its integers span.
+"""The range that a tensor's integers span, from the values it takes on calibration photos.
 
 ```text
-minmax           everything that was seen
-moving-average   the extremes of the batches, averaged; one odd photo in a batch counts little
-percentile       all but one value in a hundred thousand at either end
-photos           the extremes of every photo, but of the three in a hundred that go furthest
-entropy          least Kullback-Leibler divergence from the values to their quantized selves
-                 (Migacz, "8-bit inference with TensorRT", GTC 2017)
-mse              least squared error
-fisher           least squared error where each value counts by the square of the outputs' gradient:
-                 how far the answers move, not the tensor (the diagonal of the Fisher information,
-                 as in Li et al., 2021, "BRECQ", arXiv 2102.05426, equation 10)
+minmax       everything that was seen
+percentile   all but one value in a hundred thousand at either end
+photos       the extremes of every photo, but of the three in a hundred that go furthest
+fisher       least squared error where each value counts by the square of the outputs' gradient:
+             how far the answers move, not the tensor (the diagonal of the Fisher information,
+             as in Li et al., 2021, "BRECQ", arXiv 2102.05426, equation 10)
 ```
 
-No one of them is best: YOLOv7 loses 5 points of mAP to entropy against MSE, another detector falls
-to zero with entropy where min-max is fine. `export.quantize.candidates` chooses one by photos that
-were not calibrated with.
+`export.quantize.candidates` chooses one by photos that were not calibrated with. There were three
+more, which it never chose for a published network: a moving average of the batches' extremes, the
+least squared error without weights, and the least Kullback-Leibler divergence (which drew ReLUs'
+thresholds down and kept 36 % of one network's classes).
 
-A photo in fifty or a hundred may drive a network far beyond what it does on all others (an aircraft
-before a plain sky: 10 to 60 times, in a MobileNetV3 trained on CIFAR-10), and every value of it is
-large. For a percentile of values, or for their squared error, that is a crowd that must be kept;
-`photos` counts a photo as one, and `fisher` asks typical photos alone.
+One photo in fifty or a hundred may drive a network far beyond what it does on all others (an
+aircraft before a plain sky: 10 to 60 times, in a MobileNetV3 trained on CIFAR-10), and every value
+of it is large. A percentile of values must keep such a crowd; `photos` counts a photo as one, and
+`fisher` asks typical photos alone.
 
 A channel of small values may carry as much as one of large values: the first hard-swish of that
 network has channels that end at 0.2 and at 9, and the next layer reads the first with weights 80
@@ -31,7 +28,7 @@ finely there, the network comes twice as near to the float one.
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -43,13 +40,10 @@ from edgeseed.export.quantize.graph.rewriting import quantizer_of_kind
 from edgeseed.export.quantize.scales import Quantizer
 from edgeseed.export.quantize.scheme import IntegerFormat
 
-Method = Literal["minmax", "moving-average", "percentile", "photos", "entropy", "mse", "fisher"]
-METHODS: tuple[Method, ...] = (
-    "minmax", "moving-average", "percentile", "photos", "entropy", "mse", "fisher",
-)  # fmt: skip
+Method = Literal["minmax", "percentile", "photos", "fisher"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 _BINS_PER_SIDE = 4096
-_MOMENTUM = 0.9
 _TAIL = 1e-5
 # Photos beyond `photos`' range at either end, and photos whose extremes are kept.
 PHOTO_TAIL = 0.03
@@ -76,8 +70,6 @@ class Statistics:
 
     low: float = np.inf
     high: float = -np.inf
-    average_low: float = np.nan
-    average_high: float = np.nan
     width: float = 0.0
     counts: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(2 * _BINS_PER_SIDE))
     extremes: list[Tensor] = dataclasses.field(default_factory=list)
@@ -97,12 +89,7 @@ class Statistics:
         if sum(map(len, self.extremes)) < _MOST_PHOTOS:
             self.extremes.append(each)
         low, high = float(each[:, 0].min()), float(each[:, 1].max())
-        first = self.low > self.high
         self.low, self.high = min(self.low, low), max(self.high, high)
-        self.average_low = low if first else _MOMENTUM * self.average_low + (1 - _MOMENTUM) * low
-        self.average_high = (
-            high if first else _MOMENTUM * self.average_high + (1 - _MOMENTUM) * high
-        )
         self._widen(max(abs(low), abs(high)))
         if weights is None:
             self._count(flat[:: _sampling_stride(flat.numel(), values.shape)], None)
@@ -193,12 +180,6 @@ def _minmax(
     return statistics.low, statistics.high
 
 
-def _moving_average(
-    statistics: Statistics, kind: Kind, number_format: IntegerFormat
-) -> tuple[float, float]:
-    return statistics.average_low, statistics.average_high
-
-
 def _percentile(
     statistics: Statistics, kind: Kind, number_format: IntegerFormat
 ) -> tuple[float, float]:
@@ -215,31 +196,28 @@ def _photos(
     return statistics.photo_range()
 
 
-def _search(cost: Callable[[Quantizer, Doubles, Doubles], float]) -> "_RangeOf":
-    """The range of least cost: first both ends together, then each on its own."""
+def _fisher(
+    statistics: Statistics, kind: Kind, number_format: IntegerFormat
+) -> tuple[float, float]:
+    """The range of least weighted error: first both ends together, then each on its own."""
+    centres, shares = statistics.distribution()
+    centres = _where_it_matters(centres, kind)
 
-    def find(
-        statistics: Statistics, kind: Kind, number_format: IntegerFormat
-    ) -> tuple[float, float]:
-        centres, shares = statistics.distribution()
-        centres = _where_it_matters(centres, kind)
+    def cost_of(low: float, high: float) -> float:
+        quantizer = quantizer_of_kind(kind, low, high, number_format)
+        return _weighted_error(quantizer, centres, shares)
 
-        def cost_of(low: float, high: float) -> float:
-            return cost(quantizer_of_kind(kind, low, high, number_format), centres, shares)
-
-        low, high = statistics.low, statistics.high
-        share = min(_SHRINKS, key=lambda share: cost_of(low * share, high * share))
-        low, high = low * share, high * share
-        if kind is Kind.FREE and not number_format.symmetric and low < 0 < high:
-            lows: list[float] = [low * share for share in _SHRINKS]
-            costs = [cost_of(candidate, high) for candidate in lows]
-            low = lows[costs.index(min(costs))]
-            highs: list[float] = [high * share for share in _SHRINKS]
-            costs = [cost_of(low, candidate) for candidate in highs]
-            high = highs[costs.index(min(costs))]
-        return float(low), float(high)
-
-    return find
+    low, high = statistics.low, statistics.high
+    share = min(_SHRINKS, key=lambda share: cost_of(low * share, high * share))
+    low, high = low * share, high * share
+    if kind is Kind.FREE and not number_format.symmetric and low < 0 < high:
+        lows: list[float] = [low * share for share in _SHRINKS]
+        costs = [cost_of(candidate, high) for candidate in lows]
+        low = lows[costs.index(min(costs))]
+        highs: list[float] = [high * share for share in _SHRINKS]
+        costs = [cost_of(low, candidate) for candidate in highs]
+        high = highs[costs.index(min(costs))]
+    return float(low), float(high)
 
 
 def _where_it_matters(centres: Doubles, kind: Kind) -> Doubles:
@@ -256,47 +234,19 @@ def _integers(quantizer: Quantizer, values: Doubles) -> Doubles:
     return np.asarray(np.clip(rounded, quantizer.low, quantizer.high), np.float64)
 
 
-def _squared_error(quantizer: Quantizer, centres: Doubles, shares: Doubles) -> float:
-    simulated = (_integers(quantizer, centres) - quantizer.zero_point) * quantizer.scale
-    return float(shares @ (simulated - centres) ** 2)
-
-
 def _weighted_error(quantizer: Quantizer, centres: Doubles, shares: Doubles) -> float:
     """Rounding errs up and down and averages out; what is cut off errs one way, and adds up."""
     low, high = quantizer.range
     margin = quantizer.scale / 2
     is_cut = (centres < low - margin) | (centres > high + margin)
-    return _squared_error(quantizer, centres, np.where(is_cut, _CUT * shares, shares))
-
-
-def _divergence(quantizer: Quantizer, centres: Doubles, shares: Doubles) -> float:
-    """KL divergence from the clipped values to what is left of them at the integers' resolution."""
-    integers = _integers(quantizer, centres).astype(np.int64) - quantizer.low
-    low, high = quantizer.range
-    inside = (centres >= low) & (centres <= high)
-    if not inside.any():
-        return float("inf")
-    # What is cut off piles up in the outermost bins of the reference, but not in the candidate's.
-    reference = np.where(inside, shares, 0.0)
-    first, last = np.flatnonzero(inside)[[0, -1]]
-    reference[first] += shares[:first].sum()
-    reference[last] += shares[last + 1 :].sum()
-    levels = quantizer.levels + 1
-    mass = np.bincount(integers[inside], weights=shares[inside], minlength=levels)
-    bins = np.bincount(integers[inside], minlength=levels)
-    candidate = mass[integers[inside]] / bins[integers[inside]]
-    candidate = candidate / candidate.sum()
-    inner = reference[inside]
-    return float(np.sum(inner * np.log(inner / candidate)))
+    simulated = (_integers(quantizer, centres) - quantizer.zero_point) * quantizer.scale
+    return float(np.where(is_cut, _CUT * shares, shares) @ (simulated - centres) ** 2)
 
 
 _RangeOf = Callable[[Statistics, Kind, IntegerFormat], tuple[float, float]]
 _RANGES: dict[Method, _RangeOf] = {
     "minmax": _minmax,
-    "moving-average": _moving_average,
     "percentile": _percentile,
     "photos": _photos,
-    "entropy": _search(_divergence),
-    "mse": _search(_squared_error),
-    "fisher": _search(_weighted_error),
+    "fisher": _fisher,
 }

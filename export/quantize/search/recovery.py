@@ -267,6 +267,7 @@ class _Layer:
         graph = quantized.graph
         with graph.inserting_before(node):
             steps = graph.get_attr(f"{node.name}_weight_steps")
+            limits: dict[str, Any]
             limits = {"low": self.low, "high": self.high, "pair_limit": self.pair_limit}
             weight = graph.call_function(rounded_weight, (base, scales, steps), limits)
             bias_steps = graph.get_attr(f"{node.name}_bias_steps")

@@ -22,7 +22,6 @@ same bytes.
 
 import copy
 import dataclasses
-import hashlib
 import json
 import shutil
 import uuid
@@ -43,7 +42,22 @@ from edgeseed.core.errors import UsageError, WorkError
 from edgeseed.core.registry import unknown_name
 from edgeseed.export.exact_normalisation import centre_on_whole_numbers
 from edgeseed.export.program import INPUT_NAME, trace
-from edgeseed.export.target import Precision, Target, WriteRequest, WrittenModel
+from edgeseed.export.target import (
+    Finding,
+    Model,
+    Precision,
+    Target,
+    WriteRequest,
+    WrittenModel,
+)
+from edgeseed.export.targets.coreml.checks import (
+    FIRST_SYSTEM,
+    LABEL,
+    PROBABILITIES,
+    check_package,
+    feature_texts,
+    user_metadata,
+)
 from edgeseed.export.targets.coreml.model import CoreMLModel, open_coreml
 from edgeseed.export.targets.coreml.palettes import palettize
 from edgeseed.export.targets.coreml.tools import load_coremltools, quiet
@@ -52,7 +66,6 @@ MODEL_FOLDER = "model.mlpackage"
 WEIGHTS = ("linear8", "palette8", "palette6", "palette4")
 _PROBABILITIES = "probabilities"
 _PADDING_PASSES_END = "common::fuse_pad_conv"
-_LABEL = "classLabel"
 # A compressed tensor has a scale or a palette beside it; below this size that eats what it saves.
 _SMALLEST_COMPRESSED = 512
 
@@ -83,7 +96,7 @@ class CoreMLTarget(Target):
         write_package(folder / MODEL_FOLDER, specification, weights=Path(model.weights_dir))
         return WrittenModel(
             model=MODEL_FOLDER,
-            minimum_runtime={"iOS": "17", "macOS": "14"},
+            minimum_runtime=FIRST_SYSTEM[specification.specificationVersion],
             details={
                 "specification_version": specification.specificationVersion,
                 "coremltools": version("coremltools"),
@@ -102,6 +115,14 @@ class CoreMLTarget(Target):
             return weight
         palette, places = palettize(weight, bits=int(weights.removeprefix("palette")))
         return np.asarray(palette[places], dtype=np.float32).reshape(weight.shape)
+
+    def check(
+        self, folder: Path, manifest: Manifest, model: Model, pixels: npt.NDArray[np.uint8]
+    ) -> tuple[Finding, ...]:
+        """Compares outputs, probabilities, labels, versions and metadata."""
+        del folder
+        assert isinstance(model, CoreMLModel)
+        return tuple(check_package(model, manifest, pixels))
 
     def open(self, folder: Path, manifest: Manifest) -> CoreMLModel:
         """Opens it in the reference interpreter."""
@@ -326,7 +347,7 @@ def make_classifier(coremltools: Any, specification: Any, classes: tuple[str, ..
     function = specification.mlProgram.functions["main"]
     block = function.block_specializations[function.opset]
     text, number = _scalar_type(mil, mil.STRING), _scalar_type(mil, mil.FLOAT64)
-    scores = f"{_LABEL}_probs"
+    scores = PROBABILITIES
 
     operation = block.operations.add(type="classify")
     operation.inputs["probabilities"].arguments.add(name=_PROBABILITIES)
@@ -335,21 +356,21 @@ def make_classifier(coremltools: Any, specification: Any, classes: tuple[str, ..
     labels.type.listType.length.constant.size = len(classes)
     for name in classes:
         labels.immediateValue.list.values.append(_text(mil, name))
-    operation.outputs.add(name=_LABEL).type.CopyFrom(text)
+    operation.outputs.add(name=LABEL).type.CopyFrom(text)
     dictionary = operation.outputs.add(name=scores).type.dictionaryType
     dictionary.keyType.CopyFrom(text)
     dictionary.valueType.CopyFrom(number)
     operation.attributes["name"].CopyFrom(_text(mil, "classify"))
 
     block.outputs.remove(_PROBABILITIES)
-    block.outputs.extend([_LABEL, scores])
+    block.outputs.extend([LABEL, scores])
     description = specification.description
     kept = [each for each in description.output if each.name != _PROBABILITIES]
     del description.output[:]
     description.output.extend(kept)
-    description.output.add(name=_LABEL).type.stringType.SetInParent()
+    description.output.add(name=LABEL).type.stringType.SetInParent()
     description.output.add(name=scores).type.dictionaryType.stringKeyType.SetInParent()
-    description.predictedFeatureName = _LABEL
+    description.predictedFeatureName = LABEL
     description.predictedProbabilitiesName = scores
 
 
@@ -373,34 +394,16 @@ def describe(specification: Any, request: WriteRequest) -> None:
     metadata.shortDescription = f"{spec.architecture.name}, {request.precision}"
     metadata.versionString = version("edgeseed")
     metadata.userDefined.update(
-        {
-            "edgeseed.version": version("edgeseed"),
-            "edgeseed.preprocess": json.dumps(spec.preprocess.to_dict()),
-            "edgeseed.input": "RGB pixels 0..255, normalised inside the graph",
-            "edgeseed.precision": request.precision,
-            "edgeseed.weights": _weights_digest(request.program),
-        }
+        user_metadata(
+            spec.preprocess,
+            precision=request.precision,
+            classes=spec.classes,
+            version=version("edgeseed"),
+        )
     )
-    if spec.classes is not None:
-        metadata.userDefined["edgeseed.labels"] = json.dumps(list(spec.classes), ensure_ascii=False)
-    texts = {
-        INPUT_NAME: "The photo, already of this size: its shorter side resized to "
-        f"{spec.preprocess.resize} pixels ({spec.preprocess.interpolation}), its centre cut out.",
-        "embedding": "What the student saw, for search and comparison (cosine).",
-        "logits": "One score a class, before the softmax.",
-        _LABEL: "The likeliest class.",
-        f"{_LABEL}_probs": "The probability of each class.",
-    }
+    texts = feature_texts(spec.preprocess)
     for feature in [*specification.description.input, *specification.description.output]:
         feature.shortDescription = texts[feature.name]
-
-
-def _weights_digest(program: ExportedProgram) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(program.state_dict.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def write_package(package: Path, specification: Any, *, weights: Path) -> None:

@@ -18,7 +18,6 @@ import contextlib
 import copy
 import dataclasses
 import io
-import json
 import logging
 import platform
 import warnings
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from onnx import ModelProto, NodeProto
@@ -35,8 +35,16 @@ from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import UsageError, WorkError
 from edgeseed.core.files import atomic_file
 from edgeseed.export.program import INPUT_NAME
-from edgeseed.export.target import Precision, Target, WriteRequest, WrittenModel
+from edgeseed.export.target import (
+    Finding,
+    Model,
+    Precision,
+    Target,
+    WriteRequest,
+    WrittenModel,
+)
 from edgeseed.export.targets.onnx.byte_weights import store_as_bytes
+from edgeseed.export.targets.onnx.checks import check_file, properties
 from edgeseed.export.targets.onnx.half import half_program, to_half
 from edgeseed.export.targets.onnx.model import OnnxModel, open_onnx
 
@@ -67,14 +75,28 @@ class OnnxTarget(Target):
             temporary.write_bytes(model.SerializeToString())
         return WrittenModel(
             model=MODEL_FILE,
-            minimum_runtime={"onnxruntime": _FIRST_RUNTIME[settings.opset]},
+            minimum_runtime=minimum_runtime(model),
             details={"ir_version": model.ir_version, **dataclasses.asdict(settings)},
         )
+
+    def check(
+        self, folder: Path, manifest: Manifest, model: Model, pixels: npt.NDArray[np.uint8]
+    ) -> tuple[Finding, ...]:
+        """Compares versions, minimum runtime, operators, unread weights and metadata."""
+        del model, pixels
+        file = onnx.load(folder / manifest.model, load_external_data=False)
+        return tuple(check_file(file, manifest, minimum_runtime=minimum_runtime(file)))
 
     def open(self, folder: Path, manifest: Manifest) -> OnnxModel:
         """Opens it in ONNX Runtime on the CPU."""
         scheme = None if manifest.quantization is None else manifest.quantization.scheme
         return open_onnx(folder, manifest, is_engine=scheme in (None, scheme_of_this_machine()))
+
+
+def minimum_runtime(model: ModelProto) -> dict[str, str]:
+    """The oldest ONNX Runtime that takes a file."""
+    opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    return {"onnxruntime": _FIRST_RUNTIME.get(opset, "unknown")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,14 +255,10 @@ def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedP
 
 def describe(model: ModelProto, request: WriteRequest) -> None:
     """Writes into the model's metadata what an app needs when it has the one file only."""
-    properties = {
-        "edgeseed.preprocess": json.dumps(request.spec.preprocess.to_dict()),
-        "edgeseed.input": "RGB pixels 0..255, normalised inside the graph",
-        "edgeseed.precision": request.precision,
-    }
-    if request.spec.classes is not None:
-        properties["edgeseed.labels"] = json.dumps(list(request.spec.classes), ensure_ascii=False)
-    onnx.helper.set_model_props(model, properties)
+    spec = request.spec
+    onnx.helper.set_model_props(
+        model, properties(spec.preprocess, precision=request.precision, classes=spec.classes)
+    )
     model.producer_name = "edgeseed"
     model.producer_version = ""
     model.graph.name = request.spec.architecture.name

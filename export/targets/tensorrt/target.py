@@ -17,20 +17,30 @@ proves and what it does not.
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import ModelProto
 
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.config import build_config
 from edgeseed.core.errors import ConfigError, UsageError, WorkError
-from edgeseed.core.files import atomic_file, write_json
+from edgeseed.core.files import atomic_file, read_json, write_json
 from edgeseed.export.call import Batch
 from edgeseed.export.program import INPUT_NAME
-from edgeseed.export.target import Precision, Target, WriteRequest, WrittenModel
+from edgeseed.export.target import (
+    Finding,
+    Model,
+    Precision,
+    Target,
+    WriteRequest,
+    WrittenModel,
+)
+from edgeseed.export.targets.onnx.checks import check_file
 from edgeseed.export.targets.onnx.half import FIRST_OPSET_WITH_HALF_SCALES, half_program, to_half
 from edgeseed.export.targets.onnx.target import MODEL_FILE, convert_program, describe
 from edgeseed.export.targets.tensorrt.model import TensorRTModel, open_tensorrt
@@ -102,34 +112,76 @@ class TensorRTTarget(Target):
         with atomic_file(folder / MODEL_FILE) as temporary:
             temporary.write_bytes(content)
         size = request.spec.preprocess.image_size
-        write_json(
-            folder / BUILD_FILE,
-            {
-                "schema_version": BUILD_SCHEMA_VERSION,
-                "model": MODEL_FILE,
-                "model_sha256": hashlib.sha256(content).hexdigest(),
-                "precision": request.precision,
-                "minimum_tensorrt": MADE_FOR[0],
-                "made_for": list(MADE_FOR),
-                # By major version: a flag in 10, the only kind of network in 11.
-                "strongly_typed": {"10": "flag", "11": "always"},
-                "profiles": profiles(request.batch, size, options),
-                "workspace_mib": options.workspace_mib,
-                "tf32": options.tf32,
-                "dla_core": options.dla_core,
-                "gpu_fallback": options.gpu_fallback,
-                "timing_cache": TIMING_CACHE,
-            },
+        recipe = build_recipe(
+            content, precision=request.precision, batch=request.batch, size=size, options=options
         )
+        write_json(folder / BUILD_FILE, recipe)
         return WrittenModel(
             model=MODEL_FILE,
             minimum_runtime={"tensorrt": MADE_FOR[0]},
             details={"ir_version": model.ir_version, **dataclasses.asdict(options)},
         )
 
+    def check(
+        self, folder: Path, manifest: Manifest, model: Model, pixels: npt.NDArray[np.uint8]
+    ) -> tuple[Finding, ...]:
+        """Compares versions, operators, metadata and every setting of `build.json`."""
+        del model, pixels
+        content = (folder / manifest.model).read_bytes()
+        file = onnx.load_from_string(content)
+        minimum = {"tensorrt": MADE_FOR[0]}
+        return (
+            *check_file(file, manifest, minimum_runtime=minimum),
+            *_check_recipe(folder, manifest, content),
+        )
+
     def open(self, folder: Path, manifest: Manifest) -> TensorRTModel:
         """Opens the ONNX in ONNX Runtime on the CPU, rounding as TensorRT would."""
         return open_tensorrt(folder, manifest)
+
+
+def build_recipe(
+    content: bytes, *, precision: str, batch: Batch, size: int, options: TensorRTOptions
+) -> dict[str, Any]:
+    """`build.json`: how an engine is built of the file, for `runtime/agent/`."""
+    return {
+        "schema_version": BUILD_SCHEMA_VERSION,
+        "model": MODEL_FILE,
+        "model_sha256": hashlib.sha256(content).hexdigest(),
+        "precision": precision,
+        "minimum_tensorrt": MADE_FOR[0],
+        "made_for": list(MADE_FOR),
+        # By major version: a flag in 10, the only kind of network in 11.
+        "strongly_typed": {"10": "flag", "11": "always"},
+        "profiles": profiles(batch, size, options),
+        "workspace_mib": options.workspace_mib,
+        "tf32": options.tf32,
+        "dla_core": options.dla_core,
+        "gpu_fallback": options.gpu_fallback,
+        "timing_cache": TIMING_CACHE,
+    }
+
+
+def _check_recipe(folder: Path, manifest: Manifest, content: bytes) -> Iterator[Finding]:
+    """An engine is built as `build.json` says, so each of its lines is made anew and compared."""
+    fields = {field.name for field in dataclasses.fields(TensorRTOptions)}
+    said = {name: value for name, value in manifest.provenance.model.items() if name in fields}
+    options = build_config(TensorRTOptions, values=said, what="the manifest's --target tensorrt")
+    batch = manifest.inputs[0].shape[0]
+    wanted = build_recipe(
+        content,
+        precision=manifest.precision,
+        batch=batch if isinstance(batch, int) else "dynamic",
+        size=manifest.preprocess.image_size,
+        options=options,
+    )
+    found = read_json(folder / BUILD_FILE, what="how to build an engine")
+    for name in sorted(wanted.keys() | found.keys()):
+        if found.get(name) != wanted.get(name):
+            yield Finding(
+                f"{BUILD_FILE}: {name}",
+                f"is {found.get(name)!r}, the model and the manifest give {wanted.get(name)!r}",
+            )
 
 
 def profiles(batch: Batch, size: int, options: TensorRTOptions) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -37,14 +38,22 @@ def write_tar(place: Path, files: Mapping[str, bytes]) -> Path:
     return place / "photos.tar"
 
 
+def write_zip(place: Path, files: Mapping[str, bytes]) -> Path:
+    with zipfile.ZipFile(place / "photos.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(f"photos/{name}", content)
+    return place / "photos.zip"
+
+
 READERS: dict[str, Callable[[Path, Mapping[str, bytes]], Path]] = {
     "folder": write_folder,
     "tar": write_tar,
+    "zip": write_zip,
 }
 
 # Names as cameras, phones and people give them, some of which readers have lost.
 NAMES = (
-    "plain.png", "IMG_2024.05.01.png", "IMG_2024.05.02.png", "IMG_2024.05.03.png", "no suffix.png",
+    "plain.png", "IMG_2024.05.01.png", "IMG_2024.05.02.png", "IMG_2024.05.03.png", "no dots .png",
     "UPPER.PNG", "a b.png", "\u00e9t\u00e9.png", "sub/plain.png", "sub/deep.er/plain.png",
     "quote's.png", "x.tar.png",
 )  # fmt: skip

@@ -12,11 +12,6 @@ from edgeseed.export import embed, export, verify_module
 from edgeseed.export.apps.contents import ModelFacts
 from edgeseed.export.apps.platform import PLATFORMS
 
-ASSETS = {
-    "android": "src/main/assets/birds",
-    "ios": "Sources/Birds/Resources",
-}
-
 
 @pytest.fixture(scope="session")
 def bundles(workplace, student):
@@ -29,7 +24,7 @@ def bundles(workplace, student):
     return found
 
 
-@pytest.fixture(scope="session", params=sorted(ASSETS))
+@pytest.fixture(scope="session", params=PLATFORMS.names())
 def module(request, bundles, tmp_path_factory):
     """A module of each platform; tests that damage it copy it."""
     platform = PLATFORMS.load(request.param)
@@ -49,7 +44,16 @@ def platform_of(module) -> str:
 
 
 def assets(module):
-    return module / ASSETS[platform_of(module)]
+    return module / PLATFORMS.load(platform_of(module)).assets.replace(
+        "edgeseedmodule", "birds"
+    ).replace("EdgeseedModule", "Birds")
+
+
+def constants(module):
+    """The generated source that holds the preprocessing's numbers."""
+    files = json.loads((module / "module.json").read_text())["files"]
+    paths = [module / path for path, entry in files.items() if entry["role"] == "constants"]
+    return next(path for path in paths if "36" in path.read_text())
 
 
 def test_every_platform_says_what_it_runs():
@@ -125,14 +129,14 @@ def test_a_changed_model_is_named(copy):
 
 
 def test_changed_constants_are_named_even_with_a_new_digest_in_the_record(copy):
-    facts = next(copy.rglob("ModelInfo.*"))
+    facts = constants(copy)
     facts.write_text(facts.read_text().replace("36", "37"))
     record = json.loads((copy / "module.json").read_text())
     from edgeseed.core.files import sha256_file
 
     record["files"][facts.relative_to(copy).as_posix()]["sha256"] = sha256_file(facts)
     (copy / "module.json").write_text(json.dumps(record))
-    with pytest.raises(ArtifactError, match=r"ModelInfo.* does not say what module.json does"):
+    with pytest.raises(ArtifactError, match=rf"{facts.name} .constants. does not say what module"):
         verify_module(copy)
 
 
@@ -192,6 +196,11 @@ def test_a_folder_that_is_there_is_not_overwritten(bundles, tmp_path):
         ("{}", ArtifactError),
         ('{"kind": "edgeseed-module", "schema_version": 9}', SchemaVersionError),
         ('{"kind": "edgeseed-module", "schema_version": 1}', ArtifactError),
+        (
+            '{"kind": "edgeseed-module", "schema_version": 1, "platform": "ios", "model": {}, '
+            '"bundle": [], "files": {}}',
+            ArtifactError,
+        ),
         ("not json", ArtifactError),
     ],
 )

@@ -15,6 +15,7 @@ from edgeseed.core.bundle import GOLDEN_MODEL, read_bundle, seal_bundle
 from edgeseed.core.errors import GateError
 from edgeseed.core.network import StudentNetwork
 from edgeseed.export import export, verify
+from edgeseed.export.bundling.writer import seal
 from edgeseed.export.program import build_program
 from edgeseed.export.proof.reference import reference_outputs
 from edgeseed.export.proof.rounding import simulate_rounded_weights
@@ -151,7 +152,7 @@ def test_a_bundle_of_before_is_verified_by_the_gates_it_had(int8_bundle: Path) -
     manifest = read_bundle(int8_bundle, check=False).manifest
     new = {"rounding", "logits_rms", "logits_kl", "worst_cosine", "neighbours", "channels"}
     gates = tuple(gate for gate in manifest.gates if gate.name not in new)
-    seal_bundle(int8_bundle, dataclasses.replace(manifest, gates=gates))
+    seal(int8_bundle, dataclasses.replace(manifest, gates=gates))
     assert verify(int8_bundle).passed
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import conformance
 from support.fake_adbd import ADB, PHONE_ADDRESS, Phone, adb_server, connect
 from support.fake_device import fake_measurement
 
@@ -152,6 +153,18 @@ def test_a_native_program_is_pushed_run_and_read(
     assert phone.log("taskset") == "taskset 2\n"  # core 1 is the fast one
     assert "fixed true" in phone.log("settings")
     assert put_back(phone)
+
+
+def test_a_native_program_keeps_the_protocol_as_far_as_it_can(
+    phone: Phone, bundle: Bundle, tmp_path: Path
+) -> None:
+    device = open_device(f"adb:{phone.serial}?runner={perf_test(tmp_path)}")
+    job = conformance.job_for(bundle, engine="onnxruntime", unit="cpu")
+
+    seen = conformance.hold(lambda b, j: device.measure(b, j, pixels=None), bundle, job)
+
+    assert seen.measurement.golden is None
+    assert seen.measurement.warm_up.steady is None
 
 
 def test_a_program_without_samples_says_that_the_spread_is_unknown(

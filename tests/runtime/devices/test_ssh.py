@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import conformance
 
 from edgeseed.core.bundle import Bundle, read_bundle
 from edgeseed.core.errors import ConfigError, MissingDependencyError, WorkError
@@ -196,6 +197,22 @@ def test_a_jetsons_power_clocks_and_mode_are_read_during_the_run(
     assert result.state_before.facts == {"power mode": "15W", "GPU clock": "not pinned"}
     assert any("gpu0" in reading.mhz for reading in result.clocks)
     assert read_result(tmp_path / "r.json") == result
+
+
+def test_the_agent_over_ssh_keeps_the_protocol(board: Board, bundle: Bundle) -> None:
+    def measure(bundle: Bundle, job: Any) -> Any:
+        return here().measure(bundle, job, pixels=None)
+
+    job = conformance.job_for(bundle, engine="onnxruntime", unit="cpu")
+    seen = conformance.hold(measure, bundle, job)
+
+    assert seen.stages is not None
+    assert seen.stages.timed_seconds is not None
+    conformance.plant_wrong_golden_outputs(bundle)
+    assert conformance.refuses_a_wrong_model(
+        measure, read_bundle(bundle.path),
+        conformance.job_for(read_bundle(bundle.path), engine="onnxruntime", unit="cpu"),
+    )  # fmt: skip
 
 
 def test_two_power_modes_are_not_ranked_together(

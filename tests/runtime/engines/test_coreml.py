@@ -43,12 +43,10 @@ class Model:
         return {"embedding": np.asarray(feeds["image"]).mean(axis=(0, 1))}
 
 
-def device(name: str) -> Any:
-    return (
-        None
-        if name == "none"
-        else types.SimpleNamespace(preferred_compute_device=type(name, (), {})())
-    )
+def device(operation: Any) -> Any:
+    if operation.on == "none":
+        return None
+    return types.SimpleNamespace(preferred_compute_device=type(operation.on, (), {})())
 
 
 @pytest.fixture
@@ -56,7 +54,10 @@ def mac(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     plan = {"operations": ["MLNeuralEngineComputeDevice"] * 3 + ["MLCPUComputeDevice", "none"]}
 
     def load_from_path(*, path: str, compute_units: str) -> Any:
-        block = types.SimpleNamespace(operations=plan["operations"])
+        operations = [
+            types.SimpleNamespace(operator_name="conv", on=on) for on in plan["operations"]
+        ]
+        block = types.SimpleNamespace(operations=operations)
         program = types.SimpleNamespace(functions={"main": types.SimpleNamespace(block=block)})
         return types.SimpleNamespace(
             model_structure=types.SimpleNamespace(program=program),
@@ -98,6 +99,7 @@ def test_the_plan_says_which_unit_each_operation_goes_to(mac: Any) -> None:
 
     assert engine.placement.actual == "neural-engine"
     assert engine.placement.nodes == {"neural-engine": 3, "cpu": 1}
+    assert engine.placement.fallback == {"conv": 1}
     assert engine.placement.share == 0.75
 
 

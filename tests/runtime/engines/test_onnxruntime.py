@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ def test_nodes_that_fell_back_to_the_cpu_are_seen() -> None:
         def __init__(self, ep_name: str, count: int) -> None:
             self.ep_name, self._count = ep_name, count
 
-        def get_nodes(self) -> list[int]:
-            return [0] * self._count
+        def get_nodes(self) -> list[Any]:
+            return [types.SimpleNamespace(op_type="Resize")] * self._count
 
     class Session:
         def get_provider_graph_assignment_info(self) -> list[Part]:
@@ -56,6 +57,7 @@ def test_nodes_that_fell_back_to_the_cpu_are_seen() -> None:
     placement = plugin._placement(Session(), "qnn")
 
     assert (placement.actual, placement.share) == ("cpu", 0.25)
+    assert placement.fallback == {"Resize": 30}
 
 
 def test_an_older_onnxruntime_tells_its_first_provider_and_no_share() -> None:

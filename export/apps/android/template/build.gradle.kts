@@ -16,15 +16,13 @@ android {
         consumerProguardFiles("consumer-rules.pro")
     }
 
-    // A compressed model would be unpacked into memory at every start.
-    androidResources { noCompress += "onnx" }
-
     compileOptions {
         sourceCompatibility = JavaVersion.VERSION_17
         targetCompatibility = JavaVersion.VERSION_17
     }
-    kotlin { jvmToolchain(17) }
 }
+
+kotlin { jvmToolchain(17) }
 
 dependencies {
     // The one dependency that goes into the app.

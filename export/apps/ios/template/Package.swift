@@ -14,7 +14,7 @@ let package = Package(
     .target(
       name: "EdgeseedModule",
       dependencies: ["EdgeseedModuleCore"],
-      resources: [.copy("Resources")]
+      resources: [.copy("ModelFiles")]
     ),
     .testTarget(name: "EdgeseedModuleTests", dependencies: ["EdgeseedModule"]),
   ]

@@ -100,14 +100,13 @@ def read_program(package: Path) -> Program:
         ArtifactError: If it is not a Core ML program, or a part of it is missing or damaged.
         MissingDependencyError: If coremltools, which brings Core ML's message types, is absent.
     """
-    specification = _specification_path(package)
-    model = _parse(specification)
+    model = parse_package(package)
     kind = model.WhichOneof("Type")
     if kind != "mlProgram":
         raise ArtifactError(f"{package}: holds a Core ML model of kind {kind}, not an ML program")
     function = model.mlProgram.functions["main"]
     block = function.block_specializations[function.opset]
-    weights = WeightFiles(specification.parent)
+    weights = WeightFiles(_specification_path(package).parent)
     operations = tuple(_operation(each, weights) for each in block.operations)
     description = model.description
     return Program(
@@ -118,6 +117,11 @@ def read_program(package: Path) -> Program:
         metadata=dict(description.metadata.userDefined),
         labels=_labels(operations),
     )
+
+
+def parse_package(package: Path) -> Any:
+    """The package's protobuf message, `Model` of Core ML's `Model.proto`."""
+    return _parse(_specification_path(package))
 
 
 def _specification_path(package: Path) -> Path:

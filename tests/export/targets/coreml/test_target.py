@@ -172,7 +172,7 @@ def test_the_package_says_how_it_is_called_and_nothing_of_who_made_it(
     metadata = CoreMLModel(packages["fp16"]).interpreter.program.metadata
     assert json.loads(metadata["edgeseed.preprocess"]) == tiny_preprocess().to_dict()
     assert json.loads(metadata["edgeseed.labels"]) == list(CLASSES)
-    assert len(metadata["edgeseed.weights"]) == 64
+    assert "edgeseed.weights" not in metadata  # nothing could be compared with it
     content = b"".join(path.read_bytes() for path in packages["fp16"].rglob("*") if path.is_file())
     assert b"/work" not in content
     assert b"site-packages" not in content

@@ -1,0 +1,1 @@
+../../edgeseed/recommend.py
