@@ -73,6 +73,7 @@ def test_a_bundle_is_profiled_by_a_real_browser(
     assert result.cpu_ms is None
 
 
+@pytest.mark.slow
 def test_photos_give_the_hosts_answers(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, instant: str, tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_an_int8_model_computes_the_very_same_in_the_browser(
     assert set(result.golden.relative_error.values()) == {0.0}
 
 
+@pytest.mark.slow
 def test_a_model_that_computes_wrong_is_not_timed(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -114,6 +116,7 @@ def test_a_model_that_computes_wrong_is_not_timed(
     assert not (tmp_path / "r.json").exists()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_model_is_one_line(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -126,6 +129,7 @@ def test_a_file_that_is_no_model_is_one_line(
         profile(bundle.path, device=browser_device(chromium), out=tmp_path / "r.json")
 
 
+@pytest.mark.slow
 def test_webgpu_where_there_is_none_says_what_else_there_is(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -186,6 +190,7 @@ class Visit:
 LONG = {"min_seconds": 60, "max_seconds": 90}
 
 
+@pytest.mark.slow
 def test_a_page_that_is_closed_in_mid_run_ends_it(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle
 ) -> None:
@@ -206,6 +211,7 @@ def test_a_page_that_is_reloaded_in_mid_run_ends_it_and_says_so(
     assert "browser: the page was closed or reloaded" in visit.end()
 
 
+@pytest.mark.slow
 def test_a_link_that_is_opened_twice_says_so_in_the_second_page(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle
 ) -> None:
@@ -220,6 +226,7 @@ def test_a_link_that_is_opened_twice_says_so_in_the_second_page(
     visit.end()
 
 
+@pytest.mark.slow
 def test_a_browser_that_is_killed_ends_the_run(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle
 ) -> None:
@@ -232,6 +239,7 @@ def test_a_browser_that_is_killed_ends_the_run(
     assert "browser: the page has said nothing for 5 s" in visit.end()
 
 
+@pytest.mark.slow
 def test_the_page_shows_how_far_it_is_and_what_came_out(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle
 ) -> None:
@@ -257,6 +265,7 @@ def network_address() -> str:
         pytest.skip(f"this machine has no network address: {error}")
 
 
+@pytest.mark.slow
 def test_over_plain_http_in_the_network_page_and_result_say_what_is_missing(
     chromium: Chromium, ort_web: OrtWeb, slow_bundle: Bundle
 ) -> None:
@@ -280,6 +289,7 @@ def test_over_plain_http_in_the_network_page_and_result_say_what_is_missing(
     assert "a secure context (https)" in pages[0].evaluate("document.body.innerText")
 
 
+@pytest.mark.slow
 def test_a_model_that_is_faster_than_the_clock_is_not_measured(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -289,6 +299,7 @@ def test_a_model_that_is_faster_than_the_clock_is_not_measured(
         profile(bundle.path, device=device, out=tmp_path / "r.json")
 
 
+@pytest.mark.slow
 def test_over_https_in_the_network_threads_are_on(
     ort_web: OrtWeb, bundle: Bundle, instant: str, tmp_path: Path
 ) -> None:
@@ -328,6 +339,7 @@ def test_webgpu_names_the_operators_that_ran_elsewhere(
         assert "nodes that did not run on webgpu" in limitations
 
 
+@pytest.mark.slow
 def test_the_page_asks_nobody_but_this_server(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle
 ) -> None:
@@ -398,6 +410,7 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -420,6 +433,7 @@ def test_a_runner_with_a_planted_fault_does_not_hold(
         conformance.hold(measured_by(chromium), bundle, browser_job(bundle))
 
 
+@pytest.mark.slow
 def test_a_runner_that_times_before_the_golden_photos_is_refused(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
