@@ -91,15 +91,19 @@ def few_shot(page: Page, arguments: argparse.Namespace, gallery_file: Path) -> d
         "window.bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));"
         f"window.taught = demo.model.openGallery(bytes('{content}')); 0"
     )
-    same, right, right_in_python, differences = 0, 0, 0, []
+    same, same_rule, right, right_in_python = 0, 0, 0, 0
+    differences = []
     for index in drawn:
         photo = photos.image(int(index))
         file = io.BytesIO()
         photo.save(file, "png")
         text = base64.b64encode(file.getvalue()).decode()
         found = page.evaluate(
-            f"demo.model.embed(new Blob([bytes('{text}')])).then(e => window.taught.classify(e))"
+            f"demo.model.embed(new Blob([bytes('{text}')]))"
+            ".then(e => ({...window.taught.classify(e), embedding: [...e]}))"
         )
+        by_its_embedding = classify(there, np.array(found["embedding"], np.float32))
+        same_rule += by_its_embedding.index == found["index"]
         pixels = bundle.manifest.preprocess.pixels(decode(file.getvalue()))
         feeds = {bundle.manifest.inputs[0].name: pixels[None].astype(np.float32)}
         expected = classify(there, session.run(["embedding"], feeds)[0][0])
@@ -112,6 +116,7 @@ def few_shot(page: Page, arguments: argparse.Namespace, gallery_file: Path) -> d
     return {
         "n": n,
         "same_answers": same / n,
+        "same_answers_for_the_same_embedding": same_rule / n,
         "largest_similarity_difference": max(differences),
         "accuracy": right / n,
         "accuracy_python": right_in_python / n,

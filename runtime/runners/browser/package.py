@@ -138,9 +138,10 @@ def _fetch(destination: Path) -> None:
         partial = Path(tempfile.mkdtemp(prefix=f".{PACKAGE}-", dir=destination.parent))
         try:
             _extract(archive, partial)
-            if destination.exists():
-                shutil.rmtree(destination)
-            partial.rename(destination)
+            # Another call may have been faster, and its page may be reading these very files.
+            if not _is_complete(destination):
+                shutil.rmtree(destination, ignore_errors=True)
+                partial.rename(destination)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

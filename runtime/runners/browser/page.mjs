@@ -184,6 +184,7 @@ function finish({ samples_ns: samples, golden, limitations }) {
   show("Done. The result is with the command; you can close this page.");
   addFact("Median", `${at(0.5)} (90 % of the runs within ${at(0.9)}, n = ${samples.length})`);
   const worst = Math.max(...Object.values(golden.relative_error));
-  addFact("Golden photos", `agree within ${worst.toExponential(1)} (limit ${golden.tolerance})`);
+  const agreement = worst === 0 ? "equal to the last bit" : `within ${worst.toExponential(1)}`;
+  addFact("Golden photos", `${agreement} (limit ${golden.tolerance})`);
   for (const text of limitations) addFact("Note", text);
 }

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.chromium import CHROMIUM, WITHOUT_GPU, Chromium, start_chromium
 
 from edgeseed.core.bundle import Bundle, read_bundle, seal_bundle
 from edgeseed.core.errors import MissingDependencyError, WorkError
 from edgeseed.runtime.agent._job import Job
 from edgeseed.runtime.runners.browser.package import FILES, OrtWeb, find_ort_web
 from edgeseed.runtime.runners.browser.work import Work, make_work
-from tests.support.chromium import CHROMIUM, WITHOUT_GPU, Chromium, start_chromium
 
 
 @pytest.fixture(scope="session")

@@ -2,18 +2,26 @@
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support import conformance
+from support.chromium import (
+    CHROMIUM,
+    SOFTWARE_WEBGPU,
+    WITHOUT_GPU,
+    Chromium,
+    Page,
+    start_chromium,
+)
 
 from edgeseed.core.bundle import Bundle, read_bundle, seal_bundle
 from edgeseed.core.errors import ArtifactError, ConfigError, GateError, WorkError
 from edgeseed.runtime import profile
-from edgeseed.runtime.conformance import check_conformance
+from edgeseed.runtime.agent._job import Job
 from edgeseed.runtime.device import Observation
 from edgeseed.runtime.devices.browser import BrowserAddress, BrowserDevice, own_address
 from edgeseed.runtime.runners.browser import (
@@ -25,14 +33,6 @@ from edgeseed.runtime.runners.browser import (
     server,
 )
 from edgeseed.runtime.runners.browser.package import OrtWeb
-from tests.support.chromium import (
-    CHROMIUM,
-    SOFTWARE_WEBGPU,
-    WITHOUT_GPU,
-    Chromium,
-    Page,
-    start_chromium,
-)
 
 from .conftest import make_job
 
@@ -73,6 +73,7 @@ def test_a_bundle_is_profiled_by_a_real_browser(
     assert result.cpu_ms is None
 
 
+@pytest.mark.slow
 def test_photos_give_the_hosts_answers(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, instant: str, tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_an_int8_model_computes_the_very_same_in_the_browser(
     assert set(result.golden.relative_error.values()) == {0.0}
 
 
+@pytest.mark.slow
 def test_a_model_that_computes_wrong_is_not_timed(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -114,6 +116,7 @@ def test_a_model_that_computes_wrong_is_not_timed(
     assert not (tmp_path / "r.json").exists()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_model_is_one_line(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -126,6 +129,7 @@ def test_a_file_that_is_no_model_is_one_line(
         profile(bundle.path, device=browser_device(chromium), out=tmp_path / "r.json")
 
 
+@pytest.mark.slow
 def test_webgpu_where_there_is_none_says_what_else_there_is(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -186,6 +190,7 @@ class Visit:
 LONG = {"min_seconds": 60, "max_seconds": 90}
 
 
+@pytest.mark.slow
 def test_a_page_that_is_closed_in_mid_run_ends_it(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle
 ) -> None:
@@ -206,6 +211,7 @@ def test_a_page_that_is_reloaded_in_mid_run_ends_it_and_says_so(
     assert "browser: the page was closed or reloaded" in visit.end()
 
 
+@pytest.mark.slow
 def test_a_link_that_is_opened_twice_says_so_in_the_second_page(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle
 ) -> None:
@@ -220,6 +226,7 @@ def test_a_link_that_is_opened_twice_says_so_in_the_second_page(
     visit.end()
 
 
+@pytest.mark.slow
 def test_a_browser_that_is_killed_ends_the_run(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle
 ) -> None:
@@ -232,6 +239,7 @@ def test_a_browser_that_is_killed_ends_the_run(
     assert "browser: the page has said nothing for 5 s" in visit.end()
 
 
+@pytest.mark.slow
 def test_the_page_shows_how_far_it_is_and_what_came_out(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle
 ) -> None:
@@ -257,6 +265,7 @@ def network_address() -> str:
         pytest.skip(f"this machine has no network address: {error}")
 
 
+@pytest.mark.slow
 def test_over_plain_http_in_the_network_page_and_result_say_what_is_missing(
     chromium: Chromium, ort_web: OrtWeb, slow_bundle: Bundle
 ) -> None:
@@ -280,6 +289,7 @@ def test_over_plain_http_in_the_network_page_and_result_say_what_is_missing(
     assert "a secure context (https)" in pages[0].evaluate("document.body.innerText")
 
 
+@pytest.mark.slow
 def test_a_model_that_is_faster_than_the_clock_is_not_measured(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -289,6 +299,7 @@ def test_a_model_that_is_faster_than_the_clock_is_not_measured(
         profile(bundle.path, device=device, out=tmp_path / "r.json")
 
 
+@pytest.mark.slow
 def test_over_https_in_the_network_threads_are_on(
     ort_web: OrtWeb, bundle: Bundle, instant: str, tmp_path: Path
 ) -> None:
@@ -328,6 +339,7 @@ def test_webgpu_names_the_operators_that_ran_elsewhere(
         assert "nodes that did not run on webgpu" in limitations
 
 
+@pytest.mark.slow
 def test_the_page_asks_nobody_but_this_server(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle
 ) -> None:
@@ -348,54 +360,46 @@ def test_the_page_asks_nobody_but_this_server(
 # ------------------------------------------------------------- the rules that every runner keeps
 
 
-def fidelity_errors(observation: Observation, job: Any, wall_s: float) -> list[str]:
-    """What of the measurement's rules a run broke; empty for a runner that keeps them."""
-    found = observation.measurement
-    samples, elapsed = found.samples_ns, found.elapsed_ns
-    errors = []
-    if len(samples) < job.min_runs:
-        errors.append("fewer runs than the protocol asks for")
-    if elapsed < job.min_seconds * 1e9:
-        errors.append("shorter than the protocol asks for, or another unit of time")
-    if elapsed > wall_s * 1e9:
-        errors.append("longer than the whole call took: another unit of time")
-    if sum(samples) < 0.5 * elapsed:
-        errors.append("samples are missing")
-    try:
-        check_conformance(found, stages=observation.stages, what="browser")
-    except ArtifactError as error:
-        errors.append(str(error))
-    return errors
+def measured_by(chromium: Chromium) -> conformance.Measure:
+    """The runner in a real browser, as the conformance test calls it."""
+    return lambda bundle, job: measure_in_browser(
+        bundle, job, pixels=None, name="browser", serving=Serving(),
+        open_page=lambda listening: chromium.open(listening.url),
+    )  # fmt: skip
 
 
-def run_with_runner(
-    chromium: Chromium, bundle: Bundle, change: Callable[[str], str], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> tuple[Observation, Any, float]:  # fmt: skip
-    """A run by a runner.mjs with a planted fault."""
-    here = tmp_path / "page"
+def browser_job(bundle: Bundle) -> Job:
+    return conformance.job_for(bundle, engine="onnxruntime_web", unit="wasm")
+
+
+def test_the_runner_keeps_the_protocol(chromium: Chromium, ort_web: OrtWeb, bundle: Bundle) -> None:
+    seen = conformance.hold(measured_by(chromium), bundle, browser_job(bundle))
+
+    assert seen.measurement.runner == "browser"
+    assert seen.stages is not None
+    assert seen.stages.names.index("golden") < seen.stages.names.index("warm-up")
+
+
+def test_the_runner_times_no_model_that_computes_wrong(
+    chromium: Chromium, ort_web: OrtWeb, bundle: Bundle
+) -> None:
+    conformance.plant_wrong_golden_outputs(bundle)
+    wrong = read_bundle(bundle.path)
+
+    assert conformance.refuses_a_wrong_model(measured_by(chromium), wrong, browser_job(wrong))
+
+
+def plant_in_runner(
+    change: Callable[[str], str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Serve a runner.mjs with a fault in it."""
+    here = folder / "page"
     here.mkdir()
     for name, _ in server.PAGE_FILES.values():
         text = (server.HERE / name).read_text(encoding="utf-8")
         changed = change(text) if name == "runner.mjs" else text
         (here / name).write_text(changed, encoding="utf-8")
     monkeypatch.setattr(server, "HERE", here)
-    job = make_job(bundle, min_seconds=0.5)
-    began = time.monotonic()
-    observation = measure_in_browser(
-        bundle, job, pixels=None, name="browser", serving=Serving(),
-        open_page=lambda listening: chromium.open(listening.url),
-    )  # fmt: skip
-    return observation, job, time.monotonic() - began
-
-
-def test_the_runner_keeps_the_rules(
-    chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    found = run_with_runner(chromium, bundle, lambda text: text, tmp_path, monkeypatch)
-
-    assert fidelity_errors(*found) == []
 
 
 def replaced(old: str, new: str) -> Callable[[str], str]:
@@ -406,41 +410,38 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("change", "error"),
+    "change",
     [
-        (
-            replaced(
-                "samples.push(after - before)",
-                "(self.runs = (self.runs ?? -1) + 1) % 10 || samples.push(after - before)",
-            ),
-            "samples are missing",
+        replaced(
+            "samples.push(after - before)",
+            "(self.runs = (self.runs ?? -1) + 1) % 10 || samples.push(after - before)",
         ),
-        (replaced("const NS_PER_MS = 1e6", "const NS_PER_MS = 1e3"), "another unit of time"),
-        (replaced("const NS_PER_MS = 1e6", "const NS_PER_MS = 1e9"), "another unit of time"),
+        replaced("const NS_PER_MS = 1e6", "const NS_PER_MS = 1e3"),
+        replaced("const NS_PER_MS = 1e6", "const NS_PER_MS = 1e9"),
     ],
-)  # fmt: skip
-def test_a_runner_with_a_planted_fault_breaks_a_rule(
-    change: Callable[[str], str], error: str, chromium: Chromium, ort_web: OrtWeb, bundle: Bundle,
+    ids=["drops-samples", "microseconds", "picoseconds"],
+)
+def test_a_runner_with_a_planted_fault_does_not_hold(
+    change: Callable[[str], str], chromium: Chromium, ort_web: OrtWeb, bundle: Bundle,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    try:
-        found = run_with_runner(chromium, bundle, change, tmp_path, monkeypatch)
-    except WorkError:
-        return  # the host's own check of the post was faster
+    plant_in_runner(change, tmp_path, monkeypatch)
 
-    assert any(error in text for text in fidelity_errors(*found))
+    with pytest.raises((ArtifactError, WorkError, AssertionError)):
+        conformance.hold(measured_by(chromium), bundle, browser_job(bundle))
 
 
+@pytest.mark.slow
 def test_a_runner_that_times_before_the_golden_photos_is_refused(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    golden = bundle.path / "golden" / "model.npz"
-    with np.load(golden) as archive:
-        np.savez(golden, **{name: archive[name] * 1.01 for name in archive.files})
-    seal_bundle(bundle.path, bundle.manifest)
+    conformance.plant_wrong_golden_outputs(bundle)
     ignores = replaced("if (!(errors[worst] <= tolerance))", "if (false)")
+    plant_in_runner(ignores, tmp_path, monkeypatch)
+    wrong = read_bundle(bundle.path)
 
-    with pytest.raises(Exception, match=r"it timed a model whose golden .* is off by"):
-        run_with_runner(chromium, read_bundle(bundle.path), ignores, tmp_path, monkeypatch)
+    with pytest.raises(WorkError, match=r"it timed a model whose golden .* is off by"):
+        measured_by(chromium)(wrong, browser_job(wrong))

@@ -131,3 +131,16 @@ def test_a_folder_without_a_package_file_has_no_version(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"engine")
 
     assert find_ort_web(tmp_path, unit="wasm").version == "unknown"
+
+
+def test_a_call_that_was_slower_than_another_leaves_its_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_package(tmp_path, monkeypatch)
+    first = find_ort_web(None, unit="wasm").folder
+    inodes = {path.name: path.stat().st_ino for path in first.iterdir()}
+
+    package._fetch(first)
+
+    assert {path.name: path.stat().st_ino for path in first.iterdir()} == inodes
+    assert [path.name for path in first.parent.iterdir()] == [first.name]
