@@ -1,7 +1,10 @@
 """What no linter sees: that every folder lands in the wheel, and that stages stay apart."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -92,3 +95,34 @@ def test_the_readme_and_ci_run_the_same_test_command():
     found = re.search(r"^command='(.*)'$", (ROOT / ".ci/run").read_text(encoding="utf-8"), re.M)
     assert found is not None
     assert f"\n{found[1]}\n" in readme
+
+
+# What a person does in a checkout: its folder edgeseed/ comes before an installed package.
+FROM_CHECKOUT = {
+    "tests": ["-m", "pytest", "--collect-only", "-q", "-n", "0", "tests/core/test_names.py"],
+    "command": ["-m", "edgeseed", "--version"],
+    "stages": [
+        "-c",
+        "import edgeseed.distill, edgeseed.export, edgeseed.runtime, edgeseed.profiles",
+    ],
+}
+
+
+@pytest.mark.parametrize("way", FROM_CHECKOUT)
+@pytest.mark.parametrize("installed", [True, False])
+def test_it_works_from_the_checkout(tmp_path: Path, way: str, installed: bool) -> None:
+    # A shadow of the installed package, found after the checkout: it must not be needed or used.
+    shadow = tmp_path / "site"
+    if installed:
+        (shadow / "edgeseed").mkdir(parents=True)
+        (shadow / "edgeseed/__init__.py").write_text("raise AssertionError('the wrong edgeseed')")
+        (shadow / "edgeseed-0.0.1.dist-info").mkdir()
+        metadata = "Metadata-Version: 2.1\nName: edgeseed\nVersion: 0.0.1\n"
+        (shadow / "edgeseed-0.0.1.dist-info/METADATA").write_text(metadata)
+    done = subprocess.run(
+        [sys.executable, *FROM_CHECKOUT[way]], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(shadow)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    if way == "command":
+        assert done.stdout.strip() == f"edgeseed {project()['project']['version']}"

@@ -119,6 +119,11 @@ def fit_batch_size(wanted: int | None, *, usual: int, num_samples: int, num_devi
     while size > num_samples:
         size //= 2
     smallest = 2 * num_devices
+    if size < smallest <= num_samples:
+        raise DataError(
+            f"a batch of {size} is too small: at least {smallest} photos are needed, two for each "
+            f"device; use --batch-size {smallest} or more"
+        )
     if size < smallest:
         raise DataError(
             f"{num_samples} photos and a batch of {size} are too few to train on: at least "

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ def library_versions() -> dict[str, str]:
 
 
 def edgeseed_version() -> str:
-    """The installed version of edgeseed."""
+    """The version of edgeseed that runs: of the checkout, else of the installed package."""
+    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    if project.is_file():
+        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
     return importlib.metadata.version("edgeseed")
 
 
