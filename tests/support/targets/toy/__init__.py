@@ -1,4 +1,4 @@
-"""A target in one folder, for tests: a list of operators, fed with photos as bytes, NHWC."""
+"""A target in one folder, for tests: a program as a list of operators, fed with bytes, NHWC."""
 
 from support.targets.toy.target import TARGET
 
