@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, fx
 
 from edgeseed.export.quantize.graph.layout import Kind, Layout
+from edgeseed.export.quantize.graph.recording import Recorder
 from edgeseed.export.quantize.graph.rewriting import HARDSIGMOID_SHIFT
 from edgeseed.export.quantize.ranges.statistics import photo_batches
 from edgeseed.export.samples import Photos
@@ -60,11 +61,18 @@ def layer_spreads(
         layers: Names of convolutions and linear layers.
         photos: Those that `correct` will be given.
     """
-    recorder = _Recorder(float_graph, layers)
+    # Rows are photos, or windows or patches of them.
+    seen: dict[str, list[tuple[Spread, int]]] = {}
+
+    def see(node: fx.Node, value: Tensor) -> None:
+        found = _spread(value, channel_axis(node))
+        seen.setdefault(node.name, []).append((found, len(value)))
+
+    recorder = Recorder(float_graph, layers, see=see)
     with torch.inference_mode():
         for batch in photo_batches(photos):
             recorder.run(batch)
-    return {name: _together(parts) for name, parts in recorder.parts.items()}
+    return {name: _together(parts) for name, parts in seen.items()}
 
 
 def wanted_spreads(spreads: Mapping[str, Spread], layout: Layout) -> dict[str, Spread]:
@@ -95,10 +103,26 @@ def correct(
             a pooled layer has one position a photo.
         gains: Whether deviations are corrected as well as means.
     """
-    corrector = _Corrector(simulated, wanted, gains=gains)
+    found_gains: dict[str, Tensor] = {}
+    biases: dict[str, Tensor] = {}
+
+    def correct_on_the_way(node: fx.Node, value: Tensor) -> Tensor:
+        """So that the next layer sees the corrected input."""
+        found, target = _spread(value, channel_axis(node)), wanted[node.name]
+        shape = (1, -1, 1, 1) if channel_axis(node) == 1 else (-1,)
+        mean = found.mean
+        # In place: of all photos, a first layer's output is hundreds of megabytes.
+        if gains:
+            found_gains[node.name] = gain = _gain(found, target)
+            value.mul_(gain.view(shape))
+            mean = mean * gain
+        biases[node.name] = correction = target.mean - mean
+        return value.add_(correction.view(shape))
+
+    recorder = Recorder(simulated, wanted, see=correct_on_the_way)
     with torch.inference_mode():
-        corrector.run(torch.cat(list(photo_batches(photos))))
-    return Corrections(corrector.gains, corrector.biases)
+        recorder.run(torch.cat(list(photo_batches(photos))))
+    return Corrections(found_gains, biases)
 
 
 def channel_axis(layer: fx.Node) -> int:
@@ -127,51 +151,6 @@ def _together(parts: list[tuple[Spread, int]]) -> Spread:
     )
     assert isinstance(square, Tensor)
     return Spread(mean, square.sqrt())
-
-
-class _Recorder(fx.Interpreter):
-    def __init__(self, graph_module: fx.GraphModule, names: Collection[str]) -> None:
-        super().__init__(graph_module)
-        self.names = set(names)
-        # Rows are photos, or windows or patches of them.
-        self.parts: dict[str, list[tuple[Spread, int]]] = {}
-
-    def run_node(self, n: fx.Node) -> object:
-        value = super().run_node(n)
-        if n.name in self.names:
-            assert isinstance(value, Tensor)
-            found = _spread(value, channel_axis(n))
-            self.parts.setdefault(n.name, []).append((found, len(value)))
-        return value
-
-
-class _Corrector(fx.Interpreter):
-    """Corrects each layer's output on the way, so that the next one sees the corrected input."""
-
-    def __init__(
-        self, graph_module: fx.GraphModule, wanted: Mapping[str, Spread], *, gains: bool
-    ) -> None:
-        super().__init__(graph_module)
-        self.wanted = wanted
-        self.correct_gains = gains
-        self.gains: dict[str, Tensor] = {}
-        self.biases: dict[str, Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> object:
-        value = super().run_node(n)
-        if n.name not in self.wanted:
-            return value
-        assert isinstance(value, Tensor)
-        found, wanted = _spread(value, channel_axis(n)), self.wanted[n.name]
-        shape = (1, -1, 1, 1) if channel_axis(n) == 1 else (-1,)
-        mean = found.mean
-        # In place: of all photos, a first layer's output is hundreds of megabytes.
-        if self.correct_gains:
-            self.gains[n.name] = gain = _gain(found, wanted)
-            value.mul_(gain.view(shape))
-            mean = mean * gain
-        self.biases[n.name] = correction = wanted.mean - mean
-        return value.add_(correction.view(shape))
 
 
 def _gain(found: Spread, wanted: Spread) -> Tensor:

@@ -44,6 +44,7 @@ from edgeseed.export.program import (
     tidy,
 )
 from edgeseed.export.quantize.graph.channels import ChannelGroup, depthwise_channels, num_groups
+from edgeseed.export.quantize.graph.recording import Recorder
 from edgeseed.export.quantize.ranges.observers import PHOTO_TAIL
 from edgeseed.export.quantize.ranges.statistics import photo_batches
 from edgeseed.export.samples import Photos
@@ -244,37 +245,27 @@ def _keeps_channels(node: fx.Node, channels: int) -> bool:
 # --------------------------------------------------------------------------- factors
 
 
-class _ChannelWatcher(fx.Interpreter):
-    def __init__(self, graph_module: fx.GraphModule, tensors: Iterable[fx.Node]) -> None:
-        super().__init__(graph_module)
-        self.largest: dict[fx.Node, list[Tensor]] = {}
-        self.energy: dict[fx.Node, Tensor] = {}
-        self.tensors = set(tensors)
-
-    def run_node(self, n: fx.Node) -> object:
-        value = super().run_node(n)
-        if n in self.tensors:
-            assert isinstance(value, Tensor)
-            places = value.reshape(*value.shape[:2], -1)
-            self.largest.setdefault(n, []).append(places.abs().amax(dim=2))
-            energy = places.square().mean(dim=2).sum(dim=0)
-            self.energy[n] = self.energy.get(n, 0.0) + energy
-        return value
-
-
 def _watch(
     graph_module: fx.GraphModule, tensors: Iterable[fx.Node], photos: Photos
 ) -> dict[fx.Node, _Channels]:
-    watcher = _ChannelWatcher(graph_module, tensors)
+    largest: dict[fx.Node, list[Tensor]] = {}
+    energy: dict[fx.Node, Tensor] = {}
+
+    def see(node: fx.Node, value: Tensor) -> None:
+        places = value.reshape(*value.shape[:2], -1)
+        largest.setdefault(node, []).append(places.abs().amax(dim=2))
+        energy[node] = energy.get(node, 0.0) + places.square().mean(dim=2).sum(dim=0)
+
+    recorder = Recorder(graph_module, {tensor.name for tensor in tensors}, see=see)
     with torch.inference_mode():
         for batch in photo_batches(photos):
-            watcher.run(batch)
+            recorder.run(batch)
     return {
         tensor: _Channels(
-            largest=torch.cat(watcher.largest[tensor]).quantile(1 - PHOTO_TAIL, dim=0).clone(),
-            energy=(watcher.energy[tensor] / len(photos)).clone(),
+            largest=torch.cat(largest[tensor]).quantile(1 - PHOTO_TAIL, dim=0).clone(),
+            energy=(energy[tensor] / len(photos)).clone(),
         )
-        for tensor in watcher.largest
+        for tensor in largest
     }
 
 

@@ -15,13 +15,14 @@ channel.
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
 from edgeseed.core.console import progress
 from edgeseed.export.program import input_of
+from edgeseed.export.quantize.graph.recording import Recorder
 from edgeseed.export.quantize.graph.rewriting import UNROUNDED
 from edgeseed.export.quantize.pairs import pair_limit_of, partners
 from edgeseed.export.quantize.ranges.statistics import photo_batches
@@ -69,7 +70,7 @@ def input_moments(
     simulated: fx.GraphModule, layers: Collection[str], photos: Photos
 ) -> dict[str, Moments]:
     """Moments of the inputs of layers, by name. One pass; memory does not grow with the photos."""
-    recorder = _Recorder(simulated, layers)
+    recorder = InputRecorder(simulated, layers)
     with torch.inference_mode(), progress("looking at layers' inputs", len(photos)) as bar:
         for batch in photo_batches(photos):
             recorder.run(batch)
@@ -192,20 +193,20 @@ def _inverse_factor(moments: Tensor, order: Tensor) -> Tensor:
     return factor
 
 
-class _Recorder(fx.Interpreter):
-    """Runs a graph and sums up what its layers read."""
+class InputRecorder(Recorder):
+    """Runs a graph and sums up what its layers read.
+
+    Before they run: a simulated graph writes over what nobody reads again.
+    """
 
     def __init__(self, graph_module: fx.GraphModule, layers: Collection[str]) -> None:
-        super().__init__(graph_module)
+        super().__init__(graph_module, layers, see_inputs=self._add)
         self.moments = {name: Moments() for name in layers}
         self.generator = torch.Generator().manual_seed(0)
 
-    def run_node(self, n: fx.Node) -> object:
-        if n.name in self.moments:
-            value = cast(Tensor, self.env[input_of(n)])
-            weight = cast(Tensor, self.env[input_of(n, 1)])
-            self.moments[n.name].add(self._samples(n, value, weight))
-        return super().run_node(n)
+    def _add(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> None:
+        value, weight = values[input_of(node)], values[input_of(node, 1)]
+        self.moments[node.name].add(self._samples(node, value, weight))
 
     def _samples(self, node: fx.Node, value: Tensor, weight: Tensor) -> Tensor:
         """(G, M, D) inputs that rows of the weight are multiplied with."""

@@ -1,6 +1,6 @@
 """Runs the float graph over the photos and watches the tensors that will be integers."""
 
-from collections.abc import Collection, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import cast
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, fx
 
 from edgeseed.core.console import progress
 from edgeseed.export.quantize.graph.layout import Kind, Layout, observed_points
+from edgeseed.export.quantize.graph.recording import Recorder
 from edgeseed.export.quantize.graph.rewriting import TensorScales, quantizer_of_kind
 from edgeseed.export.quantize.ranges.observers import Method, Statistics, choose_quantizer
 from edgeseed.export.quantize.scales import Quantizer
@@ -38,12 +39,17 @@ def calibrate(
     graph_module: fx.GraphModule, layout: Layout, photos: Photos
 ) -> dict[str, Statistics]:
     """Statistics of every point whose range is not known beforehand. One pass, constant memory."""
-    watcher = Watcher(graph_module, observed_points(layout))
+    statistics = {name: Statistics() for name in observed_points(layout)}
+
+    def see(node: fx.Node, value: Tensor) -> None:
+        statistics[node.name].add(value)
+
+    recorder = Recorder(graph_module, statistics, see=see)
     with torch.inference_mode(), progress("calibrating", len(photos)) as bar:
         for batch in photo_batches(photos):
-            watcher.run(batch)
+            recorder.run(batch)
             bar.advance(len(batch))
-    return watcher.statistics
+    return statistics
 
 
 def gradient_weighted_statistics(
@@ -56,20 +62,25 @@ def gradient_weighted_statistics(
     likewise; where it is about `decisions`, of the last of them alone.
     """
     generator = torch.Generator().manual_seed(0)
-    recorder = _GradientRecorder(graph_module, observed_points(layout))
-    statistics = {name: Statistics() for name in recorder.names}
+    statistics = {name: Statistics() for name in observed_points(layout)}
     if not statistics:
         return {}
+    seen: dict[str, Tensor] = {}
+
+    def see(node: fx.Node, value: Tensor) -> None:
+        seen[node.name] = value
+
+    recorder = Recorder(graph_module, statistics, see=see)
     with progress("weighing what rounds", len(photos)) as bar:
         for batch in photo_batches(photos):
             for part in batch.split(max(1, len(batch) // _PARTS)):
-                recorder.run(part.requires_grad_())
-                values = list(recorder.values.values())
-                outputs = recorder.outputs[-1:] if decisions else recorder.outputs
+                found = cast("tuple[Tensor, ...]", recorder.run(part.requires_grad_()))
+                values = list(seen.values())
+                outputs = found[-1:] if decisions else found
                 moved = [_random_projection(output, generator) for output in outputs]
                 total = torch.stack(moved).sum()
                 gradients = torch.autograd.grad(total, values, materialize_grads=True)
-                for name, value, gradient in zip(recorder.values, values, gradients, strict=True):
+                for name, value, gradient in zip(seen, values, gradients, strict=True):
                     aligned = torch.empty_like(value).copy_(gradient.square())
                     statistics[name].add(value, aligned)
             bar.advance(len(batch))
@@ -97,25 +108,6 @@ def _random_projection(output: Tensor, generator: torch.Generator) -> Tensor:
     """How far an output of (N, D) goes in a random direction, in units of its size."""
     direction = torch.randn(output.shape, generator=generator)
     return (direction * output).sum() / output.detach().square().mean().sqrt().clamp_min(1e-12)
-
-
-class _GradientRecorder(fx.Interpreter):
-    """Runs a graph and keeps some of its values, with what they were made by."""
-
-    def __init__(self, graph_module: fx.GraphModule, names: Collection[str]) -> None:
-        super().__init__(graph_module)
-        self.names = list(names)
-        self.values: dict[str, Tensor] = {}
-        self.outputs: tuple[Tensor, ...] = ()
-
-    def run_node(self, n: fx.Node) -> object:
-        """Runs one node."""
-        value = super().run_node(n)
-        if n.name in self.names and isinstance(value, Tensor):
-            self.values[n.name] = value
-        if n.op == "output":
-            self.outputs = tuple(cast("tuple[Tensor, ...]", value))
-        return value
 
 
 def numbers_by_method(
@@ -147,19 +139,3 @@ def numbers_by_method(
         elif kind is not Kind.SHARED:
             quantizers[name] = quantizer_of_kind(kind, 0.0, 0.0, scheme.activation)
     return TensorScales(quantizers=quantizers)
-
-
-class Watcher(fx.Interpreter):
-    """Runs a graph and keeps statistics of some of its values."""
-
-    def __init__(self, graph_module: fx.GraphModule, names: Collection[str]) -> None:
-        super().__init__(graph_module)
-        self.statistics = {name: Statistics() for name in names}
-
-    def run_node(self, n: fx.Node) -> object:
-        """Runs one node."""
-        value = super().run_node(n)
-        if n.name in self.statistics:
-            assert isinstance(value, Tensor)
-            self.statistics[n.name].add(value)
-        return value

@@ -24,7 +24,7 @@ The result that comes nearest on photos kept aside is taken; if that is the star
 import dataclasses
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ from edgeseed.core.console import progress
 from edgeseed.export.program import LAYER_OPERATORS, constant, input_of, new_constant, tidy
 from edgeseed.export.quantize.corrections.bias_correction import channel_axis
 from edgeseed.export.quantize.graph.layout import Kind, Layout
+from edgeseed.export.quantize.graph.recording import Recorder
 from edgeseed.export.quantize.graph.rewriting import (
     POINT,
     UNROUNDED,
@@ -153,7 +154,7 @@ class _Learner:
 
     def update(self, teacher: fx.GraphModule, images: Tensor, step: int) -> None:
         if step == 0:
-            _BiasUnits(self.student, self.layers).run(images)
+            _set_bias_units(self.student, self.layers, images)
         with torch.no_grad():
             wanted = teacher(images)
         loss = imitation_loss(self.student(images), wanted)
@@ -324,24 +325,17 @@ def _moved_bias(start: Tensor, unit: Tensor, steps: Tensor) -> Tensor:
     return start + unit * steps
 
 
-class _BiasUnits(fx.Interpreter):
+def _set_bias_units(student: fx.GraphModule, layers: Sequence[_Layer], images: Tensor) -> None:
     """Sets the unit in which each layer's bias is learnt, from the deviation of its output."""
+    units = {layer.name: layer.bias_unit for layer in layers}
 
-    def __init__(self, student: fx.GraphModule, layers: list[_Layer]) -> None:
-        super().__init__(student)
-        self.layers = {layer.name: layer for layer in layers}
+    def see(node: fx.Node, value: Tensor) -> None:
+        rows = value.movedim(channel_axis(node), 0)
+        # In place: the graph reads the same tensor.
+        units[node.name].copy_(_BIAS_STEP * rows.flatten(1).std(dim=1))
 
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        with torch.no_grad():
-            return super().run(*args, **kwargs)
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.name in self.layers:
-            rows = value.movedim(channel_axis(n), 0)
-            # In place: the graph reads the same tensor.
-            self.layers[n.name].bias_unit.copy_(_BIAS_STEP * rows.flatten(1).std(dim=1))
-        return value
+    with torch.no_grad():
+        Recorder(student, units, see=see).run(images)
 
 
 # --------------------------------------------------------------------------- photos

@@ -133,7 +133,7 @@ def test_a_convolutions_inputs_are_its_patches(
     graph = program.module()
     node = next(n for n in graph.graph.nodes if "conv" in str(n.target))
     values = torch.randn(2, 8, 7, 6, generator=torch.Generator().manual_seed(0))
-    recorder = rounding._Recorder(graph, [node.name])
+    recorder = rounding.InputRecorder(graph, [node.name])
     with torch.no_grad():
         recorder.run(values)
     patches = nn.functional.unfold(values, 3, dilation, padding, stride)

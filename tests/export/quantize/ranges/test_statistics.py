@@ -7,9 +7,9 @@ from torch import fx, nn
 
 from edgeseed.export.program import build_program, copy_graph, float_graph
 from edgeseed.export.quantize.graph.layout import plan_layout
+from edgeseed.export.quantize.graph.recording import Recorder
 from edgeseed.export.quantize.graph.simulation import fake_quantize
 from edgeseed.export.quantize.ranges.statistics import (
-    _GradientRecorder,
     _random_projection,
     calibrate,
     gradient_weighted_statistics,
@@ -34,15 +34,18 @@ def test_squared_gradients_are_how_far_the_outputs_move() -> None:
     graph = torch.export.export(_Uneven(), (torch.zeros(4, 3),)).module()
     name = next(node.name for node in graph.graph.nodes if "mul" in node.name)
     generator = torch.Generator().manual_seed(0)
-    recorder = _GradientRecorder(graph, [name])
+    seen: dict[str, torch.Tensor] = {}
+
+    def see(node: torch.fx.Node, value: torch.Tensor) -> None:
+        seen[node.name] = value
+
+    recorder = Recorder(graph, [name], see=see)
     total = torch.zeros(3)
     for _ in range(400):
         values = torch.randn(4, 3, generator=generator).requires_grad_()
-        recorder.run(values)
-        (gradient,) = torch.autograd.grad(
-            _random_projection(recorder.outputs[0], generator), [recorder.values[name]]
-        )
-        size = recorder.outputs[0].detach().square().mean()
+        outputs: tuple[torch.Tensor, ...] = recorder.run(values)
+        (gradient,) = torch.autograd.grad(_random_projection(outputs[0], generator), [seen[name]])
+        size = outputs[0].detach().square().mean()
         total += (gradient.square() * size).mean(dim=0) / 400
     # The diagonal of J^T J.
     torch.testing.assert_close(total, torch.tensor([1.0, 100.0, 0.0]), rtol=0.15, atol=0)

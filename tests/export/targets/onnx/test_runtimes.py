@@ -75,5 +75,5 @@ def test_the_table_says_what_a_version_does(kind: str, version: str, tmp_path: P
     if found is None:
         pytest.skip(f"onnxruntime {version} ({kind}) cannot be installed: no network, pip or npm")
     table = json.loads(TABLE.read_text())[kind][version]
-    wrong = {name: cell for name, cell in found.items() if (cell == "ok") != (table[name] == "ok")}
+    wrong = {name: found[name] for name in table if (found[name] == "ok") != (table[name] == "ok")}
     assert wrong == {}
