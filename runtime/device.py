@@ -9,7 +9,7 @@ import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,9 +119,13 @@ class AgentDevice(Device):
 
     def measure(self, bundle: Bundle, job: Job, *, pixels: NDArray[np.uint8] | None) -> Observation:
         """Send the agent, run it, and read what it wrote."""
-        from edgeseed.runtime.agent._dispatch import dispatch
+        from edgeseed.runtime.agent import _dispatch
 
-        return dispatch(self, bundle, job, pixels=pixels)
+        # The two files know each other; a type checker that reads this one by its path takes the
+        # classes there for others.
+        dispatch: Any = _dispatch.dispatch
+        seen: Observation = dispatch(self, bundle, job, pixels=pixels)
+        return seen
 
     @abc.abstractmethod
     def probe(self, script: str) -> str:

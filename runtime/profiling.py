@@ -104,7 +104,7 @@ def profile(
         GateError: If the model does not give its golden outputs on the device.
         WorkError: If the device or the engine failed.
     """
-    _check_out(out)
+    _refuse_existing(out)
     if measurement is not None:
         return _conclude_from_file(
             bundle, measurement, device_profile=device_profile, out=out, seed=seed
@@ -112,6 +112,7 @@ def profile(
     if isinstance(device, str):
         device = open_device(device, options=_device_options(lan=lan, ort_web=ort_web))
     plan = _plan(bundle, device, device_profile, protocol, threads, unit)
+    _check_writable(out)
     photos = gather_photos(plan.bundle, data, seed=seed) if accuracy else None
     pixels = None if photos is None else photos.pixels
     with ended_by_exception():
@@ -174,7 +175,7 @@ def profile_in_turns(
         for name in names
     }
     for file in files.values():
-        _check_out(file)
+        _refuse_existing(file)
     results = []
     for number in range(1, repeat + 1):
         for bundle, name in zip(bundles, names, strict=True):
@@ -188,11 +189,14 @@ def _twice(names: Sequence[str]) -> str:
     return next(name for name in names if names.count(name) > 1)
 
 
-def _check_out(out: str | Path) -> None:
+def _refuse_existing(out: str | Path) -> None:
+    if Path(out).exists():
+        raise UsageError(f"{out} exists already; choose another --out or remove it")
+
+
+def _check_writable(out: str | Path) -> None:
     """Raise if the result could not be written: before the measurement, not after it."""
     path = Path(out)
-    if path.exists():
-        raise UsageError(f"{out} exists already; choose another --out or remove it")
     # An empty file that is written and taken away again: permissions alone do not tell.
     with atomic_file(path) as probe:
         probe.write_bytes(b"")

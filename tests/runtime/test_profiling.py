@@ -356,11 +356,18 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+# A test run in the background inherits an ignored SIGINT.
+MAIN = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from edgeseed.cli import main; main()"
+)
+
+
 @contextlib.contextmanager
 def measuring(bundle: Bundle, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process in the middle of a measurement on this machine."""
     command = [
-        sys.executable, "-m", "edgeseed", "profile", str(bundle.path), "--out",
+        sys.executable, "-c", MAIN, "profile", str(bundle.path), "--out",
         str(folder / "r.json"), "--protocol", "normal",
     ]  # fmt: skip
     environment = {**os.environ, "TMPDIR": str(folder / "tmp")}

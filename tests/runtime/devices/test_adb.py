@@ -110,6 +110,13 @@ def perf_test(folder: Path, body: str = "") -> Path:
     return path
 
 
+# A test run in the background inherits an ignored SIGINT.
+MAIN = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from edgeseed.cli import main; main()"
+)
+
+
 def put_back(phone: Phone, *, within: float = 15.0) -> bool:
     """Whether the phone is as it was, at the latest after some seconds."""
     deadline = time.monotonic() + within
@@ -228,7 +235,7 @@ def test_a_phone_is_put_back_when_edgeseed_is_killed(
 ) -> None:
     program = perf_test(tmp_path, body="sleep 30")
     command = [
-        sys.executable, "-m", "edgeseed", "profile", str(bundle.path), "--device",
+        sys.executable, "-c", MAIN, "profile", str(bundle.path), "--device",
         f"adb:{phone.serial}?runner={program}", "--out", str(tmp_path / "r.json"),
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
