@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from setuptools.glob import glob
 
 ROOT = Path(__file__).parents[1]
 SOURCES = {
@@ -60,6 +61,18 @@ def test_every_kind_of_data_file_is_shipped():
                 continue
             if file.is_file():
                 assert file.suffix in shipped, f"{file} would not be in the wheel"
+
+
+def test_every_file_of_an_app_template_is_shipped():
+    # These folders are no packages, so that the patterns above do not reach them.
+    patterns = project()["tool"]["setuptools"]["package-data"]["edgeseed.export.apps"]
+    root = ROOT / "export/apps"
+    shipped = {
+        Path(found) for pattern in patterns for found in glob(str(root / pattern), recursive=True)
+    }
+    templates = {file for file in root.glob("*/template/**/*") if file.is_file()}
+    assert templates
+    assert templates <= shipped
 
 
 def test_type_checkers_see_every_package():

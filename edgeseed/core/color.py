@@ -58,11 +58,14 @@ def display_p3_to_srgb(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     Args:
         pixels: (..., 3) RGB.
     """
-    linear = linear_table()[pixels]
-    matrix = np.array(P3_TO_SRGB, np.int32)
-    # The largest sum is below 2**31: 20070 * 65535 + 2**13.
-    mixed = (linear @ matrix.T + (1 << (_MATRIX_BITS - 1))) >> _MATRIX_BITS
-    converted: npt.NDArray[np.uint8] = encoding_table()[np.clip(mixed, 0, LINEAR_MAX)]
+    red, green, blue = (linear_table()[pixels[..., channel]] for channel in range(3))
+    converted = np.empty(pixels.shape, np.uint8)
+    # A channel at a time: NumPy multiplies matrices of whole numbers three times as slowly.
+    for channel, (from_red, from_green, from_blue) in enumerate(P3_TO_SRGB):
+        # The largest sum is below 2**31: 20070 * 65535 + 2**13.
+        light = from_red * red + from_green * green + from_blue * blue + (1 << (_MATRIX_BITS - 1))
+        np.clip(light >> _MATRIX_BITS, 0, LINEAR_MAX, out=light)
+        converted[..., channel] = encoding_table()[light]
     return converted
 
 

@@ -18,14 +18,14 @@
       let loading = clock()
       let model = try Model(units: units)
       let loaded = clock()
-      let size = ModelInfo.preprocess.imageSize
-      _ = try model.run([UInt8](repeating: 127, count: size * size * 3))
-      let firstRun = clock() - loaded
+      let golden = try NumpyArray(Resources.read("golden/inputs.npy")).bytes
+      let area = ModelInfo.preprocess.imageSize * ModelInfo.preprocess.imageSize
+      let square = (0..<3 * area).map { golden[$0 % 3 * area + $0 / 3] }
+      let starting = clock()
+      _ = try model.run(square)
+      let firstRun = clock() - starting
       let report = try model.selfTest()
       guard report.passed else { throw FileError(report.description) }
-      let golden = try NumpyArray(Resources.read("golden/inputs.npy")).bytes
-      let area = size * size
-      let square = (0..<3 * area).map { golden[$0 % 3 * area + $0 / 3] }
       let before = state()
       let timings = try EdgeseedModuleCore.measure(
         rules, clock: clock, cpuClock: cpuTime, run: { _ = try model.run(square) })

@@ -20,7 +20,8 @@
     ///   - orientation: How it becomes upright: `CGImage` does not know.
     public init(_ image: CGImage, orientation: CGImagePropertyOrientation = .up) throws {
       let isP3 = image.colorSpace?.name == CGColorSpace.displayP3
-      let isOpaque = [.none, .noneSkipFirst, .noneSkipLast].contains(image.alphaInfo)
+      let opaqueKinds: [CGImageAlphaInfo] = [.none, .noneSkipFirst, .noneSkipLast]
+      let isOpaque = opaqueKinds.contains(image.alphaInfo)
       let space = CGColorSpace(name: isP3 ? CGColorSpace.displayP3 : CGColorSpace.sRGB)
       let kind: CGImageAlphaInfo = isOpaque ? .noneSkipLast : .premultipliedLast
       let (width, height) = (image.width, image.height)
@@ -51,7 +52,8 @@
       else { throw FileError("not an image that ImageIO reads") }
       let properties = CGImageSourceCopyPropertiesAtIndex(source, 0, nil) as? [CFString: Any]
       let number = properties?[kCGImagePropertyOrientation] as? UInt32
-      try self.init(image, orientation: number.flatMap(CGImagePropertyOrientation.init) ?? .up)
+      let orientation = number.flatMap { CGImagePropertyOrientation(rawValue: $0) }
+      try self.init(image, orientation: orientation ?? .up)
     }
 
     /// A camera frame: 32BGRA, or biplanar YUV of 8 bits (420f, 420v).

@@ -69,11 +69,15 @@ private fun deviceFacts(
     logicalCores = Runtime.getRuntime().availableProcessors(),
     memoryMib = null,
     engineVersion = ai.onnxruntime.OrtEnvironment.getEnvironment().version,
+    unit = engine.name.lowercase(),
     threads = threads,
     settings = mapOf("engine" to engine.name.lowercase(), "threads" to threads),
     residentMib = Debug.getPss() / 1024.0,
     facts = facts,
-    limitations = listOf("an app does not see how busy the phone is, nor its clocks"),
+    limitations = listOf(
+        "an app does not see how busy the phone is, nor its clocks",
+        "ONNX Runtime does not say which layers XNNPACK took",
+    ).take(if (engine == Engine.XNNPACK) 2 else 1),
 )
 
 private fun stateOf(context: Context): Map<String, String> {

@@ -122,6 +122,7 @@ class CoreTest {
             logicalCores = 8,
             memoryMib = 8000.0,
             engineVersion = "1.29.0",
+            unit = "cpu",
             threads = 4,
             settings = mapOf("threads" to 4),
             residentMib = null,

@@ -96,6 +96,7 @@ private fun median(samples: List<Long>): Double {
  * What a device says of itself; null where it does not.
  *
  * @property system name and version of the operating system.
+ * @property unit what was asked to compute the model: `cpu`, `xnnpack`.
  * @property settings what the engine was opened with.
  * @property facts other facts before and after the timed runs, by name.
  */
@@ -107,6 +108,7 @@ class DeviceFacts(
     val logicalCores: Int,
     val memoryMib: Double?,
     val engineVersion: String,
+    val unit: String,
     val threads: Int,
     val settings: Map<String, Any?>,
     val residentMib: Double?,
@@ -159,7 +161,7 @@ fun measurementJson(
             "settings" to device.settings,
             "load_ns" to loadNs,
             "first_run_ns" to firstRunNs,
-            "placement" to mapOf("requested" to "cpu", "actual" to "cpu", "nodes" to null),
+            "placement" to mapOf("requested" to device.unit, "actual" to device.unit, "nodes" to null),
             "golden" to mapOf(
                 "n" to report.numPhotos,
                 "relative_error" to report.relativeErrors,
