@@ -14,7 +14,7 @@ number of photos, by the same optimiser. A finished cell is a line of OUT/cells.
 call goes on where it was stopped: finished cells are skipped, begun ones resumed.
 `--budget-minutes` stops in time, with the state of the runs saved.
 
-The result is benchmarks/results/proof-PRESET.json with the curve of each cell. As long as cells
+The result is benchmarks/results/proof-cifar10.json with the curve of each cell. As long as cells
 are missing, the file and the tables name them.
 """
 
@@ -793,7 +793,8 @@ def main() -> None:
         prepare_teacher(out)
         failed = run_until(arguments, preset, cells, out)
     is_trial = arguments.preset == "smoke" or arguments.scale != 1
-    results = arguments.results or (out if is_trial else RESULTS) / f"proof-{arguments.preset}.json"
+    name = {"cpu": "proof-cifar10"}.get(arguments.preset, f"proof-cifar10-{arguments.preset}")
+    results = arguments.results or (out if is_trial else RESULTS) / f"{name}.json"
     known = [cell.name for cell in every]
     records = [record for record in read_records(out) if record["cell"] in set(known)]
     proof_report.write_results(

@@ -27,9 +27,9 @@ from edgeseed.runtime.result import Result, read_result
 
 SOURCE = "timm, results/results-imagenet.csv: https://github.com/huggingface/pytorch-image-models"
 CLASSES = 1000
-# No calibration photo is better than another for a network that has learnt nothing.
-_CALIBRATION = "digits"
-_CALIBRATION_COUNT = 32
+# No photo is better than another for a network that has learnt nothing: a few, made of noise. Some
+# give the ranges, and the others are what the gates look at, whose verdict is not asked.
+_NUM_PHOTOS = 32
 _TIMING_ONLY = {
     "calibrator": "minmax",
     "equalize": False,
@@ -276,14 +276,15 @@ class _Call:
 
         with tempfile.TemporaryDirectory(prefix="edgeseed-") as scratch:
             file = Path(scratch) / "student.safetensors"
-            _save_untrained(student, file)
+            size = _save_untrained(student, file)
+            quantized = precision in ("int8", "w8")
+            photos = _write_photos(Path(scratch) / "photos", size) if quantized else None
             export(
                 str(file),
                 target="onnx",
                 precision=precision,
                 scheme=self.scheme if precision == "int8" else None,
-                calibration=_CALIBRATION if precision in ("int8", "w8") else None,
-                calibration_count=_CALIBRATION_COUNT if precision == "int8" else None,
+                calibration=photos,
                 verify=False,
                 speed=False,
                 quantization=_TIMING_ONLY if precision == "int8" else {},
@@ -300,8 +301,25 @@ class _Call:
             )
 
 
-def _save_untrained(student: str, path: Path) -> None:
-    """A student file of a network as it is before training, with a head of ImageNet's size."""
+def _write_photos(folder: Path, size: int) -> Path:
+    """A folder of noise as photos."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(_NUM_PHOTOS):
+        pixels = generator.integers(0, 256, (size, size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def _save_untrained(student: str, path: Path) -> int:
+    """Write a network as it is before training, with a head of ImageNet's size.
+
+    Returns:
+        The side of its input, in pixels.
+    """
     import torch
 
     from edgeseed.core.network import build_student, save_student
@@ -321,6 +339,7 @@ def _save_untrained(student: str, path: Path) -> None:
         provenance={"method": "none: untrained, to be timed"},
     )
     save_student(path, network, spec)
+    return size
 
 
 def _write_page(recommendation: Recommendation, html: str | Path) -> None:

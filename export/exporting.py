@@ -228,7 +228,10 @@ def _make(
         say(f"making {plan.target.name} {precision}")
     made = builder.make(variants[0], folder)
     if call.verify:
-        require_passed(made.evidence, list(made.gates))
+        compiled = plan.target.compile_gate(folder, made.bundle.manifest)
+        if compiled is not None:
+            say(f"{compiled.name}: {compiled.detail}")
+        require_passed(made.evidence, [*made.gates, *([] if compiled is None else [compiled])])
     return _with_speed(builder, made) if timed else made.bundle
 
 

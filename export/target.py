@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from torch.export import ExportedProgram
 
-from edgeseed.core.bundle import Manifest
+from edgeseed.core.bundle import GateResult, Manifest
 from edgeseed.core.student import StudentSpec
 from edgeseed.export.call import Batch
 
 Precision = Literal["fp32", "fp16", "w8", "int8"]
+Layout = Literal["NCHW", "NHWC"]
+InputType = Literal["float32", "uint8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "w8", "int8")
 
 
@@ -119,6 +121,10 @@ class Target(abc.ABC):
     """Schemes that a precision may take, the default first; without any it is float."""
     options: ClassVar[Mapping[str, Any]] = {}
     """The target's own options with their defaults."""
+    layout: ClassVar[Layout] = "NCHW"
+    """Order of the model's input: an app hands its photo over in this order."""
+    input_type: ClassVar[InputType] = "float32"
+    """Type of the model's input, whose values are the photo's bytes in either case."""
     fixed_batch: ClassVar[int | None] = None
     """The one batch size that the format takes; None where any goes."""
     judges_natively: ClassVar[bool] = False
@@ -169,3 +175,11 @@ class Target(abc.ABC):
         """
         del folder, manifest, model, pixels
         return ()
+
+    def compile_gate(self, folder: Path, manifest: Manifest) -> GateResult | None:
+        """Whether the device's own compiler takes the files, where this machine has it.
+
+        Its name ends in ` on this machine`: it is told, and not recorded in the bundle.
+        """
+        del folder, manifest
+        return None

@@ -43,6 +43,7 @@ from edgeseed.distill.networks.inference import embed
 from edgeseed.distill.teachers import load_network
 from edgeseed.distill.training.device import choose_device
 from edgeseed.distill.training.finetuning import finetune
+from edgeseed.distill.training.settings import check_seed, check_size
 
 PROTOCOLS = ("knn", "linear", "finetune")
 
@@ -174,6 +175,8 @@ def evaluate(
         ArtifactError: If the student file is broken.
     """
     protocols = _protocols(protocol)
+    check_seed(seed)
+    check_size(image_size)
     _check_saving(str(student), protocols, save_classifier, save_metrics)
     _check_baseline(baseline, baseline_seeds, protocols)
     changes = _split_settings(settings)

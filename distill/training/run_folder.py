@@ -75,7 +75,8 @@ class RunFolder:
 
     def _is_worthless(self) -> bool:
         names = {path.name for path in self.path.iterdir()}
-        return CONFIG in names and names <= _WORTHLESS
+        # The first file of a run is one that nobody else has: a config.toml may be the user's own.
+        return INPUTS in names and names <= _WORTHLESS
 
     def start(self, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
         """Begins a new run.

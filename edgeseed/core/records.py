@@ -78,6 +78,8 @@ class QuantizationRecord:
         default_factory=dict, metadata={"json": "float"}
     )
     """Node of the program -> why it stayed in float."""
+    byte_weights: Sequence[str] = ()
+    """Those of them whose weights are stored as bytes, with a scale an output channel."""
     sensitivity: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Layer -> what leaving it in float gains."""
     widened: Sequence[str] = ()

@@ -139,14 +139,17 @@ def _write_golden(folder: Path, source: ExportSource, model: Model) -> None:
 
 
 def tensor_specs(
-    spec: StudentSpec, *, batch: Batch, outputs: tuple[str, ...]
+    spec: StudentSpec, target: Target, *, batch: Batch, outputs: tuple[str, ...]
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs as the manifest lists them."""
     size = spec.preprocess.image_size
     free: int | str = "batch" if batch == "dynamic" else batch
     widths = {"embedding": spec.embedding_dim, "logits": len(spec.classes or ())}
     image = TensorSpec(
-        name=INPUT_NAME, shape=(free, 3, size, size), dtype="float32", semantics="RGB pixels 0..255"
+        name=INPUT_NAME,
+        shape=(free, 3, size, size) if target.layout == "NCHW" else (free, size, size, 3),
+        dtype=target.input_type,
+        semantics="RGB pixels 0..255",
     )
     results = tuple(
         TensorSpec(name=name, shape=(free, widths[name]), dtype="float32", semantics=name)
@@ -165,7 +168,7 @@ def describe_bundle(
 ) -> Manifest:
     """The manifest before there are gates and digests."""
     spec = source.spec
-    inputs, outputs = tensor_specs(spec, batch=request.batch, outputs=request.output_names)
+    inputs, outputs = tensor_specs(spec, target, batch=request.batch, outputs=request.output_names)
     return Manifest(
         name=spec.architecture.name,
         target=target.name,

@@ -63,6 +63,8 @@ _ADVICE = {
     "golden": "golden files, preprocessing and model do not belong together; export it again",
     "student": "the manifest describes another student; export it again",
     "recorded": "the manifest was edited; export it again",
+    "tensorrt_rtx": "NVIDIA's compiler refuses the graph; keep the operator that it names in float "
+    "with --keep-float, or export another --precision",
     "contents": "the files were edited, or belong to another bundle; export it again",
     "lint": "export it again; see `edgeseed explain` for what stayed in float and why",
 }
@@ -177,6 +179,8 @@ def verify(
     if against is None:
         results.append(_recorded_gate(evidence, results))
     results += _judge_natively(evidence)
+    if (compiled := evidence.target.compile_gate(opened.path, opened.manifest)) is not None:
+        results.append(compiled)
     if data is not None:
         results += _judge_data(evidence, data)
     result = VerifyResult(

@@ -28,25 +28,24 @@ from edgeseed.export.quantize.graph.layout import (
     observed_points,
     plan_layout,
 )
-from edgeseed.export.quantize.graph.rewriting import HARDSIGMOID_SHIFT, Numbers, insert_quantization
+from edgeseed.export.quantize.graph.rewriting import (
+    HARDSIGMOID_SHIFT,
+    TensorScales,
+    insert_quantization,
+)
 from edgeseed.export.quantize.ranges.observers import Statistics
-from edgeseed.export.quantize.ranges.statistics import calibrate, rounding_costs, weigh
+from edgeseed.export.quantize.ranges.statistics import (
+    calibrate,
+    gradient_weighted_statistics,
+    rounding_costs,
+)
 from edgeseed.export.quantize.scheme import Scheme
 from edgeseed.export.quantize.search.candidates import Candidates, Chosen
 from edgeseed.export.quantize.search.float_layers import Score, search_floats
+from edgeseed.export.quantize.search.policy import POLICY
 from edgeseed.export.quantize.search.recovery import recover
-from edgeseed.export.quantize.search.scoring import Judge, count_for
+from edgeseed.export.quantize.search.scoring import Judge
 from edgeseed.export.samples import Photos, Reserve
-
-# What `--recover` learns on besides: as many as its updates see.
-_LEARNING = 10_000
-# Tensors whose rounding costs most, around which layers are tried in float, and how many together.
-_DEAREST, _MOST_AROUND = 3, 3
-# Weights of float layers are bytes where the distance grows by no more than this share, or by as
-# little as two ways of rounding a float16 model differ.
-_AS_NEAR, _UNNOTICED = 1.02, 1e-4
-# Photos that show which channels are wide and which are narrow.
-_LOOK = (16 * 224 * 224, (16, 128))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +118,7 @@ class _Worker:
         self.graph, self.scheme, self.config = graph, scheme, config
         if scheme.float_embedding:
             free_embedding(graph)
-        some = Photos(pixels=photos.pixels[: count_for(photos, *_LOOK)])
+        some = Photos(pixels=photos.pixels[: POLICY.equalization.of(photos)])
         # First: its factors are of the student's own channels, without those that widening adds.
         self.evened = equalize_channels(graph, some) if config.equalize else {}
         self.widened = (
@@ -140,9 +139,9 @@ class _Worker:
         self.learnt_on = 0
         self.in_bytes: tuple[str, ...] = ()
 
-    def work(self, keep_float: dict[str, str]) -> tuple[Numbers, Layout]:
+    def work(self, keep_float: dict[str, str]) -> tuple[TensorScales, Layout]:
         layout = plan_layout(self.graph.graph, self.scheme, keep_float=keep_float)
-        statistics = calibrate(reuse_memory(self.graph), layout, self.judge.ranging)
+        statistics = calibrate(reuse_memory(self.graph), layout, self.judge.calibration)
         candidates = Candidates(self.judge, self.config, statistics, layout)
         chosen = candidates.choose()
         self.tried |= candidates.tried
@@ -156,14 +155,14 @@ class _Worker:
             numbers = self._recover(numbers, layout)
         return numbers, layout
 
-    def with_byte_weights(self, numbers: Numbers, layout: Layout) -> fx.GraphModule:
+    def with_byte_weights(self, numbers: TensorScales, layout: Layout) -> fx.GraphModule:
         """The float graph, with the weights of layers that stay in float as bytes hold them.
 
         Only where no more decisions are lost than chance moves, and no distance.
         """
         if not self.scheme.byte_weights:
             return self.graph
-        sample = self.judge.counting
+        sample = self.judge.acceptance
         before = None
 
         def loses(layers: Sequence[str]) -> bool:
@@ -171,23 +170,23 @@ class _Worker:
             before = before or self.judge.score(numbers, layout, sample)
             changed = with_byte_weights(self.graph, layers, self.scheme.weight)
             after = self.judge.score(numbers, layout, sample, graph=changed)
-            most = max(_AS_NEAR * before.distance, before.distance + _UNNOTICED)
+            most = max(POLICY.byte_weights * before.distance, before.distance + POLICY.unnoticed)
             return after.keeps_fewer(before) or after.distance > most
 
         self.in_bytes = layers_worth_bytes(float_layers(self.graph, layout), loses)
         return with_byte_weights(self.graph, self.in_bytes, self.scheme.weight)
 
-    def _recover(self, numbers: Numbers, layout: Layout) -> Numbers:
-        learning, sample = self.judge.ranging, self.judge.selection
-        if self.reserve is not None and len(self.reserve) >= len(self.judge.ranging):
+    def _recover(self, numbers: TensorScales, layout: Layout) -> TensorScales:
+        learning, sample = self.judge.calibration, self.judge.held_out
+        if self.reserve is not None and len(self.reserve) >= len(self.judge.calibration):
             # More photos judge where they are not those that are learnt on.
-            learning, sample = self.reserve.take(_LEARNING), self.judge.judging
+            learning, sample = self.reserve.take(POLICY.recovery), self.judge.ranking
         recovered = recover(
             self.graph, layout, numbers, self.scheme, learning,
             distance=lambda found: self.judge.score(found, layout, sample).distance,
             config=self.config.recovery,
         )  # fmt: skip
-        score = self.judge.score(recovered, layout, self.judge.judging)
+        score = self.judge.score(recovered, layout, self.judge.ranking)
         score = self._noted("recovery", self.judge.counted(score, recovered, layout))
         if score.keeps_fewer(self.score):
             # What comes nearer on the whole may be further off where decisions are close.
@@ -204,7 +203,7 @@ class _Worker:
 
     def _search(
         self, candidates: Candidates, chosen: Chosen, keep_float: dict[str, str]
-    ) -> tuple[Numbers, Layout]:
+    ) -> tuple[TensorScales, Layout]:
         """Leaves the fewest layers in float that bring the decisions back."""
         say(
             f"int8 keeps {self.score.agreement:.1%} of the decisions "
@@ -212,11 +211,13 @@ class _Worker:
         )
         # An embedding in fewer steps is not what tips decisions.
         judge, layout = self.judge, candidates.layout
-        costs = weigh(self.graph, layout, candidates.correcting, decisions=True)
+        costs = gradient_weighted_statistics(
+            self.graph, layout, candidates.correcting, decisions=True
+        )
         with_floats = self._floats_maker(candidates, chosen, keep_float)
-        known: dict[frozenset[str], tuple[Numbers, Layout]] = {}
+        known: dict[frozenset[str], tuple[TensorScales, Layout]] = {}
 
-        def with_own_biases(floats: Mapping[str, str]) -> tuple[Numbers, Layout]:
+        def with_own_biases(floats: Mapping[str, str]) -> tuple[TensorScales, Layout]:
             # Those of all integers repair what layers did that are in float now: with them, the
             # layers that lose most seem to gain nothing.
             if (names := frozenset(floats)) not in known:
@@ -228,10 +229,10 @@ class _Worker:
 
         search = search_floats(
             layout,
-            lambda floats: judge.score(*with_own_biases(floats), judge.judging),
+            lambda floats: judge.score(*with_own_biases(floats), judge.ranking),
             count=lambda floats, score: judge.counted(score, *with_own_biases(floats)),
-            around=lambda floats: self._dearest(costs, *with_own_biases(floats)),
-            quick=lambda floats: judge.score(*with_floats(floats), judge.quick),
+            around=lambda floats: self._most_costly(costs, *with_own_biases(floats)),
+            quick=lambda floats: judge.score(*with_floats(floats), judge.first_look),
             min_agreement=candidates.wanted,
             required=self.config.required_agreement,
             most=self.config.max_float_layers,
@@ -243,31 +244,31 @@ class _Worker:
         numbers, layout = with_own_biases(search.keep_float)
         return numbers, dataclasses.replace(layout, floats={**layout.floats, **search.keep_float})
 
-    def _dearest(
-        self, weighted: Mapping[str, Statistics], numbers: Numbers, layout: Layout
+    def _most_costly(
+        self, weighted: Mapping[str, Statistics], numbers: TensorScales, layout: Layout
     ) -> list[tuple[str, ...]]:
         """Layers around the tensors whose rounding moves the outputs most."""
         costs = rounding_costs(weighted, numbers)
-        dearest = sorted(costs.keys() & layout.points.keys(), key=lambda name: -costs[name])
+        costly = sorted(costs.keys() & layout.points.keys(), key=lambda name: -costs[name])
         groups = [
             group
-            for name in dearest[:_DEAREST]
+            for name in costly[: POLICY.costly_tensors]
             for group in layers_around(self.graph.graph, layout, name)
         ]
-        return [group for group in groups if len(group) <= _MOST_AROUND]
+        return [group for group in groups if len(group) <= POLICY.most_around]
 
     def _floats_maker(
         self, candidates: Candidates, chosen: Chosen, keep_float: Mapping[str, str]
-    ) -> Callable[[Mapping[str, str]], tuple[Numbers, Layout]]:
+    ) -> Callable[[Mapping[str, str]], tuple[TensorScales, Layout]]:
         """What makes numbers and layout with some layers in float; it remembers new ranges."""
         method = chosen.candidate.method
         seen = dict(candidates.seen_by(method))
 
-        def make(floats: Mapping[str, str]) -> tuple[Numbers, Layout]:
+        def make(floats: Mapping[str, str]) -> tuple[TensorScales, Layout]:
             layout = plan_layout(self.graph.graph, self.scheme, keep_float={**keep_float, **floats})
             if new := set(observed_points(layout)) - seen.keys():
                 some = Photos(pixels=candidates.correcting.pixels[:64])
-                look = weigh if method == "fisher" else calibrate
+                look = gradient_weighted_statistics if method == "fisher" else calibrate
                 found = look(self.graph, layout, some)
                 seen.update({name: found[name] for name in new})
             made = dataclasses.replace(
@@ -287,7 +288,7 @@ class _Worker:
             self.counted[label] = score
         return score
 
-    def record(self, layout: Layout, numbers: Numbers) -> dict[str, Any]:
+    def record(self, layout: Layout, numbers: TensorScales) -> dict[str, Any]:
         shifted = [name for name, kind in layout.points.items() if kind is Kind.HARDSIGMOID]
         return {
             "scheme": self.scheme.name,
@@ -295,10 +296,10 @@ class _Worker:
             "weights": "int8 per output channel",
             "calibrator": self.calibrator,
             "photos": {
-                "ranges": len(self.judge.ranging),
-                "selection": len(self.judge.selection.photos),
-                "judging": len(self.judge.judging.photos),
-                "counting": len(self.judge.counting.photos),
+                "ranges": len(self.judge.calibration),
+                "selection": len(self.judge.held_out.photos),
+                "judging": len(self.judge.ranking.photos),
+                "counting": len(self.judge.acceptance.photos),
                 "recovery": self.learnt_on,
             },
             "bias_correction": bool(numbers.bias_corrections),

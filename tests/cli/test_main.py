@@ -223,7 +223,7 @@ def test_verify_shows_all_gates_also_when_one_fails(extra, monkeypatch, capsys):
         bundle="b", target="onnx", precision="int8", runner="onnxruntime CPU", gates=gates
     )
 
-    def fail(bundle, *, data):
+    def fail(bundle, **_):
         raise GateError("gate lint failed: two layers are float", result=result)
 
     monkeypatch.setattr("edgeseed.export.verify", fail)

@@ -30,6 +30,7 @@ from edgeseed.core.student import StudentSpec
 from edgeseed.distill.networks.students import create_student
 from edgeseed.distill.teachers import Teacher, list_teachers, load_teacher
 from edgeseed.distill.teachers._simclr import SelectiveKernel, SimclrResNet, build_simclr
+from edgeseed.distill.teachers._table import pooling_of_architecture
 from edgeseed.distill.teachers.heads import mlp_from_weights
 
 State = dict[str, Tensor]
@@ -791,3 +792,49 @@ def test_every_teacher_says_its_licence_and_whether_it_may_be_sold() -> None:
         non_commercial = "NC" in row.licence or "non-commercial" in row.licence
         assert (row.commercial_ok is False) == non_commercial
         assert row.to_dict()["name"] == row.name
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # timm averages DINOv3's tokens, its authors take the class token: with a tag in the name
+        # the same file was pooled otherwise than without.
+        ("vit_base_patch16_dinov3", "cls"),
+        ("vit_base_patch16_dinov3.lvd1689m", "cls"),
+        ("vit_small_patch14_dinov2", "cls"),
+        ("vit_huge_patch14_gap_224", "avg"),
+        ("vit_base_patch16_siglip_224", "map"),
+        ("resnet50", "avg"),
+        ("test_vit", None),
+    ],
+)
+def test_pooling_follows_from_the_architecture(name: str, expected: str | None) -> None:
+    assert pooling_of_architecture(name) == expected
+
+
+def test_no_architecture_of_the_table_is_pooled_in_two_ways() -> None:
+    names = {row.name for row in list_teachers() if row.source != "hub"}
+    assert all(pooling_of_architecture(name) is not None for name in names)
+
+
+def test_a_checkpoint_is_pooled_alike_with_a_tag_and_without(tmp_path: Path) -> None:
+    architecture = "vit_tiny_patch16_dinov3_qkvb"
+    torch.manual_seed(0)
+    weights = timm.create_model(architecture, num_classes=0, img_size=32).state_dict()
+    path = _save(tmp_path / "weights.pth", weights)
+    bare = load_teacher(f"{architecture}={path}", image_size=32)
+    tagged = load_teacher(f"{architecture}.eupe_lvd1689m={path}", image_size=32)
+    images = torch.randn(2, 3, 32, 32)
+    assert bare.pooling == tagged.pooling == "cls"
+    assert torch.equal(bare(images).embedding, tagged(images).embedding)
+
+
+def test_a_guessed_pooling_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _save(tmp_path / "weights.pth", _network("test_vit").state_dict())
+    load_teacher(f"test_vit={path}", image_size=160)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "its embedding is its class token" in said or "the average of its patches" in said
+    assert "that is a guess" in said
+    path = _save(tmp_path / "resnet.pth", _network("test_resnet").state_dict())
+    load_teacher(f"test_resnet={path}", image_size=64)
+    assert "that is a guess" not in capsys.readouterr().err

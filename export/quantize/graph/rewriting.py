@@ -63,7 +63,7 @@ POINT = "point"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Numbers:
+class TensorScales:
     """All that calibration decides."""
 
     quantizers: Mapping[str, Quantizer]
@@ -113,7 +113,7 @@ def _hardswish_quantizer(high: float, number_format: IntegerFormat) -> Quantizer
 
 
 def insert_quantization(
-    graph_module: fx.GraphModule, layout: Layout, numbers: Numbers, scheme: Scheme
+    graph_module: fx.GraphModule, layout: Layout, numbers: TensorScales, scheme: Scheme
 ) -> fx.GraphModule:
     """A copy of the graph in QDQ form; layers keep their names, for the reports."""
     copy = copy_graph(graph_module)
@@ -147,7 +147,7 @@ def _fold_factors(graph_module: fx.GraphModule, layout: Layout) -> None:
 
 class _Inserter:
     def __init__(
-        self, graph_module: fx.GraphModule, layout: Layout, numbers: Numbers, scheme: Scheme
+        self, graph_module: fx.GraphModule, layout: Layout, numbers: TensorScales, scheme: Scheme
     ) -> None:
         self.module = graph_module
         self.graph = graph_module.graph

@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from edgeseed.core.console import progress
 from edgeseed.export.quantize.graph.layout import Kind, Layout, observed_points
-from edgeseed.export.quantize.graph.rewriting import Numbers, quantizer_of_kind
+from edgeseed.export.quantize.graph.rewriting import TensorScales, quantizer_of_kind
 from edgeseed.export.quantize.ranges.observers import Method, Statistics, choose_quantizer
 from edgeseed.export.quantize.scales import Quantizer
 from edgeseed.export.quantize.scheme import Scheme
@@ -46,7 +46,7 @@ def calibrate(
     return watcher.statistics
 
 
-def weigh(
+def gradient_weighted_statistics(
     graph_module: fx.GraphModule, layout: Layout, photos: Photos, *, decisions: bool = False
 ) -> dict[str, Statistics]:
     """Statistics in which a value counts by how much it moves the outputs.
@@ -56,34 +56,34 @@ def weigh(
     likewise; where it is about `decisions`, of the last of them alone.
     """
     generator = torch.Generator().manual_seed(0)
-    seer = _Seer(graph_module, observed_points(layout))
-    statistics = {name: Statistics() for name in seer.names}
+    recorder = _GradientRecorder(graph_module, observed_points(layout))
+    statistics = {name: Statistics() for name in recorder.names}
     if not statistics:
         return {}
     with progress("weighing what rounds", len(photos)) as bar:
         for batch in photo_batches(photos):
             for part in batch.split(max(1, len(batch) // _PARTS)):
-                seer.run(part.requires_grad_())
-                values = list(seer.values.values())
-                outputs = seer.outputs[-1:] if decisions else seer.outputs
-                moved = [_somewhere(output, generator) for output in outputs]
+                recorder.run(part.requires_grad_())
+                values = list(recorder.values.values())
+                outputs = recorder.outputs[-1:] if decisions else recorder.outputs
+                moved = [_random_projection(output, generator) for output in outputs]
                 total = torch.stack(moved).sum()
                 gradients = torch.autograd.grad(total, values, materialize_grads=True)
-                for name, value, gradient in zip(seer.values, values, gradients, strict=True):
+                for name, value, gradient in zip(recorder.values, values, gradients, strict=True):
                     aligned = torch.empty_like(value).copy_(gradient.square())
                     statistics[name].add(value, aligned)
             bar.advance(len(batch))
     return statistics
 
 
-def rounding_costs(weighted: Mapping[str, Statistics], numbers: Numbers) -> dict[str, float]:
+def rounding_costs(weighted: Mapping[str, Statistics], numbers: TensorScales) -> dict[str, float]:
     """By how much the rounding of each tensor moves the outputs, in relation to one another.
 
     A step `s` errs by `s^2 / 12` in the mean; each value counts by the square of its gradient. (A
     ReLU's zeros, which are exact, count as others do.)
 
     Args:
-        weighted: What `weigh` gives.
+        weighted: What `gradient_weighted_statistics` gives.
         numbers: The steps.
     """
     return {
@@ -93,13 +93,13 @@ def rounding_costs(weighted: Mapping[str, Statistics], numbers: Numbers) -> dict
     }
 
 
-def _somewhere(output: Tensor, generator: torch.Generator) -> Tensor:
+def _random_projection(output: Tensor, generator: torch.Generator) -> Tensor:
     """How far an output of (N, D) goes in a random direction, in units of its size."""
     direction = torch.randn(output.shape, generator=generator)
     return (direction * output).sum() / output.detach().square().mean().sqrt().clamp_min(1e-12)
 
 
-class _Seer(fx.Interpreter):
+class _GradientRecorder(fx.Interpreter):
     """Runs a graph and keeps some of its values, with what they were made by."""
 
     def __init__(self, graph_module: fx.GraphModule, names: Collection[str]) -> None:
@@ -125,11 +125,11 @@ def numbers_by_method(
     method: Method,
     *,
     known: MutableMapping[tuple[str, Kind], Quantizer] | None = None,
-) -> Numbers:
+) -> TensorScales:
     """The quantizer of every point, by one way of choosing ranges.
 
     Args:
-        statistics: From `calibrate` or `weigh`.
+        statistics: From `calibrate` or `gradient_weighted_statistics`.
         layout: Which points there are.
         scheme: What the integers are.
         method: The way of choosing ranges.
@@ -146,7 +146,7 @@ def numbers_by_method(
             quantizers[name] = known[name, kind]
         elif kind is not Kind.SHARED:
             quantizers[name] = quantizer_of_kind(kind, 0.0, 0.0, scheme.activation)
-    return Numbers(quantizers=quantizers)
+    return TensorScales(quantizers=quantizers)
 
 
 class Watcher(fx.Interpreter):

@@ -30,28 +30,17 @@ from edgeseed.export.quantize.corrections.bias_correction import (
 from edgeseed.export.quantize.corrections.rounding import input_moments, round_weights
 from edgeseed.export.quantize.graph.in_place import reuse_memory
 from edgeseed.export.quantize.graph.layout import Kind, Layout
-from edgeseed.export.quantize.graph.rewriting import Numbers
+from edgeseed.export.quantize.graph.rewriting import TensorScales
 from edgeseed.export.quantize.ranges.observers import METHODS, Method, Statistics, typical_photos
-from edgeseed.export.quantize.ranges.statistics import numbers_by_method, weigh
+from edgeseed.export.quantize.ranges.statistics import (
+    gradient_weighted_statistics,
+    numbers_by_method,
+)
 from edgeseed.export.quantize.scales import Quantizer
 from edgeseed.export.quantize.search.float_layers import Score
-from edgeseed.export.quantize.search.scoring import Judge, Sample, count_for
+from edgeseed.export.quantize.search.policy import POLICY
+from edgeseed.export.quantize.search.scoring import Judge, Sample
 from edgeseed.export.samples import Photos
-
-# What is tried first, and alone if it is good enough.
-_FIRST: Method = "fisher"
-# Ways of calibrating whose biases are corrected, those of them whose weights are rounded together,
-# and what is judged of all that. Each is a graph of its own and has to see the photos.
-_FINALISTS, _ROUNDED, _JUDGED = 3, 2, 3
-# All are judged where that costs no more pixels than this: the few photos of a quick look at small
-# sizes, or of a small set, rank badly.
-_CHEAP = 32 * 224 * 224
-# Photos whose means correct the biases: as many positions at any size.
-_CORRECTION = (32 * 224 * 224, (32, 512))
-# Photos that show how the inputs of a layer go together, by some positions of each. From fewer than
-# a hundred it is not to be seen, and those that judge would be the same.
-_ROUNDING = (128 * 224 * 224, (128, 256))
-_LEAST_ROUNDING = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,7 +67,7 @@ class Chosen:
     """The best of the candidates."""
 
     candidate: Candidate
-    numbers: Numbers
+    numbers: TensorScales
     score: Score
     """Its distance on the photos that judge, its decisions on those that count."""
 
@@ -89,7 +78,7 @@ class Candidates:
     Args:
         judge: Photos and scores.
         config: Settings.
-        statistics: From `calibrate` with the judge's `ranging`.
+        statistics: From `calibrate` with the judge's `calibration`.
         layout: The layout with everything in integers.
 
     Attributes:
@@ -108,15 +97,15 @@ class Candidates:
         self.judge, self.config = judge, config
         self.statistics, self.layout = statistics, layout
         self.wanted = judge.in_whole_photos(config.min_agreement)
-        chosen = np.flatnonzero(typical_photos(statistics.values(), len(judge.ranging)))
+        chosen = np.flatnonzero(typical_photos(statistics.values(), len(judge.calibration)))
         # Only typical photos speak: one that is cut off far from its values moves every mean.
-        count = count_for(judge.ranging, *_CORRECTION)
-        self.correcting = Photos(pixels=judge.ranging.pixels[chosen[:count]])
+        count = POLICY.bias_correction.of(judge.calibration)
+        self.correcting = Photos(pixels=judge.calibration.pixels[chosen[:count]])
         self.weight_scales: dict[str, torch.Tensor] = {}
         self.tried: dict[str, Score] = {}
         self.counted: dict[str, Score] = {}
         self._quantizers: dict[Method, dict[tuple[str, Kind], Quantizer]] = {m: {} for m in METHODS}
-        self._made: dict[Candidate, Numbers] = {}
+        self._made: dict[Candidate, TensorScales] = {}
         self._rounded: dict[Method, Mapping[str, torch.Tensor]] = {}
         self._rounded_by: dict[Method, Method] = {}
         self._looked_at: dict[Candidate, Score] = {}
@@ -127,13 +116,14 @@ class Candidates:
         calibrator = self.config.calibrator
         if calibrator != "auto":
             return self._counted(self._nearest([name for name in METHODS if name == calibrator]))
-        first = self._counted(self._nearest([_FIRST]))
+        first = self._counted(self._nearest([POLICY.first]))
         if self._is_enough(first.score):
             return first
         if first.score.agreement < self.wanted:
             say(
-                f"ranges by {_FIRST} keep {first.score.agreement:.1%} of the decisions (wanted "
-                f"{self.wanted:.1%}): trying the other ways"
+                f"ranges by {POLICY.first} agree with the float model on "
+                f"{first.score.agreement:.1%} of photos (wanted {self.wanted:.1%}): trying the "
+                "other calibrators"
             )
         nearest = self._nearest(METHODS)
         if nearest.candidate == first.candidate:
@@ -154,7 +144,7 @@ class Candidates:
 
     def numbers_by(
         self, method: Method, statistics: Mapping[str, Statistics], layout: Layout
-    ) -> Numbers:
+    ) -> TensorScales:
         """The quantizers of a layout, with nothing corrected.
 
         Args:
@@ -167,7 +157,7 @@ class Candidates:
         )
         return dataclasses.replace(numbers, weight_scales=self.weight_scales)
 
-    def with_biases(self, numbers: Numbers, layout: Layout) -> Numbers:
+    def with_biases(self, numbers: TensorScales, layout: Layout) -> TensorScales:
         """The same with biases of their own, and by the settings factors for the deviations."""
         plain = dataclasses.replace(numbers, bias_corrections={}, gains={})
         simulated = self.judge.simulated(plain, layout)
@@ -182,19 +172,19 @@ class Candidates:
         themselves again in embeddings that are far from the float model's.
         """
         judge = self.judge
-        sure = judge.counts_apart and "logits" in judge.judging.truth
+        sure = judge.counts_apart and "logits" in judge.ranking.truth
         return sure and score.agreement >= self.wanted
 
     def _nearest(self, methods: Sequence[Method]) -> Chosen:
         """The nearest to the float model of these ways, mended, and of all that was judged."""
-        candidates = self._look([Candidate(method) for method in methods], _FINALISTS)
+        candidates = self._look([Candidate(method) for method in methods], POLICY.finalists)
         # Mended, what was best need not stay so.
         candidates += self._mended(candidates)
-        judging = self.judge.judging
-        if judging.photos.pixels[:, 0].size > _CHEAP:
-            candidates = self._look(candidates, _JUDGED)
+        ranking = self.judge.ranking
+        if ranking.photos.pixels[:, 0].size > POLICY.rank_all_below:
+            candidates = self._look(candidates, POLICY.ranked)
         for candidate in candidates:
-            score = self._score(candidate, judging, self._judged)
+            score = self._score(candidate, ranking, self._judged)
             self.tried[candidate.label] = score
         best = min(self._judged, key=lambda candidate: self._judged[candidate].distance)
         return Chosen(candidate=best, numbers=self._of(best), score=self._judged[best])
@@ -209,8 +199,8 @@ class Candidates:
         """Each with its own bias corrections, the best with weights that are rounded together."""
         biases = self.config.bias_correction
         mended = [Candidate(item.method, corrected=True) for item in plain] if biases else []
-        if self.config.second_order and len(self.judge.ranging) >= _LEAST_ROUNDING:
-            for item in self._look(mended or plain, _ROUNDED):
+        if self.config.second_order and len(self.judge.calibration) >= POLICY.least_for_rounding:
+            for item in self._look(mended or plain, POLICY.rounded):
                 # What layers read is seen in the nearest ranges, once for all.
                 by = self._rounded_by.setdefault(item.method, plain[0].method)
                 mended.append(Candidate(item.method, corrected=biases, rounded_by=by))
@@ -221,7 +211,7 @@ class Candidates:
         if len(candidates) <= count:
             return list(candidates)
         for candidate in candidates:
-            score = self._score(candidate, self.judge.quick, self._looked_at)
+            score = self._score(candidate, self.judge.first_look, self._looked_at)
             self.tried.setdefault(candidate.label, score)
         return sorted(candidates, key=lambda item: self._looked_at[item].distance)[:count]
 
@@ -230,12 +220,12 @@ class Candidates:
             known[candidate] = self.judge.score(self._of(candidate), self.layout, sample)
         return known[candidate]
 
-    def _of(self, candidate: Candidate) -> Numbers:
+    def _of(self, candidate: Candidate) -> TensorScales:
         if candidate not in self._made:
             self._made[candidate] = self._make(candidate)
         return self._made[candidate]
 
-    def _make(self, candidate: Candidate) -> Numbers:
+    def _make(self, candidate: Candidate) -> TensorScales:
         method = candidate.method
         numbers = self.numbers_by(method, self.seen_by(method), self.layout)
         if candidate.rounded_by is not None:
@@ -247,7 +237,9 @@ class Candidates:
         """Weights rounded by what their layers read in integers, in the ranges of one method."""
         if method not in self._rounded:
             judge = self.judge
-            photos = Photos(pixels=judge.ranging.pixels[: count_for(judge.ranging, *_ROUNDING)])
+            photos = Photos(
+                pixels=judge.calibration.pixels[: POLICY.rounding.of(judge.calibration)]
+            )
             simulated = judge.simulated(self._of(Candidate(method)), self.layout)
             moments = input_moments(simulated, self.layout.layers, photos)
             self._rounded[method] = round_weights(
@@ -259,7 +251,7 @@ class Candidates:
     @functools.cached_property
     def weighted(self) -> Mapping[str, Statistics]:
         """What `fisher` chooses by."""
-        return weigh(self.judge.graph, self.layout, self.correcting)
+        return gradient_weighted_statistics(self.judge.graph, self.layout, self.correcting)
 
     @functools.cached_property
     def _spreads(self) -> dict[str, Spread]:

@@ -22,14 +22,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from edgeseed.core.console import progress
 from edgeseed.export.quantize.graph.layout import Layout
+from edgeseed.export.quantize.search.policy import POLICY
 
 _REASON = "it loses too much in integers"
-_TRIED_ALONE = 2
-_FRONT = 3
-_NEEDLESS = 1.02
-# The search stops where so many steps have left more than this share of the distance.
-_PATIENCE = 2
-_IDLE = 0.9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,8 +125,11 @@ def search_floats(
             score = count(chosen, judged)
             reached.append((chosen, score))
             bar.advance(len(best))
-            before = max(0, len(reached) - 1 - _PATIENCE)
-            if len(reached) > _PATIENCE and score.distance > _IDLE * reached[before][1].distance:
+            before = max(0, len(reached) - 1 - POLICY.patience)
+            if (
+                len(reached) > POLICY.patience
+                and score.distance > POLICY.idle * reached[before][1].distance
+            ):
                 # Those two helped little, and each costs speed.
                 idle_from = before if idle_from is None else idle_from
             if idle_from is not None and _first_that_holds(reached[idle_from:], sure):
@@ -165,7 +163,7 @@ def _settle(
     if idle_from is not None:
         rest = reached[idle_from:]
         chosen, score = _for_the_gate(rest, required, sure) or rest[0]
-    if score.agreement < min_agreement and score.distance > _IDLE * reached[0][1].distance:
+    if score.agreement < min_agreement and score.distance > POLICY.idle * reached[0][1].distance:
         # Also where there were too few layers for two that help little.
         chosen, score = _for_the_gate([reached[0], (chosen, score)], required, sure) or reached[0]
     if score.agreement < min_agreement:
@@ -182,7 +180,7 @@ def _without_needless(
         fewer = {other: why for other, why in chosen.items() if other != name}
         without = evaluate(fewer)
         # A count of decisions alone would take away any layer that does not tip one of them.
-        if without.distance > _NEEDLESS * score.distance:
+        if without.distance > POLICY.needless * score.distance:
             continue
         without = count(fewer, without)
         if without.agreement >= min(min_agreement, score.agreement):
@@ -225,7 +223,9 @@ def _candidates(
         for step in (-1, 1)
         if name in chosen and 0 <= at + step < len(layers)
     ]
-    return list(dict.fromkeys(alone[:_TRIED_ALONE] + [name for name in near if name not in chosen]))
+    return list(
+        dict.fromkeys(alone[: POLICY.tried_alone] + [name for name in near if name not in chosen])
+    )
 
 
 def _best(tried: Mapping[tuple[str, ...], Score], min_agreement: float) -> tuple[str, ...]:
@@ -233,7 +233,7 @@ def _best(tried: Mapping[tuple[str, ...], Score], min_agreement: float) -> tuple
     enough = [group for group in tried if tried[group].agreement >= min_agreement]
     fewest = min((len(group) for group in enough), default=0)
     left = [group for group in enough if len(group) == fewest] or list(tried)
-    return min(left, key=lambda group: tried[group].distance / _IDLE ** len(group))
+    return min(left, key=lambda group: tried[group].distance / POLICY.idle ** len(group))
 
 
 def _pairs(layers: Sequence[str], gains: Mapping[str, float]) -> list[tuple[str, ...]]:
@@ -241,8 +241,8 @@ def _pairs(layers: Sequence[str], gains: Mapping[str, float]) -> list[tuple[str,
 
     The first ones, whose tensors are the largest, and those around what gains most alone.
     """
-    alone = sorted(range(len(layers)), key=lambda at: -gains[layers[at]])[:_TRIED_ALONE]
-    starts = {*range(_FRONT), *alone, *(at - 1 for at in alone)}
+    alone = sorted(range(len(layers)), key=lambda at: -gains[layers[at]])[: POLICY.tried_alone]
+    starts = {*range(POLICY.front), *alone, *(at - 1 for at in alone)}
     return [(layers[at], layers[at + 1]) for at in sorted(starts) if 0 <= at < len(layers) - 1]
 
 

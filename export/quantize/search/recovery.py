@@ -35,7 +35,12 @@ from edgeseed.core.console import progress
 from edgeseed.export.program import LAYER_OPERATORS, constant, input_of, new_constant, tidy
 from edgeseed.export.quantize.corrections.bias_correction import channel_axis
 from edgeseed.export.quantize.graph.layout import Kind, Layout
-from edgeseed.export.quantize.graph.rewriting import POINT, UNROUNDED, Numbers, insert_quantization
+from edgeseed.export.quantize.graph.rewriting import (
+    POINT,
+    UNROUNDED,
+    TensorScales,
+    insert_quantization,
+)
 from edgeseed.export.quantize.graph.simulation import fake_quantize, simulate, stretched_quantize
 from edgeseed.export.quantize.pairs import limit_pairs, pair_limit_of
 from edgeseed.export.quantize.ranges.statistics import batch_size_for
@@ -79,13 +84,13 @@ class RecoveryConfig:
 def recover(
     graph: fx.GraphModule,
     layout: Layout,
-    numbers: Numbers,
+    numbers: TensorScales,
     scheme: Scheme,
     photos: Photos,
     *,
-    distance: Callable[[Numbers], float],
+    distance: Callable[[TensorScales], float],
     config: RecoveryConfig,
-) -> Numbers:
+) -> TensorScales:
     """Learns weights, biases and ranges that make the integer graph answer as the float graph does.
 
     Args:
@@ -157,7 +162,7 @@ class _Learner:
         self.optimizer.step()
         self.schedule.step()
 
-    def numbers_from(self, numbers: Numbers) -> Numbers:
+    def numbers_from(self, numbers: TensorScales) -> TensorScales:
         """What has been learnt so far, in place of what it started from."""
         with torch.no_grad():
             learned = {layer.name: layer.values() for layer in self.layers}

@@ -13,32 +13,13 @@ from edgeseed.core.agreement import agreement, output_distance
 from edgeseed.export.proof.reference import Outputs
 from edgeseed.export.quantize.graph.in_place import reuse_memory
 from edgeseed.export.quantize.graph.layout import Layout
-from edgeseed.export.quantize.graph.rewriting import Numbers, insert_quantization
+from edgeseed.export.quantize.graph.rewriting import TensorScales, insert_quantization
 from edgeseed.export.quantize.graph.simulation import simulate
 from edgeseed.export.quantize.ranges.statistics import photo_batches
 from edgeseed.export.quantize.scheme import Scheme
 from edgeseed.export.quantize.search.float_layers import Score
+from edgeseed.export.quantize.search.policy import POLICY
 from edgeseed.export.samples import Photos, Reserve
-
-# Photos kept aside to choose between candidates: as many pixels at any size, within these counts.
-_SELECTION = (64 * 224 * 224, (64, 256))
-# Those of them that say which candidates are worth a closer look.
-_QUICK = (32 * 224 * 224, (32, 256))
-# Photos that say which layers to leave in float, and how many: a network that keeps 97 decisions of
-# 100 may well keep all of the few that choose. Most are photos that ranges were taken from, which
-# speak as well: they have set a few numbers of each tensor, and no decision.
-_JUDGING = (96 * 224 * 224, (96, 1024))
-# Photos that rank nothing by distance, to count decisions by: those that judge have chosen what
-# does well on them. Enough to tell the gate's limit from chance, where that costs no more.
-_COUNTING = (256 * 224 * 224, (256, 2048))
-# The standard error of the count, at the gate's limit, over the share that the gate lets go.
-_DOUBT = 0.25
-
-
-def count_for(photos: Photos, pixels: int, limits: tuple[int, int]) -> int:
-    """How many photos of this size hold so many pixels, within limits."""
-    height, width = photos.pixels.shape[2:]
-    return max(limits[0], min(limits[1], pixels // int(height * width)))
 
 
 def run_graph(graph_module: fx.GraphModule, photos: Photos) -> Outputs:
@@ -71,11 +52,11 @@ class Judge:
     """Scores quantized graphs by how they decide beside the float graph.
 
     Attributes:
-        ranging: Photos that ranges are taken from.
-        selection: Photos that are not calibrated with.
-        quick: Some of those, for a first look.
-        judging: Photos that rank candidates.
-        counting: Photos that count decisions, and rank nothing by distance; `judging` where there
+        calibration: Photos that ranges are taken from.
+        held_out: Photos that are not calibrated with.
+        first_look: Some of those, for a first look.
+        ranking: Photos that rank candidates.
+        acceptance: Photos that measure agreement, and rank nothing by distance; `ranking` if there
             are too few others.
     """
 
@@ -100,35 +81,35 @@ class Judge:
             learning: Whether half of the reserve has to be left to be learnt on.
         """
         self.graph, self.scheme, self.required = graph, scheme, required
-        held_out = min(count_for(photos, *_SELECTION), max(1, len(photos) // 4))
-        self.ranging = Photos(pixels=photos.pixels[:-held_out])
+        held_out = min(POLICY.held_out.of(photos), max(1, len(photos) // 4))
+        self.calibration = Photos(pixels=photos.pixels[:-held_out])
         aside = photos.pixels[-held_out:]
-        self.selection = Sample(graph, aside)
-        self.quick = Sample(graph, aside[: count_for(photos, *_QUICK)])
-        self.judging = Sample(graph, photos.pixels[-count_for(photos, *_JUDGING) :])
-        self.counting = self._further(reserve, required, learning=learning) or self.judging
+        self.held_out = Sample(graph, aside)
+        self.first_look = Sample(graph, aside[: POLICY.first_look.of(photos)])
+        self.ranking = Sample(graph, photos.pixels[-POLICY.ranking.of(photos) :])
+        self.acceptance = self._further(reserve, required, learning=learning) or self.ranking
 
     def _further(
         self, reserve: Reserve | None, required: float, *, learning: bool
     ) -> Sample | None:
         """Photos that are new, if there are no fewer than of those that judge."""
-        least = len(self.judging.photos)
+        least = len(self.ranking.photos)
         left = len(reserve or ())
         if learning:
             # Half are to be learnt on, and no fewer than calibrate.
-            left = min(left // 2, left - len(self.ranging))
+            left = min(left // 2, left - len(self.calibration))
         if reserve is None or left < least:
             return None
         limit = min(max(required, 0.0), 1.0)
         # The error of a share p of n is sqrt(p (1 - p) / n).
-        enough = limit / max(1.0 - limit, 1e-9) / _DOUBT**2
-        wanted = min(count_for(self.judging.photos, *_COUNTING), math.ceil(enough))
+        enough = limit / max(1.0 - limit, 1e-9) / POLICY.acceptance_error**2
+        wanted = min(POLICY.acceptance.of(self.ranking.photos), math.ceil(enough))
         return Sample(self.graph, reserve.take(min(left, max(least, wanted))).pixels)
 
     @property
     def counts_apart(self) -> bool:
         """Whether others count decisions than those that judge."""
-        return self.counting is not self.judging
+        return self.acceptance is not self.ranking
 
     def in_whole_photos(self, share: float) -> float:
         """The share nearest to this one that the photos that count can have.
@@ -136,12 +117,12 @@ class Judge:
         Of 256 photos, 253 are 98.8 %: a search for the 99th would go by chance. It is no less than
         the gate's, unless the share is.
         """
-        count = len(self.counting.photos)
+        count = len(self.acceptance.photos)
         least = math.ceil(min(share, self.required) * count - 1e-9)
         return max(round(share * count), least) / count
 
     def simulated(
-        self, numbers: Numbers, layout: Layout, graph: fx.GraphModule | None = None
+        self, numbers: TensorScales, layout: Layout, graph: fx.GraphModule | None = None
     ) -> fx.GraphModule:
         """The quantized graph, in float; made of the float graph itself or a changed copy."""
         quantized = insert_quantization(graph or self.graph, layout, numbers, self.scheme)
@@ -149,7 +130,7 @@ class Judge:
 
     def score(
         self,
-        numbers: Numbers,
+        numbers: TensorScales,
         layout: Layout,
         sample: Sample,
         *,
@@ -170,9 +151,9 @@ class Judge:
             photos=len(sample.photos),
         )
 
-    def counted(self, score: Score, numbers: Numbers, layout: Layout) -> Score:
+    def counted(self, score: Score, numbers: TensorScales, layout: Layout) -> Score:
         """The same distance, with the decisions kept of the photos that count them."""
         if not self.counts_apart:
             return score
-        counted = self.score(numbers, layout, self.counting)
+        counted = self.score(numbers, layout, self.acceptance)
         return dataclasses.replace(counted, distance=score.distance)

@@ -52,6 +52,11 @@ MODEL_FILE = "model.onnx"
 DEFAULT_OPSET = 18
 _IR_VERSION = 8
 _FIRST_RUNTIME = {18: "1.14", 19: "1.15", 20: "1.17", 21: "1.20", 22: "1.21", 23: "1.23"}
+# Tried with files of every precision (see tests/export/targets/onnx/runtime_versions.json): fp16
+# gives wrong numbers on CPUs in 1.17 to 1.19, and is not run by 1.17 to 1.19 for the web.
+_FIRST_WITH_HALF = "1.20"
+_FIRST_WITH_MINIMUM_OF_BYTES = "1.24"
+_BYTES = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8)
 _IR_OF_OPSET = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 
 
@@ -94,9 +99,21 @@ class OnnxTarget(Target):
 
 
 def minimum_runtime(model: ModelProto) -> dict[str, str]:
-    """The oldest ONNX Runtime that takes a file."""
+    """The oldest ONNX Runtime that takes a file: by its opset, its types and its operators."""
     opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
-    return {"onnxruntime": _FIRST_RUNTIME.get(opset, "unknown")}
+    if opset not in _FIRST_RUNTIME:
+        return {"onnxruntime": "unknown"}
+    versions = [_FIRST_RUNTIME[opset]]
+    constants = {item.name: item.data_type for item in model.graph.initializer}
+    if onnx.TensorProto.FLOAT16 in constants.values():
+        versions.append(_FIRST_WITH_HALF)
+    if any(
+        node.op_type == "Min" and constants.get(name) in _BYTES
+        for node in model.graph.node
+        for name in node.input
+    ):
+        versions.append(_FIRST_WITH_MINIMUM_OF_BYTES)
+    return {"onnxruntime": max(versions, key=lambda v: tuple(map(int, v.split("."))))}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto
 
-from edgeseed.core.bundle import Manifest
+from edgeseed.core.bundle import GateResult, Manifest
 from edgeseed.core.config import build_config
 from edgeseed.core.errors import ConfigError, UsageError, WorkError
 from edgeseed.core.files import atomic_file, read_json, write_json
@@ -43,6 +43,7 @@ from edgeseed.export.target import (
 from edgeseed.export.targets.onnx.checks import check_file
 from edgeseed.export.targets.onnx.half import FIRST_OPSET_WITH_HALF_SCALES, half_program, to_half
 from edgeseed.export.targets.onnx.target import MODEL_FILE, convert_program, describe
+from edgeseed.export.targets.tensorrt import rtx
 from edgeseed.export.targets.tensorrt.model import TensorRTModel, open_tensorrt
 from edgeseed.export.targets.tensorrt.support import HIGHEST_OPSET, MADE_FOR, preflight
 
@@ -134,6 +135,12 @@ class TensorRTTarget(Target):
             *check_file(file, manifest, minimum_runtime=minimum),
             *_check_recipe(folder, manifest, content),
         )
+
+    def compile_gate(self, folder: Path, manifest: Manifest) -> GateResult | None:
+        """Builds it with TensorRT-RTX, where that is installed; see `rtx.py` for what it proves."""
+        if not rtx.is_available():
+            return None
+        return rtx.compile_gate(folder / manifest.model, folder / BUILD_FILE)
 
     def open(self, folder: Path, manifest: Manifest) -> TensorRTModel:
         """Opens the ONNX in ONNX Runtime on the CPU, rounding as TensorRT would."""

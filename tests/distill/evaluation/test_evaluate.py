@@ -552,3 +552,34 @@ def test_photos_in_memory_are_evaluated_like_others(student_file: Path) -> None:
     photos = photos_from_arrays(pixels, np.array([0, 1, 0]), name="black")
     embedded = embed(network, photos, preprocess=spec.preprocess).values
     assert torch.equal(embedded[0], embedded[2])
+
+
+def test_a_seed_of_twenty_digits_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"seed=100000000000000000000 must be from 0 to"):
+        evaluate(tmp_path / "student.safetensors", data="digits", seed=10**20)
+
+
+def test_a_broken_photo_is_left_out_and_counted(
+    student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One photo that broke since the folder was looked through ended the whole evaluation.
+    from edgeseed.distill.evaluation import evaluate as module
+
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        folder = tmp_path / "photos" / f"class{index % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02}.png")
+    split_labelled = module.split_labelled
+
+    def split_and_break(*arguments: object, **options: object) -> object:
+        split = split_labelled(*arguments, **options)  # type: ignore[arg-type]
+        (tmp_path / "photos" / "class0" / "00.png").write_bytes(b"gone")
+        return split
+
+    monkeypatch.setattr(module, "split_labelled", split_and_break)
+    result = evaluate(student_file, data=tmp_path / "photos", protocol="knn")
+    assert result.num_broken == 1
+    metric = result.metric("knn-20")
+    assert metric.num_train + metric.n == 39

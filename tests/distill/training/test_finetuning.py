@@ -8,23 +8,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.distill import tiny_batch, tiny_progress
 from torch import nn
 
 from edgeseed.core.config import read_toml
 from edgeseed.core.errors import ArtifactError, ConfigError, DataError, UsageError
-from edgeseed.core.network import ProjectedTrunk, StudentNetwork, load_student, save_student
+from edgeseed.core.network import ProjectedTrunk, load_student, save_student
 from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import StudentSpec
 from edgeseed.distill.evaluation.knn import top_accuracy
 from edgeseed.distill.heads import mlp
-from edgeseed.distill.method import MethodInputs
-from edgeseed.distill.networks.frozen import Student
 from edgeseed.distill.networks.inference import predict
-from edgeseed.distill.networks.projection import fold_projection, read_first_projection
 from edgeseed.distill.networks.students import create_student
-from edgeseed.distill.supervised import FinetuneConfig, Supervised
+from edgeseed.distill.supervised import Supervised
 from edgeseed.distill.training.finetuning import FinetuneResult, _plan_rounds, finetune
 
 SIZE = 16
@@ -48,25 +44,6 @@ def student_file(tmp_path: Path) -> Path:
 def _finetune(student: Path | str, tmp_path: Path, **kwargs: Any) -> FinetuneResult:
     given: dict[str, Any] = {"data": "digits", "labels": "5pc", "settings": QUICK, **kwargs}
     return finetune(student, out=tmp_path / "out", devices="cpu", **given)
-
-
-def _supervised(*, train: Any = "all", num_classes: int = 3) -> Supervised:
-    network, architecture = create_student("test_resnet", seed=0, image_size=SIZE)
-    torch.manual_seed(0)
-    network.head = nn.Linear(network.embedding_dim, num_classes)
-    student = Student(
-        network, architecture=architecture, preprocess=Preprocess(image_size=SIZE, resize=SIZE)
-    )
-    inputs = MethodInputs(
-        student=student,
-        num_samples=8,
-        num_classes=num_classes,
-        batch_size=4,
-        total_steps=2,
-        steps_per_epoch=2,
-        generator=torch.Generator(),
-    )
-    return Supervised(FinetuneConfig(train=train), inputs)
 
 
 def test_the_result_says_how_labels_were_chosen_and_what_came_of_them(
@@ -258,49 +235,6 @@ def test_rounds_make_the_passes_to_within_a_batch_an_epoch(passes: int, num_labe
     assert math.ceil(rounds.num_steps / steps_an_epoch) == rounds.num_epochs
 
 
-# --------------------------------------------------------------------------- the loss
-
-
-@torch.no_grad()
-def test_the_loss_is_the_cross_entropy_of_the_classifier() -> None:
-    method = _supervised().eval()
-    plan = Supervised.views(FinetuneConfig(), SIZE)
-    batch = tiny_batch(plan, batch_size=4, labels=True)
-    assert batch.labels is not None
-    result = method(batch, tiny_progress())
-    logits = method.student(batch.views[0]).logits
-    expected = 0.0
-    for row, label in zip(logits, batch.labels, strict=True):
-        expected -= float(row[label] - row.exp().sum().log())
-    assert float(result.loss) == pytest.approx(expected / 4, rel=1e-5)
-
-
-def test_standardisation_is_folded_away_exactly() -> None:
-    method = _supervised().eval()
-    embeddings = 3 + 7 * torch.randn(20, method.student.embedding_dim)
-    method.standardise(embeddings)
-    head = method.student.network.head
-    assert head is not None
-    expected = head((embeddings - method.mean) * method.scale)
-    method.finish()
-    torch.testing.assert_close(head(embeddings), expected, atol=1e-4, rtol=1e-4)
-    assert torch.equal(method.mean, torch.zeros_like(method.mean))
-
-
-def test_a_frozen_trunk_stays_in_eval_mode() -> None:
-    method = _supervised(train="head")
-    method.train()
-    assert not any(part.training for part in method.student.network.backbone.modules())
-    assert not any(p.requires_grad for p in method.student.network.backbone.parameters())
-
-
-def test_settings_check_themselves() -> None:
-    with pytest.raises(ValueError, match="label_smoothing"):
-        FinetuneConfig(label_smoothing=1.0)
-    with pytest.raises(ValueError, match="min_scale"):
-        FinetuneConfig(min_scale=0.0)
-
-
 # --------------------------------------------------------------------------- SimCLRv2's projection
 
 
@@ -325,27 +259,6 @@ def test_the_first_projection_layer_becomes_part_of_the_network(
     accuracy = top_accuracy(logits, torch.from_numpy(test.labels), top=1)
     assert 100 * accuracy == pytest.approx(result.metric.top1_percent, abs=0.25)
     assert result.metric.settings["projection"] is True
-
-
-def test_the_first_layer_is_read_with_its_norm_and_folded_exactly(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    head = mlp(96, 24, 8, norm="batch")
-    norm: Any = head[1]
-    norm.running_mean.normal_()
-    norm.running_var.uniform_(0.5, 2.0)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    _save_head(tmp_path / "heads.safetensors", head)
-    first = read_first_projection(tmp_path / "heads.safetensors", embedding_dim=96)
-    pooled = torch.randn(5, 96)
-    expected = head.eval()[:3](pooled)
-    torch.testing.assert_close(torch.relu(first.eval()(pooled)), expected)
-    trunk = ProjectedTrunk(create_student("test_resnet", seed=0)[0].backbone, 24)
-    trunk.projection = first
-    network = StudentNetwork(trunk)
-    fold_projection(network)
-    assert isinstance(trunk.projection, nn.Linear)
-    torch.testing.assert_close(torch.relu(trunk.projection(pooled)), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_a_missing_or_unfit_projection_is_named(student_file: Path, tmp_path: Path) -> None:

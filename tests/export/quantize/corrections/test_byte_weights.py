@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 import torch
+from support.export import tiny_preprocess, tiny_student
 
 from edgeseed.core.bundle import read_bundle
 from edgeseed.export import export
@@ -26,7 +27,6 @@ from edgeseed.export.quantize.scheme import INT8_SYMMETRIC
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
 from edgeseed.export.targets.onnx.byte_weights import pack
-from edgeseed.export.testing import tiny_preprocess, tiny_student
 
 
 @pytest.fixture
@@ -102,10 +102,10 @@ def test_a_bundle_with_float_layers_is_smaller_and_decides_the_same(
     made = export(student, out=tmp_path / "bytes", **arguments)
     record = read_bundle(tmp_path / "bytes").manifest.quantization
     assert record is not None
-    assert record["byte_weights"]
+    assert record.byte_weights
     graph = onnx.load(tmp_path / "bytes/model.onnx").graph
     stored = [item for item in graph.initializer if item.name.endswith("_bytes")]
-    assert len(stored) == len(record["byte_weights"])
+    assert len(stored) == len(record.byte_weights)
 
     monkeypatch.setattr("edgeseed.export.quantize.quantize.float_layers", lambda *_: [])
     plain = export(student, out=tmp_path / "plain", **arguments)

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from edgeseed.export.program import build_program, example_input, float_graph, trace
 from edgeseed.export.quantize.graph.layout import Kind, Layout, plan_layout
 from edgeseed.export.quantize.graph.rewriting import (
-    Numbers,
+    TensorScales,
     insert_quantization,
     quantizer_of_kind,
 )
@@ -49,7 +49,7 @@ class OneLayer(nn.Module):
 
 def quantized(
     graph: fx.GraphModule, scheme: Scheme, pixels: Pixels
-) -> tuple[fx.GraphModule, Layout, Numbers]:
+) -> tuple[fx.GraphModule, Layout, TensorScales]:
     layout = plan_layout(graph.graph, scheme)
     statistics = calibrate(graph, layout, Photos(pixels=pixels))
     numbers = numbers_by_method(statistics, layout, scheme, "minmax")

@@ -9,12 +9,12 @@ from edgeseed.export.program import build_program, copy_graph, float_graph
 from edgeseed.export.quantize.graph.layout import plan_layout
 from edgeseed.export.quantize.graph.simulation import fake_quantize
 from edgeseed.export.quantize.ranges.statistics import (
-    _Seer,
-    _somewhere,
+    _GradientRecorder,
+    _random_projection,
     calibrate,
+    gradient_weighted_statistics,
     numbers_by_method,
     rounding_costs,
-    weigh,
 )
 from edgeseed.export.quantize.scales import Quantizer
 from edgeseed.export.quantize.schemes import SCHEMES
@@ -34,15 +34,15 @@ def test_squared_gradients_are_how_far_the_outputs_move() -> None:
     graph = torch.export.export(_Uneven(), (torch.zeros(4, 3),)).module()
     name = next(node.name for node in graph.graph.nodes if "mul" in node.name)
     generator = torch.Generator().manual_seed(0)
-    seer = _Seer(graph, [name])
+    recorder = _GradientRecorder(graph, [name])
     total = torch.zeros(3)
     for _ in range(400):
         values = torch.randn(4, 3, generator=generator).requires_grad_()
-        seer.run(values)
+        recorder.run(values)
         (gradient,) = torch.autograd.grad(
-            _somewhere(seer.outputs[0], generator), [seer.values[name]]
+            _random_projection(recorder.outputs[0], generator), [recorder.values[name]]
         )
-        size = seer.outputs[0].detach().square().mean()
+        size = recorder.outputs[0].detach().square().mean()
         total += (gradient.square() * size).mean(dim=0) / 400
     # The diagonal of J^T J.
     torch.testing.assert_close(total, torch.tensor([1.0, 100.0, 0.0]), rtol=0.15, atol=0)
@@ -78,7 +78,7 @@ def test_what_rounding_costs_is_known_without_rounding() -> None:
     photos = Photos(pixels=np.stack([tiny_preprocess().pixels(photo) for photo in made]))
     scheme = SCHEMES.load("arm")
     layout = plan_layout(graph.graph, scheme)
-    weighted = weigh(graph, layout, photos)
+    weighted = gradient_weighted_statistics(graph, layout, photos)
     numbers = numbers_by_method(calibrate(graph, layout, photos), layout, scheme, "minmax")
     coarse = {name: _coarse(numbers.quantizers[name]) for name in weighted}
     costs = rounding_costs(weighted, dataclasses.replace(numbers, quantizers=coarse))

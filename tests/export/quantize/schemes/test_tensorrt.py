@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgeseed.export.program import float_graph, trace
 from edgeseed.export.quantize.graph.layout import Kind, Layout, plan_layout
-from edgeseed.export.quantize.graph.rewriting import Numbers, insert_quantization
+from edgeseed.export.quantize.graph.rewriting import TensorScales, insert_quantization
 from edgeseed.export.quantize.scales import quantizer_for_range, weight_scales
 from edgeseed.export.quantize.scheme import INT8_SYMMETRIC
 from edgeseed.export.quantize.schemes.tensorrt import SCHEME
@@ -57,7 +57,7 @@ def test_what_sees_one_position_stays_in_float() -> None:
 def test_of_a_residual_sum_the_skip_is_stored_and_the_layers_result_is_not() -> None:
     graph, layout = plan()
     assert layout.operators["add"] == "add"
-    numbers = Numbers(
+    numbers = TensorScales(
         quantizers={name: quantizer_for_range(-1, 1, SCHEME.activation) for name in layout.points}
     )
     quantized = insert_quantization(graph, layout, numbers, SCHEME)

@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +11,14 @@ from torch import fx
 from edgeseed.export.program import build_program, float_graph
 from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.graph.layout import Layout, plan_layout
-from edgeseed.export.quantize.graph.rewriting import Numbers
+from edgeseed.export.quantize.graph.rewriting import TensorScales
 from edgeseed.export.quantize.ranges.observers import METHODS
 from edgeseed.export.quantize.ranges.statistics import calibrate
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.quantize.search import candidates as module
 from edgeseed.export.quantize.search.candidates import Candidates
 from edgeseed.export.quantize.search.float_layers import Score
+from edgeseed.export.quantize.search.policy import POLICY
 from edgeseed.export.quantize.search.scoring import Judge, Sample
 from edgeseed.export.samples import Photos
 
@@ -33,23 +35,30 @@ class _Scripted(Judge):
             graph, SCHEMES.load("x86"), photos, reserve=None, required=0.98, learning=False
         )
         # As if there were others.
-        self.counting = Sample(graph, np.repeat(photos.pixels[:8], 32, axis=0))
+        self.acceptance = Sample(graph, np.repeat(photos.pixels[:8], 32, axis=0))
         self.shares = shares
         self.scored: list[tuple[str, str]] = []
         self.distances: Distances | None = None
         self.candidates: Candidates | None = None
 
-    def score(self, numbers: Numbers, layout: Layout, sample: Sample) -> Score:
+    def score(
+        self,
+        numbers: TensorScales,
+        layout: Layout,
+        sample: Sample,
+        *,
+        graph: fx.GraphModule | None = None,
+    ) -> Score:
         assert self.candidates is not None
         (label,) = [c.label for c, made in self.candidates._made.items() if made is numbers]
-        looked = sample is self.quick
+        looked = sample is self.first_look
         self.scored.append((label, "look" if looked else "judge"))
         if self.distances is None:
             return super().score(numbers, layout, sample)
         photos = len(sample.photos)
         return Score(agreement=1.0, distance=self.distances(label, looked), photos=photos)
 
-    def counted(self, score: Score, numbers: Numbers, layout: Layout) -> Score:
+    def counted(self, score: Score, numbers: TensorScales, layout: Layout) -> Score:
         return Score(agreement=self.shares.pop(0), distance=score.distance, photos=256)
 
 
@@ -62,7 +71,7 @@ def make(pixels: npt.NDArray[np.uint8]) -> Make:
         # Three quarters set ranges: 120.
         judge = _Scripted(graph, Photos(pixels=np.tile(pixels, (4, 1, 1, 1))), shares)
         layout = plan_layout(graph.graph, judge.scheme)
-        statistics = calibrate(graph, layout, judge.ranging)
+        statistics = calibrate(graph, layout, judge.calibration)
         made = Candidates(judge, QuantizeConfig(**config), statistics, layout)
         judge.candidates, judge.distances = made, distances
         return made, judge
@@ -85,10 +94,11 @@ def test_what_keeps_enough_is_taken_without_another_try(make: Make) -> None:
 def test_all_ways_compete_where_the_first_keeps_too_few(
     make: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_CHEAP", 0)
+    monkeypatch.setattr(module, "POLICY", dataclasses.replace(POLICY, rank_all_below=0))
     candidates, judge = make([0.98, 0.985])
     chosen = candidates.choose()
-    assert "ranges by fisher keep 98.0% of the decisions (wanted 98.8%)" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert "fisher agree with the float model on 98.0% of photos (wanted 98.8%)" in said
     assert set(METHODS) <= candidates.tried.keys()
     repaired = [label.partition(" + ")[2] for label in candidates.tried]
     assert repaired.count("bias correction") in (3, 4)  # three, and fisher's if it is none of them
@@ -111,7 +121,7 @@ def test_the_nearest_of_all_that_was_judged_is_taken(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A first look on few photos may rank what was judged already behind others."""
-    monkeypatch.setattr(module, "_CHEAP", 0)
+    monkeypatch.setattr(module, "POLICY", dataclasses.replace(POLICY, rank_all_below=0))
 
     def distances(label: str, looked: bool) -> float:
         is_first = label.startswith("fisher")
@@ -152,7 +162,7 @@ def test_what_cannot_tell_does_not_say_enough(make: Make, *, head: bool) -> None
     """Photos that have ranked candidates, and photos that find themselves again."""
     candidates, judge = make([1.0, 1.0], head=head)
     if head:
-        judge.counting = judge.judging
+        judge.acceptance = judge.ranking
     candidates.choose()
     assert set(METHODS) <= candidates.tried.keys()
 
@@ -190,5 +200,5 @@ def test_shares_are_wanted_in_whole_photos(
 ) -> None:
     _, judge = make([])
     judge.required = required
-    judge.counting = Sample(judge.graph, np.zeros((count, 3, 8, 8), np.uint8))
+    judge.acceptance = Sample(judge.graph, np.zeros((count, 3, 8, 8), np.uint8))
     assert judge.in_whole_photos(share) == wanted / count

@@ -13,7 +13,7 @@ from edgeseed.core.agreement import output_distance
 from edgeseed.export.program import build_program, float_graph
 from edgeseed.export.quantize import quantize
 from edgeseed.export.quantize.graph.layout import Kind, Layout, plan_layout
-from edgeseed.export.quantize.graph.rewriting import UNROUNDED, Numbers, insert_quantization
+from edgeseed.export.quantize.graph.rewriting import UNROUNDED, TensorScales, insert_quantization
 from edgeseed.export.quantize.graph.simulation import simulate
 from edgeseed.export.quantize.ranges.statistics import calibrate, numbers_by_method
 from edgeseed.export.quantize.scheme import IntegerFormat, Scheme
@@ -37,17 +37,17 @@ class Coarse:
 
     graph: fx.GraphModule
     layout: Layout
-    numbers: Numbers
+    numbers: TensorScales
     scheme: Scheme
     learning: Photos
-    judging: Photos
+    ranking: Photos
 
-    def distance(self, numbers: Numbers) -> float:
+    def distance(self, numbers: TensorScales) -> float:
         quantized = insert_quantization(self.graph, self.layout, numbers, self.scheme)
-        found = run_graph(simulate(quantized), self.judging)
-        return output_distance(found, run_graph(self.graph, self.judging))
+        found = run_graph(simulate(quantized), self.ranking)
+        return output_distance(found, run_graph(self.graph, self.ranking))
 
-    def recover(self, **settings: float) -> Numbers:
+    def recover(self, **settings: float) -> TensorScales:
         config = RecoveryConfig(**settings)  # type: ignore[arg-type]  # whole numbers among them
         return recover(
             self.graph, self.layout, self.numbers, self.scheme, self.learning,
@@ -62,11 +62,11 @@ def coarse() -> Coarse:
     scheme = dataclasses.replace(scheme, weight=weight)
     graph = float_graph(build_program(tiny_student(), tiny_preprocess()))
     layout = plan_layout(graph.graph, scheme)
-    learning, judging = (_photos(first, first + 12) for first in (300, 400))
+    learning, ranking = (_photos(first, first + 12) for first in (300, 400))
     numbers = numbers_by_method(calibrate(graph, layout, learning), layout, scheme, "minmax")
     return Coarse(
         graph=graph, layout=layout, numbers=numbers, scheme=scheme, learning=learning,
-        judging=judging,
+        ranking=ranking,
     )  # fmt: skip
 
 
@@ -229,8 +229,8 @@ def test_what_was_learnt_is_not_taken_where_it_keeps_fewer_decisions_or_is_farth
     """
 
     def forget(
-        graph: fx.GraphModule, layout: Layout, numbers: Numbers, *rest: Any, **settings: Any
-    ) -> Numbers:
+        graph: fx.GraphModule, layout: Layout, numbers: TensorScales, *rest: Any, **settings: Any
+    ) -> TensorScales:
         quantized = insert_quantization(graph, layout, numbers, coarse.scheme)
         (head,) = [node for node in quantized.graph.nodes if node.name == "linear"]
         weight, bias = head.meta[UNROUNDED]

@@ -72,7 +72,9 @@ def infer(model: Path, pixels: npt.NDArray[np.uint8]) -> list[np.ndarray]:
 
 
 def test_the_exported_file_has_no_pair_that_saturates(made_int8: Path) -> None:
-    assert read_bundle(made_int8).manifest.quantization["scheme"] == "x86"  # type: ignore[index]
+    record = read_bundle(made_int8).manifest.quantization
+    assert record is not None
+    assert record.scheme == "x86"
     assert list(lint_pairs(onnx.load(made_int8 / "model.onnx").graph)) == []
 
 

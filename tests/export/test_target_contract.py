@@ -1,0 +1,161 @@
+"""What every target keeps, at every precision; and one in a folder that nothing knows by name."""
+
+import dataclasses
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.export import tiny_student
+
+from edgeseed.core.bundle import read_bundle, seal_bundle
+from edgeseed.core.errors import ArtifactError, GateError
+from edgeseed.core.network import StudentNetwork, load_student
+from edgeseed.export import export, targets, verify
+from edgeseed.export.bundling.builder import baseline_precision
+from edgeseed.export.program import build_program, output_names
+from edgeseed.export.target import Target, WriteRequest
+from edgeseed.export.targets import TARGETS
+
+TOY = Path(__file__).parent.parent / "support/targets"
+SETTINGS: dict[str, Any] = {"max_float_layers": 0, "calibrator": "minmax"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def toy() -> Iterator[None]:
+    """The folder of a target is all that there is to add."""
+    targets.__path__.append(str(TOY))
+    yield
+    targets.__path__.remove(str(TOY))
+
+
+def _pairs() -> list[Any]:
+    """Every target and precision; integers, whose search takes time, among the slow tests."""
+    pairs: list[Any] = [("toy", "fp32"), ("toy", "w8")]
+    for name in TARGETS.names():
+        pairs += [(name, precision) for precision in TARGETS.load(name).precisions]
+    return [
+        pytest.param(
+            *pair, id="-".join(pair),
+            marks=[pytest.mark.slow] if pair[1] == "int8" else [],
+        )
+        for pair in pairs
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bundles(workplace: Path) -> dict[tuple[str, str], Path]:
+    return {}
+
+
+def bundle_of(
+    target: str, precision: str, bundles: dict[tuple[str, str], Path],
+    workplace: Path, student: Path, photos: Path,
+) -> Path:  # fmt: skip
+    if target == "coreml" and importlib.util.find_spec("coremltools") is None:
+        pytest.skip("needs coremltools")
+    if (target, precision) not in bundles:
+        out = workplace / f"contract-{target}-{precision}"
+        quantization = SETTINGS if TARGETS.load(target).schemes.get(precision) else {}
+        export(
+            student, target=target, precision=precision, calibration=photos, out=out,
+            min_agreement=0.9 if precision in ("w8", "int8") else None, speed=False,
+            quantization=quantization,
+        )  # fmt: skip
+        bundles[target, precision] = out
+    return bundles[target, precision]
+
+
+@pytest.mark.parametrize(("name", "precision"), _pairs())
+class TestTarget:
+    def test_it_writes_opens_again_and_is_proven(
+        self, name: str, precision: str, bundles: dict[tuple[str, str], Path],
+        workplace: Path, student: Path, photos: Path, pixels: Any,
+    ) -> None:  # fmt: skip
+        made = bundle_of(name, precision, bundles, workplace, student, photos)
+        bundle = read_bundle(made)
+        target: Target = TARGETS.load(name)
+        assert (bundle.manifest.target, bundle.manifest.precision) == (name, precision)
+        sizes = bundle.manifest.inputs[0].shape
+        assert (sizes[1] if target.layout == "NCHW" else sizes[3]) == 3
+        assert bundle.manifest.inputs[0].dtype == target.input_type
+        outputs = target.open(made, bundle.manifest).infer(pixels[:3])
+        assert {output: values.shape for output, values in outputs.items()} == {
+            "embedding": (3, bundle.manifest.embedding_dim), "logits": (3, 4)
+        }  # fmt: skip
+        assert verify(made).passed
+
+    def test_another_networks_files_in_it_are_caught(
+        self, name: str, precision: str, bundles: dict[tuple[str, str], Path],
+        workplace: Path, student: Path, photos: Path, tmp_path: Path,
+    ) -> None:  # fmt: skip
+        made = bundle_of(name, precision, bundles, workplace, student, photos)
+        bundle = Path(shutil.copytree(made, tmp_path / "bundle"))
+        other = tiny_student(trained=False)
+        with torch.no_grad():
+            assert other.head is not None
+            other.head.weight.mul_(-1)
+        rewrite(bundle, other)
+        with pytest.raises((GateError, ArtifactError)):
+            verify(bundle)
+
+    def test_the_same_program_gives_the_same_bytes(
+        self, name: str, precision: str, bundles: dict[tuple[str, str], Path],
+        workplace: Path, student: Path, photos: Path, tmp_path: Path,
+    ) -> None:  # fmt: skip
+        made = bundle_of(name, precision, bundles, workplace, student, photos)
+        if TARGETS.load(name).schemes.get(precision):
+            again = tmp_path / "again"
+            export(
+                student, target=name, precision=precision, calibration=photos, out=again,
+                min_agreement=0.9, speed=False, quantization=SETTINGS,
+            )  # fmt: skip
+            assert read_bundle(again).digest == read_bundle(made).digest
+            return
+        copy = Path(shutil.copytree(made, tmp_path / "copy"))
+        network, _ = load_student(student)
+        rewrite(copy, network)
+        assert read_bundle(copy).digest == read_bundle(made).digest
+
+
+def rewrite(bundle: Path, network: StudentNetwork) -> None:
+    """Writes a network's float files into a bundle, as its target would."""
+    manifest = read_bundle(bundle, check=False).manifest
+    _, spec = load_student(bundle / "reference/student.safetensors")
+    target: Target = TARGETS.load(manifest.target)
+    batch = target.fixed_batch or "dynamic"
+    program = build_program(network, spec.preprocess, batch=batch)
+    is_float = not target.schemes.get(manifest.precision)  # type: ignore[call-overload]
+    request = WriteRequest(
+        program=program,
+        output_names=output_names(program),
+        spec=spec,
+        precision=manifest.precision if is_float else baseline_precision(target),  # type: ignore[arg-type]
+        batch=batch,
+        options=manifest.provenance.export.options,
+    )
+    model = bundle / manifest.model
+    shutil.rmtree(model) if model.is_dir() else model.unlink()
+    target.write(request, bundle)
+    seal_bundle(bundle, manifest)
+
+
+def test_a_target_in_a_folder_is_listed_and_refuses_what_it_lacks(student: Path) -> None:
+    assert "toy" in TARGETS.names()
+    assert TARGETS.summary("toy").startswith("A target in one folder")
+    with pytest.raises(Exception, match="precision of target toy 'int8'"):
+        export(student, target="toy", precision="int8", out="nowhere")
+
+
+def test_a_bundle_of_an_unknown_layout_is_read_all_the_same(
+    bundles: dict[tuple[str, str], Path], workplace: Path, student: Path, photos: Path
+) -> None:
+    made = bundle_of("toy", "fp32", bundles, workplace, student, photos)
+    (image,) = read_bundle(made).manifest.inputs
+    assert image.shape == ("batch", 32, 32, 3)
+    assert (image.dtype, np.dtype(image.dtype).itemsize) == ("uint8", 1)
+    assert dataclasses.asdict(image)["semantics"] == "RGB pixels 0..255"
