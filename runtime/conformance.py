@@ -34,6 +34,9 @@ _MAX_COVERED = 1.02
 _MIN_HOST_SECONDS = 0.5
 _MAX_OF_HOST = 1.10
 _MIN_OF_HOST = 0.20
+# A page tells of a stage by a post over the network, on a device whose cores are all measuring: it
+# may come late, and the host's span is shorter by so much.
+_LATE_SECONDS = 3.0
 
 
 @dataclass
@@ -179,7 +182,7 @@ def _stage_breaches(measurement: Measurement, stages: Stages | None) -> list[str
     if host is None or host < _MIN_HOST_SECONDS:
         return breaches
     said = measurement.warm_up.seconds + measurement.elapsed_ns / NS_PER_SECOND
-    if not host * _MIN_OF_HOST <= said <= host * _MAX_OF_HOST:
+    if not host * _MIN_OF_HOST <= said <= host * _MAX_OF_HOST + _LATE_SECONDS:
         breaches.append(
             f"by its clock, warm-up and timed runs took {said:.3g} s; here {host:.3g} s went by: "
             "its clock is not in nanoseconds"

@@ -131,6 +131,13 @@ def test_a_planted_fault_is_named(measurement: Measurement, seen: Stages, messag
     assert "docs/measurement.md" in str(caught.value)
 
 
+def test_a_stage_that_is_told_late_is_no_fault() -> None:
+    # A phone whose cores were all busy told of its warm-up two seconds after it had begun.
+    measurement = fake_measurement(STEADY)
+
+    check_conformance(measurement, stages=stages(*GOOD, seconds=9.0), what="phone")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
