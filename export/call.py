@@ -58,7 +58,8 @@ class _Arguments:
     keep_float: Sequence[str] = setting(
         (),
         metavar="REGEX",
-        help="Layers that int8 leaves in float, by the names that `edgeseed explain` lists.",
+        help="Layers that int8 leaves in float, by their names in the network, which "
+        "`edgeseed explain` lists: `blocks.2.0.conv_pw`.",
     )
     recover: bool = setting(
         False,

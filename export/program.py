@@ -156,6 +156,21 @@ def constant(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
     return value.detach()
 
 
+def module_name(node: fx.Node) -> str:
+    """The network's own name of the module that a node belongs to, such as `blocks.2.0.conv_pw`.
+
+    Empty for what no module of the network computes, such as the photo's normalisation.
+    """
+    stack = node.meta.get("nn_module_stack") or {}
+    name = str(next(reversed(stack.values()))[0]) if stack else ""
+    parts = name.split(".")
+    # `network` is the student in `DeployableStudent`, `backbone` the timm network in the student.
+    for prefix in ("network", "backbone"):
+        if parts[:1] == [prefix]:
+            del parts[0]
+    return ".".join(parts)
+
+
 def input_of(node: fx.Node, index: int = 0) -> fx.Node:
     """The node at one place among a node's arguments, which is known to be a node."""
     value = node.args[index]

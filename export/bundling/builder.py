@@ -21,7 +21,7 @@ from edgeseed.export.bundling.writer import (
     write_photos,
 )
 from edgeseed.export.call import Batch
-from edgeseed.export.program import build_program, output_names
+from edgeseed.export.program import build_program, module_name, output_names
 from edgeseed.export.proof.reference import Outputs, layer_names, reference_outputs
 from edgeseed.export.proof.rounding import simulate_integers, simulate_rounded_weights
 from edgeseed.export.quantize.config import QuantizeConfig
@@ -182,20 +182,28 @@ def baseline_precision(target: Target) -> Precision:
 def matching_layers(program: ExportedProgram, patterns: Sequence[str]) -> dict[str, str]:
     """Layers of a program whose whole name fits one of the regular expressions, and why.
 
+    A name is the network's, such as `blocks.2.0.conv_pw`, or the program's, such as `conv2d_7`.
+
     Raises:
         UsageError: If a pattern is no regular expression, or fits no layer.
     """
-    names = [node.name for node in program.graph.nodes if node.op == "call_function"]
+    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
+    names = [node.name for node in nodes]
+    modules = sorted({name for node in nodes if (name := module_name(node))})
     found: dict[str, str] = {}
     for pattern in patterns:
         try:
-            fitting = [name for name in names if re.fullmatch(pattern, name)]
+            fitting = [
+                node.name
+                for node in nodes
+                if re.fullmatch(pattern, node.name) or re.fullmatch(pattern, module_name(node))
+            ]
         except re.error as error:
             raise UsageError(
                 f"--keep-float {pattern!r} is no regular expression: {error}"
             ) from None
         if not fitting:
-            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.7)
+            near = difflib.get_close_matches(pattern, [*modules, *names], n=3, cutoff=0.7)
             near = near or list(layer_names(program.graph_module)[:3])
             raise UsageError(
                 f"--keep-float {pattern!r} fits no layer; there are names such as "

@@ -18,7 +18,6 @@ from edgeseed.core.bundle import (
     Bundle,
     GateResult,
     Manifest,
-    TensorSpec,
     seal_bundle,
 )
 from edgeseed.core.files import sha256_file, write_text
@@ -26,8 +25,7 @@ from edgeseed.core.network import StudentNetwork
 from edgeseed.core.records import ExportSettings, Provenance, QuantizationRecord
 from edgeseed.core.student import StudentSpec
 from edgeseed.export.bundling.card import model_card
-from edgeseed.export.call import Batch
-from edgeseed.export.program import INPUT_NAME
+from edgeseed.export.bundling.interface import tensor_specs
 from edgeseed.export.proof.golden import Golden, golden_inputs, write_golden
 from edgeseed.export.proof.reference import Outputs, reference_outputs
 from edgeseed.export.proof.rounding import write_simulated
@@ -136,26 +134,6 @@ def _write_golden(folder: Path, source: ExportSource, model: Model) -> None:
         model_outputs=model.infer(inputs),
     )
     write_golden(folder, golden)
-
-
-def tensor_specs(
-    spec: StudentSpec, target: Target, *, batch: Batch, outputs: tuple[str, ...]
-) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs as the manifest lists them."""
-    size = spec.preprocess.image_size
-    free: int | str = "batch" if batch == "dynamic" else batch
-    widths = {"embedding": spec.embedding_dim, "logits": len(spec.classes or ())}
-    image = TensorSpec(
-        name=INPUT_NAME,
-        shape=(free, 3, size, size) if target.layout == "NCHW" else (free, size, size, 3),
-        dtype=target.input_type,
-        semantics="RGB pixels 0..255",
-    )
-    results = tuple(
-        TensorSpec(name=name, shape=(free, widths[name]), dtype="float32", semantics=name)
-        for name in outputs
-    )
-    return (image,), results
 
 
 def describe_bundle(

@@ -13,7 +13,7 @@ from edgeseed.core.config import to_plain
 from edgeseed.core.errors import UsageError
 from edgeseed.core.files import atomic_file, readable_size
 from edgeseed.core.records import CandidateScore, QuantizationRecord
-from edgeseed.export.program import input_of
+from edgeseed.export.program import input_of, module_name
 from edgeseed.export.proof.diagnosis import NUM_PHOTOS, LayerError, layer_errors
 from edgeseed.export.proof.reference import comparable_graph, layer_names
 from edgeseed.export.proof.scale_lint import RangeUse, range_uses
@@ -41,6 +41,9 @@ class LayerRow:
     """One convolution or linear layer of the program, or one that was meant to be."""
 
     name: str
+    """The program's, such as `conv2d_7`."""
+    layer: str
+    """The network's, such as `blocks.2.0.conv_pw`; `--keep-float` takes either."""
     computed: str
     """`int8`, `float`, `float16` or `float32`."""
     reason: str
@@ -131,7 +134,7 @@ class Explanation:
 
     def _table_lines(self, rows: tuple[LayerRow, ...]) -> list[str]:
         worst = {row.name for row in self.most()}
-        widest = max(len("layer"), *(len(row.name) for row in rows))
+        widest = max(len("layer"), *(len(row.layer or row.name) for row in rows))
         header = (
             f"{'layer':<{widest}}  computed    error   added  {'reads, stored in':<16}  cut off"
         )
@@ -159,7 +162,8 @@ def _line(row: LayerRow, widest: int, *, mark: bool) -> str:
     beyond = "" if row.beyond is None else f"{row.beyond:7.2%}"
     end = "  <- adds most" if mark else ""
     reads = f"{span:<16}  {beyond:<7}"
-    return f"{row.name:<{widest}}  {row.computed:<8} {error}  {reads}{end}  {row.reason}".rstrip()
+    name = f"{row.layer or row.name:<{widest}}"
+    return f"{name}  {row.computed:<8} {error}  {reads}{end}  {row.reason}".rstrip()
 
 
 def _some(names: tuple[str, ...]) -> str:
@@ -204,7 +208,7 @@ def explain(bundle: str | Path, *, picture: str | Path | None = None) -> Explana
         tried={} if record is None else record.tried,
         counted={} if record is None else record.counted,
         gates=manifest.gates,
-        layers=_rows(manifest, errors, _reads(evidence)),
+        layers=_rows(manifest, errors, _reads(evidence), _modules(evidence)),
         float_operations=_float_operations(record, errors),
         photos=len(pixels),
     )
@@ -239,6 +243,14 @@ def _reads(evidence: Evidence) -> dict[str, RangeUse]:
     return found
 
 
+def _modules(evidence: Evidence) -> dict[str, str]:
+    """The network's name of each node of the program."""
+    graph = comparable_graph(
+        evidence.network, evidence.spec.preprocess, evidence.manifest.quantization
+    )
+    return {node.name: module_name(node) for node in graph.graph.nodes}
+
+
 def _stored_source(node: fx.Node, uses: Mapping[str, RangeUse]) -> str | None:
     """The stored tensor behind paddings, views and a photo's normalisation."""
     for _ in range(_FURTHEST_SOURCE):
@@ -251,7 +263,10 @@ def _stored_source(node: fx.Node, uses: Mapping[str, RangeUse]) -> str | None:
 
 
 def _rows(
-    manifest: Manifest, errors: list[LayerError], reads: Mapping[str, RangeUse]
+    manifest: Manifest,
+    errors: list[LayerError],
+    reads: Mapping[str, RangeUse],
+    modules: Mapping[str, str],
 ) -> tuple[LayerRow, ...]:
     record = manifest.quantization
     integer = {} if record is None else record.integer_operators
@@ -263,6 +278,7 @@ def _rows(
     return tuple(
         LayerRow(
             name=name,
+            layer=modules.get(name, ""),
             computed="int8" if name in integer else _FLOATS.get(manifest.precision, "float"),
             reason=reasons.get(name, ""),
             error=measured[name].error if name in measured else None,
@@ -339,7 +355,7 @@ def _draw_errors(axes: "Axes", explanation: Explanation, rows: list[LayerRow]) -
         )
         axes.plot(place, errors[place], marker="o", markersize=3, color=_INK)
         axes.annotate(
-            f" {row.name} +{100 * (row.added or 0):.2g} % ",
+            f" {row.layer or row.name} +{100 * (row.added or 0):.2g} % ",
             (place, errors[place]),
             xytext=(place, top * (1.1 + 0.12 * line)),
             ha=side[0],

@@ -33,6 +33,7 @@ from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import StudentSpec
 from edgeseed.export.bundling.card import card_problems
+from edgeseed.export.bundling.interface import tensor_specs
 from edgeseed.export.proof import gates
 from edgeseed.export.proof.diagnosis import layer_errors, likely_cause, worst_layers
 from edgeseed.export.proof.golden import Golden, golden_inputs, read_golden
@@ -350,11 +351,11 @@ def _student_gate(evidence: Evidence) -> GateResult:
         problems.append(
             f"name is {manifest.name}, the student's architecture {spec.architecture.name}"
         )
-    own, said = spec.preprocess.to_dict(), manifest.preprocess.to_dict()
+    meant, given = spec.preprocess.to_dict(), manifest.preprocess.to_dict()
     problems += [
-        f"preprocess.{key} is {said[key]} in the manifest, {own[key]} in the student"
-        for key in own
-        if said[key] != own[key]
+        f"preprocess.{key} is {given[key]} in the manifest, {meant[key]} in the student"
+        for key in meant
+        if given[key] != meant[key]
     ]
     if manifest.classes != spec.classes:
         problems.append(
@@ -368,6 +369,19 @@ def _student_gate(evidence: Evidence) -> GateResult:
         problems.append(
             f"embedding_dim is {manifest.embedding_dim}, the student's {spec.embedding_dim}"
         )
+    batch = manifest.inputs[0].shape[0] if manifest.inputs else "batch"
+    inputs, outputs = tensor_specs(
+        spec,
+        evidence.target,
+        batch=batch if isinstance(batch, int) else "dynamic",
+        outputs=("embedding", "logits")[: 1 if spec.classes is None else 2],
+    )
+    for kind, said, own in (
+        ("inputs", manifest.inputs, inputs),
+        ("outputs", manifest.outputs, outputs),
+    ):
+        if said != own:
+            problems.append(f"{kind} in the manifest are {said}, the student's {own}")
     return gates.flag_gate("student", problems, n=1)
 
 

@@ -27,7 +27,7 @@ from edgeseed.export import export, verify
 from edgeseed.export.bundling import builder
 from edgeseed.export.planning import search_target
 from edgeseed.export.quantize import quantize as quantize_run
-from edgeseed.export.quantize.graph.rewriting import Numbers
+from edgeseed.export.quantize.graph.rewriting import TensorScales
 from edgeseed.export.quantize.search.recovery import recover
 from edgeseed.export.speed import ModelSpeed
 from edgeseed.export.targets.onnx.target import scheme_of_this_machine
@@ -477,7 +477,7 @@ def test_int8_can_learn_from_the_float_student(
     """Photos beyond those that calibrate are what it learns on, and none of the proof's."""
     learnt_on: list[int] = []
 
-    def watched(*arguments: Any, **options: Any) -> Numbers:
+    def watched(*arguments: Any, **options: Any) -> TensorScales:
         learnt_on.append(len(arguments[4]))
         return recover(*arguments, **options)
 

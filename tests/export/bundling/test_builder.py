@@ -24,5 +24,11 @@ def test_layers_to_keep_are_named_by_pattern(network: StudentNetwork) -> None:
     # It answered with names of arithmetic such as sub, which are no layers.
     with pytest.raises(UsageError, match=r"'nosuch' fits .* such as conv2d, conv2d_1, conv2d_2 "):
         matching_layers(program, ["nosuch"])
+    # The network's own names, as `edgeseed explain` lists them.
+    assert set(matching_layers(program, [r"blocks\.2\.0\.conv_exp", "head"])) == {
+        "conv2d_4", "linear"
+    }  # fmt: skip
+    with pytest.raises(UsageError, match=r"such as blocks\.2\.0\.conv_exp"):
+        matching_layers(program, [r"blocks.2.0.conv_epx"])
     with pytest.raises(UsageError, match="no regular expression"):
         matching_layers(program, ["conv2d_("])

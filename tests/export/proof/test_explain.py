@@ -61,7 +61,9 @@ def test_of_a_float_bundle_that_errs_the_worst_layers_are_told(made_fp32: Path) 
     )
     text = dataclasses.replace(found, layers=layers).to_text()
     assert "errors up to 2.0e-02 of the output; those that add most:" in text
-    assert [line.split()[0] for line in text.splitlines() if "<- adds" in line] == ["conv2d_4"]
+    assert [line.split()[0] for line in text.splitlines() if "<- adds" in line] == [
+        "blocks.2.0.conv_exp"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_the_picture_is_whole_and_names_the_worst_layers(
     if kind == "svg":
         # matplotlib draws letters as outlines and keeps the text beside them as a comment.
         for row in found.most():
-            assert row.name in picture.read_text()
+            assert row.layer in picture.read_text()
 
 
 def test_a_picture_of_another_kind_is_refused_before_any_work(tmp_path: Path) -> None:

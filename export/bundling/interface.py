@@ -1,0 +1,27 @@
+"""The inputs and outputs of a model, as its manifest lists them."""
+
+from edgeseed.core.bundle import TensorSpec
+from edgeseed.core.student import StudentSpec
+from edgeseed.export.call import Batch
+from edgeseed.export.program import INPUT_NAME
+from edgeseed.export.target import Target
+
+
+def tensor_specs(
+    spec: StudentSpec, target: Target, *, batch: Batch, outputs: tuple[str, ...]
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs as the manifest lists them."""
+    size = spec.preprocess.image_size
+    free: int | str = "batch" if batch == "dynamic" else batch
+    widths = {"embedding": spec.embedding_dim, "logits": len(spec.classes or ())}
+    image = TensorSpec(
+        name=INPUT_NAME,
+        shape=(free, 3, size, size) if target.layout == "NCHW" else (free, size, size, 3),
+        dtype=target.input_type,
+        semantics="RGB pixels 0..255",
+    )
+    results = tuple(
+        TensorSpec(name=name, shape=(free, widths[name]), dtype="float32", semantics=name)
+        for name in outputs
+    )
+    return (image,), results
