@@ -78,7 +78,7 @@ class Adb:
         """Raise if the phone is gone."""
         done = self._run("get-state", seconds=_SECONDS)
         if done.returncode != 0 or done.stdout.strip() != "device":
-            raise self._lost()
+            raise self.lost()
 
     def _run(self, *words: str, seconds: float) -> subprocess.CompletedProcess[str]:
         try:
@@ -94,9 +94,10 @@ class Adb:
     def _check_there(self, done: subprocess.CompletedProcess[str]) -> None:
         text = done.stderr.lower()
         if done.returncode != 0 and any(sign in text for sign in _GONE):
-            raise self._lost()
+            raise self.lost()
 
-    def _lost(self) -> WorkError:
+    def lost(self) -> WorkError:
+        """The error for a phone that went away."""
         return WorkError(
             f"{self.name}: the phone is gone in the middle of the run: was it unplugged? Its "
             "settings are put back by itself; connect it and run again"

@@ -49,6 +49,7 @@ COOL_C = 35.0
 DEFAULT_COOL_SECONDS = 300
 _COOL_POLL_SECONDS = 5
 _APP_POLL_SECONDS = 2
+_END = "edgeseed-end"
 _OPTIONS = ("runner", "unit", "cool", "app", "ort-web", "cores")
 _NO_OUTPUTS = (
     "the runner compares no outputs: golden photos, accuracy and agreement were not measured"
@@ -290,11 +291,13 @@ class AdbDevice(Device):
         )
         say(f"{adb.name}: {program.name} runs for about {job.min_seconds:.0f} s")
         output = adb.shell(
-            f"cd {folder} && LD_LIBRARY_PATH={folder} {mask}{command} 2>&1",
+            f"cd {folder} && LD_LIBRARY_PATH={folder} {mask}{command} 2>&1; echo {_END}",
             seconds=120 + 2 * job.max_seconds,
         )
-        adb.check_connected()
-        run = program.read(output, adb.shell(f"cat {samples} 2>/dev/null"))
+        # The client tells a broken connection late, or as an empty output.
+        if _END not in output:
+            raise adb.lost()
+        run = program.read(output.replace(_END, ""), adb.shell(f"cat {samples} 2>/dev/null"))
         unknown = Memory(None, None)
         return Observation(
             measurement=Measurement(
