@@ -262,6 +262,23 @@ class TestBuilt:
         assert more.classes == ("a", 'b"\n', "new")
         assert classify_in_python(more, query).similarity == pytest.approx(1)
 
+    def test_the_benchmark_writes_a_measurement_that_profile_reads(
+        self, demo: Demo, made_fp32: Path, made_int8: Path, tmp_path: Path
+    ) -> None:
+        from edgeseed.runtime import profile
+
+        demo.page.evaluate(
+            "demo.benchmark(demo.model, {protocol: 'rapid'}).then(m => { window.measured = m }); 0"
+        )
+        measured = demo.page.wait_for("window.measured", seconds=120)
+        (tmp_path / "m.json").write_text(json.dumps(measured), encoding="utf-8")
+        bundle = made_fp32 if demo.module.name == "fp32" else made_int8
+
+        result = profile(bundle, measurement=tmp_path / "m.json", out=tmp_path / "r.json")
+
+        assert result.engine.runner == "web-module"
+        assert result.latency.n >= 64
+
     def test_the_demo_asks_nobody_but_its_server(self, demo: Demo) -> None:
         names = demo.page.evaluate(
             "performance.getEntriesByType('resource').map(entry => new URL(entry.name).origin)"

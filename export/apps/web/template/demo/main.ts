@@ -1,7 +1,15 @@
 // A page that tries the model: a photo or the camera, the most probable classes or the nearest
 // neighbours, latency, a gallery that learns, and the self-test. It asks nobody but its own server.
 
-import { decodePhoto, Embedder, MODEL_INFO, Photo, Preprocess, topK } from "../src/index.js";
+import {
+  benchmark,
+  decodePhoto,
+  Embedder,
+  MODEL_INFO,
+  Photo,
+  Preprocess,
+  topK,
+} from "../src/index.js";
 import type { Prediction, PreprocessOptions } from "../src/index.js";
 
 const element = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
@@ -153,5 +161,14 @@ function noise(width: number, height: number): Photo {
 // For the page's tests, and for whoever plays with it in the console.
 const preprocess = (options: PreprocessOptions): Preprocess => new Preprocess(options);
 Object.assign(window, {
-  demo: { model, show, decodePhoto, noise, preprocess, info: MODEL_INFO, gallery: () => gallery },
+  demo: {
+    model,
+    benchmark,
+    show,
+    decodePhoto,
+    noise,
+    preprocess,
+    info: MODEL_INFO,
+    gallery: () => gallery,
+  },
 });

@@ -29,6 +29,15 @@ export interface LoadOptions {
   runtime?: string | URL;
 }
 
+/** How a model was opened. */
+export interface Opened {
+  /** Of the session alone: the file had arrived. */
+  readonly loadMs: number;
+  readonly threads: number;
+  /** Of onnxruntime-web. */
+  readonly runtimeVersion: string;
+}
+
 /** A model that is ready to run; `Classifier` and `Embedder` are for its two outputs. */
 export class Model {
   protected constructor(
@@ -36,19 +45,27 @@ export class Model {
     private readonly readAsset: ReadAsset,
     /** Class names of the model's logits; empty for a model without classes. */
     readonly labels: readonly string[],
+    /** How the model was opened, for measurements. */
+    readonly opened: Opened,
   ) {}
 
   protected static async open(
     options: LoadOptions,
-  ): Promise<[session: InferenceSession, readAsset: ReadAsset, labels: string[]]> {
+  ): Promise<[session: InferenceSession, readAsset: ReadAsset, labels: string[], opened: Opened]> {
     const base = new URL(options.assets ?? `${MODEL_INFO.module}/`, document.baseURI);
     if (!base.pathname.endsWith("/")) base.pathname += "/";
     const readAsset: ReadAsset = (path) => fetchBytes(new URL(path, base));
     setUpRuntime(options);
     const labels = JSON.parse(new TextDecoder().decode(await readAsset("labels.json"))) as string[];
     const model = await readAsset(MODEL_INFO.model);
+    const start = performance.now();
     const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
-    return [session, readAsset, labels];
+    const opened: Opened = {
+      loadMs: performance.now() - start,
+      threads: options.threads ?? 1,
+      runtimeVersion: ort.env.versions.web ?? "unknown",
+    };
+    return [session, readAsset, labels, opened];
   }
 
   /** The outputs of one photo, by name. */

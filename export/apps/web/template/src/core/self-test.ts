@@ -16,6 +16,8 @@ export interface SelfTestReport {
   readonly largestInputDifference: number;
   /** Largest error of each output over the largest value of its photo. */
   readonly relativeErrors: Readonly<Record<string, number>>;
+  /** The largest of them that passes. */
+  readonly tolerance: number;
 }
 
 /** Outputs of the model for one photo, by name. */
@@ -90,6 +92,7 @@ export async function selfTest(options: SelfTestOptions): Promise<SelfTestReport
     numPhotos,
     largestInputDifference: largest,
     relativeErrors: errors,
+    tolerance: golden.tolerance,
   };
 }
 
