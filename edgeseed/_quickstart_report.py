@@ -8,7 +8,7 @@ from edgeseed.core.bundle import GateResult
 from edgeseed.core.files import readable_size
 from edgeseed.distill.evaluation.baseline import BaselineMetric
 from edgeseed.distill.evaluation.metric import Metric
-from edgeseed.quickstart import (
+from edgeseed.quickstart_result import (
     QuickstartResult,
     Shipped,
     Trained,

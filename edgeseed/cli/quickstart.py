@@ -26,7 +26,8 @@ Examples:
 @json_option
 def command(out: str, seed: int, as_json: bool) -> None:
     """Run every stage once, offline, in minutes."""
-    from edgeseed.quickstart import commands_for_own_photos, quickstart
+    from edgeseed.quickstart import quickstart
+    from edgeseed.quickstart_result import commands_for_own_photos
 
     with silence(as_json):
         result = quickstart(out=out, seed=seed)

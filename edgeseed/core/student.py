@@ -92,6 +92,9 @@ class StudentSpec:
         check_schema_version(values, supported=SCHEMA_VERSION, source=source)
         try:
             classes = values["classes"]
+            if classes is not None and (not isinstance(classes, list | tuple) or not classes):
+                # A text would become a class for each letter, and a head of no class is none.
+                raise ValueError(f"classes={classes!r} is no list of names")
             spec = cls(
                 architecture=Architecture(**values["architecture"]),
                 preprocess=Preprocess.from_dict(values["preprocess"]),

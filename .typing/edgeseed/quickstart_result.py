@@ -1,0 +1,1 @@
+../../edgeseed/quickstart_result.py
