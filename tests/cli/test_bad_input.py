@@ -136,7 +136,7 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "no such set": ((*TAUGHT, "--data", "digit"), 2, "did you mean 'digits'"),
     "empty folder": ((*TAUGHT, "--data", "empty"), 2, "holds no image at all"),
     "no image": ((*TAUGHT, "--data", "papers"), 2, "only files that are not images"),
-    "a file": ((*TAUGHT, "--data", "list.txt"), 2, "is a file; give the folder"),
+    "a file": ((*TAUGHT, "--data", "newer.safetensors"), 2, "is a file; give the folder"),
     "too many broken": (
         (*TAUGHT, "--data", "broken"), 2, "4 of 20 files cannot be used as photos, more than 10%",
     ),
