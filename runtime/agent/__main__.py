@@ -78,6 +78,9 @@ def main(arguments: list[str]) -> int:
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         _say("error", kind="unexpected", message=text)
         return 1
+    # The result waits to be fetched: another run's clean-up must not take it for one left behind,
+    # as it would a folder whose owner is gone. Without an owner it has ten minutes.
+    (work / _job.OWNER).unlink()
     return 0
 
 

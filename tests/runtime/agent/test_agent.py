@@ -101,6 +101,13 @@ def error(work: Path) -> dict[str, Any]:
     return events[-1]
 
 
+def test_a_result_that_waits_to_be_fetched_is_not_one_left_behind(tmp_path: Path) -> None:
+    # A second run's clean-up took the folder of a first one whose agent had just ended.
+    work = fake_work(tmp_path)
+    assert run(work)[0] == 0
+    assert not (work / "owner").exists()
+
+
 def test_it_measures_where_neither_edgeseed_nor_torch_can_be_imported(tmp_path: Path) -> None:
     work = fake_work(tmp_path)
 
