@@ -17,7 +17,6 @@ exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = "edgeseed"
-html_static_path = ["_static"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

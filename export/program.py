@@ -293,11 +293,13 @@ def _move_behind_expand(graph_module: fx.GraphModule, node: fx.Node) -> None:
     if len(sizes) != source.ndim or sizes[-1] not in (-1, source.shape[-1]):
         return
     with graph_module.graph.inserting_before(node):
-        layer = graph_module.graph.call_function(node.target, (expand.args[0], *node.args[1:]))
+        layer = graph_module.graph.call_function(
+            _aten.linear.default, (expand.args[0], *node.args[1:])
+        )
         arguments = [constant(graph_module, each) for each in layer.all_input_nodes]
         folded = _aten.linear.default(*arguments)
         value = new_constant(graph_module, folded.clone(), name=f"{node.name}_value", before=node)
-        again = graph_module.graph.call_function(expand.target, (value, [*sizes[:-1], -1]))
+        again = graph_module.graph.call_function(_aten.expand.default, (value, [*sizes[:-1], -1]))
     node.replace_all_uses_with(again)
     graph_module.graph.erase_node(layer)
     graph_module.graph.erase_node(node)

@@ -104,7 +104,7 @@ def command(as_json: bool, bundles: tuple[str, ...], repeat: int, **options: Any
         emit(value, as_json=as_json, text=f"{text}\n\nwritten to {options['out']}")
         return
     with silence(as_json):
-        result = profile(bundle=bundles[0], **options)
+        result = profile(bundle=next(iter(bundles)), **options)
         # What is to be known of the result was just said on stderr, as warnings.
         text = compare([result]).table(notes=False)
     emit(result, as_json=as_json, text=f"{text}\n\nwritten to {options['out']}")

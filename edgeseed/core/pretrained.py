@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import timm
 import torch
+from timm.data.imagenet_info import ImageNetInfo
 from torch import nn
 
 from edgeseed.core.checkpoints import (
@@ -433,7 +434,7 @@ def class_names(num_classes: int, *, is_timms: bool) -> tuple[str, ...]:
     """Names of a network's outputs: ImageNet's for timm's own weights, else their numbers."""
     if not is_timms or num_classes != _NUM_IMAGENET:
         return tuple(str(index) for index in range(num_classes))
-    info = cast(Any, timm.data).ImageNetInfo("imagenet-1k")
+    info = ImageNetInfo("imagenet-1k")
     names = [info.index_to_description(index).partition(",")[0] for index in range(num_classes)]
     # ImageNet has two cranes, a bird and a machine.
     repeated = {name for name in names if names.count(name) > 1}
