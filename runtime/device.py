@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgeseed.core.bundle import Bundle
 from edgeseed.core.errors import ConfigError, WorkError
 from edgeseed.profiles import EngineFacts, Profile
-from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.conformance import Stages
 from edgeseed.runtime.engines import ENGINES
 from edgeseed.runtime.measurement import Measurement
@@ -119,11 +119,11 @@ class AgentDevice(Device):
 
     def measure(self, bundle: Bundle, job: Job, *, pixels: NDArray[np.uint8] | None) -> Observation:
         """Send the agent, run it, and read what it wrote."""
-        from edgeseed.runtime.agent import _dispatch
+        from edgeseed.runtime.agent import dispatch
 
         # The two files know each other; a type checker that reads this one by its path takes the
         # classes there for others.
-        dispatch: Any = _dispatch.dispatch
+        dispatch: Any = dispatch.dispatch
         seen: Observation = dispatch(self, bundle, job, pixels=pixels)
         return seen
 
@@ -140,7 +140,7 @@ class AgentDevice(Device):
         """Bring the folder `work` there, run the agent in it, and bring `work/result` back.
 
         Args:
-            work: the folder that agent/_job.py draws; it is self-contained.
+            work: the folder that agent/job_file.py draws; it is self-contained.
             on_line: called with each line of the agent's standard output as it comes.
 
         Raises:

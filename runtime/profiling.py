@@ -31,7 +31,7 @@ from edgeseed.core.registry import unknown_name
 from edgeseed.profiles import EngineFacts, Profile, PublishedLatency
 from edgeseed.runtime._signals import ended_by_exception
 from edgeseed.runtime.accuracy import Accuracy, Photos, float_outputs, gather_photos, score
-from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.conformance import check_conformance, read_measurement_file
 from edgeseed.runtime.device import Device, LostAfterMeasuringError, Observation
 from edgeseed.runtime.devices import open_device

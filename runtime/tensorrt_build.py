@@ -9,14 +9,14 @@ from edgeseed.core.bundle import ENGINES, Bundle, read_bundle
 from edgeseed.core.console import say
 from edgeseed.core.errors import ArtifactError, UsageError, WorkError
 from edgeseed.core.files import atomic_directory
-from edgeseed.runtime._leftovers import work_folder
 from edgeseed.runtime._signals import ended_by_exception
-from edgeseed.runtime.agent import _job
-from edgeseed.runtime.agent._dispatch import fill_with_bundle, parse_event, raise_if_failed
+from edgeseed.runtime.agent import job_file
+from edgeseed.runtime.agent.dispatch import fill_with_bundle, parse_event, raise_if_failed
 from edgeseed.runtime.device import AgentDevice, Device
 from edgeseed.runtime.devices import open_device
 from edgeseed.runtime.engine import EngineError
-from edgeseed.runtime.engines._tensorrt import ENGINE_FILE, RECORD_FILE, Record, sha256
+from edgeseed.runtime.leftovers import work_folder
+from edgeseed.runtime.tensorrt_engines import ENGINE_FILE, RECORD_FILE, Record, sha256
 
 _TARGET = "tensorrt"
 # An earlier build's timings travel along; its engine, which is large, does not.
@@ -72,7 +72,7 @@ def build(bundle: str | Path, *, device: str | Device = "host") -> BuildResult:
         _fill(work, opened)
         say(f"building {opened.path} on {place.name}; it takes minutes")
         _run(place, work)
-        record, built = _read(work / _job.RESULT / _job.ENGINE)
+        record, built = _read(work / job_file.RESULT / job_file.ENGINE)
         destination = opened.path / ENGINES / record.name
         with atomic_directory(destination, replace=True) as kept:
             shutil.copytree(built, kept, dirs_exist_ok=True)
@@ -85,7 +85,7 @@ def _fill(work: Path, bundle: Bundle) -> None:
         for name, entry in bundle.manifest.files.items()
         if entry.role == "ship" and not name.startswith("golden/")
     }
-    _job.BuildJob(files=files).write(work / _job.BUILD_JOB)
+    job_file.BuildJob(files=files).write(work / job_file.BUILD_JOB)
     fill_with_bundle(work, bundle, files=files, engines=_HELPFUL)
 
 

@@ -18,10 +18,10 @@ FOLDERS = ("edgeseed", "distill", "export", "runtime", "profiles")
 
 # To reach: 0, 0, 0 and under 10.
 LIMITS: dict[str, float] = {
-    "imports of underscored modules from another folder": 19,
+    "imports of underscored modules from another folder": 0,
     "circles of files": 1,
-    "class names that mean two things": 21,
-    "string-key reads of manifest and measurement": 120,
+    "class names that mean two things": 18,
+    "string-key reads of manifest and measurement": 38,
     "private functions with exactly one caller, in percent": 71.5,
     "README words": 1000,
     "README lines": 150,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from edgeseed.core.agreement import relative_error
 from edgeseed.runtime import latency, machine, power, thermals
-from edgeseed.runtime.agent import _build, _job
+from edgeseed.runtime.agent import _build, job_file
 from edgeseed.runtime.engine import Engine, EngineError
 from edgeseed.runtime.measurement import ClockReading, Golden, Measurement, WarmUpRun
 from edgeseed.runtime.state import read_state
@@ -53,9 +53,9 @@ class RefusedError(Exception):
 def main(arguments: list[str]) -> int:
     """Do the job in the folder that is named, or else in the current one."""
     work = Path(arguments[0] if arguments else ".")
-    (work / _job.OWNER).write_text(str(os.getpid()))
+    (work / job_file.OWNER).write_text(str(os.getpid()))
     try:
-        if (work / _job.BUILD_JOB).is_file():
+        if (work / job_file.BUILD_JOB).is_file():
             _build_engine(work)
         else:
             _do(work)
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
         return 1
     # The result waits to be fetched: another run's clean-up must not take it for one left behind,
     # as it would a folder whose owner is gone. Without an owner it has ten minutes.
-    (work / _job.OWNER).unlink()
+    (work / job_file.OWNER).unlink()
     return 0
 
 
@@ -89,14 +89,14 @@ def _say(event: str, **values: object) -> None:
 
 
 def _do(work: Path) -> None:
-    job = _job.Job.read(work / _job.JOB)
-    bundle = work / _job.BUNDLE
+    job = job_file.Job.read(work / job_file.JOB)
+    bundle = work / job_file.BUNDLE
     _say("stage", name="check")
     _check_digests(bundle, job.files)
     np = _numpy()
     golden = np.load(str(bundle / "golden" / "inputs.npy"))
     expected = dict(np.load(str(bundle / "golden" / "model.npz")))
-    result = work / _job.RESULT
+    result = work / job_file.RESULT
     result.mkdir(exist_ok=True)
 
     facts, load_before, memory_before = (
@@ -147,21 +147,21 @@ def _do(work: Path) -> None:
             state_after=seen.states[1],
             request=job.request(),
         )
-        if (work / _job.PHOTOS).exists():
-            _run_photos(engine, work / _job.PHOTOS, result / _job.OUTPUTS)
+        if (work / job_file.PHOTOS).exists():
+            _run_photos(engine, work / job_file.PHOTOS, result / job_file.OUTPUTS)
     finally:
         engine.close()
-    _write_json(result / _job.MEASUREMENT, measurement.to_dict())
+    _write_json(result / job_file.MEASUREMENT, measurement.to_dict())
     _say("done")
 
 
 def _build_engine(work: Path) -> None:
-    job = _job.BuildJob.read(work / _job.BUILD_JOB)
-    bundle = work / _job.BUNDLE
+    job = job_file.BuildJob.read(work / job_file.BUILD_JOB)
+    bundle = work / job_file.BUNDLE
     _say("stage", name="check")
     _check_digests(bundle, job.files)
     _say("stage", name="build")
-    record = _build.build_engine(bundle, work / _job.RESULT / _job.ENGINE)
+    record = _build.build_engine(bundle, work / job_file.RESULT / job_file.ENGINE)
     _say("done", name=record.name)
 
 
@@ -289,7 +289,7 @@ class _Timed:
                 self.clocks.append(ClockReading(index * Sampler.INTERVAL_SECONDS, mhz))
 
 
-def _time(engine: Engine, feeds: Tensors, job: _job.Job) -> _Timed:
+def _time(engine: Engine, feeds: Tensors, job: job_file.Job) -> _Timed:
     protocol = latency.LatencyProtocol(job.protocol, job.min_runs, job.min_seconds, job.max_seconds)
     timed = _Timed()
     report = _progress("measure")

@@ -17,14 +17,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeseed.runtime import tensorrt_engines
+from edgeseed.runtime.cuda import Cuda
 from edgeseed.runtime.engine import EngineError
-from edgeseed.runtime.engines import _tensorrt
-from edgeseed.runtime.engines._cuda import Cuda
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from edgeseed.runtime.engines._tensorrt import Recipe, Record
+    from edgeseed.runtime.tensorrt_engines import Recipe, Record
 
 _MIB = 1 << 20
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
@@ -42,10 +42,10 @@ def build_engine(bundle: Path, destination: Path) -> Record:
     Raises:
         EngineError: If there is no GPU or TensorRT here, or TensorRT cannot build the network.
     """
-    trt = _tensorrt.load_tensorrt()
-    recipe = _tensorrt.Recipe.read(bundle / _tensorrt.RECIPE)
+    trt = tensorrt_engines.load_tensorrt()
+    recipe = tensorrt_engines.Recipe.read(bundle / tensorrt_engines.RECIPE)
     model = bundle / recipe.model
-    if not model.is_file() or _tensorrt.sha256(model) != recipe.model_sha256:
+    if not model.is_file() or tensorrt_engines.sha256(model) != recipe.model_sha256:
         raise EngineError(
             f"{recipe.model} is missing or not the file that build.json was made for; copy the "
             "bundle again or export it anew"
@@ -58,9 +58,9 @@ def build_engine(bundle: Path, destination: Path) -> Record:
         built = _Build(trt, recipe, model.read_bytes(), cache)
         seconds = time.monotonic() - started
         destination.mkdir(parents=True, exist_ok=True)
-        _write(destination / _tensorrt.ENGINE_FILE, built.plan)
+        _write(destination / tensorrt_engines.ENGINE_FILE, built.plan)
         _write(destination / recipe.timing_cache, built.timing_cache)
-        record = _tensorrt.Record(
+        record = tensorrt_engines.Record(
             gpu=cuda.name,
             compute_capability=cuda.compute_capability,
             tensorrt=trt.__version__,
@@ -68,7 +68,7 @@ def build_engine(bundle: Path, destination: Path) -> Record:
             driver=_driver(),
             system=platform.machine() + " " + platform.system() + " " + platform.release(),
             model_sha256=recipe.model_sha256,
-            recipe_sha256=_tensorrt.sha256(bundle / _tensorrt.RECIPE),
+            recipe_sha256=tensorrt_engines.sha256(bundle / tensorrt_engines.RECIPE),
             engine_sha256=hashlib.sha256(built.plan).hexdigest(),
             size_bytes=len(built.plan),
             precision=recipe.precision,
@@ -80,15 +80,15 @@ def build_engine(bundle: Path, destination: Path) -> Record:
             seconds=seconds,
         )
         # Last: an engine without its papers is no engine.
-        record.write(destination / _tensorrt.RECORD_FILE)
+        record.write(destination / tensorrt_engines.RECORD_FILE)
         return record
     finally:
         cuda.close()
 
 
 def _check_version(trt: Any, recipe: Recipe) -> None:
-    here = _tensorrt.version_of(trt.__version__)
-    if here < _tensorrt.version_of(recipe.minimum_tensorrt):
+    here = tensorrt_engines.version_of(trt.__version__)
+    if here < tensorrt_engines.version_of(recipe.minimum_tensorrt):
         raise EngineError(
             f"TensorRT {trt.__version__} is older than {recipe.minimum_tensorrt}, which the bundle "
             "was made for; update JetPack or TensorRT on the device"
@@ -114,7 +114,7 @@ class _Build:
     def __init__(self, trt: Any, recipe: Recipe, model: bytes, cache: bytes | None) -> None:
         self._trt = trt
         self._recipe = recipe
-        self._logger = _tensorrt.make_logger(trt)
+        self._logger = tensorrt_engines.make_logger(trt)
         builder = trt.Builder(self._logger)
         self.strongly_typed = recipe.strongly_typed[trt.__version__.split(".")[0]]
         network = builder.create_network(self._network_flags())
@@ -197,9 +197,9 @@ class _Build:
 
 def _earlier_cache(bundle: Path, recipe: Recipe, cuda: Cuda, version: str) -> bytes | None:
     """Timings of an earlier build for this GPU and TensorRT; those of another one would mislead."""
-    folder = bundle / _tensorrt.ENGINES_FOLDER
-    for path in sorted(folder.glob("*/" + _tensorrt.RECORD_FILE)):
-        record = _tensorrt.Record.read(path)
+    folder = bundle / tensorrt_engines.ENGINES_FOLDER
+    for path in sorted(folder.glob("*/" + tensorrt_engines.RECORD_FILE)):
+        record = tensorrt_engines.Record.read(path)
         cache = path.parent / recipe.timing_cache
         here = (cuda.name, cuda.compute_capability, version)
         if (record.gpu, record.compute_capability, record.tensorrt) == here and cache.is_file():

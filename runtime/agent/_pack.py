@@ -13,7 +13,8 @@ RUNTIME = Path(__file__).parent.parent
 MAIN = "agent/__main__.py"
 DEVICE_FILES = (
     "agent/_build.py",
-    "agent/_job.py",
+    "agent/job_file.py",
+    "cuda.py",
     "engine.py",
     "latency.py",
     "machine.py",
@@ -21,6 +22,7 @@ DEVICE_FILES = (
     "power.py",
     "state.py",
     "tegrastats.py",
+    "tensorrt_engines.py",
     "thermals.py",
 )
 """Files that every agent holds, below runtime/. With MAIN and the engines they stay Python 3.8."""

@@ -32,7 +32,7 @@ from edgeseed.core.console import say, warn
 from edgeseed.core.errors import ArtifactError, ConfigError, WorkError
 from edgeseed.profiles import EngineFacts, Profile
 from edgeseed.runtime import android
-from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.conformance import read_measurement
 from edgeseed.runtime.device import Device, Observation
 from edgeseed.runtime.devices._adb import Adb

@@ -21,7 +21,7 @@ from edgeseed.core.console import say
 from edgeseed.core.errors import ConfigError
 from edgeseed.core.optional import require
 from edgeseed.profiles import EngineFacts, Profile
-from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.device import Device, Observation
 from edgeseed.runtime.runners.browser import Limits, Listening, Serving, measure_in_browser
 

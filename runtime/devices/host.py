@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from edgeseed.core.errors import ConfigError, WorkError
-from edgeseed.runtime.agent import _job
+from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.device import AgentDevice, Ended
 from edgeseed.runtime.devices._process import stream
 
@@ -43,7 +43,7 @@ class HostDevice(AgentDevice):
 
     def run_agent(self, work: Path, *, on_line: Callable[[str], None]) -> Ended:
         """Run the agent in `work`, where everything is already."""
-        return stream([sys.executable, str(work / _job.AGENT), str(work)], on_line=on_line)
+        return stream([sys.executable, str(work / job_file.AGENT), str(work)], on_line=on_line)
 
 
 DEVICE = HostDevice

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl
 
 from edgeseed.core.console import say, warn
 from edgeseed.core.errors import ConfigError, MissingDependencyError, WorkError
-from edgeseed.runtime.agent import _job
+from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.device import AgentDevice, Ended
 from edgeseed.runtime.devices._process import stream
 
@@ -199,7 +199,7 @@ class SshDevice(AgentDevice):
         """Copy, run, copy back; the folder on the device is removed also after an error."""
         folder = self._call(_RECEIVE, sends=_packed(work)).decode().strip()
         try:
-            agent = f"{folder}/{_job.AGENT}"
+            agent = f"{folder}/{job_file.AGENT}"
             python = self._install(folder) if self._address.install else self._address.python
             ended = stream(self._command(python, agent, folder), on_line=on_line)
             if ended.exit_code == _SSH_FAILED:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeseed.runtime import tensorrt_engines
+from edgeseed.runtime.cuda import Cuda
 from edgeseed.runtime.engine import Engine, EngineError, Placement, TensorSpec
-from edgeseed.runtime.engines import _tensorrt
-from edgeseed.runtime.engines._cuda import Cuda
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeseed.runtime.engine import Tensors
-    from edgeseed.runtime.engines._tensorrt import Record
+    from edgeseed.runtime.tensorrt_engines import Record
 
 UNITS = ("gpu", "dla")
 
@@ -44,7 +44,7 @@ class TensorRTEngine(Engine):
 
     def __init__(self, trt: Any, cuda: Cuda, *, plan: bytes, record: Record, unit: str) -> None:
         self._cuda = cuda
-        self._logger = _tensorrt.make_logger(trt)
+        self._logger = tensorrt_engines.make_logger(trt)
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -75,7 +75,7 @@ class TensorRTEngine(Engine):
     @classmethod
     def version(cls) -> str:
         """Version of TensorRT."""
-        return str(_tensorrt.load_tensorrt().__version__)
+        return str(tensorrt_engines.load_tensorrt().__version__)
 
     @classmethod
     def open(cls, model: Path, *, unit: str, threads: int) -> TensorRTEngine:
@@ -90,10 +90,12 @@ class TensorRTEngine(Engine):
             raise EngineError(f"tensorrt has no unit {unit!r}; it has: {', '.join(UNITS)}")
         if threads != 1:
             raise EngineError(f"threads={threads} means nothing to tensorrt; leave --threads out")
-        trt = _tensorrt.load_tensorrt()
+        trt = tensorrt_engines.load_tensorrt()
         cuda = Cuda()
         try:
-            path, record = _tensorrt.find_engine(model.parent, cuda=cuda, version=trt.__version__)
+            path, record = tensorrt_engines.find_engine(
+                model.parent, cuda=cuda, version=trt.__version__
+            )
             built_for = "gpu" if record.dla_core is None else "dla"
             if unit != built_for:
                 raise EngineError(

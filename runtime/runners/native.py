@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeseed.core.errors import ConfigError, WorkError
-from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.measurement import Reported
 
 _NS_PER_US = 1000

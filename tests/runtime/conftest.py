@@ -216,12 +216,12 @@ class Nvidia:
 
     def enter(self, monkeypatch: pytest.MonkeyPatch, *, version: str = "10.3.0") -> None:
         """For this process and the ones that it starts."""
-        from edgeseed.runtime.engines import _cuda
+        from edgeseed.runtime import cuda
 
         monkeypatch.setenv("LD_LIBRARY_PATH", str(self.library.parent))
         monkeypatch.setenv("PYTHONPATH", str(self.modules))
         monkeypatch.setenv("FAKE_TENSORRT", version)
-        monkeypatch.setattr(_cuda, "LIBRARIES", (str(self.library),))
+        monkeypatch.setattr(cuda, "LIBRARIES", (str(self.library),))
         monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt.install(version))
 
     def python(self, path: Path) -> Path:

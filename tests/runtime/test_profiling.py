@@ -25,7 +25,7 @@ from edgeseed.core.errors import (
     WorkError,
 )
 from edgeseed.runtime import profile, profile_in_turns, profiling, read_result
-from edgeseed.runtime.agent import _job
+from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.device import Ended
 from edgeseed.runtime.engine import Placement
 from edgeseed.runtime.measurement import Request
@@ -186,7 +186,7 @@ def test_a_bundle_that_changes_on_the_way_is_refused_by_the_device(
     arrive = HostDevice.run_agent
 
     def damaged(self: HostDevice, work: Path, *, on_line: Any) -> Ended:
-        model = work / _job.BUNDLE / "model.onnx"
+        model = work / job_file.BUNDLE / "model.onnx"
         model.write_bytes(model.read_bytes()[:-1])
         return arrive(self, work, on_line=on_line)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeseed.core.bundle import Bundle
 from edgeseed.core.errors import GateError
-from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.conformance import check_conformance, read_measurement
 from edgeseed.runtime.device import Observation
 

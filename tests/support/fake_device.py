@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseed.runtime.agent import _job
+from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.device import AgentDevice, Ended
 from edgeseed.runtime.engine import Placement
 from edgeseed.runtime.machine import Load, Machine, Memory
@@ -95,7 +95,7 @@ class FakeDevice(AgentDevice):
         self._outputs = outputs
         self._lines = lines
         self._ended = ended
-        self.jobs: list[_job.Job] = []
+        self.jobs: list[job_file.Job] = []
         self.probed = ""
 
     @classmethod
@@ -114,19 +114,19 @@ class FakeDevice(AgentDevice):
 
     def run_agent(self, work: Path, *, on_line: Callable[[str], None]) -> Ended:
         """Answer; the job is kept in `jobs`."""
-        self.jobs.append(_job.Job.read(work / _job.JOB))
+        self.jobs.append(job_file.Job.read(work / job_file.JOB))
         for line in self._lines:
             on_line(json.dumps(line) + "\n")
-        result = work / _job.RESULT
+        result = work / job_file.RESULT
         result.mkdir()
         if self._measurement is not None:
             text = json.dumps(self._measurement.to_dict())
-            (result / _job.MEASUREMENT).write_text(text, encoding="utf-8")
-        if (work / _job.PHOTOS).exists():
-            with np.load(work / _job.PHOTOS) as archive:
+            (result / job_file.MEASUREMENT).write_text(text, encoding="utf-8")
+        if (work / job_file.PHOTOS).exists():
+            with np.load(work / job_file.PHOTOS) as archive:
                 means = archive["pixels"].mean(axis=(2, 3), dtype=np.float32)
             outputs: dict[str, Any] = {**(self._outputs or {"embedding": means})}
-            np.savez(result / _job.OUTPUTS, **outputs)
+            np.savez(result / job_file.OUTPUTS, **outputs)
         return self._ended
 
 

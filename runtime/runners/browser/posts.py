@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseed.core.errors import ArtifactError
-from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.runners.browser.work import FLOAT_BYTES
 
 EVENTS_BYTES = 1 << 16

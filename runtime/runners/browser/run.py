@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from edgeseed.core.bundle import Bundle
 from edgeseed.core.console import say, warn
 from edgeseed.core.errors import ArtifactError, EdgeseedError, GateError, WorkError
-from edgeseed.runtime.agent._dispatch import Listener
-from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.agent.dispatch import Listener
+from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.conformance import Stages, read_measurement
 from edgeseed.runtime.device import Observation
 from edgeseed.runtime.runners.browser.package import find_ort_web

@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseed.core.errors import ArtifactError, ConfigError, WorkError
-from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.runners.browser import posts
 from edgeseed.runtime.runners.browser.certificate import make_certificate
 from edgeseed.runtime.runners.browser.work import Work

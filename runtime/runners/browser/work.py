@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeseed.core.bundle import Bundle
 from edgeseed.core.errors import ConfigError
-from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.latency import WarmUp
 from edgeseed.runtime.runners.browser.package import FILES, OrtWeb
 

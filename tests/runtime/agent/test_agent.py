@@ -15,10 +15,10 @@ import pytest
 from support import fake_engine
 
 from edgeseed.core.bundle import Bundle
-from edgeseed.runtime.agent import _job
+from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.agent.__main__ import _saturating_cpu
-from edgeseed.runtime.agent._job import Job
 from edgeseed.runtime.agent._pack import pack_agent
+from edgeseed.runtime.agent.job_file import Job
 
 # Runs the agent as `python3 agent.pyz WORK` would, where nothing but numpy and the engine can be
 # imported, and where each module called edgeseed must come out of the archive.
@@ -45,18 +45,20 @@ except SystemExit as end:
 
 def fake_work(folder: Path, **changes: Any) -> Path:
     """A work folder whose model the fake engine reads; needs no library but numpy."""
-    golden = folder / _job.BUNDLE / "golden"
+    golden = folder / job_file.BUNDLE / "golden"
     golden.mkdir(parents=True)
     model = {"weights": [[1.0, 2.0, 3.0]], "delay_ms": 1, **changes.pop("model", {})}
-    (folder / _job.BUNDLE / "model.json").write_text(json.dumps(model))
+    (folder / job_file.BUNDLE / "model.json").write_text(json.dumps(model))
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8)).astype(np.uint8)
     np.save(golden / "inputs.npy", images)
     means = images.astype(np.float32).mean(axis=(2, 3))
     expected = changes.pop("expected", means @ np.array([[1.0], [2.0], [3.0]], np.float32))
     np.savez(golden / "model.npz", embedding=expected)
     files = {
-        str(path.relative_to(folder / _job.BUNDLE)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted((folder / _job.BUNDLE).rglob("*"))
+        str(path.relative_to(folder / job_file.BUNDLE)): hashlib.sha256(
+            path.read_bytes()
+        ).hexdigest()
+        for path in sorted((folder / job_file.BUNDLE).rglob("*"))
         if path.is_file()
     }
     job = Job(
@@ -71,16 +73,16 @@ def fake_work(folder: Path, **changes: Any) -> Path:
         golden_tolerance=1e-3,
         files=files,
     )
-    dataclasses.replace(job, **changes).write(folder / _job.JOB)
-    pack_agent(folder / _job.AGENT)
-    with zipfile.ZipFile(folder / _job.AGENT, "a") as archive:
+    dataclasses.replace(job, **changes).write(folder / job_file.JOB)
+    pack_agent(folder / job_file.AGENT)
+    with zipfile.ZipFile(folder / job_file.AGENT, "a") as archive:
         archive.write(fake_engine.__file__, "edgeseed/runtime/engines/fake.py")
     return folder
 
 
 def run(work: Path, python: str = sys.executable) -> tuple[int, list[dict[str, Any]], str]:
     """Exit code, events, stderr of the agent."""
-    command = [python, "-I", "-c", CLEAN, str(work / _job.AGENT), str(work)]
+    command = [python, "-I", "-c", CLEAN, str(work / job_file.AGENT), str(work)]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False, env=environment
@@ -89,7 +91,7 @@ def run(work: Path, python: str = sys.executable) -> tuple[int, list[dict[str, A
 
 
 def measurement(work: Path) -> dict[str, Any]:
-    text = (work / _job.RESULT / _job.MEASUREMENT).read_text()
+    text = (work / job_file.RESULT / job_file.MEASUREMENT).read_text()
     values: dict[str, Any] = json.loads(text)
     return values
 
@@ -97,7 +99,7 @@ def measurement(work: Path) -> dict[str, Any]:
 def error(work: Path) -> dict[str, Any]:
     code, events, _ = run(work)
     assert code == 1
-    assert not (work / _job.RESULT / _job.MEASUREMENT).exists()
+    assert not (work / job_file.RESULT / job_file.MEASUREMENT).exists()
     return events[-1]
 
 
@@ -129,11 +131,11 @@ def test_it_measures_where_neither_edgeseed_nor_torch_can_be_imported(tmp_path: 
 def onnx_work(work: Path, bundle: Bundle) -> Path:
     """A work folder with a real bundle."""
     work.mkdir()
-    (work / _job.BUNDLE).symlink_to(bundle.path)
+    (work / job_file.BUNDLE).symlink_to(bundle.path)
     ship = {n: e.sha256 for n, e in bundle.manifest.files.items() if e.role == "ship"}
     fields = ("onnxruntime", "model.onnx", "cpu", 1, "instant", 8, 0.02, 5.0, 1e-3, ship)
-    Job(*fields).write(work / _job.JOB)
-    pack_agent(work / _job.AGENT)
+    Job(*fields).write(work / job_file.JOB)
+    pack_agent(work / job_file.AGENT)
     return work
 
 
@@ -149,13 +151,13 @@ def test_it_measures_a_real_bundle_with_onnxruntime(bundle: Bundle, tmp_path: Pa
 def test_photos_are_run_and_their_outputs_kept(tmp_path: Path) -> None:
     work = fake_work(tmp_path)
     pixels = np.random.default_rng(1).integers(0, 256, (70, 3, 8, 8), dtype=np.uint8)
-    np.savez(work / _job.PHOTOS, pixels=pixels)
+    np.savez(work / job_file.PHOTOS, pixels=pixels)
 
     code, events, _ = run(work)
 
     assert code == 0
     assert [e["runs"] for e in events if e.get("stage") == "photos"] == [32, 64]
-    embedding = np.load(work / _job.RESULT / _job.OUTPUTS)["embedding"]
+    embedding = np.load(work / job_file.RESULT / job_file.OUTPUTS)["embedding"]
     means = pixels.astype(np.float64).mean(axis=(2, 3))
     np.testing.assert_allclose(embedding[:, 0], means @ [1, 2, 3], rtol=1e-4)
 
@@ -196,7 +198,7 @@ def test_outputs_that_are_no_numbers_are_never_timed(tmp_path: Path) -> None:
 
 def test_a_file_that_changed_on_the_way_is_named(tmp_path: Path) -> None:
     work = fake_work(tmp_path)
-    path = work / _job.BUNDLE / "model.json"
+    path = work / job_file.BUNDLE / "model.json"
     path.write_text(path.read_text().replace("2.0", "2.1"))
 
     found = error(work)
@@ -207,7 +209,7 @@ def test_a_file_that_changed_on_the_way_is_named(tmp_path: Path) -> None:
 
 def test_a_file_that_did_not_arrive_is_named(tmp_path: Path) -> None:
     work = fake_work(tmp_path)
-    (work / _job.BUNDLE / "golden" / "model.npz").unlink()
+    (work / job_file.BUNDLE / "golden" / "model.npz").unlink()
 
     assert error(work)["message"].startswith("golden/model.npz did not arrive")
 

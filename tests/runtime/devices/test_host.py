@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from edgeseed.runtime.agent import _job
+from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.devices.host import HostDevice
 
 
 def agent(work: Path, source: str) -> Path:
-    (work / _job.AGENT).write_text(source)
+    (work / job_file.AGENT).write_text(source)
     return work
 
 

@@ -10,10 +10,10 @@ import onnxruntime
 import pytest
 
 from edgeseed.core.bundle import Bundle
+from edgeseed.runtime import tensorrt_engines
 from edgeseed.runtime.agent._build import build_engine
+from edgeseed.runtime.cuda import Cuda
 from edgeseed.runtime.engine import EngineError
-from edgeseed.runtime.engines import _tensorrt
-from edgeseed.runtime.engines._cuda import Cuda
 from edgeseed.runtime.engines.tensorrt import TensorRTEngine
 
 
@@ -142,7 +142,7 @@ def test_the_right_engine_is_found_among_others(built: Bundle) -> None:
 def test_an_engine_that_tensorrt_cannot_open_gives_its_reason(built: Bundle) -> None:
     path = built.path / "engines" / "here" / "model.engine"
     path.write_bytes(b"x" * path.stat().st_size)
-    change_papers(built, engine_sha256=_tensorrt.sha256(path))
+    change_papers(built, engine_sha256=tensorrt_engines.sha256(path))
     with pytest.raises(EngineError, match=r"cannot open the engine: .*magicTag"):
         open_(built)
 
@@ -183,11 +183,11 @@ def test_an_error_of_cuda_names_the_call(nvidia: Any, monkeypatch: pytest.Monkey
     ("text", "version"), [("10.3.0.30", (10, 3)), ("11", (11, 0)), ("8.6.1+cuda11", (8, 6))]
 )
 def test_versions_are_compared_as_numbers(text: str, version: tuple[int, int]) -> None:
-    assert _tensorrt.version_of(text) == version
-    assert _tensorrt.version_of("10.16") > _tensorrt.version_of("10.3")
+    assert tensorrt_engines.version_of(text) == version
+    assert tensorrt_engines.version_of("10.16") > tensorrt_engines.version_of("10.3")
 
 
 def test_a_record_of_a_newer_edgeseed_is_refused(tmp_path: Path) -> None:
     (tmp_path / "engine.json").write_text('{"schema_version": 2}')
     with pytest.raises(EngineError, match="has schema 2, this edgeseed reads 1"):
-        _tensorrt.Record.read(tmp_path / "engine.json")
+        tensorrt_engines.Record.read(tmp_path / "engine.json")

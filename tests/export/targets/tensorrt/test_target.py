@@ -25,7 +25,7 @@ from edgeseed.export.targets.tensorrt import support
 from edgeseed.export.targets.tensorrt.model import TensorRTModel, lint_quantization, rounded
 from edgeseed.export.targets.tensorrt.support import MADE_FOR, preflight
 from edgeseed.export.targets.tensorrt.target import TensorRTOptions
-from edgeseed.runtime.engines._tensorrt import Recipe, sha256
+from edgeseed.runtime.tensorrt_engines import Recipe, sha256
 
 
 def make(student: Path, photos: Path, out: Path, precision: str, **options: Any) -> Path:

@@ -10,7 +10,7 @@ from support.chromium import CHROMIUM, WITHOUT_GPU, Chromium, start_chromium
 
 from edgeseed.core.bundle import Bundle, read_bundle, seal_bundle
 from edgeseed.core.errors import MissingDependencyError, WorkError
-from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.runners.browser.package import FILES, OrtWeb, find_ort_web
 from edgeseed.runtime.runners.browser.work import Work, make_work
 

@@ -21,7 +21,7 @@ from support.chromium import (
 from edgeseed.core.bundle import Bundle, read_bundle, seal_bundle
 from edgeseed.core.errors import ArtifactError, ConfigError, GateError, WorkError
 from edgeseed.runtime import profile
-from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.device import Observation
 from edgeseed.runtime.devices.browser import BrowserAddress, BrowserDevice, own_address
 from edgeseed.runtime.runners.browser import (

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edgeseed.core.errors import ArtifactError
-from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.runners.browser import posts
 
 from .conftest import measurement

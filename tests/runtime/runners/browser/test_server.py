@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgeseed.core.errors import ConfigError, WorkError
-from edgeseed.runtime.agent._job import Job
+from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.runners.browser import posts, server
 from edgeseed.runtime.runners.browser.server import Limits, Listening, Run, Serving, serve
 from edgeseed.runtime.runners.browser.work import Work

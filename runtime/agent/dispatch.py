@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from edgeseed.core.bundle import ENGINES, MANIFEST, Bundle
 from edgeseed.core.console import Bar, progress
 from edgeseed.core.errors import ArtifactError, EdgeseedError, GateError, WorkError
-from edgeseed.runtime._leftovers import work_folder
-from edgeseed.runtime.agent import _job
+from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.agent._pack import pack_agent
 from edgeseed.runtime.conformance import Stages, read_measurement
 from edgeseed.runtime.device import (
@@ -26,6 +25,7 @@ from edgeseed.runtime.device import (
     LostAfterMeasuringError,
     Observation,
 )
+from edgeseed.runtime.leftovers import work_folder
 
 _ERRORS: dict[str, type[EdgeseedError]] = {
     "artifact": ArtifactError,
@@ -36,7 +36,7 @@ _ERRORS: dict[str, type[EdgeseedError]] = {
 
 
 def dispatch(
-    device: AgentDevice, bundle: Bundle, job: _job.Job, *, pixels: NDArray[np.uint8] | None
+    device: AgentDevice, bundle: Bundle, job: job_file.Job, *, pixels: NDArray[np.uint8] | None
 ) -> Observation:
     """Run `job` on `device`.
 
@@ -57,10 +57,10 @@ def dispatch(
             try:
                 ended = device.run_agent(work, on_line=listen)
             except EdgeseedError as error:
-                raise _with_measurement(work / _job.RESULT, device, error) from error
+                raise _with_measurement(work / job_file.RESULT, device, error) from error
         raise_if_failed(device, ended, listen.error)
         return _read(
-            work / _job.RESULT, device, stages=listen.stages, wants_outputs=pixels is not None
+            work / job_file.RESULT, device, stages=listen.stages, wants_outputs=pixels is not None
         )
 
 
@@ -73,11 +73,11 @@ def _with_measurement(result: Path, device: Device, error: EdgeseedError) -> Edg
     return LostAfterMeasuringError(str(error), measurement=seen.measurement)
 
 
-def _fill(work: Path, bundle: Bundle, job: _job.Job, pixels: NDArray[np.uint8] | None) -> None:
-    job.write(work / _job.JOB)
+def _fill(work: Path, bundle: Bundle, job: job_file.Job, pixels: NDArray[np.uint8] | None) -> None:
+    job.write(work / job_file.JOB)
     fill_with_bundle(work, bundle, files=job.files, engines=("*",))
     if pixels is not None:
-        np.savez(work / _job.PHOTOS, pixels=pixels)
+        np.savez(work / job_file.PHOTOS, pixels=pixels)
 
 
 def fill_with_bundle(
@@ -91,14 +91,14 @@ def fill_with_bundle(
         files: paths in the bundle.
         engines: patterns of what to take of the bundle's engines, which are not in the manifest.
     """
-    pack_agent(work / _job.AGENT)
+    pack_agent(work / job_file.AGENT)
     built = [
         path.relative_to(bundle.path).as_posix()
         for pattern in engines
         for path in (bundle.path / ENGINES).glob(f"*/{pattern}")
     ]
     for name in [MANIFEST, *files, *built]:
-        destination = work / _job.BUNDLE / name
+        destination = work / job_file.BUNDLE / name
         destination.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.path / name, destination)
 
@@ -112,7 +112,7 @@ class Listener:
         num_photos: how many it will run besides.
     """
 
-    def __init__(self, job: _job.Job, device_name: str, *, num_photos: int) -> None:
+    def __init__(self, job: job_file.Job, device_name: str, *, num_photos: int) -> None:
         self.error: dict[str, str] | None = None
         self.stages = Stages()
         self._job = job
@@ -129,6 +129,7 @@ class Listener:
         self._stack.close()
 
     def __call__(self, line: str) -> None:
+        """Takes in one line that the agent printed."""
         event = parse_event(line)
         if event.get("event") == "error":
             self.error = {"kind": event["kind"], "message": event["message"]}
@@ -180,8 +181,8 @@ def raise_if_failed(device: Device, ended: Ended, error: dict[str, str] | None) 
 
 def _read(result: Path, device: Device, *, stages: Stages, wants_outputs: bool) -> Observation:
     try:
-        text = (result / _job.MEASUREMENT).read_text(encoding="utf-8")
-        outputs = _load_outputs(result / _job.OUTPUTS) if wants_outputs else None
+        text = (result / job_file.MEASUREMENT).read_text(encoding="utf-8")
+        outputs = _load_outputs(result / job_file.OUTPUTS) if wants_outputs else None
         measurement = read_measurement(
             json.loads(text), what=f"{device.name}: the agent's measurement"
         )
