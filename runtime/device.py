@@ -123,8 +123,8 @@ class AgentDevice(Device):
 
         # The two files know each other; a type checker that reads this one by its path takes the
         # classes there for others.
-        dispatch: Any = dispatch.dispatch
-        seen: Observation = dispatch(self, bundle, job, pixels=pixels)
+        measure: Any = dispatch.dispatch
+        seen: Observation = measure(self, bundle, job, pixels=pixels)
         return seen
 
     @abc.abstractmethod
