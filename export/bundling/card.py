@@ -45,7 +45,7 @@ the model must give.
 
 `edgeseed verify` recomputes all of it from this folder.
 {_speed_lines(manifest)}{_selection_lines(manifest)}
-## BuiltBundle from
+## Built from
 
 Student {manifest.name}, sha256 `{manifest.student_sha256[:16]}...`;
 edgeseed {manifest.provenance.edgeseed_version}.
@@ -77,10 +77,10 @@ def _speed_lines(manifest: Manifest) -> str:
     if record is None:
         return ""
     if not record.timed:
-        return f"\n## ModelSpeed\n\nNot compared: {record.reason}.\n"
+        return f"\n## Speed\n\nNot compared: {record.reason}.\n"
     own = record.compared[manifest.precision]
     return (
-        f"\n## ModelSpeed\n\n{record.speedup:.2f} times as fast as {record.baseline} on the "
+        f"\n## Speed\n\n{record.speedup:.2f} times as fast as {record.baseline} on the "
         f"machine that exported it (one photo, one thread, {own.n} rounds in turns; "
         f"{record.runner}). `edgeseed profile` measures it on the device.\n"
     )

@@ -178,7 +178,8 @@ def verify(
     evidence = gather(opened, against=None if against is None else Path(against))
     results = judge(evidence)
     if against is None:
-        results.append(_recorded_gate(evidence, results))
+        # Before `contents`: an edited gate is told as that, not by the card that it no longer fits.
+        results.insert(-1, _recorded_gate(evidence, results))
     results += _judge_natively(evidence)
     if (compiled := evidence.target.compile_gate(opened.path, opened.manifest)) is not None:
         results.append(compiled)

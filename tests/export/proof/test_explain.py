@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgeseed.core.errors import UsageError
+from edgeseed.core.records import CandidateScore
 from edgeseed.export import explain
 from edgeseed.export.proof.explain import _by_height
 
@@ -25,7 +26,7 @@ def test_counted_decisions_stand_beside_what_was_tried(made_int8: Path) -> None:
     """They say why what comes nearest need not be what was taken."""
     found = explain(made_int8)
     assert set(found.counted) <= set(found.tried)
-    counted = {"fisher": {"agreement": 0.988, "distance": 0.1, "photos": 256}}
+    counted = {"fisher": CandidateScore(agreement=0.988, distance=0.1, photos=256)}
     text = dataclasses.replace(found, counted=counted).to_text()
     (line,) = [line for line in text.splitlines() if line.startswith("  fisher   ")]
     assert line.endswith("; counted 98.8% of 256")

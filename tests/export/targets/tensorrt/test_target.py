@@ -193,7 +193,8 @@ def test_a_profile_says_which_versions_and_which_accelerators_there_are(made_fp1
     manifest = read_bundle(made_fp16).manifest
 
     def for_device(name: str, **details: Any) -> TensorRTModel:
-        provenance = {**manifest.provenance, "export": {"profile": name}, "model": details}
+        settings = dataclasses.replace(manifest.provenance.export, profile=name)
+        provenance = dataclasses.replace(manifest.provenance, export=settings, model=details)
         model = TARGETS.load("tensorrt").open(
             made_fp16, dataclasses.replace(manifest, provenance=provenance)
         )
