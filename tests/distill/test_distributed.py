@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import edgeseed
 from edgeseed.distill import distill, distributed
 
 SCRIPT = """
@@ -16,9 +17,9 @@ import json, os, sys
 import torch, torch.distributed as dist
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
-from edgeseed.distill import _distributed as d
+from edgeseed.distill import distributed as d
 from edgeseed.distill.methods.seed import Seed, SeedConfig
-from edgeseed.distill.methods._method import Progress
+from edgeseed.distill.method import Progress
 from support.distill import tiny_batch, tiny_inputs
 from torch.nn.parallel import DistributedDataParallel
 
@@ -59,7 +60,9 @@ def launch(arguments: list[str], cwd: Path) -> None:
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
         "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *arguments,
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # The processes start elsewhere: they shall import what is tested here.
+    paths = [str(Path(edgeseed.__file__).parents[1]), str(Path(__file__).parents[1])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -97,7 +100,7 @@ import os, sys
 import torch, torch.distributed as dist
 torch.set_num_threads(1)
 from edgeseed.distill import distill
-from edgeseed.distill.trainer import Trainer
+from edgeseed.distill.training.trainer import Trainer
 
 end_epoch = Trainer._end_epoch
 def end_and_die(self):

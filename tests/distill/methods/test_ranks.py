@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.distill import tiny_batch, tiny_inputs, tiny_progress
 
+import edgeseed
 from edgeseed.distill.method import Batch, Method
 from edgeseed.distill.methods import load_method
 
@@ -89,10 +90,18 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
         "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(script), str(folder),
     ]  # fmt: skip
+    # The processes start elsewhere: they shall import what is tested here.
+    paths = [str(Path(edgeseed.__file__).parents[1]), str(Path(__file__).parents[2])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
-        command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
-        text=True, timeout=300, check=False,
-    )  # fmt: skip
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

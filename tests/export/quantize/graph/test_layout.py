@@ -77,6 +77,7 @@ def test_the_factor_of_the_normalisation_is_folded_exactly() -> None:
     graph, some = stem(LARGE), photos(LARGE)
     fine = dataclasses.replace(
         SCHEME,
+        pair_limit=0,  # of bytes
         activation=IntegerFormat(dtype=torch.int32, low=0, high=2**20 - 1, symmetric=False),
         weight=IntegerFormat(dtype=torch.int32, low=-(2**20), high=2**20, symmetric=True),
     )
