@@ -41,7 +41,6 @@ NUM_PHOTOS = 8
 # A mistake explains the outputs when the student that makes it is this many times nearer than the
 # right one.
 _EXPLAINS = 5.0
-_LAYER_TOLERANCE = 1e-2
 # Of the largest value; integers alone may bring a single value this far off.
 _LEAST_MISTAKE = 0.1
 _UNEXPLAINED = 0.25
@@ -276,19 +275,17 @@ def _layer_mistake(
     quantization: QuantizationRecord | None,
 ) -> str:
     graph = comparable_graph(network, preprocess, quantization)
-    program, inside = _both_insides(model, graph, pixels, quantization)
+    _, inside = _both_insides(model, graph, pixels, quantization)
     replay = _Replay(graph, inside, ranges={} if quantization is None else quantization.ranges)
     with torch.inference_mode():
         replay.run(torch.from_numpy(np.asarray(pixels)).float())
-    previous = 0.0
     for name, value in inside.items():
-        error = relative_error(value, program[name])
-        # Quantization noise grows slowly; a mistake is a jump.
-        jumps = error > max(_LAYER_TOLERANCE, 5 * previous) and error > _LEAST_MISTAKE
-        if jumps and replay.is_beyond_rounding(name):
+        # By what its own input gives: errors of layers before, that hide a mistake where they are
+        # large, do not count.
+        own = relative_error(value, replay.expected[name])
+        if own > _LEAST_MISTAKE and replay.is_beyond_rounding(name):
             what = _describe(value, replay.expected[name])
             return f"the first layer that differs is {name}: {what}"
-        previous = max(previous, error)
     return ""
 
 
