@@ -41,7 +41,7 @@ GOLDEN_TOLERANCE = {"fp32": 1e-3}
 """Largest error of a golden output relative to the largest value; others: 5e-2, as in profile."""
 _OTHER_TOLERANCE = 5e-2
 _NAME = re.compile(r"[a-z][a-z0-9]{0,39}")
-# Words that one of the languages keeps for itself and that fit _NAME.
+# Words that a language or its packages keep for themselves and that fit _NAME.
 _RESERVED_WORDS = (
     "abstract actor as async await bool boolean break byte case catch char class const continue "
     "debugger default defer deinit delete do double else enum export extends extension false final "
@@ -49,7 +49,13 @@ _RESERVED_WORDS = (
     "internal is let long native new nil null object open operator override package private "
     "protected protocol public rethrows return self short static struct subscript super switch "
     "synchronized this throw throws transient true try typealias typeof val var void volatile when "
-    "where while with yield core test tests"
+    "where while with yield core test tests "
+    # Modules of Swift and Apple that the package imports: one of its own would hide them.
+    "swift foundation accelerate photos vision "
+    # Packages that the npm package depends on, and Node's own, which win over an installed one.
+    "vite vitest typescript assert buffer cluster console constants crypto dgram dns domain events "
+    "fs http http2 https inspector module net os path perf process punycode querystring readline "
+    "repl stream timers tls tty url util v8 vm wasi worker zlib sys"
 )
 _RESERVED = frozenset(_RESERVED_WORDS.split())
 
@@ -127,7 +133,8 @@ def model_facts(bundle: Bundle, *, module: str | None) -> ModelFacts:
     if not _NAME.fullmatch(name) or name in _RESERVED:
         raise UsageError(
             f"--name {name!r} cannot name a module in every language: give a lower-case letter and "
-            "then lower-case letters and digits, up to 40, that is no keyword, such as birds"
+            "then lower-case letters and digits, up to 40, that is no keyword and no library of a "
+            "platform, such as birds"
         )
     return ModelFacts(
         module=name,
@@ -162,6 +169,14 @@ def write_assets(bundle: Bundle, facts: ModelFacts, folder: Path) -> dict[str, R
     Returns:
         The role of each file, by its path in the folder.
     """
+    roles = write_model_assets(bundle, facts, folder)
+    (folder / CONFORMANCE).mkdir()
+    write_conformance_set(folder / CONFORMANCE)
+    return {**roles, **_roles_below(folder, CONFORMANCE, "conformance")}
+
+
+def write_model_assets(bundle: Bundle, facts: ModelFacts, folder: Path) -> dict[str, Role]:
+    """Of `write_assets`, what is the bundle's own: all but the conformance set."""
     roles: dict[str, Role] = {}
     for path in _model_files(bundle):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -173,13 +188,12 @@ def write_assets(bundle: Bundle, facts: ModelFacts, folder: Path) -> dict[str, R
     roles[LABELS] = "labels"
     (folder / GOLDEN).mkdir()
     _write_golden(bundle, facts, folder / GOLDEN)
-    (folder / CONFORMANCE).mkdir()
-    write_conformance_set(folder / CONFORMANCE)
-    for name, role in ((GOLDEN, "golden"), (CONFORMANCE, "conformance")):
-        for file in sorted((folder / name).rglob("*")):
-            if file.is_file():
-                roles[file.relative_to(folder).as_posix()] = role  # type: ignore[assignment]  # a literal
-    return roles
+    return {**roles, **_roles_below(folder, GOLDEN, "golden")}
+
+
+def _roles_below(folder: Path, name: str, role: Role) -> dict[str, Role]:
+    files = sorted((folder / name).rglob("*"))
+    return {file.relative_to(folder).as_posix(): role for file in files if file.is_file()}
 
 
 def _model_files(bundle: Bundle) -> list[str]:

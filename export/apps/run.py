@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,13 @@ from edgeseed.core.bundle import MANIFEST, Bundle, read_bundle
 from edgeseed.core.console import warn
 from edgeseed.core.errors import ArtifactError, SchemaVersionError, UsageError
 from edgeseed.core.files import atomic_directory, read_json, sha256_file, write_json
-from edgeseed.export.apps.contents import ModelFacts, Role, model_facts, write_assets
+from edgeseed.export.apps.contents import (
+    ModelFacts,
+    Role,
+    model_facts,
+    write_assets,
+    write_model_assets,
+)
 from edgeseed.export.apps.platform import PLATFORMS, Platform
 
 SCHEMA_VERSION = 1
@@ -200,11 +207,14 @@ def verify_module(module: str | Path, *, bundle: str | Path | None = None) -> Mo
     record = _read_record(folder)
     facts = ModelFacts.from_dict(record["model"])
     platform: Platform = PLATFORMS.load(record["platform"])
-    problems, edited, checked = _compare_files(folder, record["files"])
+    assets = render(platform.assets, facts)
+    problems, edited, checked = _compare_files(folder, record["files"], assets=assets)
     problems += _compare_constants(folder, facts, platform)
     problems += _compare_model(folder, facts, platform, record["bundle"]["files"])
     if bundle is not None:
-        problems += _compare_bundle(read_bundle(bundle), record)
+        opened = read_bundle(bundle)
+        problems += _compare_bundle(opened, record)
+        problems += _compare_assets(opened, folder, facts, platform)
     if problems:
         raise ArtifactError(
             f"{folder} is not the bundle's module any more: {'; '.join(sorted(set(problems)))}; "
@@ -226,9 +236,9 @@ def _read_record(folder: Path) -> dict[str, Any]:
     record = read_json(path, what="a module's record")
     if not isinstance(record, Mapping) or record.get("kind") != _KIND:
         raise ArtifactError(f"{path} is no record of a module made by `edgeseed embed`")
-    if record["schema_version"] != SCHEMA_VERSION:
+    if record.get("schema_version") != SCHEMA_VERSION:
         raise SchemaVersionError(
-            f"{path} has schema version {record['schema_version']}, this edgeseed reads "
+            f"{path} has schema version {record.get('schema_version')}, this edgeseed reads "
             f"{SCHEMA_VERSION}; write the module anew"
         )
     try:
@@ -243,7 +253,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _compare_files(
-    folder: Path, files: Mapping[str, Mapping[str, Any]]
+    folder: Path, files: Mapping[str, Mapping[str, Any]], *, assets: str
 ) -> tuple[list[str], list[str], dict[str, int]]:
     problems, edited = [], []
     checked: dict[str, int] = {}
@@ -251,10 +261,13 @@ def _compare_files(
         role, file = entry["role"], folder / path
         if file.is_file() and sha256_file(file) == entry["sha256"]:
             checked[role] = checked.get(role, 0) + 1
-        elif role in _STRICT:
+        # By place as well: a record that calls the model a source makes it none.
+        elif role in _STRICT or path.startswith(f"{assets}/"):
             problems.append(f"{path} ({role}) {'was changed' if file.is_file() else 'is missing'}")
         else:
             edited.append(path)
+    recorded = {entry["role"] for entry in files.values()}
+    problems += [f"{RECORD} lists no {role}" for role in _STRICT if role not in recorded]
     return problems, edited, checked
 
 
@@ -263,7 +276,10 @@ def _compare_constants(folder: Path, facts: ModelFacts, platform: Platform) -> l
     problems = []
     for path, text in platform.constants(facts).items():
         file = folder / render(path, facts)
-        if file.is_file() and file.read_text(encoding="utf-8") != text:
+        if not file.is_file():
+            problems.append(f"{render(path, facts)} (constants) is missing")
+        # As bytes: what someone else wrote there need not be UTF-8.
+        elif file.read_bytes() != text.encode("utf-8"):
             problems.append(f"{render(path, facts)} (constants) does not say what {RECORD} does")
     return problems
 
@@ -276,8 +292,29 @@ def _compare_model(
     problems = []
     for path, digest in sealed.items():
         file = assets / path
-        if file.is_file() and sha256_file(file) != digest:
-            problems.append(f"{file.relative_to(folder).as_posix()} is not the bundle's {path}")
+        place = file.relative_to(folder).as_posix()
+        if file.is_file():
+            if sha256_file(file) != digest:
+                problems.append(f"{place} is not the bundle's {path}")
+        # Others, such as labels.txt, do not travel under their own name.
+        elif path == facts.model or path.startswith(f"{facts.model}/"):
+            problems.append(f"{place} (model) is missing")
+    return problems
+
+
+def _compare_assets(
+    bundle: Bundle, folder: Path, facts: ModelFacts, platform: Platform
+) -> list[str]:
+    """Model, labels and golden photos against the bundle's, whatever the record says of them."""
+    assets = folder / render(platform.assets, facts)
+    problems = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for path in write_model_assets(bundle, facts, Path(temporary)):
+            file = assets / path
+            if not file.is_file() or sha256_file(file) != sha256_file(Path(temporary) / path):
+                problems.append(
+                    f"{file.relative_to(folder).as_posix()} is not as {bundle.path} has it"
+                )
     return problems
 
 

@@ -153,10 +153,12 @@ def _split(
     for index, name in enumerate(photos.classes):
         own = random.permutation(np.flatnonzero(photos.labels == index))
         if len(own) < per_class + _LEAST_HELD_OUT:
+            # Of the smallest class: what is advised must not fail for the next one.
+            most = int(np.bincount(photos.labels).min()) - _LEAST_HELD_OUT
+            advice = f"add more, or give --per-class {most}" if most >= 1 else "add more"
             raise DataError(
                 f"class {name!r} has {len(own)} photos; {per_class} for the gallery and "
-                f"{_LEAST_HELD_OUT} to choose the threshold on are needed: add more, or give a "
-                "smaller --per-class"
+                f"{_LEAST_HELD_OUT} to choose the threshold on are needed: {advice}"
             )
         entries.append(own[:per_class])
         held_out.append(own[per_class:])

@@ -112,10 +112,12 @@ def class_folders(
     if len(classes) < 2 or too_many:
         problem = _no_labels(classes, num_strays=len(strays), total=len(names))
         if labels:
-            raise DataError(
-                f"{source}: labels were asked for, but it holds {problem}; lay it out as "
-                f"{source}/CLASS/photo.jpg"
+            advice = (
+                "add a folder of another class"
+                if classes and not strays
+                else f"lay it out as {source}/CLASS/photo.jpg"
             )
+            raise DataError(f"{source}: labels were asked for, but it holds {problem}; {advice}")
         if classes and strays:
             warn(f"{source} holds {problem}: no labels are taken from its folders")
         return everything
@@ -131,8 +133,10 @@ def class_folders(
 
 
 def _no_labels(classes: tuple[str, ...], *, num_strays: int, total: int) -> str:
+    if total == 0:
+        return "no photo"
     if num_strays == 0:
-        return f"one class folder, {', '.join(classes)}"
+        return f"one class folder, {classes[0]}"
     if not classes:
         return "photos that lie in no class folder"
     return f"{count_of(num_strays, 'photo')} of {total} that lie in no class folder"

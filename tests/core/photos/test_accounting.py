@@ -121,6 +121,15 @@ def test_many_photos_beside_folders_are_no_strays_and_it_is_said(
         open_photos(tmp_path / "photos", labels=True)
 
 
+def test_labels_of_one_folder_or_of_nothing_are_refused_with_a_fix(tmp_path: Path) -> None:
+    write_folder(tmp_path / "one", class_photos("cat"))
+    with pytest.raises(DataError, match="one class folder, cat; add a folder of another class"):
+        open_photos(tmp_path / "one/photos", labels=True)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"it holds no photo; lay it out as .*CLASS/photo\.jpg"):
+        open_photos(tmp_path / "none", labels=True)
+
+
 def test_a_class_folder_without_photos_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

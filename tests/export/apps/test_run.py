@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from edgeseed.cli._main import cli
 from edgeseed.core.bundle import seal_bundle
 from edgeseed.core.errors import ArtifactError, SchemaVersionError, UnknownNameError, UsageError
-from edgeseed.core.files import write_text
+from edgeseed.core.files import sha256_file, write_text
 from edgeseed.export import embed, export, verify_module
 from edgeseed.export.apps.contents import ModelFacts
 from edgeseed.export.apps.platform import PLATFORMS
@@ -132,12 +132,47 @@ def test_changed_constants_are_named_even_with_a_new_digest_in_the_record(copy):
     facts = constants(copy)
     facts.write_text(facts.read_text().replace("36", "37"))
     record = json.loads((copy / "module.json").read_text())
-    from edgeseed.core.files import sha256_file
-
     record["files"][facts.relative_to(copy).as_posix()]["sha256"] = sha256_file(facts)
     (copy / "module.json").write_text(json.dumps(record))
     with pytest.raises(ArtifactError, match=rf"{facts.name} .constants. does not say what module"):
         verify_module(copy)
+
+
+def test_constants_that_are_no_text_are_named(copy):
+    facts = constants(copy)
+    facts.write_bytes(b"\xff\xfe")
+    with pytest.raises(ArtifactError, match=rf"{facts.name} .constants. does not say"):
+        verify_module(copy)
+
+
+@pytest.mark.parametrize("victim", ["labels.json", "golden/001.png", "golden/embedding.npy"])
+def test_a_change_with_a_new_digest_in_the_record_is_told_by_the_bundle(copy, bundles, victim):
+    path = assets(copy) / victim
+    path.write_bytes(path.read_bytes() + b" ")
+    record = json.loads((copy / "module.json").read_text())
+    record["files"][path.relative_to(copy).as_posix()]["sha256"] = sha256_file(path)
+    record["bundle"]["files"].pop(victim, None)
+    (copy / "module.json").write_text(json.dumps(record))
+    verify_module(copy)
+    target = PLATFORMS.load(platform_of(copy)).targets[0]
+    with pytest.raises(ArtifactError, match=rf"{victim} is not as .* has it"):
+        verify_module(copy, bundle=bundles[target])
+
+
+@pytest.mark.parametrize("role", ["source", None])
+def test_a_record_that_disowns_the_model_hides_no_missing_one(copy, role):
+    record = json.loads((copy / "module.json").read_text())
+    for path, entry in list(record["files"].items()):
+        if entry["role"] == "model":
+            (copy / path).unlink()
+            if role is None:
+                del record["files"][path]
+            else:
+                entry["role"] = role
+    (copy / "module.json").write_text(json.dumps(record))
+    with pytest.raises(ArtifactError, match=r"\(model\) is missing") as error:
+        verify_module(copy)
+    assert "module.json lists no model" in str(error.value)
 
 
 def test_edited_sources_are_the_authors_right_and_are_listed(copy):
@@ -175,7 +210,22 @@ def test_an_unknown_platform_names_the_nearest(bundles, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["Birds", "1st", "class", "a-b", "a.b", "x" * 41, "", "a\n", "core"]
+    "name",
+    [
+        "Birds",
+        "1st",
+        "class",
+        "a-b",
+        "a.b",
+        "x" * 41,
+        "",
+        "a\n",
+        "core",
+        "swift",
+        "foundation",
+        "vite",
+        "path",
+    ],
 )
 def test_a_name_that_no_language_takes_is_refused(bundles, tmp_path, name):
     with pytest.raises(UsageError, match="--name"):
@@ -195,6 +245,7 @@ def test_a_folder_that_is_there_is_not_overwritten(bundles, tmp_path):
     [
         ("{}", ArtifactError),
         ('{"kind": "edgeseed-module", "schema_version": 9}', SchemaVersionError),
+        ('{"kind": "edgeseed-module"}', SchemaVersionError),
         ('{"kind": "edgeseed-module", "schema_version": 1}', ArtifactError),
         (
             '{"kind": "edgeseed-module", "schema_version": 1, "platform": "ios", "model": {}, '

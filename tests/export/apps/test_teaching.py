@@ -53,6 +53,8 @@ def test_a_bundle_gives_the_embeddings_that_its_app_will_see(student, photos, tm
 def test_a_class_with_too_few_photos_is_named(student, photos, tmp_path):
     with pytest.raises(DataError, match="class 'blue' has 16 photos; 20 for the gallery"):
         gallery(student, data=photos, out=tmp_path / "g.bin", per_class=20)
+    with pytest.raises(DataError, match=r"or give --per-class 14$"):
+        gallery(student, data=photos, out=tmp_path / "g.bin", per_class=20)
     assert not (tmp_path / "g.bin").exists()
 
 
