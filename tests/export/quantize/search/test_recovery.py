@@ -12,10 +12,10 @@ from torch import fx
 
 from edgeseed.core.agreement import output_distance
 from edgeseed.export.program import build_program, float_graph
+from edgeseed.export.quantize import quantize
 from edgeseed.export.quantize.graph.layout import Kind, Layout, plan_layout
 from edgeseed.export.quantize.graph.rewriting import UNROUNDED, TensorScales, insert_quantization
 from edgeseed.export.quantize.graph.simulation import simulate
-from edgeseed.export.quantize.quantize import quantize
 from edgeseed.export.quantize.ranges.statistics import calibrate, numbers_by_method
 from edgeseed.export.quantize.scheme import IntegerFormat, Scheme
 from edgeseed.export.quantize.schemes import SCHEMES
