@@ -15,7 +15,7 @@ from edgeseed.core.errors import UsageError, WorkError
 from edgeseed.core.network import StudentNetwork
 from edgeseed.export import export
 from edgeseed.export.program import build_program, example_input, trace
-from edgeseed.export.proof.gates import float16_limit
+from edgeseed.export.proof.gates import FLOAT16_MOST, float16_limit
 from edgeseed.export.proof.reference import reference_outputs, rounded_draws
 from edgeseed.export.proof.verify import gather
 from edgeseed.export.targets.onnx import target as onnx_target
@@ -154,7 +154,9 @@ def test_half_precision_halves_the_weights_and_keeps_float32_at_the_border(
     assert kinds == {onnx.TensorProto.FLOAT}
     assert Counter(item.data_type for item in graph.initializer)[onnx.TensorProto.FLOAT] == 0
     (parity,) = [g for g in read_bundle(made["fp16"]).manifest.gates if g.name == "parity"]
-    assert 1e-5 < parity.value < 1e-2 <= parity.limit <= 1.1e-2
+    # What rounding costs is the student's, whose head is fitted on each machine anew.
+    assert 1e-5 < parity.value <= parity.limit
+    assert 1e-2 <= parity.limit <= FLOAT16_MOST
     evidence = gather(read_bundle(made["fp16"]))
     subject = (evidence.network, evidence.spec.preprocess, evidence.proof.pixels)
     draws = rounded_draws(*subject, reference_outputs(*subject))
