@@ -8,91 +8,120 @@ here, so that `edgeseed export --help` stays quick.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from edgeseed.core.settings import help_for, setting
+from edgeseed.core.options import Option
 
 Batch = Literal["dynamic"] | int
 Prefer = Literal["speed", "size"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Arguments:
-    student: str | Path
-    """A `student.safetensors`, or any timm network: `NAME[.tag]`, `NAME=CHECKPOINT`."""
-    _: dataclasses.KW_ONLY
-    out: str | Path = dataclasses.field(
-        metadata=help_for(
+    student: Annotated[
+        str | Path,
+        Option("A `student.safetensors`, or any timm network: `NAME[.tag]`, `NAME=CHECKPOINT`."),
+    ] = dataclasses.field(kw_only=False)
+    target: Annotated[str, Option("See `edgeseed targets`.", metavar="T")] = "onnx"
+    out: Annotated[
+        str | Path,
+        Option(
             "Folder of the bundle, or of the bundles of several precisions; must not exist.",
             metavar="BUNDLE",
-        )
-    )
-    target: str = setting("onnx", metavar="T", help="See `edgeseed targets`.")
-    prefer: Prefer = setting(
-        "speed",
-        help="Of what is proven auto keeps the smallest within 5 % of the fastest here "
-        "(int8 only if faster than float), or for size the smallest.",
-    )
-    profile: str | None = setting(
-        None,
-        metavar="NAME",
-        help="The device it is for: what that cannot run is refused. See `edgeseed devices`.",
-    )
-    calibration: str | Path | None = setting(
-        None,
-        metavar="D",
-        help="Photos, no labels needed: int8 is calibrated and judged on disjoint parts of them. "
-        "Without, synthetic colour fields stand in for photos.",
-    )
-    calibration_count: int | None = setting(
-        None,
-        metavar="N",
-        least=1,
-        help="Most photos to calibrate int8 with.  [default: 512]",
-    )
-    scheme: str | None = setting(
-        None,
-        metavar="NAME",
-        help="The integers of int8: x86 or arm for onnx.  [default: the profile's, else x86]",
-    )
-    keep_float: Sequence[str] = setting(
-        (),
-        metavar="REGEX",
-        help="Layers that int8 leaves in float, by their names in the network, which "
-        "`edgeseed explain` lists: `blocks.2.0.conv_pw`.",
-    )
-    recover: bool = setting(
-        False,
-        help="Let int8 learn from the float student on further --calibration photos: minutes, for "
-        "where rounding loses too much.",
-    )
-    min_agreement: float | None = setting(
-        None,
-        least=0,
-        most=1,
-        help="Least share of photos on which w8 and int8 must decide as float does; int8 leaves "
-        "more layers in float where it must.  [default: 0.98]",
-    )
-    max_drop: float | None = setting(
-        None,
-        least=0,
-        help="Most accuracy it may lose, in points, where labels are known.  [default: 1.0]",
-    )
-    batch: Batch = setting(
-        "dynamic", metavar="N", help="dynamic, or the one batch size that the model takes."
-    )
-    verify: bool = setting(
-        True, help="Write the bundle even if a gate fails (the gates are recorded)."
-    )
-    speed: bool = setting(
-        True,
-        help="Do not compare the speed of int8 with float on this machine (about two seconds).",
-    )
-    seed: int = setting(0, least=0, help="Of the split of the photos.")
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """The target's own options, such as `{"opset": 18}`; `--set` on the command line."""
-    quantization: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Of `quantize.config.QuantizeConfig`, such as `{"calibrator": "fisher"}`; `--set` too."""
+        ),
+    ]
+    prefer: Annotated[
+        Prefer,
+        Option(
+            "Of what is proven auto keeps the smallest within 5 % of the fastest here "
+            "(int8 only if faster than float), or for size the smallest."
+        ),
+    ] = "speed"
+    profile: Annotated[
+        str | None,
+        Option(
+            "The device it is for: what that cannot run is refused. See `edgeseed devices`.",
+            metavar="NAME",
+        ),
+    ] = None
+    calibration: Annotated[
+        str | Path | None,
+        Option(
+            "Photos, no labels needed: int8 is calibrated and judged on disjoint parts of them. "
+            "Without, synthetic colour fields stand in for photos.",
+            metavar="D",
+        ),
+    ] = None
+    calibration_count: Annotated[
+        int | None,
+        Option("Most photos to calibrate int8 with.", metavar="N", minimum=1, default_text="512"),
+    ] = None
+    scheme: Annotated[
+        str | None,
+        Option(
+            "The integers of int8: x86 or arm for onnx.",
+            metavar="NAME", default_text="the profile's, else x86",
+        ),
+    ] = None  # fmt: skip
+    keep_float: Annotated[
+        Sequence[str],
+        Option(
+            "Layers that int8 leaves in float, by their names in the network, which "
+            "`edgeseed explain` lists: `blocks.2.0.conv_pw`.",
+            metavar="REGEX", multiple=True,
+        ),
+    ] = ()  # fmt: skip
+    recover: Annotated[
+        bool,
+        Option(
+            "Let int8 learn from the float student on further --calibration photos: minutes, for "
+            "where rounding loses too much."
+        ),
+    ] = False
+    min_agreement: Annotated[
+        float | None,
+        Option(
+            "Least share of photos on which w8 and int8 must decide as float does; int8 leaves "
+            "more layers in float where it must.",
+            minimum=0, maximum=1, default_text="0.98",
+        ),
+    ] = None  # fmt: skip
+    max_drop: Annotated[
+        float | None,
+        Option(
+            "Most accuracy it may lose, in points, where labels are known.",
+            minimum=0, default_text="1.0",
+        ),
+    ] = None  # fmt: skip
+    batch: Annotated[
+        Batch, Option("dynamic, or the one batch size that the model takes.", metavar="N")
+    ] = "dynamic"
+    verify: Annotated[
+        bool,
+        Option(
+            "Whether a gate that fails is an error. Gates are recorded in either case.",
+            off_help="Write the bundle even if a gate fails (the gates are recorded).",
+        ),
+    ] = True
+    speed: Annotated[
+        bool,
+        Option(
+            "Whether to compare the speed of int8 with float on this machine (about two seconds).",
+            off_help="Do not compare the speed of int8 with float on this machine.",
+        ),
+    ] = True
+    seed: Annotated[int, Option("Random seed of the split of the photos.", minimum=0)] = 0
+    options: Annotated[
+        Mapping[str, Any],
+        Option('The target\'s own options, such as `{"opset": 18}`.', python_only=True),
+    ] = dataclasses.field(default_factory=dict)
+    quantization: Annotated[
+        Mapping[str, Any],
+        Option(
+            'Settings of `quantize.config.QuantizeConfig`, such as `{"calibrator": "fisher"}`.',
+            python_only=True,
+        ),
+    ] = dataclasses.field(default_factory=dict)
 
 
 _PRECISION = (
@@ -106,14 +135,14 @@ _PRECISION = (
 class ExportCall(_Arguments):
     """The arguments of an export of one bundle."""
 
-    precision: str = setting("fp32", metavar="P[,P]", help=_PRECISION)
+    precision: Annotated[str, Option(_PRECISION, metavar="P[,P]")] = "fp32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportListCall(_Arguments):
     """The arguments of an export of several precisions, a bundle each."""
 
-    precision: Sequence[str] = dataclasses.field(metadata=help_for(_PRECISION, metavar="P[,P]"))
+    precision: Annotated[Sequence[str], Option(_PRECISION, metavar="P[,P]", multiple=True)]
 
 
 AnyCall = ExportCall | ExportListCall

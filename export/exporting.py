@@ -15,10 +15,10 @@ from edgeseed.core.environment import environment
 from edgeseed.core.errors import GateError, WorkError
 from edgeseed.core.files import atomic_directory, readable_size
 from edgeseed.core.network import StudentNetwork, load_student
+from edgeseed.core.options import insert_arguments
 from edgeseed.core.photos import sketched_photos
 from edgeseed.core.pretrained import student_file
 from edgeseed.core.records import QuantizationRecord, SelectionRecord, SpeedRecord
-from edgeseed.core.settings import describe_arguments
 from edgeseed.core.student import StudentSpec
 from edgeseed.export.bundling.builder import BundleBuilder, baseline_precision, compare_with_float
 from edgeseed.export.bundling.writer import BuiltBundle, ExportSource, seal
@@ -92,7 +92,7 @@ def _typed(
     one: Callable[_One, object], several: Callable[_Several, object]
 ) -> Callable[[Callable[..., Any]], _Export[_One, _Several]]:
     def decorate(function: Callable[..., Any]) -> _Export[_One, _Several]:
-        function.__doc__ = (function.__doc__ or "").replace("    ARGUMENTS", _ARGUMENTS)
+        function.__doc__ = insert_arguments(function.__doc__ or "", cast("type[Any]", one))
         # For `help` and notebooks, which would show `*arguments, **settings`.
         function.__signature__ = inspect.signature(one)  # type: ignore[attr-defined]
         return cast("_Export[_One, _Several]", function)
@@ -100,11 +100,8 @@ def _typed(
     return decorate
 
 
-_ARGUMENTS = describe_arguments(ExportCall)
-
-
 @_typed(ExportCall, ExportListCall)
-def export(  # noqa: D417  # they are those of ExportCall, added by the decorator
+def export(  # they are those of ExportCall, added by the decorator
     *arguments: Any, **settings: Any
 ) -> ExportResult | tuple[ExportResult, ...]:
     """Exports a student as a bundle, and proves it.
@@ -113,13 +110,6 @@ def export(  # noqa: D417  # they are those of ExportCall, added by the decorato
     photos, trace, the float student's answers and the float model that int8 is timed beside are
     shared. So all are proven on the same photos: those held out from calibration, if int8 is among
     them.
-
-    Arguments:
-        student: A `student.safetensors`, any timm network with its weights as `NAME[.tag]`, or
-            `NAME=CHECKPOINT`.
-        options: The target's own options, such as `{"opset": 18}`.
-        quantization: Settings of `quantize.config.QuantizeConfig`, such as
-            `{"calibrator": "fisher"}`.
 
     Returns:
         Where the bundle is, and its gates; of several precisions a tuple, in their order. The

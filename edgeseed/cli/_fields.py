@@ -10,6 +10,7 @@ import click
 from edgeseed.core.options import OptionField, option_fields
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_UNLIMITED = {"min": None, "max": None}
 
 
 def options_of(options: type[Any]) -> Callable[[_Function], _Function]:
@@ -20,7 +21,8 @@ def options_of(options: type[Any]) -> Callable[[_Function], _Function]:
     """
 
     def decorate(function: _Function) -> _Function:
-        for field in reversed(option_fields(options)):
+        fields = [field for field in option_fields(options) if not field.option.python_only]
+        for field in reversed(fields):
             function = _parameter(field)(function)
         return function
 
@@ -31,10 +33,12 @@ def _parameter(field: OptionField) -> Callable[[_Function], _Function]:
     if field.is_positional:
         return click.argument(field.name)
     option = field.option
-    flags = option.flags or (f"--{field.name.replace('_', '-')}",)
+    # A switch says what changes: what is on by default is switched off.
+    negative = "no-" if field.default is True else ""
+    flags = option.flags or (f"--{negative}{field.name.replace('_', '-')}",)
     settings: dict[str, Any] = {"help": _help(field), "metavar": option.metavar}
     if field.type is bool:
-        settings["is_flag"] = True
+        settings |= {"is_flag": True, "flag_value": not field.default, "default": field.default}
     elif option.multiple:
         settings["multiple"] = True
     else:
@@ -46,6 +50,8 @@ def _parameter(field: OptionField) -> Callable[[_Function], _Function]:
 
 
 def _help(field: OptionField) -> str:
+    if field.default is True and field.option.off_help is not None:
+        return field.option.off_help
     default = field.option.default_text
     # Two blanks, as click writes its own defaults.
     return field.option.help if default is None else f"{field.option.help}  [default: {default}]"
@@ -56,13 +62,16 @@ def _click_type(field: OptionField) -> Any:
     choices = [value for kind in kinds if typing.get_origin(kind) is Literal
                for value in typing.get_args(kind)]  # fmt: skip
     if choices:
-        return click.Choice(choices)
+        # A word or a number: the command itself tells them apart.
+        return click.Choice(choices) if int not in kinds else str
     if str in kinds:
         return str
+    limits: dict[str, Any] = {"min": field.option.minimum, "max": field.option.maximum}
     if int in kinds:
-        minimum = field.option.minimum
-        return int if minimum is None else click.IntRange(min=minimum)
-    return float if float in kinds else str
+        return int if limits == _UNLIMITED else click.IntRange(**limits)
+    if float in kinds:
+        return float if limits == _UNLIMITED else click.FloatRange(**limits)
+    return str
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeseed.cli._fields import options_of
 from edgeseed.cli._options import emit, gate_lines, json_option, silence, table
-from edgeseed.cli._settings import options_of
 from edgeseed.core.files import readable_size
 from edgeseed.export.call import ExportCall
 
@@ -28,8 +28,7 @@ Examples:
   edgeseed export student.safetensors --precision int8 --profile pixel-8 --calibration photos/ --out bundles/pixel
 """
 )
-@click.argument("student")
-@options_of(ExportCall, order=("target", "precision"))
+@options_of(ExportCall)
 @click.option(
     "--set",
     "settings",

@@ -34,18 +34,24 @@ class Option:
     Attributes:
         help: One or two sentences: what it is, its unit, its default where that is not a value.
         metavar: What stands for its value in the help.
-        minimum: The least whole number that makes sense.
+        minimum: The least number that makes sense.
+        maximum: The largest number that makes sense.
         flags: Spellings on the command line, the first in the help; by default `--field-name`.
         multiple: Whether it may be given several times.
         default_text: What the help says where the default is None.
+        off_help: What the help says of the switch that turns off what is on by default.
+        python_only: Whether the command line has no option for it.
     """
 
     help: str
     metavar: str | None = None
-    minimum: int | None = None
+    minimum: float | None = None
+    maximum: float | None = None
     flags: tuple[str, ...] = ()
     multiple: bool = False
     default_text: str | None = None
+    off_help: str | None = None
+    python_only: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,7 +76,8 @@ def option_fields(options: type[Any]) -> tuple[OptionField, ...]:
     hints = typing.get_type_hints(options, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(options)}
     ordered = [name for kind in options.__mro__ for name in vars(kind).get("__annotations__", {})]
-    return tuple(_read(fields[name], hints[name]) for name in dict.fromkeys(ordered))
+    names = [name for name in dict.fromkeys(ordered) if name in fields]
+    return tuple(_read(fields[name], hints[name]) for name in names)
 
 
 def _read(field: dataclasses.Field[Any], hint: Any) -> OptionField:
@@ -101,14 +108,14 @@ def takes(
 
         # `help` and the documentation show the parameters of the class, and what they are for.
         vars(call)["__wrapped__"] = options
-        call.__doc__ = _insert_arguments(function.__doc__ or "", typing.cast(Any, options))
+        call.__doc__ = insert_arguments(function.__doc__ or "", typing.cast(Any, options))
         return call
 
     return decorate
 
 
-def _insert_arguments(docstring: str, options: type[Any]) -> str:
-    """The docstring with an `Args:` section before `Returns:` and `Raises:`."""
+def insert_arguments(docstring: str, options: type[Any]) -> str:
+    """The docstring with an `Args:` section, of the fields of `options`, before `Returns:`."""
     text = textwrap.dedent(f"    {docstring}").strip()
     lines = ["Args:", *_argument_lines(options)]
     for heading in ("Returns:", "Raises:"):

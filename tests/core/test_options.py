@@ -1,5 +1,6 @@
 """A dataclass of options as a signature, a docstring and a command line."""
 
+import ast
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,3 +117,32 @@ def test_of_several_processes_the_first_alone_prints(
         monkeypatch.setenv("RANK", rank)
         emit_once({}, as_json=False, text="done")
         assert capsys.readouterr().out == expected
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasteOptions:
+    """What `taste` takes."""
+
+    salt: Annotated[float, Option("Share of salt.", minimum=0, maximum=1)] = 0.1
+    slices: Annotated[Literal["all"] | int, Option("How many.", metavar="N")] = "all"
+    hot: Annotated[bool, Option("Whether it is hot.", off_help="Let it cool down.")] = True
+    notes: Annotated[Mapping[str, Any], Option("Anything else.", python_only=True)] = field(
+        default_factory=dict
+    )
+
+
+@click.command()
+@options_of(TasteOptions)
+def taste(**options: Any) -> None:
+    click.echo(repr(options))
+
+
+def test_what_is_on_is_switched_off_and_numbers_keep_their_limits() -> None:
+    text = CliRunner().invoke(taste, ["--help"]).output
+    assert "--no-hot" in text
+    assert "Let it cool down." in text
+    assert "notes" not in text
+    given = CliRunner().invoke(taste, ["--no-hot", "--slices", "3", "--salt", "1"]).output
+    assert ast.literal_eval(given) == {"salt": 1.0, "slices": "3", "hot": False}
+    assert "'hot': True" in CliRunner().invoke(taste, []).output
+    assert CliRunner().invoke(taste, ["--salt", "1.5"]).exit_code == 2

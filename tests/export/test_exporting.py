@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -540,3 +541,10 @@ def test_a_timm_network_with_its_checkpoint_is_exported_as_a_student_is(tmp_path
     bundle = read_bundle(result.bundle)
     assert bundle.manifest.preprocess.image_size == 160
     assert verify(result.bundle).passed
+
+
+def test_the_docstring_of_export_has_every_argument() -> None:
+    # They were lost when the mark that they replaced was renamed.
+    text = export.__doc__ or ""
+    for name in inspect.signature(export).parameters:
+        assert f"    {name}: " in text
