@@ -340,7 +340,7 @@ def test_a_stricter_gate_makes_the_search_look_further(
         ({"options": {"opsett": 18}}, UnknownNameError, "did you mean 'opset'"),
         ({"batch": -1}, UsageError, "batch is -1"),
         ({"target": "coreml", "precision": "int4"}, UnknownNameError, "auto, fp16, fp32, int8, w8"),
-        ({"profile": "pixel-9"}, UnknownNameError, "did you mean 'pixel-8'"),
+        ({"profile": "pixel-80"}, UnknownNameError, "did you mean 'pixel-8'"),
         ({"profile": "pixel-8", "target": "coreml"}, ConfigError, "runs no coreml bundle"),
         ({"profile": "pixel-8", "precision": "fp16"}, UsageError, "as int8 or w8 or fp32; choose"),
         ({"scheme": "arm"}, UsageError, "--scheme is about the integers of int8"),
