@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from edgeseed.cli._options import emit, json_option, silence
+from edgeseed.core.console import count_of
 
 
 @click.command(
@@ -58,9 +59,9 @@ def command(as_json: bool, **options: Any) -> None:
     with silence(as_json):
         result = gallery(**options)
     text = (
-        f"{result.gallery}: {result.num_entries} photos of {result.num_classes} classes, "
+        f"{result.gallery}: {count_of(result.num_entries, 'photo')} of {result.num_classes} classes, "
         f"{result.embedding_dim} values each\n"
-        f"  on {result.num_held_out} photos that are not in it: {result.accuracy:.1%} right\n"
+        f"  on {count_of(result.num_held_out, 'photo')} not in it: {result.accuracy:.1%} right\n"
         f"  threshold {result.threshold:.4f}: accepts {result.accepted:.1%} of them, "
         f"{result.accepted_accuracy:.1%} of those right;\n"
         f"  rejects {result.unknown_rejected:.1%} where their class is taken out of the gallery"

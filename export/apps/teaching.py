@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseed.core.bundle import MANIFEST, read_bundle
+from edgeseed.core.console import count_of
 from edgeseed.core.errors import DataError, UsageError
 from edgeseed.core.files import sha256_file
 from edgeseed.core.photos import PhotoSet, open_photos
@@ -157,8 +158,8 @@ def _split(
             most = int(np.bincount(photos.labels).min()) - _LEAST_HELD_OUT
             advice = f"add more, or give --per-class {most}" if most >= 1 else "add more"
             raise DataError(
-                f"class {name!r} has {len(own)} photos; {per_class} for the gallery and "
-                f"{_LEAST_HELD_OUT} to choose the threshold on are needed: {advice}"
+                f"class {name!r} has {count_of(len(own), 'photo')}; {per_class} for the gallery "
+                f"and {_LEAST_HELD_OUT} to choose the threshold on are needed: {advice}"
             )
         entries.append(own[:per_class])
         held_out.append(own[per_class:])

@@ -73,7 +73,7 @@ def made_int8(workplace: Path, student: Path, photos: Path) -> Path:
         precision="int8",
         calibration=photos,
         out=workplace / "int8",
-        min_agreement=0.95,  # one of 32 photos is 3 points
+        min_agreement=0.9,  # one of 32 photos is 3 points, and CPUs train unlike students
         quantization={"max_float_layers": 0},
     )
     return workplace / "int8"

