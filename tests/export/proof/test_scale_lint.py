@@ -7,7 +7,12 @@ from support.export import tiny_preprocess
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.records import QuantizationRecord
 from edgeseed.export.program import build_program, float_graph
-from edgeseed.export.proof.scale_lint import lint_scales, range_uses, stale_calibration
+from edgeseed.export.proof.scale_lint import (
+    lint_scales,
+    lint_zero_points,
+    range_uses,
+    stale_calibration,
+)
 from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.quantize import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
@@ -74,3 +79,32 @@ def test_many_wrong_scales_are_another_calibration() -> None:
 
 def test_a_record_without_ranges_has_no_scales_to_check() -> None:
     assert lint_scales([], QuantizationRecord(scheme="x86")) == ()
+
+
+def test_a_zero_point_off_by_one_is_told() -> None:
+    assert lint_zero_points([("a", 0.01, 0), ("b", 0.02, 50)], RECORD) == ()
+    (found,) = lint_zero_points([("a", 0.01, 1), ("b", 0.02, 50)], RECORD)
+    assert found.where == "a"
+    assert found.problem == "its zero point is 1 where the manifest's range gives 0"
+
+
+def test_a_step_of_other_origin_that_is_near_to_a_recorded_one_is_no_mistake() -> None:
+    """A quickstart's export was refused for one of 150 steps within 0.2 % of another's range."""
+    near = 0.02 * (1 + 1e-3)
+    assert lint_zero_points([("sum", near, 0), ("photo", 1.0, 0)], RECORD) == ()
+
+
+def test_steps_stored_as_float32_are_recognised() -> None:
+    ranges = {name: (-1.0 - 0.01 * index, 3.1) for index, name in enumerate("abcdefgh")}
+    record = dataclasses.replace(RECORD, ranges=ranges)
+    for low, high in ranges.values():
+        scale = (high - low) / 255
+        stored = float(np.float32(scale))
+        zero = round(-low / scale)
+        assert lint_zero_points([("x", stored, zero)], record) == ()
+        assert len(lint_zero_points([("x", stored, zero + 1)], record)) == 1
+
+
+def test_what_is_stored_shifted_may_be_read_with_another_zero_point() -> None:
+    record = dataclasses.replace(RECORD, shifted={"b": 3.0})
+    assert lint_zero_points([("b", 0.02, 50), ("read", 0.02, 200)], record) == ()
