@@ -774,7 +774,7 @@ def main() -> None:
         "--scale", type=float, default=1.0, help="try a preset on so much of its photos seen"
     )
     parser.add_argument("--docs", type=Path, help="put the tables there, between the marks")
-    parser.add_argument("--plot", type=Path, help="draw the curves there, as SVG or PNG")
+    parser.add_argument("--plot", type=Path, help="draw the curves there, as SVG")
     parser.add_argument("--results", type=Path, help="the JSON file (default: see above)")
     arguments = parser.parse_args()
     preset = scaled(PRESETS[arguments.preset], arguments.scale)

@@ -10,6 +10,8 @@ from methods import Relation, judge, summary
 
 from edgeseed.core.environment import environment
 from edgeseed.core.files import write_json, write_text
+from edgeseed.core.line_plot import Line, line_plot
+from edgeseed.core.svg import write_svg
 
 # Stated before the first cell ran.
 MARGIN_POINTS = 10.0
@@ -366,24 +368,22 @@ def _finite(value: Any) -> Any:
 
 
 def draw_curves(path: Path, records: Records) -> None:
-    """Draws kNN accuracy against photos seen, the untrained level as a line; an SVG or PNG file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    """Draws kNN accuracy against photos seen, the untrained level as a line; an SVG file."""
     groups = (*LABEL_FREE, "regress-long", "regress-ssl", "seed-ssl", "rob", "kd", "crd-labelled")
+    lines = []
     for number, group in enumerate(groups):
         runs = [r["curve"] for r in records if r["group"] == group and r["curve"]]
         for index, curve in enumerate(runs):
-            points = [point for point in curve if "knn_percent" in point]
-            axes.plot(
-                [point["photos_seen"] / 1000 for point in points],
-                [point["knn_percent"] for point in points],
-                marker="o", markersize=3, linewidth=1.2, color=f"C{number % 10}",
-                linestyle="-" if number < 10 else "--", label=group if index == 0 else None,
-            )  # fmt: skip
+            points = [
+                (point["photos_seen"] / 1000, point["knn_percent"])
+                for point in curve
+                if "knn_percent" in point
+            ]
+            label = group if index == 0 else ""
+            # Eight colours: the ninth group is the first colour again, dashed.
+            css = f"s{number % 8}"
+            lines.append(Line(label=label, points=points, css=css, dashed=number >= 8))
+    lines = [line for line in lines if line.points]
     levels = [
         r["metrics"]["monitor knn-20"]
         for r in records
@@ -391,9 +391,16 @@ def draw_curves(path: Path, records: Records) -> None:
     ]
     if levels:
         level = statistics.mean(levels)
-        axes.axhline(level, color="black", linewidth=1, linestyle=":", label="untrained")
-    axes.set_xlabel("photos seen in training, thousands")
-    axes.set_ylabel("kNN-20 top-1 on 1,000 photos, %")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8, ncols=2)
-    figure.savefig(path)
+        end = max((x for line in lines for x, _ in line.points), default=1.0)
+        points = [(0.0, level), (end, level)]
+        lines.append(Line(label="untrained", points=points, css="s7", dashed=True))
+    picture = line_plot(
+        lines,
+        width=880,
+        height=480,
+        title="kNN accuracy against photos seen",
+        description=f"{len(lines)} lines",
+        x_label="photos seen in training, thousands",
+        y_label="kNN-20 top-1 on 1,000 photos, %",
+    )
+    write_svg(path, picture)

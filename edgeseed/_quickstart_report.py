@@ -6,6 +6,8 @@ from pathlib import Path
 
 from edgeseed.core.bundle import GateResult
 from edgeseed.core.files import readable_size
+from edgeseed.core.line_plot import Line, line_plot
+from edgeseed.core.svg import Scale, Svg, number
 from edgeseed.distill.evaluation.baseline import BaselineMetric
 from edgeseed.distill.evaluation.metric import Metric
 from edgeseed.quickstart_result import (
@@ -19,7 +21,6 @@ from edgeseed.runtime import Comparison
 from edgeseed.runtime.report import page
 from edgeseed.runtime.report.comparison import SECTIONS
 from edgeseed.runtime.report.page import Cell, Section
-from edgeseed.runtime.report.svg import Scale, Svg, number
 
 _LANE = 54
 
@@ -217,24 +218,17 @@ def _learning(curves: Path) -> Section:
 
 
 def _curve(points: list[tuple[float, float]], width: int) -> Svg:
-    height, left, bottom = 240, 48, 204
-    losses = [loss for _, loss in points]
-    svg = Svg(
-        width,
-        height,
+    first, last = points[0][1], points[-1][1]
+    return line_plot(
+        [Line(label="loss", points=points, css="s0")],
+        width=width,
+        height=260,
         title="Distillation loss",
-        description=f"from {losses[0]:.3f} to {losses[-1]:.3f} in {len(points)} epochs",
+        description=f"from {first:.3f} to {last:.3f} in {len(points)} epochs",
+        x_label="epoch",
+        y_label="loss",
+        from_zero=True,
     )
-    across = Scale(points[0][0], max(points[-1][0], points[0][0] + 1), left, width - 12)
-    up = Scale(0.0, max(losses) * 1.05, bottom, 14)
-    for tick in up.ticks(5):
-        svg.line(left, up(tick), width - 12, up(tick), css="grid")
-        svg.text(left - 8, up(tick) + 4, number(tick, digits=2), anchor="end")
-    for tick in across.ticks(max(3, width // 110)):
-        svg.text(across(tick), bottom + 18, f"{tick:g}", anchor="middle")
-    svg.text(width - 12, bottom + 34, "epoch", anchor="end")
-    svg.path([(across(epoch), up(loss)) for epoch, loss in points], css="edge s0")
-    return svg
 
 
 # --------------------------------------------------------------------------- bundles

@@ -29,7 +29,7 @@ from edgeseed.core.student import StudentSpec
 from edgeseed.distill.networks.frozen import Student
 
 CONFIG, METRICS, STATE, CURVES, HEADS, EVENTS = (
-    "config.toml", "metrics.jsonl", "state.pt", "curves.png", "heads.safetensors", "tensorboard",
+    "config.toml", "metrics.jsonl", "state.pt", "curves.svg", "heads.safetensors", "tensorboard",
 )  # fmt: skip
 _RENAMED = {"during": "knn_every_epochs"}
 """Fields of `[run]` that older runs have under another name."""
@@ -211,7 +211,7 @@ class RunFolder:
         write_text(self.path / METRICS, "".join(lines))
 
     def draw_curves(self, *, at_most_every_s: float = 0.0) -> None:
-        """Draws curves.png from the records of whole epochs, unless it was drawn just now."""
+        """Draws curves.svg from the records of whole epochs, unless it was drawn just now."""
         from edgeseed.distill.training.curves import draw_curves
 
         if time.monotonic() - self._drawn_at >= at_most_every_s:

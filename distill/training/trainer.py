@@ -31,7 +31,7 @@ from edgeseed.distill.training.run_folder import RunFolder
 from edgeseed.distill.training.schedules import learning_rate, weight_decay
 
 _CURVES_EVERY_S = 30.0
-"""Drawing takes half a second: nothing beside an hour, a third of an epoch on a small set."""
+"""Drawing reads all records again: nothing beside an hour, much beside epochs of a second."""
 Evaluator = Callable[[Method[Any]], Mapping[str, float]]
 """Measures a method's first network, such as its kNN accuracy: names -> values."""
 

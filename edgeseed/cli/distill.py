@@ -56,5 +56,5 @@ def training_text(result: Any) -> str:
         f"on {result.device} ({rate} images/s)\n"
         f"loss {result.loss:.4f}{floor}{knn}\n"
         f"student: {result.student}\n{others}"
-        f"curves:  {result.out / 'curves.png'}"
+        f"curves:  {result.out / 'curves.svg'}"
     )

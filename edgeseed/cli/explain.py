@@ -9,13 +9,11 @@ from edgeseed.cli._options import emit, json_option, silence
     epilog="""\b
 Examples:
   edgeseed explain bundles/onnx-int8
-  edgeseed explain bundles/onnx-int8 --picture layers.png
+  edgeseed explain bundles/onnx-int8 --picture layers.svg
 """
 )
 @click.argument("bundle", type=click.Path())
-@click.option(
-    "--picture", type=click.Path(), metavar="F", help="Draw the layers' errors, as PNG, SVG or PDF."
-)
+@click.option("--picture", type=click.Path(), metavar="F", help="Draw the layers' errors, as SVG.")
 @json_option
 def command(bundle: str, picture: str | None, as_json: bool) -> None:
     """Show what each layer became, and what it costs.

@@ -1,31 +1,28 @@
 """`edgeseed explain`: what an export did to each layer of a bundle, and what stayed in float."""
 
 import dataclasses
+import math
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from torch import fx
 
 from edgeseed.core.bundle import GateResult, Manifest, read_bundle
 from edgeseed.core.config import to_plain
 from edgeseed.core.errors import UsageError
-from edgeseed.core.files import atomic_file, readable_size
+from edgeseed.core.files import readable_size
 from edgeseed.core.records import CandidateScore, QuantizationRecord
+from edgeseed.core.svg import Scale, Svg, linear_ticks, text_width, tick_labels, write_svg
 from edgeseed.export.program import input_of, module_name
 from edgeseed.export.proof.diagnosis import NUM_PHOTOS, LayerError, layer_errors
 from edgeseed.export.proof.reference import comparable_graph, layer_names
 from edgeseed.export.proof.scale_lint import RangeUse, range_uses
 from edgeseed.export.proof.verify import Evidence, gather
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-PICTURES = (".png", ".svg", ".pdf")
 _LAYERS = ("conv", "linear")
 _FLOATS = {"fp32": "float32", "fp16": "float16", "w8": "float"}
-_BLUE, _GREY, _RED, _INK = "#4477aa", "#b0b0b0", "#cc3311", "#333333"
 _NUM_NAMED = 3
 _LEAST_NAMED = 1e-4
 """What is printed as 0.00 % is not worth a name."""
@@ -34,6 +31,12 @@ _PLAIN = ("fp32", "fp16")
 _FURTHEST_SOURCE = 4
 # Of the picture's width: names of layers further right stand to the left of their pointers.
 _TURN = 0.75
+# Pixels of the picture: its two panels and what stands around them.
+_LEFT, _RIGHT, _LINE = 64.0, 16.0, 20.0
+_ERRORS, _RANGES, _BETWEEN = 270.0, 140.0, 54.0
+_ERROR, _ADDED, _KEPT_FLOAT, _CUT = "s1", "s0", "s7", "s4"
+_CUT_SHARE = 0.01
+"""A range that cuts off more of the values than this is drawn in another colour."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,14 +179,17 @@ def explain(bundle: str | Path, *, picture: str | Path | None = None) -> Explana
 
     Args:
         bundle: The bundle's folder, of any target and precision.
-        picture: Where to draw the errors, as PNG, SVG or PDF; None for no picture.
+        picture: Where to draw the errors, as SVG; None for no picture.
 
     Raises:
         UsageError: If the picture is to be of another kind.
         ArtifactError: If a file is missing, added or changed.
     """
-    if picture is not None and Path(picture).suffix.lower() not in PICTURES:
-        raise UsageError(f"--picture {picture}: its name must end in {', '.join(PICTURES)}")
+    if picture is not None and Path(picture).suffix.lower() != ".svg":
+        raise UsageError(
+            f"--picture {picture}: pictures are SVG, which every browser shows; "
+            f"name it {Path(picture).with_suffix('.svg').name}"
+        )
     opened = read_bundle(bundle)
     evidence = gather(opened)
     manifest, pixels = opened.manifest, evidence.proof.pixels[:NUM_PHOTOS]
@@ -301,72 +307,88 @@ def _float_operations(
     return {reason: tuple(names) for reason, names in grouped.items()}
 
 
+# --------------------------------------------------------------------------- the picture
+
+
 def draw(explanation: Explanation, path: Path) -> None:
     """The error as it grows from layer to layer, the layers that add most named; and the ranges."""
-    # Without pyplot: it would look for a display and keep figures alive.
-    from matplotlib.figure import Figure
-
     rows = [row for row in explanation.layers if row.error is not None]
+    width = max(880.0, _LEFT + _RIGHT + 13.0 * len(rows))
+    title = textwrap.wrap(explanation.headline(), width=int((width - _LEFT) / 8))
     stored = any(row.range is not None for row in rows)
-    figure = Figure(figsize=(max(8.0, 0.14 * len(rows)), 6.5 if stored else 4.5), dpi=150)
-    figure.set_layout_engine("constrained")
-    axes = figure.subplots(
-        2 if stored else 1, 1, sharex=True, squeeze=False, height_ratios=[2, 1][: 1 + stored]
-    )[:, 0]
-    # matplotlib cuts off what is wider than the figure: at this size, ten letters an inch fit.
-    title = textwrap.fill(explanation.headline(), width=round(10 * figure.get_figwidth()))
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left", color=_INK)
-    _draw_errors(axes[0], explanation, rows)
+    head = _LINE * len(title) + 44
+    height = head + _ERRORS + (_BETWEEN + _RANGES if stored else 0) + 44
+    worst = ", ".join(row.layer or row.name for row in explanation.most()) or "none"
+    picture = Svg(
+        width,
+        height,
+        title=explanation.headline(),
+        description=f"{len(rows)} layers; those that add most error: {worst}",
+    )
+    for index, line in enumerate(title):
+        picture.text(_LEFT, _LINE * (index + 1), line, css="name")
+    across = Scale(-0.5, max(0.5, len(rows) - 0.5), _LEFT, width - _RIGHT)
+    _draw_errors(picture, explanation, rows, across, top=head)
     if stored:
-        _draw_ranges(axes[1], rows)
-    axes[-1].xaxis.get_major_locator().set_params(integer=True)
-    axes[-1].set_xlabel("convolutions and linear layers, in the order they run", color=_INK)
-    for each in axes:
-        each.spines[["top", "right"]].set_visible(False)
-        each.margins(x=0.01)
-    with atomic_file(path) as temporary:
-        figure.savefig(
-            temporary, format=path.suffix[1:].lower(), metadata=_NO_DATE.get(path.suffix)
-        )
+        _draw_ranges(picture, rows, across, top=head + _ERRORS + _BETWEEN)
+    bottom = height - 44
+    for tick in linear_ticks(0, max(1, len(rows) - 1), int(width / 62)):
+        if tick == int(tick):
+            picture.text(across(tick), bottom + 17, f"{tick:.0f}", anchor="middle")
+    what = "convolutions and linear layers, in the order they run"
+    picture.text(across.end, bottom + 35, what, anchor="end")
+    write_svg(path, picture)
 
 
-# The same bundle gives the same picture.
-_NO_DATE: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-
-
-def _draw_errors(axes: "Axes", explanation: Explanation, rows: list[LayerRow]) -> None:
-    places = range(len(rows))
+def _draw_errors(
+    picture: Svg, explanation: Explanation, rows: list[LayerRow], across: Scale, *, top: float
+) -> None:
     errors = [100 * (row.error or 0) for row in rows]
-    added = [100 * (row.added or 0) for row in rows]
-    colours = [_GREY if row.reason else _BLUE for row in rows]
-    axes.fill_between(places, errors, color=_RED, alpha=0.08, linewidth=0)
-    axes.plot(places, errors, color=_RED, linewidth=1.4, label="error at the layer's output")
-    axes.bar(places, added, color=colours, width=0.75, label="added by the layer")
-    if any(row.reason for row in rows):
-        axes.bar([0], [0], color=_GREY, label="left in float")
-    top = max(errors, default=0.0) or 1.0
+    most = max(errors, default=0.0) or 1.0
     named = _by_height(list(map(rows.index, explanation.most())), len(rows))
-    # Names stand above all of the curve, a line each, and the legend above the picture.
-    axes.set_ylim(0, top * (1.1 + 0.12 * len(named)))
+    # Names stand above all of the curve, a line each.
+    up = Scale(0.0, most * (1.1 + 0.12 * len(named)), top + _ERRORS, top)
+    _draw_legend(picture, rows, y=top - 14)
+    ticks = linear_ticks(0, most, 4)
+    for tick, label in zip(ticks, tick_labels(ticks), strict=True):
+        picture.line(across.start, up(tick), across.end, up(tick), css="grid")
+        picture.text(across.start - 8, up(tick) + 4, f"{label} %", anchor="end")
+    points = [(across(place), up(error)) for place, error in enumerate(errors)]
+    ends = ((across(0), up(0)), (across(max(0, len(rows) - 1)), up(0)))
+    picture.path([ends[0], *points, ends[1]], css=f"area {_ERROR}", closed=True)
+    wide = 0.75 * (across(1) - across(0))
+    for place, row in enumerate(rows):
+        added = max(0.0, 100 * (row.added or 0))
+        tooltip = f"{row.layer or row.name}: error {row.error or 0:.2%}, adds {row.added or 0:.2%}"
+        picture.add(
+            "rect", x=across(place) - wide / 2, y=up(added), width=wide, height=up(0) - up(added),
+            css=f"bar {_KEPT_FLOAT if row.reason else _ADDED}", tooltip=tooltip,
+        )  # fmt: skip
+    picture.path(points, css=f"edge {_ERROR}")
+    picture.line(across.start, up(0), across.end, up(0), css="axis")
     for line, place in enumerate(named):
         row = rows[place]
-        side: tuple[Literal["left", "right"], float] = (
-            ("left", 0.0) if place < _TURN * len(rows) else ("right", 1.0)
-        )
-        axes.plot(place, errors[place], marker="o", markersize=3, color=_INK)
-        axes.annotate(
-            f" {row.layer or row.name} +{100 * (row.added or 0):.2g} % ",
-            (place, errors[place]),
-            xytext=(place, top * (1.1 + 0.12 * line)),
-            ha=side[0],
-            fontsize=8,
-            color=_INK,
-            arrowprops={"arrowstyle": "-", "color": _INK, "linewidth": 0.5, "relpos": (side[1], 0)},
-        )
-    axes.set_ylabel("error, % of the float\noutput's root mean square", color=_INK)
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8, borderaxespad=0
-    )
+        x, y = across(place), up(most * (1.1 + 0.12 * line))
+        picture.line(x, up(errors[place]), x, y, css="leader")
+        picture.add("circle", cx=x, cy=up(errors[place]), r=3, css=f"dot {_ERROR}")
+        on_the_right = place < _TURN * len(rows)
+        label = f"{row.layer or row.name} +{100 * (row.added or 0):.2g} %"
+        anchor = "start" if on_the_right else "end"
+        picture.text(x + (5 if on_the_right else -5), y + 4, label, anchor=anchor, css="value")
+
+
+def _draw_legend(picture: Svg, rows: list[LayerRow], *, y: float) -> None:
+    entries = [
+        (_ERROR, "error, share of the output's root mean square"),
+        (_ADDED, "added by the layer"),
+    ]
+    if any(row.reason for row in rows):
+        entries.append((_KEPT_FLOAT, "added by a layer in float"))
+    x: float = _LEFT
+    for css, label in entries:
+        picture.add("rect", x=x, y=y - 9, width=10, height=10, css=f"bar {css}")
+        picture.text(x + 16, y, label)
+        x += 34 + text_width(label, size=12.5)
 
 
 def _by_height(places: list[int], num_layers: int) -> list[int]:
@@ -380,12 +402,32 @@ def _by_height(places: list[int], num_layers: int) -> list[int]:
     return left + sorted(place for place in places if place >= turn)
 
 
-def _draw_ranges(axes: "Axes", rows: list[LayerRow]) -> None:
-    """Ranges as spans on a scale that shows small and large ones; red where values are cut off."""
+def _draw_ranges(picture: Svg, rows: list[LayerRow], across: Scale, *, top: float) -> None:
+    """Ranges as spans on a scale for small and large ones; another colour where one cuts off."""
+    spans = [row.range for row in rows if row.range is not None]
+    low, high = min(span[0] for span in spans), max(span[1] for span in spans)
+    up = Scale(_squeezed(min(low, 0.0)), _squeezed(max(high, 1.0)), top + _RANGES, top)
+    picture.text(_LEFT, top - 12, "range in which the layer's input is stored in 8 bits")
+    if any(_cuts(row) for row in rows):
+        x = _LEFT + text_width("range in which the layer's input is stored in 8 bits", size=12.5)
+        picture.add("rect", x=x, y=top - 21, width=10, height=10, css=f"bar {_CUT}")
+        picture.text(x + 16, top - 12, "cuts off over 1 % of the values")
+    for tick in (-100.0, -10.0, -1.0, 0.0, 1.0, 10.0, 100.0):
+        if up.low <= _squeezed(tick) <= up.high:
+            y = up(_squeezed(tick))
+            picture.line(across.start, y, across.end, y, css="axis" if tick == 0 else "grid")
+            picture.text(across.start - 8, y + 4, f"{tick:g}", anchor="end")
     for place, row in enumerate(rows):
         if row.range is not None:
-            cut = (row.beyond or 0.0) > 0.01
-            axes.vlines(place, *row.range, color=_RED if cut else _BLUE, linewidth=3)
-    axes.set_yscale("symlog", linthresh=1.0)
-    axes.axhline(0, color=_INK, linewidth=0.5)
-    axes.set_ylabel("range stored in\n8 bits (red: cuts\noff over 1 %)", color=_INK)
+            x, css = across(place), f"whisker {_CUT if _cuts(row) else _ADDED}"
+            start, end = (up(_squeezed(each)) for each in row.range)
+            picture.line(x, start, x, end, css=css, stroke_width=4)
+
+
+def _cuts(row: LayerRow) -> bool:
+    return (row.beyond or 0.0) > _CUT_SHARE
+
+
+def _squeezed(value: float) -> float:
+    """Linear around zero, logarithmic far from it, for both signs."""
+    return math.copysign(math.log10(1 + abs(value)), value)

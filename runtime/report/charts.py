@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseed.runtime.report.svg import Scale, Svg, number, shorten, text_width, tick_labels
+from edgeseed.core.svg import Scale, Svg, number, shorten, text_width, tick_labels
 from edgeseed.runtime.summary import Estimate, Summary
 
 Draw = Callable[[int], Svg]

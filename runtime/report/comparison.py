@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeseed.core.svg import number
 from edgeseed.runtime.accuracy import Accuracy, Share
 from edgeseed.runtime.ranking import (
     MIN_DIFFERENCE,
@@ -20,7 +21,6 @@ from edgeseed.runtime.ranking import (
 from edgeseed.runtime.report import charts, page
 from edgeseed.runtime.report.charts import Series, TimeUnit
 from edgeseed.runtime.report.page import Cell, Section
-from edgeseed.runtime.report.svg import number
 from edgeseed.runtime.result import Result
 from edgeseed.runtime.summary import NS_PER_MS, Estimate
 from edgeseed.runtime.validity import MAX_DRIFT

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 from edgeseed.core.files import write_text
-from edgeseed.runtime.report.svg import Svg
+from edgeseed.core.svg import STYLE, Svg
 
 WIDE, NARROW = 880, 340
 """The two widths, in pixels, at which every picture is drawn: for a desk, and for a phone."""
@@ -43,7 +43,7 @@ def render_page(*, title: str, lead: str, sections: Sequence[Section], foot: str
         sections: the rest.
         foot: who made the page, when and with what.
     """
-    style = _STYLE.read_text(encoding="utf-8")
+    style = STYLE + _STYLE.read_text(encoding="utf-8")
     body = "".join(_section(section) for section in sections)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'

@@ -1,9 +1,9 @@
 """The picture of a run."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
-from PIL import Image
 
 from edgeseed.distill.training.curves import draw_curves
 
@@ -19,12 +19,13 @@ def test_curves_have_a_panel_for_loss_and_one_for_knn_where_it_was_measured(
     ]
     if knn:
         records[2]["knn"] = 0.5
-    draw_curves(tmp_path / "curves.png", records)
-    with Image.open(tmp_path / "curves.png") as picture:
-        width, height = picture.size
-    assert (width > 2 * height) == knn
+    draw_curves(tmp_path / "curves.svg", records)
+    picture = ElementTree.parse(tmp_path / "curves.svg").getroot()
+    labels = [each.get("aria-label") for each in picture if each.get("role") == "group"]
+    assert labels[0] == "Loss. from 2 to 1.5"
+    assert labels[1:] == (["kNN accuracy. from 50.0 % to 50.0 %"] if knn else [])
 
 
 def test_nothing_is_drawn_before_the_first_epoch_is_over(tmp_path: Path) -> None:
-    draw_curves(tmp_path / "curves.png", [])
-    assert not (tmp_path / "curves.png").exists()
+    draw_curves(tmp_path / "curves.svg", [])
+    assert not (tmp_path / "curves.svg").exists()

@@ -39,13 +39,6 @@ def write_teacher(path: Path, *, seed: int) -> str:
     return str(path)
 
 
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "edgeseed.distill.training.curves.draw_curves", lambda path, _: path.touch()
-    )
-
-
 @pytest.fixture
 def call(make_photos: MakePhotos, tmp_path: Path) -> Call:
     """`distill` on 24 photos of two classes, two epochs of three steps, unless said otherwise."""

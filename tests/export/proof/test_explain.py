@@ -1,13 +1,16 @@
 import dataclasses
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from edgeseed.core.errors import UsageError
 from edgeseed.core.records import CandidateScore
 from edgeseed.export import explain
-from edgeseed.export.proof.explain import _by_height
+from edgeseed.export.proof.explain import _by_height, draw
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_every_layer_is_told_with_its_error_and_the_range_that_it_reads(made_int8: Path) -> None:
@@ -76,24 +79,45 @@ def test_no_pointer_crosses_another_layers_name(places: list[int], heights: list
     assert _by_height(places, 52) == heights
 
 
-@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
-def test_the_picture_is_whole_and_names_the_worst_layers(
-    made_int8: Path, tmp_path: Path, kind: str
-) -> None:
-    picture = tmp_path / f"layers.{kind}"
+def test_the_picture_is_whole_and_names_the_worst_layers(made_int8: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "layers.svg"
     found = explain(made_int8, picture=picture)
-    starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
-    assert picture.read_bytes().startswith(starts[kind])
     assert [path.name for path in tmp_path.iterdir()] == [picture.name]
-    if kind == "svg":
-        # matplotlib draws letters as outlines and keeps the text beside them as a comment.
-        for row in found.most():
-            assert row.layer in picture.read_text()
+    drawn = ElementTree.parse(picture).getroot()
+    texts = [each.text or "" for each in drawn.iter(f"{SVG}text")]
+    for row in found.most():
+        assert any(text.startswith(f"{row.layer} +") for text in texts)
+    # A bar for each layer, its name and numbers in the tooltip.
+    tooltips = [each.text or "" for each in drawn.iter(f"{SVG}title")]
+    assert [tooltip.partition(":")[0] for tooltip in tooltips] == [
+        row.layer for row in found.layers
+    ]
+    spans = [each for each in drawn.iter(f"{SVG}line") if each.get("style") == "stroke-width:4"]
+    assert len(spans) == len(found.layers)
+
+
+def test_nothing_is_drawn_outside_the_picture(made_int8: Path, tmp_path: Path) -> None:
+    found = explain(made_int8)
+    layers = tuple(
+        dataclasses.replace(row, error=3.0 * index, added=3.0, range=(-1000.0, 1e6), beyond=0.5)
+        for index, row in enumerate(found.layers * 8)
+    )
+    draw(dataclasses.replace(found, layers=layers), tmp_path / "many.svg")
+    drawn = ElementTree.parse(tmp_path / "many.svg").getroot()
+    width, height = (float(drawn.get(side) or 0) for side in ("width", "height"))
+    for line in drawn.iter(f"{SVG}line"):
+        assert all(0 <= float(line.get(name) or 0) <= width for name in ("x1", "x2"))
+        assert all(0 <= float(line.get(name) or 0) <= height for name in ("y1", "y2"))
+
+
+def test_a_float_bundle_has_a_picture_without_ranges(made_fp32: Path, tmp_path: Path) -> None:
+    explain(made_fp32, picture=tmp_path / "layers.svg")
+    assert "stored in 8 bits" not in (tmp_path / "layers.svg").read_text()
 
 
 def test_a_picture_of_another_kind_is_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"must end in \.png, \.svg, \.pdf"):
-        explain(tmp_path, picture=tmp_path / "layers.gif")
+    with pytest.raises(UsageError, match=r"pictures are SVG, .*; name it layers\.svg"):
+        explain(tmp_path, picture=tmp_path / "layers.png")
 
 
 def test_the_json_holds_all_that_the_table_says(made_int8: Path) -> None:

@@ -1,8 +1,8 @@
 from xml.etree import ElementTree
 
+from edgeseed.core.svg import Svg
 from edgeseed.runtime.report import page
 from edgeseed.runtime.report.page import Cell, Section
-from edgeseed.runtime.report.svg import Svg
 
 
 def parse(markup: str) -> ElementTree.Element:

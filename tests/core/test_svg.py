@@ -1,9 +1,10 @@
 import math
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from edgeseed.runtime.report.svg import Scale, Svg, linear_ticks, number, shorten, tick_labels
+from edgeseed.core.svg import Scale, Svg, linear_ticks, number, shorten, tick_labels, write_svg
 
 
 def test_a_picture_is_xml_and_speaks() -> None:
@@ -19,6 +20,42 @@ def test_a_picture_is_xml_and_speaks() -> None:
     assert root[0].text == "<script>"
     assert root[1].get("d") == "M0 0 L1.2 2"
     assert root[2][0].text == "p90 & more"
+
+
+def test_a_picture_as_a_file_holds_its_style_and_loads_nothing(tmp_path: Path) -> None:
+    svg = Svg(100, 50, title="t", description="d")
+    svg.line(0, 0, 10, 10, css="grid")
+    write_svg(tmp_path / "picture.svg", svg)
+
+    root = ElementTree.parse(tmp_path / "picture.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert (root.get("width"), root.get("height")) == ("100", "50")
+    style = root[0].text or ""
+    assert "svg .grid" in style
+    assert "prefers-color-scheme: dark" in style
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_a_width_of_a_line_is_stronger_than_that_of_its_class() -> None:
+    # As an attribute it lost: intervals in reports were as thin as all other lines.
+    svg = Svg(100, 50, title="t", description="d")
+    svg.line(0, 0, 10, 10, css="whisker s0", stroke_width=5)
+
+    (line,) = ElementTree.fromstring(svg.render())
+    assert line.get("style") == "stroke-width:5"
+
+
+def test_a_panel_keeps_its_label_and_moves_as_a_whole() -> None:
+    panel = Svg(40, 40, title="Loss", description="falls")
+    panel.text(1, 2, "x")
+    svg = Svg(100, 50, title="t", description="d")
+    svg.place(panel, 60, 5)
+
+    (group,) = ElementTree.fromstring(svg.render())
+    assert group.get("transform") == "translate(60 5)"
+    assert group.get("aria-label") == "Loss. falls"
+    assert group[0].text == "x"
 
 
 def test_a_path_without_points_is_not_drawn() -> None:

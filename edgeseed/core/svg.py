@@ -3,8 +3,15 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 from xml.sax.saxutils import escape, quoteattr
+
+from edgeseed.core.files import write_text
+
+STYLE = (Path(__file__).parent / "svg.css").read_text(encoding="utf-8")
+"""Colours for a light and a dark screen, and how each class of element is drawn."""
+_FONT = 'font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;'
 
 # Of the average bold system font, in em. Only used to keep labels inside the picture.
 _CHARACTER_WIDTH = 0.6
@@ -53,7 +60,9 @@ class Svg:
         stroke_width: float | None = None,
     ) -> None:
         """Add a straight line."""
-        self.add("line", x1=x1, y1=y1, x2=x2, y2=y2, css=css, stroke_width=stroke_width)
+        # As a style: an attribute would lose against the width that the class has.
+        style = None if stroke_width is None else f"stroke-width:{_short(stroke_width)}"
+        self.add("line", x1=x1, y1=y1, x2=x2, y2=y2, css=css, style=style)
 
     def path(
         self, points: Iterable[tuple[float, float]], *, css: str, closed: bool = False
@@ -63,13 +72,39 @@ class Svg:
         if steps:
             self.add("path", d=f"M{steps}{' Z' if closed else ''}", css=css)
 
-    def render(self) -> str:
-        """The picture as one `<svg>` element."""
-        return (
-            f'<svg viewBox="0 0 {_short(self.width)} {_short(self.height)}" role="img" '
-            f"aria-label={quoteattr(f'{self._title}. {self._description}')} "
-            f'style="max-width:{_short(self.width)}px">{"".join(self._parts)}</svg>'
+    def place(self, panel: "Svg", x: float, y: float) -> None:
+        """Add another picture as a part of this one, its upper left corner at (x, y)."""
+        move = f"translate({_short(x)} {_short(y)})"
+        label = quoteattr(panel._label)
+        self._parts.append(
+            f'<g transform="{move}" role="group" aria-label={label}>{"".join(panel._parts)}</g>'
         )
+
+    def render(self) -> str:
+        """The picture as one `<svg>` element, for a page that has `STYLE`."""
+        return self._element(f'style="max-width:{_short(self.width)}px"', "")
+
+    def render_file(self) -> str:
+        """The picture as a file of its own: it holds its style and loads nothing."""
+        size = f'width="{_short(self.width)}" height="{_short(self.height)}"'
+        # Quotes and `<` are the only characters of a style that XML minds, and ours has no `<`.
+        style = f"<style>{STYLE}svg {{ background: var(--paper); {_FONT} }}</style>"
+        return self._element(f'xmlns="http://www.w3.org/2000/svg" {size}', style) + "\n"
+
+    @property
+    def _label(self) -> str:
+        return f"{self._title}. {self._description}"
+
+    def _element(self, attributes: str, head: str) -> str:
+        box = f"0 0 {_short(self.width)} {_short(self.height)}"
+        label = quoteattr(self._label)
+        body = head + "".join(self._parts)
+        return f'<svg viewBox="{box}" role="img" aria-label={label} {attributes}>{body}</svg>'
+
+
+def write_svg(path: str | Path, picture: Svg) -> None:
+    """Writes a picture as a file of its own, whole or not at all."""
+    write_text(Path(path), picture.render_file())
 
 
 def _attributes(attributes: Mapping[str, Value]) -> str:
