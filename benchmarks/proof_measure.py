@@ -17,7 +17,7 @@ from torch import Tensor
 from edgeseed.core.environment import environment
 from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import Preprocess
-from edgeseed.distill.evaluation.evaluate import Features, measure_knn, measure_linear
+from edgeseed.distill.evaluation.evaluate import LabelledFeatures, measure_knn, measure_linear
 from edgeseed.distill.evaluation.knn import KnnSettings
 from edgeseed.distill.evaluation.linear import LinearSettings
 from edgeseed.distill.teachers import load_network
@@ -123,16 +123,16 @@ class _Found:
         self.labels = {name: photos.labels(name) for name in sets}
         self.metrics: dict[str, float] = {}
 
-    def sides(self, train: str, test: str, chosen: Tensor | None = None) -> Features:
+    def sides(self, train: str, test: str, chosen: Tensor | None = None) -> LabelledFeatures:
         rows = slice(None) if chosen is None else chosen
-        return Features(
+        return LabelledFeatures(
             train=self.embedded[train][rows], train_labels=self.labels[train][rows],
             test=self.embedded[test], test_labels=self.labels[test],
             num_classes=int(self.labels[train].max()) + 1,
         )  # fmt: skip
 
     def add(
-        self, prefix: str, features: Features, *, knn: bool = True, linear: bool = True
+        self, prefix: str, features: LabelledFeatures, *, knn: bool = True, linear: bool = True
     ) -> None:
         metrics = measure_knn(features, settings=KnnSettings()) if knn else []
         if linear:

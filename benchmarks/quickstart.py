@@ -16,7 +16,7 @@ from typing import Any
 from edgeseed.core.config import to_plain
 from edgeseed.core.environment import environment
 from edgeseed.core.files import write_json
-from edgeseed.quickstart import Plan, Trained, train_three
+from edgeseed.quickstart import QuickstartPlan, Trained, train_three
 
 RESULT = Path(__file__).parent / "results/quickstart.json"
 
@@ -29,14 +29,16 @@ def main() -> None:
     rows = [row for seed in arguments.seeds for row in run(seed)]
     write_json(
         arguments.out,
-        {"plan": to_plain(Plan()), "environment": environment(), "rows": rows},
+        {"plan": to_plain(QuickstartPlan()), "environment": environment(), "rows": rows},
     )
     print(table(rows))
 
 
 def run(seed: int) -> list[dict[str, Any]]:
     """One seed: a row for the teacher, the student, its twin, and the student untrained."""
-    plan = Plan(untrained_seeds=1)  # the weights that this seed's student and twin start from
+    plan = QuickstartPlan(
+        untrained_seeds=1
+    )  # the weights that this seed's student and twin start from
     with tempfile.TemporaryDirectory() as folder:
         trained = train_three(out=Path(folder), seed=seed, plan=plan)
     return [*(row(item, seed) for item in trained), untrained_row(trained[1], seed)]

@@ -201,7 +201,7 @@ _MIN_DEVICE_FREE_GB = 0.5
 def _look_at(text: str, device_profile: str | None) -> Diagnosis:
     from edgeseed.core.errors import UsageError
     from edgeseed.profiles import load
-    from edgeseed.runtime.device import AgentDevice
+    from edgeseed.runtime.agent.device import AgentDevice
     from edgeseed.runtime.devices import open_device
     from edgeseed.runtime.devices.adb import AdbDevice
 

@@ -38,7 +38,7 @@ _REGRESSION_VIEWS = (*_DIGIT_VIEWS, "views.jitter_strength=0.3", "views.min_scal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class QuickstartPlan:
     """The arguments that make the stages small enough for two CPU cores."""
 
     data: str = "digits"
@@ -69,7 +69,7 @@ class Plan:
 
 
 def quickstart(
-    *, out: str | Path = "edgeseed-quickstart", seed: int = 0, plan: Plan | None = None
+    *, out: str | Path = "edgeseed-quickstart", seed: int = 0, plan: QuickstartPlan | None = None
 ) -> QuickstartResult:
     """Runs every stage once, and writes a page about it.
 
@@ -89,18 +89,18 @@ def quickstart(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is in use; remove it, or give another folder: --out DIR")
-    return _Quickstart(out, seed=seed, plan=plan or Plan()).go()
+    return _Quickstart(out, seed=seed, plan=plan or QuickstartPlan()).go()
 
 
 def train_three(
-    *, out: Path, seed: int, plan: Plan | None = None
+    *, out: Path, seed: int, plan: QuickstartPlan | None = None
 ) -> tuple[Trained, Trained, Trained]:
     """The quickstart's training alone: teacher, distilled student, student without a teacher."""
-    return _Quickstart(out, seed=seed, plan=plan or Plan()).train()
+    return _Quickstart(out, seed=seed, plan=plan or QuickstartPlan()).train()
 
 
 class _Quickstart:
-    def __init__(self, out: Path, *, seed: int, plan: Plan) -> None:
+    def __init__(self, out: Path, *, seed: int, plan: QuickstartPlan) -> None:
         self.out = out
         self.seed = seed
         self.plan = plan

@@ -45,7 +45,7 @@ Measure = Callable[[str, str, Path], Result]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
+class TimedNetwork:
     """One network in one precision, timed untrained."""
 
     student: str
@@ -69,13 +69,13 @@ class Recommendation:
     device: str
     budget_ms: float
     budget_mb: float | None
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[TimedNetwork, ...]
     skipped: tuple[str, ...]
     """What could not be timed, and why."""
     source: str = SOURCE
 
     @property
-    def best(self) -> Candidate | None:
+    def best(self) -> TimedNetwork | None:
         """The first that fits; None where nothing does."""
         first = self.candidates[0] if self.candidates else None
         return first if first is not None and first.fits else None
@@ -176,7 +176,7 @@ def recommend(
         scheme=engine.scheme,
         folder=_cache_folder(cache, device),
     )
-    found: list[Candidate] = []
+    found: list[TimedNetwork] = []
     skipped: list[str] = []
     for info in infos:
         for precision in precisions or engine.precisions:
@@ -212,13 +212,13 @@ def _candidate(
     cached: bool,
     budget_ms: float,
     budget_mb: float | None,
-) -> Candidate:
+) -> TimedNetwork:
     summary = result.latency
     p50 = result.mean_ms if summary is None else summary.p50.value
     p90 = result.mean_ms if summary is None else summary.p90.value
     size_mb = result.bundle.size_bytes / 1e6
     within = p90 <= budget_ms and (budget_mb is None or size_mb <= budget_mb)
-    return Candidate(
+    return TimedNetwork(
         student=student,
         precision=precision,
         p50_ms=p50,
@@ -232,7 +232,7 @@ def _candidate(
     )
 
 
-def _order(item: Candidate) -> tuple[bool, float, float]:
+def _order(item: TimedNetwork) -> tuple[bool, float, float]:
     accuracy = item.supervised_top1_percent
     return (not item.fits, -(accuracy if accuracy is not None else -1.0), item.p90_ms)
 
@@ -351,7 +351,7 @@ def _write_page(recommendation: Recommendation, html: str | Path) -> None:
     unit = charts.TimeUnit.fitting(max(item.p90_ms for item in items))
     colours = {name: number for number, name in enumerate(dict.fromkeys(i.student for i in items))}
 
-    def share(item: Candidate) -> Estimate:
+    def share(item: TimedNetwork) -> Estimate:
         value = (item.supervised_top1_percent or 0.0) / 100
         return Estimate(value=value, low=None, high=None)
 

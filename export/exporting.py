@@ -34,7 +34,7 @@ from edgeseed.export.samples import (
     scratch_folder,
 )
 from edgeseed.export.selection import (
-    Candidate,
+    PrecisionTrial,
     build_candidate,
     select,
     selected_speed,
@@ -267,7 +267,7 @@ def _say_what_proves(samples: Samples, *, max_drop: float | None) -> None:
 
 def _keep_best(
     builder: BundleBuilder,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[PrecisionTrial],
     folder: Path,
     *,
     timed: bool,

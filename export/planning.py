@@ -13,7 +13,7 @@ from edgeseed.export.bundling.builder import Variant
 from edgeseed.export.call import AnyCall, Batch, Prefer
 from edgeseed.export.proof.gates import MAX_DROP_POINTS, MIN_AGREEMENT
 from edgeseed.export.quantize.config import QuantizeConfig
-from edgeseed.export.selection import Candidate
+from edgeseed.export.selection import PrecisionTrial
 from edgeseed.export.target import Precision, Target
 from edgeseed.export.targets import TARGETS
 from edgeseed.profiles import load as load_profile
@@ -33,7 +33,7 @@ class ExportPlan:
     """For the manifest."""
     variants_of: Mapping[str, list[Variant]]
     """By the precision that was asked for: what is to be made for it."""
-    skipped: list[Candidate]
+    skipped: list[PrecisionTrial]
     """What `auto` cannot try."""
 
     @property
@@ -54,7 +54,7 @@ def make_plan(call: AnyCall, precisions: Collection[str]) -> ExportPlan:
         raise unknown_name("preference", call.prefer, get_args(Prefer))
     asked, possible = ",".join(precisions), list[Variant]()
     variants_of: dict[str, list[Variant]] = {}
-    skipped: list[Candidate] = []
+    skipped: list[PrecisionTrial] = []
     for precision in precisions:
         variants = _list_variants(target, precision, engine=engine, call=call)
         variants_of[precision], needs_photos = _split_variants(
@@ -198,7 +198,7 @@ def _in_order(target: Target, engine: EngineFacts) -> list[Precision]:
 
 def _split_variants(
     variants: Sequence[Variant], target: Target, precision: str, calibration: str | Path | None
-) -> tuple[list[Variant], list[Candidate]]:
+) -> tuple[list[Variant], list[PrecisionTrial]]:
     """The variants that can be made, and for `auto` those that cannot for want of photos."""
     if calibration is not None:
         return list(variants), []
@@ -208,7 +208,7 @@ def _split_variants(
             variant for variant in variants if variant.precision not in target.parity_limit
         ]
         skipped = [
-            Candidate(
+            PrecisionTrial(
                 variant=variant,
                 problem="needs photos to be judged by",
                 helps="add --calibration FOLDER",

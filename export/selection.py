@@ -37,7 +37,7 @@ _CLOSENESS = ("parity", "top1_agreement", "self_retrieval")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Candidate:
+class PrecisionTrial:
     """One precision that was tried, or could not be."""
 
     variant: Variant
@@ -68,30 +68,30 @@ class Candidate:
 class Selection:
     """What was chosen, and all that it was chosen from."""
 
-    candidate: Candidate
+    candidate: PrecisionTrial
     why: str
     speeds: Mapping[str, ModelSpeed]
     record: SelectionRecord
     """For the manifest."""
 
 
-def build_candidate(builder: BundleBuilder, variant: Variant, folder: Path) -> Candidate:
+def build_candidate(builder: BundleBuilder, variant: Variant, folder: Path) -> PrecisionTrial:
     """Makes one precision in an empty folder; what fails is part of the result."""
     say(f"trying {builder.target.name} {variant.precision}")
     folder.mkdir()
     try:
         made = builder.make(variant, folder)
     except WorkError as error:
-        return Candidate(variant=variant, problem=str(error), helps="see the message")
+        return PrecisionTrial(variant=variant, problem=str(error), helps="see the message")
     failed = [gate for gate in made.gates if not gate.passed]
     problem = "; ".join(f"{gate.name} {shortfall(gate)}" for gate in failed)
-    return Candidate(
+    return PrecisionTrial(
         variant=variant, made=made, problem=problem, helps=advice(failed[0]) if failed else ""
     )
 
 
 def time_candidates(
-    builder: BundleBuilder, candidates: Sequence[Candidate]
+    builder: BundleBuilder, candidates: Sequence[PrecisionTrial]
 ) -> dict[str, ModelSpeed]:
     """The speed of every candidate that this machine can tell, all in one interleaved run."""
     runs = {}
@@ -106,7 +106,7 @@ def time_candidates(
 
 
 def select(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[PrecisionTrial],
     speeds: Mapping[str, ModelSpeed],
     *,
     baseline: str,
@@ -148,13 +148,13 @@ def selected_speed(selection: Selection, *, baseline: str) -> SpeedRecord | None
     )
 
 
-def _what_helps(candidates: Sequence[Candidate]) -> str:
+def _what_helps(candidates: Sequence[PrecisionTrial]) -> str:
     # In the order in which they were tried, each once.
     return "; ".join(dict.fromkeys(candidate.helps for candidate in candidates if candidate.helps))
 
 
 def _not_faster(
-    passing: Sequence[Candidate], speeds: Mapping[str, ModelSpeed], *, baseline: str
+    passing: Sequence[PrecisionTrial], speeds: Mapping[str, ModelSpeed], *, baseline: str
 ) -> set[str]:
     """Integer models that are no faster than the float model."""
     return {
@@ -168,13 +168,13 @@ def _not_faster(
 
 
 def _choose(
-    passing: Sequence[Candidate],
+    passing: Sequence[PrecisionTrial],
     speeds: Mapping[str, ModelSpeed],
     *,
     slower: set[str],
     prefer: Prefer,
     profile: str | None,
-) -> tuple[Candidate, str]:
+) -> tuple[PrecisionTrial, str]:
     if prefer == "size":
         return _smallest(passing), "the smallest that passes, as asked by --prefer size"
     timed = [candidate for candidate in passing if candidate.name in speeds]
@@ -192,12 +192,12 @@ def _choose(
     return passing[0], "the target's first choice that passes; this machine cannot time any"
 
 
-def _smallest(candidates: Sequence[Candidate]) -> Candidate:
+def _smallest(candidates: Sequence[PrecisionTrial]) -> PrecisionTrial:
     return min(candidates, key=lambda candidate: candidate.size_bytes)
 
 
 def _row(
-    candidate: Candidate,
+    candidate: PrecisionTrial,
     speeds: Mapping[str, ModelSpeed],
     *,
     baseline: str,
@@ -223,7 +223,7 @@ def _row(
     )
 
 
-def _verdict(candidate: Candidate, *, chosen: bool) -> Verdict:
+def _verdict(candidate: PrecisionTrial, *, chosen: bool) -> Verdict:
     if chosen:
         return "chosen"
     if candidate.passed:

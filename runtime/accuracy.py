@@ -36,7 +36,7 @@ Outputs = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Photos:
+class EvaluationPhotos:
     """Photos as the model's preprocessing leaves them.
 
     Attributes:
@@ -115,7 +115,7 @@ class Accuracy:
         return cls(**{**values, **shares})
 
 
-def gather_photos(bundle: Bundle, data: str | Path | None, *, seed: int) -> Photos | None:
+def gather_photos(bundle: Bundle, data: str | Path | None, *, seed: int) -> EvaluationPhotos | None:
     """The photos to run: from `data`, or else the held-out ones that the bundle carries.
 
     At most `MAX_PHOTOS`, drawn with `seed` from a larger set; None if there are none at all.
@@ -130,7 +130,7 @@ def gather_photos(bundle: Bundle, data: str | Path | None, *, seed: int) -> Phot
         drawn = np.random.default_rng(seed).choice(len(photos), MAX_PHOTOS, replace=False)
         photos = photos.subset(np.sort(drawn))
     labels = _labels_of_bundle(photos, bundle)
-    return Photos(
+    return EvaluationPhotos(
         pixels=_decode(photos, bundle),
         labels=labels,
         # A path says more about a user's machine than a result should.
@@ -139,7 +139,7 @@ def gather_photos(bundle: Bundle, data: str | Path | None, *, seed: int) -> Phot
     )
 
 
-def _held_out(bundle: Bundle) -> Photos | None:
+def _held_out(bundle: Bundle) -> EvaluationPhotos | None:
     if HELD_OUT not in bundle.manifest.files:
         return None
     arrays = read_arrays(bundle.path / HELD_OUT)
@@ -147,7 +147,7 @@ def _held_out(bundle: Bundle) -> Photos | None:
         raise ArtifactError(f"{bundle.path / HELD_OUT} holds no pixels; export the bundle anew")
     # Labels index the bundle's classes, so without a head they say nothing.
     has_labels = "labels" in arrays and bundle.manifest.classes is not None
-    return Photos(
+    return EvaluationPhotos(
         pixels=arrays["pixels"],
         labels=arrays["labels"].astype(np.int64) if has_labels else None,
         source=_source_of(bundle),
@@ -208,7 +208,7 @@ def float_outputs(bundle: Bundle, pixels: NDArray[np.uint8]) -> Outputs | None:
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def score(outputs: Outputs, photos: Photos, reference: Outputs | None) -> Accuracy:
+def score(outputs: Outputs, photos: EvaluationPhotos, reference: Outputs | None) -> Accuracy:
     """Score the device's answers.
 
     Args:

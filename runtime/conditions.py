@@ -25,7 +25,7 @@ MB = 1e6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Metric:
+class ResultFigure:
     """A figure of a result that a limit can be set on."""
 
     title: str
@@ -73,32 +73,34 @@ def _cosine(result: Result) -> float | None:
     return None if result.accuracy is None else result.accuracy.cosine
 
 
-METRICS: Mapping[str, Metric] = MappingProxyType(
+METRICS: Mapping[str, ResultFigure] = MappingProxyType(
     {
-        "p50": Metric(title="p50", unit="ms", read=_percentile("p50")),
-        "p90": Metric(title="p90", unit="ms", read=_percentile("p90")),
-        "p95": Metric(title="p95", unit="ms", read=_percentile("p95")),
-        "p99": Metric(title="p99", unit="ms", read=_percentile("p99")),
-        "cpu": Metric(title="CPU time", unit="ms", read=lambda result: result.cpu_ms),
-        "mean": Metric(title="mean", unit="ms", read=lambda result: result.mean_ms),
-        "drift": Metric(title="drift", unit="", read=_drift),
-        "load": Metric(title="load", unit="ms", read=lambda result: result.load_ms),
-        "first-run": Metric(title="first run", unit="ms", read=lambda result: result.first_run_ms),
-        "throughput": Metric(
+        "p50": ResultFigure(title="p50", unit="ms", read=_percentile("p50")),
+        "p90": ResultFigure(title="p90", unit="ms", read=_percentile("p90")),
+        "p95": ResultFigure(title="p95", unit="ms", read=_percentile("p95")),
+        "p99": ResultFigure(title="p99", unit="ms", read=_percentile("p99")),
+        "cpu": ResultFigure(title="CPU time", unit="ms", read=lambda result: result.cpu_ms),
+        "mean": ResultFigure(title="mean", unit="ms", read=lambda result: result.mean_ms),
+        "drift": ResultFigure(title="drift", unit="", read=_drift),
+        "load": ResultFigure(title="load", unit="ms", read=lambda result: result.load_ms),
+        "first-run": ResultFigure(
+            title="first run", unit="ms", read=lambda result: result.first_run_ms
+        ),
+        "throughput": ResultFigure(
             title="throughput", unit="/s", read=lambda result: 1000 / result.mean_ms
         ),
-        "size": Metric(
+        "size": ResultFigure(
             title="model size", unit="MB", read=lambda result: result.bundle.size_bytes / MB
         ),
-        "memory": Metric(
+        "memory": ResultFigure(
             title="peak memory", unit="MiB", read=lambda result: result.memory.peak_mib, decimals=4
         ),
-        "energy": Metric(title="energy", unit="mJ", read=lambda result: result.energy_mj),
-        "top1": Metric(title="top-1", unit="%", read=_top1, of_photos=True, largest=1.0),
-        "agreement": Metric(
+        "energy": ResultFigure(title="energy", unit="mJ", read=lambda result: result.energy_mj),
+        "top1": ResultFigure(title="top-1", unit="%", read=_top1, of_photos=True, largest=1.0),
+        "agreement": ResultFigure(
             title="agreement", unit="%", read=_agreement, of_photos=True, largest=1.0
         ),
-        "cosine": Metric(
+        "cosine": ResultFigure(
             title="mean cosine", unit="", read=_cosine, decimals=5, of_photos=True, largest=1.0
         ),
     }
@@ -159,7 +161,7 @@ def parse_rule(text: str) -> Rule:
     return Rule(text=text.strip(), metric=name, sign=sign, kind=kind, amount=amount)
 
 
-def _check_reach(text: str, metric: Metric, kind: str, amount: float) -> None:
+def _check_reach(text: str, metric: ResultFigure, kind: str, amount: float) -> None:
     """Refuse a limit beyond what the metric can be: it would always hold, or never."""
     if kind == "absolute" and amount > metric.largest:
         percent = metric.unit == "%"
@@ -172,7 +174,7 @@ def _check_reach(text: str, metric: Metric, kind: str, amount: float) -> None:
 
 
 def _kind(
-    text: str, metric: Metric, direction: str, suffix: str
+    text: str, metric: ResultFigure, direction: str, suffix: str
 ) -> Literal["absolute", "percent", "points"]:
     if direction:
         if suffix == "%":

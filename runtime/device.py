@@ -1,15 +1,13 @@
 """What a device is: a place where a bundle is measured.
 
 A device brings files there, starts a runner (the program that measures) and brings its measurement
-back. Most run the Python agent: they are an `AgentDevice`. Others bring a runner of their own, such
-as a page for a browser; then they write `measure` themselves.
+back. Most run the Python agent: they are an `AgentDevice` (runtime/agent/device.py). Others bring a
+runner of their own, such as a page for a browser; then they write `measure` themselves.
 """
 
 import abc
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,38 +109,4 @@ class Device(abc.ABC):
             ArtifactError: If the bundle arrived changed.
             GateError: If the model does not give its golden outputs there; nothing was timed then.
             WorkError: If the device or the engine failed.
-        """
-
-
-class AgentDevice(Device):
-    """A device that runs the Python agent."""
-
-    def measure(self, bundle: Bundle, job: Job, *, pixels: NDArray[np.uint8] | None) -> Observation:
-        """Send the agent, run it, and read what it wrote."""
-        from edgeseed.runtime.agent import dispatch
-
-        # The two files know each other; a type checker that reads this one by its path takes the
-        # classes there for others.
-        measure: Any = dispatch.dispatch
-        seen: Observation = measure(self, bundle, job, pixels=pixels)
-        return seen
-
-    @abc.abstractmethod
-    def probe(self, script: str) -> str:
-        """What a few lines of Python print there, with the Python that would run the agent.
-
-        Raises:
-            WorkError: If the device cannot be reached, or they fail.
-        """
-
-    @abc.abstractmethod
-    def run_agent(self, work: Path, *, on_line: Callable[[str], None]) -> Ended:
-        """Bring the folder `work` there, run the agent in it, and bring `work/result` back.
-
-        Args:
-            work: the folder that agent/job_file.py draws; it is self-contained.
-            on_line: called with each line of the agent's standard output as it comes.
-
-        Raises:
-            WorkError: If the device cannot be reached; the message says how to reach it.
         """

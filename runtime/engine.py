@@ -23,7 +23,7 @@ class EngineError(Exception):
 
 
 @dataclass(frozen=True)
-class TensorSpec:
+class EngineTensor:
     """Name, shape (None where an axis is free) and numpy dtype of one input or output."""
 
     name: str
@@ -70,8 +70,8 @@ class Engine(abc.ABC):
     targets: ClassVar[tuple[str, ...]]
     units: ClassVar[tuple[str, ...]]
 
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    inputs: tuple[EngineTensor, ...]
+    outputs: tuple[EngineTensor, ...]
     placement: Placement
     settings: dict[str, Any]
 

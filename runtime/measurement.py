@@ -57,7 +57,7 @@ class WarmUpRun:
 
 
 @dataclass(frozen=True)
-class Golden:
+class GoldenCheck:
     """The check before anything was timed: error by output, relative to its largest value."""
 
     n: int
@@ -142,7 +142,7 @@ class Measurement:
     first_run_ns: int
     settings: dict[str, Any]
     placement: Placement
-    golden: Golden | None
+    golden: GoldenCheck | None
     samples_ns: list[int]
     elapsed_ns: int
     cpu_ns: int | None

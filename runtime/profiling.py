@@ -30,7 +30,13 @@ from edgeseed.core.files import atomic_file
 from edgeseed.core.registry import unknown_name
 from edgeseed.profiles import EngineFacts, Profile, PublishedLatency
 from edgeseed.runtime._signals import ended_by_exception
-from edgeseed.runtime.accuracy import Accuracy, Photos, float_outputs, gather_photos, score
+from edgeseed.runtime.accuracy import (
+    Accuracy,
+    EvaluationPhotos,
+    float_outputs,
+    gather_photos,
+    score,
+)
 from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.conformance import check_conformance, read_measurement_file
 from edgeseed.runtime.device import Device, LostAfterMeasuringError, Observation
@@ -47,7 +53,7 @@ from edgeseed.runtime.result import (
     ThermalRun,
 )
 from edgeseed.runtime.summary import NS_PER_MS, Summary
-from edgeseed.runtime.validity import Evidence, judge
+from edgeseed.runtime.validity import RunEvidence, judge
 
 DEFAULT_PROFILE = "host"
 _PUBLISHED_SIZE = 224
@@ -353,7 +359,7 @@ def _job(plan: _Plan) -> Job:
     )
 
 
-def _score(bundle: Bundle, seen: Observation, photos: Photos | None) -> Accuracy | None:
+def _score(bundle: Bundle, seen: Observation, photos: EvaluationPhotos | None) -> Accuracy | None:
     if photos is None or seen.outputs is None:
         return None
     return score(seen.outputs, photos, float_outputs(bundle, photos.pixels))
@@ -405,7 +411,7 @@ def _result(plan: _Plan, seen: Observation, accuracy: Accuracy | None, *, seed: 
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         environment=environment(),
         reasons=judge(
-            Evidence.of(
+            RunEvidence.of(
                 measured,
                 summary=summary,
                 protocol=plan.protocol,

@@ -24,7 +24,7 @@ from edgeseed.runtime.measurement import (
     AGENT_RUNNER,
     ClockReading,
     DeviceState,
-    Golden,
+    GoldenCheck,
     Reported,
     WarmUpRun,
 )
@@ -120,7 +120,7 @@ class Result:
     latency: Summary | None
     """None where the runner keeps no samples: `reported` has what it printed, and the spread is
     unknown."""
-    golden: Golden | None
+    golden: GoldenCheck | None
     """None where the runner cannot compare outputs."""
     memory: MemoryUse
     accuracy: Accuracy | None

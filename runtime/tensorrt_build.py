@@ -11,8 +11,9 @@ from edgeseed.core.errors import ArtifactError, UsageError, WorkError
 from edgeseed.core.files import atomic_directory
 from edgeseed.runtime._signals import ended_by_exception
 from edgeseed.runtime.agent import job_file
+from edgeseed.runtime.agent.device import AgentDevice
 from edgeseed.runtime.agent.dispatch import fill_with_bundle, parse_event, raise_if_failed
-from edgeseed.runtime.device import AgentDevice, Device
+from edgeseed.runtime.device import Device
 from edgeseed.runtime.devices import open_device
 from edgeseed.runtime.engine import EngineError
 from edgeseed.runtime.leftovers import work_folder

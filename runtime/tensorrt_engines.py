@@ -86,7 +86,7 @@ def make_logger(trt: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class EngineRecipe:
     """`build.json`: how an engine is built. The export writes it.
 
     Attributes:
@@ -119,13 +119,13 @@ class Recipe:
     schema_version: int = SCHEMA_VERSION
 
     @classmethod
-    def read(cls, path: Path) -> Recipe:
+    def read(cls, path: Path) -> EngineRecipe:
         """Read `build.json`.
 
         Raises:
             EngineError: If it is missing, of a newer edgeseed, or not what it should be.
         """
-        recipe: Recipe = _read(cls, path, "export the bundle anew")
+        recipe: EngineRecipe = _read(cls, path, "export the bundle anew")
         return recipe
 
 
@@ -229,7 +229,7 @@ def mismatch(record: Record, folder: Path, *, bundle: Path, cuda: Any, version: 
     for what, (built, found) in here.items():
         if built != found:
             return f"it was built for {what} {built}, here is {found}"
-    if record.model_sha256 != sha256(bundle / Recipe.read(bundle / RECIPE).model):
+    if record.model_sha256 != sha256(bundle / EngineRecipe.read(bundle / RECIPE).model):
         return "it was built from another model"
     if record.recipe_sha256 != sha256(bundle / RECIPE):
         return "build.json has changed since it was built"

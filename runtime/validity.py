@@ -50,7 +50,7 @@ class Reason:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Evidence:
+class RunEvidence:
     """What the rules look at.
 
     Attributes:
@@ -102,7 +102,7 @@ class Evidence:
         threads: int,
         device_profile: Profile,
         published: PublishedLatency | None = None,
-    ) -> "Evidence":
+    ) -> "RunEvidence":
         """What a measurement gives the rules to look at."""
         machine, reported = measured.machine, measured.reported
         states = (measured.state_before, measured.state_after)
@@ -169,7 +169,7 @@ def _throttle_events(measured: Measurement) -> int | None:
     return after.throttle_count - before.throttle_count
 
 
-def judge(evidence: Evidence) -> tuple[Reason, ...]:
+def judge(evidence: RunEvidence) -> tuple[Reason, ...]:
     """Every rule that `evidence` breaks; an empty answer is a clean result."""
     rules = (
         _device, _length, _unit, _threads, _throttling, _clocks, _noise, _warm_up, _neighbours,
@@ -178,7 +178,7 @@ def judge(evidence: Evidence) -> tuple[Reason, ...]:
     return tuple(reason for rule in rules for reason in rule(evidence))
 
 
-def _device(evidence: Evidence) -> Iterator[Reason]:
+def _device(evidence: RunEvidence) -> Iterator[Reason]:
     if evidence.other_device:
         yield Reason(
             code="wrong-device",
@@ -187,7 +187,7 @@ def _device(evidence: Evidence) -> Iterator[Reason]:
         )
 
 
-def _length(evidence: Evidence) -> Iterator[Reason]:
+def _length(evidence: RunEvidence) -> Iterator[Reason]:
     protocol, n = evidence.protocol, evidence.num_runs
     if n < protocol.min_runs or evidence.elapsed_s < protocol.min_seconds:
         yield Reason(
@@ -199,7 +199,7 @@ def _length(evidence: Evidence) -> Iterator[Reason]:
         )
 
 
-def _unit(evidence: Evidence) -> Iterator[Reason]:
+def _unit(evidence: RunEvidence) -> Iterator[Reason]:
     placement = evidence.placement
     if placement.actual != placement.requested:
         yield Reason(
@@ -227,7 +227,7 @@ def _fallback(placement: Placement) -> str:
     return f" ({shown}{more})"
 
 
-def _threads(evidence: Evidence) -> Iterator[Reason]:
+def _threads(evidence: RunEvidence) -> Iterator[Reason]:
     threads, cores = evidence.threads, evidence.cores
     if threads > max(cores, 1):
         yield Reason(
@@ -238,7 +238,7 @@ def _threads(evidence: Evidence) -> Iterator[Reason]:
         )
 
 
-def _throttling(evidence: Evidence) -> Iterator[Reason]:
+def _throttling(evidence: RunEvidence) -> Iterator[Reason]:
     # Sustained exists to show how far a device falls off, so there it is the finding, not a fault.
     invalidates = evidence.protocol.name != "sustained"
     for when, limits in (
@@ -285,7 +285,7 @@ def _slowdown(rates: Sequence[float]) -> float:
     return float(best / max(last, 1e-12))
 
 
-def _clocks(evidence: Evidence) -> Iterator[Reason]:
+def _clocks(evidence: RunEvidence) -> Iterator[Reason]:
     share = evidence.clock_share
     if share is not None and share < MIN_CLOCK_SHARE:
         # Not a fault by itself: many apps run under such a governor. But it is not the chip's best.
@@ -297,7 +297,7 @@ def _clocks(evidence: Evidence) -> Iterator[Reason]:
         )
 
 
-def _noise(evidence: Evidence) -> Iterator[Reason]:
+def _noise(evidence: RunEvidence) -> Iterator[Reason]:
     if evidence.summary is None:
         yield Reason(
             code="no-spread",
@@ -314,7 +314,7 @@ def _noise(evidence: Evidence) -> Iterator[Reason]:
         )
 
 
-def _warm_up(evidence: Evidence) -> Iterator[Reason]:
+def _warm_up(evidence: RunEvidence) -> Iterator[Reason]:
     drift = 1.0 if evidence.summary is None else evidence.summary.drift
     if evidence.steady is False:
         yield Reason(
@@ -331,11 +331,11 @@ def _warm_up(evidence: Evidence) -> Iterator[Reason]:
         )
 
 
-def _loads(evidence: Evidence) -> dict[str, Load]:
+def _loads(evidence: RunEvidence) -> dict[str, Load]:
     return {"before": evidence.load_before, "during": evidence.load_during}
 
 
-def _others(evidence: Evidence) -> dict[str, float]:
+def _others(evidence: RunEvidence) -> dict[str, float]:
     """Cores' worth of other processes where they were too many, by when."""
     return {
         when: load.other_cores
@@ -344,7 +344,7 @@ def _others(evidence: Evidence) -> dict[str, float]:
     }
 
 
-def _neighbours(evidence: Evidence) -> Iterator[Reason]:
+def _neighbours(evidence: RunEvidence) -> Iterator[Reason]:
     loads = _loads(evidence)
     others = _others(evidence)
     if others:
@@ -364,12 +364,12 @@ def _neighbours(evidence: Evidence) -> Iterator[Reason]:
         )
 
 
-def _limits(evidence: Evidence) -> Iterator[Reason]:
+def _limits(evidence: RunEvidence) -> Iterator[Reason]:
     for text in evidence.limitations:
         yield Reason(code="limited", message=text, invalidates=False)
 
 
-def _published(evidence: Evidence) -> Iterator[Reason]:
+def _published(evidence: RunEvidence) -> Iterator[Reason]:
     item = evidence.published
     if item is None or evidence.summary is None:
         return

@@ -84,7 +84,7 @@ def test_the_command_that_is_printed_measures_the_untrained_network_too(
         return trained("x", linear=90.0).evaluation
 
     monkeypatch.setattr(quickstart, "evaluate", evaluate)
-    made = quickstart._Quickstart(tmp_path, seed=4, plan=quickstart.Plan())
+    made = quickstart._Quickstart(tmp_path, seed=4, plan=quickstart.QuickstartPlan())
     run = cast(Any, SimpleNamespace(student="s.safetensors", seconds=1.0, epochs=1))
     made._evaluated("student", "net, distilled", run, is_student=True)
     made._evaluated("alone", "net alone", run)

@@ -19,9 +19,9 @@ FOLDERS = ("edgeseed", "distill", "export", "runtime", "profiles")
 # To reach: 0, 0, 0 and under 10.
 LIMITS: dict[str, float] = {
     "imports of underscored modules from another folder": 0,
-    "circles of files": 1,
-    "class names that mean two things": 18,
-    "string-key reads of manifest and measurement": 38,
+    "circles of files": 0,
+    "class names that mean two things": 0,
+    "string-key reads of manifest and measurement": 6,
     "private functions with exactly one caller, in percent": 71.5,
     "README words": 1000,
     "README lines": 150,
@@ -135,13 +135,20 @@ _RECORDS = re.compile(
 )
 
 
+_OTHER_RECORDS = ("edgeseed.distill.training.", "edgeseed.export.targets.coreml.interpreter.")
+
+
 def string_key_reads() -> list[str]:
     """`manifest.x["key"]` and `measurement.get("key")` where a typed record could be read.
 
-    Not in files that make a record of JSON: `from_dict` reads keys once, and says what lacks.
+    Not in files that make a record of JSON: `from_dict` reads keys once, and says what lacks. Nor
+    of metrics.jsonl, whose names differ by method; nor of the manifest inside a Core ML package,
+    whose form is Apple's.
     """
     found = []
     for name, path in modules().items():
+        if name.startswith(_OTHER_RECORDS):
+            continue
         readers = {
             id(inner)
             for node in ast.walk(tree(path))

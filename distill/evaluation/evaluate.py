@@ -99,7 +99,7 @@ class EvaluationResult:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Features:
+class LabelledFeatures:
     """Frozen features of a labelled split.
 
     Attributes:
@@ -199,7 +199,7 @@ def evaluate(
     metrics: list[Metric] = []
     features = None
 
-    def embed_both(network: nn.Module, preprocess: Preprocess) -> Features:
+    def embed_both(network: nn.Module, preprocess: Preprocess) -> LabelledFeatures:
         return embed_split(
             network,
             split,
@@ -357,13 +357,13 @@ def embed_split(
     preprocess: Preprocess,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
-) -> Features:
+) -> LabelledFeatures:
     """Frozen features of both sides of a split, with their labels."""
     train, test = (
         embed(network, photos, preprocess=preprocess, batch_size=batch_size, device=device)
         for photos in (split.train, split.test)
     )
-    return Features(
+    return LabelledFeatures(
         train=train.values.to(device),
         train_labels=torch.from_numpy(labels_of(train.photos)).to(device),
         test=test.values.to(device),
@@ -376,7 +376,7 @@ def embed_split(
 # --------------------------------------------------------------------------- protocols
 
 
-def measure_knn(features: Features, *, settings: KnnSettings) -> list[Metric]:
+def measure_knn(features: LabelledFeatures, *, settings: KnnSettings) -> list[Metric]:
     """Accuracy of weighted nearest neighbours, one metric for each k."""
     num_train = len(features.train)
     scores = knn_scores(
@@ -406,7 +406,7 @@ def measure_knn(features: Features, *, settings: KnnSettings) -> list[Metric]:
 
 
 def measure_linear(
-    features: Features, *, settings: LinearSettings, seed: int
+    features: LabelledFeatures, *, settings: LinearSettings, seed: int
 ) -> tuple[Metric, LinearResult]:
     """Accuracy of the linear probe whose learning rate did best on held-out training photos."""
     labels = features.train_labels.cpu().numpy()

@@ -191,7 +191,7 @@ class DinoHead(nn.Module):
         return cast(Tensor, self.last_layer(F.normalize(hidden, dim=1)))
 
 
-class Features(NamedTuple):
+class CropOutputs(NamedTuple):
     """What a network makes of crops of one size.
 
     Attributes:
@@ -203,7 +203,7 @@ class Features(NamedTuple):
     regions: Tensor | None
 
 
-def embed_views(network: Student, views: Sequence[Tensor], *, with_regions: bool) -> Features:
+def embed_views(network: Student, views: Sequence[Tensor], *, with_regions: bool) -> CropOutputs:
     """One pass over crops of one size.
 
     Args:
@@ -213,9 +213,9 @@ def embed_views(network: Student, views: Sequence[Tensor], *, with_regions: bool
     """
     pixels = torch.cat(tuple(views))
     if not with_regions:
-        return Features(network(pixels).embedding, None)
+        return CropOutputs(network(pixels).embedding, None)
     embedding, maps = network.embed_with_map(pixels)
-    return Features(embedding, to_regions(maps, num_views=len(views)))
+    return CropOutputs(embedding, to_regions(maps, num_views=len(views)))
 
 
 def to_regions(maps: Tensor, *, num_views: int) -> Tensor:
@@ -232,7 +232,7 @@ def by_size(views: Sequence[Tensor]) -> list[Sequence[Tensor]]:
 Head = Callable[[Tensor], Tensor]
 
 
-def score_views(head: Head, features: Sequence[Features], *, num_views: int) -> Tensor:
+def score_views(head: Head, features: Sequence[CropOutputs], *, num_views: int) -> Tensor:
     """(V, B, K) scores of all crops, in one call of the head."""
     scores = head(torch.cat([one.embedding for one in features]))
     return scores.reshape(num_views, -1, scores.shape[1])

@@ -50,9 +50,9 @@ from edgeseed.distill.method import Batch, Method, MethodInputs, Progress, Requi
 from edgeseed.distill.methods._dino import (
     NUM_GLOBAL,
     Center,
+    CropOutputs,
     DinoConfig,
     DinoHead,
-    Features,
     by_size,
     check_crops,
     embed_views,
@@ -174,7 +174,7 @@ class Esvit(Method[EsvitConfig]):
         return StepResult(loss=loss, floor=floor, logs=logs)
 
     def _regions(
-        self, student: list[Features], teacher: Features, tau: float
+        self, student: list[CropOutputs], teacher: CropOutputs, tau: float
     ) -> tuple[Tensor, Tensor]:
         """Losses of the regions and their floors, both (Q, V)."""
         features = [one.regions for one in student if one.regions is not None]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from edgeseed.core.console import Bar, console, progress, say
+from edgeseed.core.console import ProgressBar, console, progress, say
 from edgeseed.core.errors import ArtifactError, InterruptedWorkError, WorkError
 from edgeseed.distill import distributed
 from edgeseed.distill.batch import ReplayedViews
@@ -261,7 +261,7 @@ class Trainer:
 
     # ------------------------------------------------------------------ between steps
 
-    def _after_step(self, bar: Bar) -> None:
+    def _after_step(self, bar: ProgressBar) -> None:
         plan = self.plan
         is_whole = self.step % plan.order.steps_per_epoch == 0
         ends_epoch = is_whole or self.step == plan.total_steps
@@ -272,7 +272,7 @@ class Trainer:
         elif time.monotonic() - self._saved_at > 60 * plan.training.checkpoint_minutes:
             self._save_state_in_passing()
 
-    def _log_window(self, bar: Bar, *, write: bool) -> None:
+    def _log_window(self, bar: ProgressBar, *, write: bool) -> None:
         means = self._window.means()
         self._window.reset()
         self._check_finite(means)

@@ -94,7 +94,7 @@ def count_of(number: int, noun: str) -> str:
     return f"{number} {noun}{ending}"
 
 
-class Bar:
+class ProgressBar:
     """Progress of one piece of work: live on a terminal, a plain line now and then elsewhere."""
 
     def __init__(self, description: str, total: int, unit: str, live: "Progress | None") -> None:
@@ -149,10 +149,10 @@ def _clock(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def progress(description: str, total: int, unit: str = "images") -> Iterator[Bar]:
+def progress(description: str, total: int, unit: str = "images") -> Iterator[ProgressBar]:
     """Shows how far `total` units of work have come, with units a second and the time left."""
     if _quiet or not console().is_terminal:
-        yield Bar(description, total, unit, None)
+        yield ProgressBar(description, total, unit, None)
         return
     from rich.progress import (
         BarColumn,
@@ -170,4 +170,4 @@ def progress(description: str, total: int, unit: str = "images") -> Iterator[Bar
         TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
     with Progress(*columns, console=console(), transient=True) as live:
-        yield Bar(description, total, unit, live)
+        yield ProgressBar(description, total, unit, live)

@@ -9,8 +9,8 @@ from typing import Any
 
 from edgeseed.core.bundle import MANIFEST, Bundle, read_bundle
 from edgeseed.core.console import warn
-from edgeseed.core.errors import ArtifactError, SchemaVersionError, UsageError
-from edgeseed.core.files import atomic_directory, read_json, sha256_file, write_json
+from edgeseed.core.errors import ArtifactError, UsageError
+from edgeseed.core.files import atomic_directory, sha256_file, write_json
 from edgeseed.export.apps.contents import (
     ModelFacts,
     Role,
@@ -19,11 +19,9 @@ from edgeseed.export.apps.contents import (
     write_model_assets,
 )
 from edgeseed.export.apps.platform import PLATFORMS, Platform
+from edgeseed.export.apps.record import RECORD, ModuleFile, ModuleRecord, read_record
 
-SCHEMA_VERSION = 1
-RECORD = "module.json"
 README = "README.md"
-_KIND = "edgeseed-module"
 # What a module promises to be the bundle's. Sources are the app's own to change.
 _STRICT: tuple[Role, ...] = ("model", "labels", "golden", "conformance", "constants")
 
@@ -74,30 +72,26 @@ def embed(
         warn(f"{bundle}: {advice}")
     with atomic_directory(Path(out)) as folder:
         roles = _write_module(opened, facts, chosen, folder)
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "kind": _KIND,
-            "platform": chosen.name,
-            "model": facts.to_dict(),
-            "bundle": {
-                "manifest_sha256": sha256_file(opened.path / MANIFEST),
-                "files": {
-                    path: entry.sha256
-                    for path, entry in opened.manifest.files.items()
-                    if entry.role == "ship"
-                },
+        record = ModuleRecord(
+            platform=chosen.name,
+            model=facts,
+            manifest_sha256=sha256_file(opened.path / MANIFEST),
+            sealed={
+                path: entry.sha256
+                for path, entry in opened.manifest.files.items()
+                if entry.role == "ship"
             },
-            "files": {
-                path: {
-                    "role": role,
-                    "sha256": sha256_file(folder / path),
-                    "size_bytes": (folder / path).stat().st_size,
-                }
+            files={
+                path: ModuleFile(
+                    role=role,
+                    sha256=sha256_file(folder / path),
+                    size_bytes=(folder / path).stat().st_size,
+                )
                 for path, role in sorted(roles.items())
             },
-        }
-        write_json(folder / RECORD, record)
-        sizes = {path: entry["size_bytes"] for path, entry in record["files"].items()}  # type: ignore[attr-defined]  # made five lines above
+        )
+        write_json(folder / RECORD, record.to_dict())
+    sizes = {path: file.size_bytes for path, file in record.files.items()}
     assets = render(chosen.assets, facts)
     return EmbedResult(
         module=Path(out),
@@ -204,13 +198,13 @@ def verify_module(module: str | Path, *, bundle: str | Path | None = None) -> Mo
             changed, or are of another bundle; the message names all of them.
     """
     folder = Path(module)
-    record = _read_record(folder)
-    facts = ModelFacts.from_dict(record["model"])
-    platform: Platform = PLATFORMS.load(record["platform"])
+    record = read_record(folder)
+    facts = record.model
+    platform: Platform = PLATFORMS.load(record.platform)
     assets = render(platform.assets, facts)
-    problems, edited, checked = _compare_files(folder, record["files"], assets=assets)
+    problems, edited, checked = _compare_files(folder, record.files, assets=assets)
     problems += _compare_constants(folder, facts, platform)
-    problems += _compare_model(folder, facts, platform, record["bundle"]["files"])
+    problems += _compare_model(folder, facts, platform, record.sealed)
     if bundle is not None:
         opened = read_bundle(bundle)
         problems += _compare_bundle(opened, record)
@@ -231,42 +225,21 @@ def verify_module(module: str | Path, *, bundle: str | Path | None = None) -> Mo
     )
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    path = folder / RECORD
-    record = read_json(path, what="a module's record")
-    if not isinstance(record, Mapping) or record.get("kind") != _KIND:
-        raise ArtifactError(f"{path} is no record of a module made by `edgeseed embed`")
-    if record.get("schema_version") != SCHEMA_VERSION:
-        raise SchemaVersionError(
-            f"{path} has schema version {record.get('schema_version')}, this edgeseed reads "
-            f"{SCHEMA_VERSION}; write the module anew"
-        )
-    try:
-        sealed = record["bundle"]["files"].items()
-        entries = [(entry["role"], entry["sha256"]) for entry in record["files"].values()]
-        names = (record["platform"], record["model"]["module"], *(name for name, _ in sealed))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{path} is not whole ({error!r}); write the module anew") from error
-    if not all(isinstance(name, str) for name in (*names, *(role for role, _ in entries))):
-        raise ArtifactError(f"{path} is not what `edgeseed embed` wrote; write the module anew")
-    return dict(record)
-
-
 def _compare_files(
-    folder: Path, files: Mapping[str, Mapping[str, Any]], *, assets: str
+    folder: Path, files: Mapping[str, ModuleFile], *, assets: str
 ) -> tuple[list[str], list[str], dict[str, int]]:
     problems, edited = [], []
     checked: dict[str, int] = {}
     for path, entry in files.items():
-        role, file = entry["role"], folder / path
-        if file.is_file() and sha256_file(file) == entry["sha256"]:
+        role, file = entry.role, folder / path
+        if file.is_file() and sha256_file(file) == entry.sha256:
             checked[role] = checked.get(role, 0) + 1
         # By place as well: a record that calls the model a source makes it none.
         elif role in _STRICT or path.startswith(f"{assets}/"):
             problems.append(f"{path} ({role}) {'was changed' if file.is_file() else 'is missing'}")
         else:
             edited.append(path)
-    recorded = {entry["role"] for entry in files.values()}
+    recorded = {entry.role for entry in files.values()}
     problems += [f"{RECORD} lists no {role}" for role in _STRICT if role not in recorded]
     return problems, edited, checked
 
@@ -318,12 +291,10 @@ def _compare_assets(
     return problems
 
 
-def _compare_bundle(bundle: Bundle, record: Mapping[str, Any]) -> list[str]:
-    facts = model_facts(bundle, module=record["model"]["module"])
-    theirs, ours = facts.to_dict(), ModelFacts.from_dict(record["model"]).to_dict()
+def _compare_bundle(bundle: Bundle, record: ModuleRecord) -> list[str]:
+    facts = model_facts(bundle, module=record.model.module)
+    theirs, ours = facts.to_dict(), record.model.to_dict()
     different = [field for field in theirs if field != "edgeseed" and theirs[field] != ours[field]]
     ship = {p: e.sha256 for p, e in bundle.manifest.files.items() if e.role == "ship"}
-    different += [
-        path for path, digest in ship.items() if record["bundle"]["files"].get(path) != digest
-    ]
+    different += [path for path, digest in ship.items() if record.sealed.get(path) != digest]
     return [f"{bundle.path} has another {what}" for what in different]

@@ -16,6 +16,7 @@ from edgeseed.core.records import QuantizationRecord
 from edgeseed.export.exact_normalisation import centre_on_whole_numbers
 from edgeseed.export.program import LAYER_OPERATORS, build_program, float_graph
 from edgeseed.export.quantize.corrections.equalization import Evened, apply_factors
+from edgeseed.export.quantize.graph.recording import Recorder
 
 Outputs = dict[str, npt.NDArray[np.float32]]
 _BATCH = 16
@@ -192,20 +193,11 @@ def layer_outputs(
     graph_module: fx.GraphModule, pixels: npt.NDArray[np.uint8], names: Sequence[str]
 ) -> Outputs:
     """Values of the named nodes of a float graph (see `export.graph.float_graph`)."""
-    recorder = _Recorder(graph_module, set(names))
+    values: Outputs = {}
+
+    def keep(node: fx.Node, value: Tensor) -> None:
+        values[node.name] = value.float().numpy().copy()
+
     with torch.inference_mode():
-        recorder.run(torch.from_numpy(np.asarray(pixels)).float())
-    return recorder.values
-
-
-class _Recorder(fx.Interpreter):
-    def __init__(self, graph_module: fx.GraphModule, names: set[str]) -> None:
-        super().__init__(graph_module)
-        self.names = names
-        self.values: Outputs = {}
-
-    def run_node(self, n: fx.Node) -> object:
-        value = super().run_node(n)
-        if n.name in self.names and isinstance(value, Tensor):
-            self.values[n.name] = value.float().numpy().copy()
-        return value
+        Recorder(graph_module, names, see=keep).run(torch.from_numpy(np.asarray(pixels)).float())
+    return values

@@ -24,7 +24,7 @@ from edgeseed.core.agreement import relative_error
 from edgeseed.runtime import latency, machine, power, thermals
 from edgeseed.runtime.agent import _build, job_file
 from edgeseed.runtime.engine import Engine, EngineError
-from edgeseed.runtime.measurement import ClockReading, Golden, Measurement, WarmUpRun
+from edgeseed.runtime.measurement import ClockReading, GoldenCheck, Measurement, WarmUpRun
 from edgeseed.runtime.state import read_state
 from edgeseed.runtime.tegrastats import Sampler
 
@@ -42,7 +42,7 @@ CHUNK_BYTES = 1 << 20
 PHOTO_REPORT_EVERY = 32
 
 
-class RefusedError(Exception):
+class AgentError(Exception):
     """The agent will not go on; `kind` tells the host which error this is."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
         if work.name.startswith("edgeseed-"):
             shutil.rmtree(str(work), ignore_errors=True)
         os._exit(1)  # without a flush of stdout, which would fail again
-    except RefusedError as refusal:
+    except AgentError as refusal:
         _say("error", kind=refusal.kind, message=str(refusal))
         return 1
     except EngineError as error:
@@ -169,7 +169,7 @@ def _numpy() -> Any:
     try:
         import numpy
     except ImportError as error:
-        raise RefusedError(
+        raise AgentError(
             "engine",
             f"numpy is not installed for {sys.executable}; install it there: "
             "python3 -m pip install numpy",
@@ -181,9 +181,9 @@ def _check_digests(bundle: Path, files: dict[str, str]) -> None:
     for name, expected in sorted(files.items()):
         path = bundle / name
         if not path.is_file():
-            raise RefusedError("artifact", f"{name} did not arrive on the device; copy again")
+            raise AgentError("artifact", f"{name} did not arrive on the device; copy again")
         if _sha256(path) != expected:
-            raise RefusedError(
+            raise AgentError(
                 "artifact",
                 f"{name} differs on the device from what the manifest says; copy the bundle again "
                 "or export it anew",
@@ -211,7 +211,7 @@ def _feed(engine: Engine, images: NDArray[Any]) -> Tensors:
 
 def _check_golden(
     engine: Engine, images: NDArray[Any], expected: Tensors, tolerance: float
-) -> tuple[int, Golden]:
+) -> tuple[int, GoldenCheck]:
     """Run the golden photos one by one, and time the very first run of all."""
     _say("stage", name="golden")
     first = latency.time_once(lambda: engine.infer(_feed(engine, images[:1])))
@@ -221,14 +221,14 @@ def _check_golden(
     worst = max(errors, key=lambda name: errors[name])
     # Written this way round so that NaN fails.
     if not errors[worst] <= tolerance:
-        raise RefusedError(
+        raise AgentError(
             "golden",
             f"the model does not give its golden outputs on this device: {worst} is off by "
             f"{errors[worst]:.3g} of its largest value (limit {tolerance:.3g}, n={len(images)}), "
             "so nothing was timed. Run `edgeseed verify` on the bundle; if it passes, the engine "
             "on the device computes something else" + _saturating_cpu(),
         )
-    return first.duration_ns, Golden(len(images), errors, tolerance)
+    return first.duration_ns, GoldenCheck(len(images), errors, tolerance)
 
 
 def _saturating_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -250,19 +250,19 @@ def _saturating_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 def _relative_error(found: list[Tensors], name: str, expected: NDArray[Any]) -> float:
     np = _numpy()
     if name not in found[0]:
-        raise RefusedError(
+        raise AgentError(
             "golden", f"the model has no output {name!r}; it has: {', '.join(found[0])}"
         )
     values = np.concatenate([outputs[name] for outputs in found]).astype(np.float64)
     if values.shape != expected.shape:
-        raise RefusedError(
+        raise AgentError(
             "golden",
             f"output {name!r} has shape {values.shape}, its golden output {expected.shape}",
         )
     return relative_error(values, expected)
 
 
-class _Timed:
+class _TimedRuns:
     """The timed runs, and what was read around them."""
 
     def __init__(self) -> None:
@@ -289,9 +289,9 @@ class _Timed:
                 self.clocks.append(ClockReading(index * Sampler.INTERVAL_SECONDS, mhz))
 
 
-def _time(engine: Engine, feeds: Tensors, job: job_file.Job) -> _Timed:
+def _time(engine: Engine, feeds: Tensors, job: job_file.Job) -> _TimedRuns:
     protocol = latency.LatencyProtocol(job.protocol, job.min_runs, job.min_seconds, job.max_seconds)
-    timed = _Timed()
+    timed = _TimedRuns()
     report = _progress("measure")
 
     def on_progress(runs: int, seconds: float) -> None:

@@ -24,7 +24,7 @@ from edgeseed.runtime.engine import EngineError
 if TYPE_CHECKING:
     from typing import Any
 
-    from edgeseed.runtime.tensorrt_engines import Recipe, Record
+    from edgeseed.runtime.tensorrt_engines import EngineRecipe, Record
 
 _MIB = 1 << 20
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
@@ -43,7 +43,7 @@ def build_engine(bundle: Path, destination: Path) -> Record:
         EngineError: If there is no GPU or TensorRT here, or TensorRT cannot build the network.
     """
     trt = tensorrt_engines.load_tensorrt()
-    recipe = tensorrt_engines.Recipe.read(bundle / tensorrt_engines.RECIPE)
+    recipe = tensorrt_engines.EngineRecipe.read(bundle / tensorrt_engines.RECIPE)
     model = bundle / recipe.model
     if not model.is_file() or tensorrt_engines.sha256(model) != recipe.model_sha256:
         raise EngineError(
@@ -86,7 +86,7 @@ def build_engine(bundle: Path, destination: Path) -> Record:
         cuda.close()
 
 
-def _check_version(trt: Any, recipe: Recipe) -> None:
+def _check_version(trt: Any, recipe: EngineRecipe) -> None:
     here = tensorrt_engines.version_of(trt.__version__)
     if here < tensorrt_engines.version_of(recipe.minimum_tensorrt):
         raise EngineError(
@@ -111,7 +111,7 @@ class _Build:
         cache: timings of an earlier build on this device, or None.
     """
 
-    def __init__(self, trt: Any, recipe: Recipe, model: bytes, cache: bytes | None) -> None:
+    def __init__(self, trt: Any, recipe: EngineRecipe, model: bytes, cache: bytes | None) -> None:
         self._trt = trt
         self._recipe = recipe
         self._logger = tensorrt_engines.make_logger(trt)
@@ -195,7 +195,7 @@ class _Build:
         return int(engine.num_layers)
 
 
-def _earlier_cache(bundle: Path, recipe: Recipe, cuda: Cuda, version: str) -> bytes | None:
+def _earlier_cache(bundle: Path, recipe: EngineRecipe, cuda: Cuda, version: str) -> bytes | None:
     """Timings of an earlier build for this GPU and TensorRT; those of another one would mislead."""
     folder = bundle / tensorrt_engines.ENGINES_FOLDER
     for path in sorted(folder.glob("*/" + tensorrt_engines.RECORD_FILE)):

@@ -5,26 +5,20 @@ import json
 import math
 import shutil
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeseed.core.bundle import ENGINES, MANIFEST, Bundle
-from edgeseed.core.console import Bar, progress
+from edgeseed.core.console import ProgressBar, progress
 from edgeseed.core.errors import ArtifactError, EdgeseedError, GateError, WorkError
 from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.agent._pack import pack_agent
 from edgeseed.runtime.conformance import Stages, read_measurement
-from edgeseed.runtime.device import (
-    AgentDevice,
-    Device,
-    Ended,
-    LostAfterMeasuringError,
-    Observation,
-)
+from edgeseed.runtime.device import Ended, LostAfterMeasuringError, Observation
 from edgeseed.runtime.leftovers import work_folder
 
 _ERRORS: dict[str, type[EdgeseedError]] = {
@@ -35,8 +29,19 @@ _ERRORS: dict[str, type[EdgeseedError]] = {
 }
 
 
+class RunsAgents(Protocol):
+    """What is asked of a device here; see `AgentDevice`."""
+
+    @property
+    def name(self) -> str:
+        """What `--device` was."""
+
+    def run_agent(self, work: Path, *, on_line: Callable[[str], None]) -> Ended:
+        """Run the agent in a copy of the folder, and bring its result back."""
+
+
 def dispatch(
-    device: AgentDevice, bundle: Bundle, job: job_file.Job, *, pixels: NDArray[np.uint8] | None
+    device: RunsAgents, bundle: Bundle, job: job_file.Job, *, pixels: NDArray[np.uint8] | None
 ) -> Observation:
     """Run `job` on `device`.
 
@@ -64,7 +69,7 @@ def dispatch(
         )
 
 
-def _with_measurement(result: Path, device: Device, error: EdgeseedError) -> EdgeseedError:
+def _with_measurement(result: Path, device: RunsAgents, error: EdgeseedError) -> EdgeseedError:
     """The error, with the measurement if that had come back before it happened."""
     try:
         seen = _read(result, device, stages=Stages(), wants_outputs=False)
@@ -119,7 +124,7 @@ class Listener:
         self._where = device_name
         self._num_photos = num_photos
         self._stage = ""
-        self._bar: Bar | None = None
+        self._bar: ProgressBar | None = None
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Listener":
@@ -169,7 +174,7 @@ def parse_event(line: str) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-def raise_if_failed(device: Device, ended: Ended, error: dict[str, str] | None) -> None:
+def raise_if_failed(device: RunsAgents, ended: Ended, error: dict[str, str] | None) -> None:
     """Raise for what the agent refused, or for how it died."""
     if error is not None:
         kind = _ERRORS.get(error["kind"], WorkError)
@@ -179,7 +184,7 @@ def raise_if_failed(device: Device, ended: Ended, error: dict[str, str] | None) 
         raise WorkError(f"{device.name}: the agent ended with code {ended.exit_code}: {last}")
 
 
-def _read(result: Path, device: Device, *, stages: Stages, wants_outputs: bool) -> Observation:
+def _read(result: Path, device: RunsAgents, *, stages: Stages, wants_outputs: bool) -> Observation:
     try:
         text = (result / job_file.MEASUREMENT).read_text(encoding="utf-8")
         outputs = _load_outputs(result / job_file.OUTPUTS) if wants_outputs else None

@@ -23,7 +23,7 @@ from edgeseed.core.optional import require
 from edgeseed.profiles import EngineFacts, Profile
 from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.device import Device, Observation
-from edgeseed.runtime.runners.browser import Limits, Listening, Serving, measure_in_browser
+from edgeseed.runtime.runners.browser import Listening, Serving, Timeouts, measure_in_browser
 
 ENGINE = "onnxruntime-web"
 UNITS = ("wasm", "webgpu")
@@ -179,7 +179,7 @@ class BrowserDevice(Device):
             serving=serving,
             open_page=self._open_page,
             ort_web=self._address.ort_web,
-            limits=Limits(open=self._address.wait),
+            limits=Timeouts(open=self._address.wait),
         )
 
     def _serving(self) -> Serving:

@@ -8,7 +8,8 @@ from typing import Self
 
 from edgeseed.core.errors import ConfigError, WorkError
 from edgeseed.runtime.agent import job_file
-from edgeseed.runtime.device import AgentDevice, Ended
+from edgeseed.runtime.agent.device import AgentDevice
+from edgeseed.runtime.device import Ended
 from edgeseed.runtime.devices._process import stream
 
 

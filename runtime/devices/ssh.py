@@ -23,7 +23,8 @@ from urllib.parse import parse_qsl
 from edgeseed.core.console import say, warn
 from edgeseed.core.errors import ConfigError, MissingDependencyError, WorkError
 from edgeseed.runtime.agent import job_file
-from edgeseed.runtime.device import AgentDevice, Ended
+from edgeseed.runtime.agent.device import AgentDevice
+from edgeseed.runtime.device import Ended
 from edgeseed.runtime.devices._process import stream
 
 _ADDRESS = re.compile(

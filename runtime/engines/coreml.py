@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeseed.runtime.engine import Engine, EngineError, Placement, TensorSpec
+from edgeseed.runtime.engine import Engine, EngineError, EngineTensor, Placement
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,8 +52,8 @@ class CoreMLEngine(Engine):
         image = spec.input[0]
         self._is_image = image.type.WhichOneof("Type") == "imageType"
         height, width = image.type.imageType.height, image.type.imageType.width
-        self.inputs = (TensorSpec(image.name, (None, 3, height, width), "uint8"),)
-        self.outputs = tuple(TensorSpec(each.name, (None,), "float32") for each in spec.output)
+        self.inputs = (EngineTensor(image.name, (None, 3, height, width), "uint8"),)
+        self.outputs = tuple(EngineTensor(each.name, (None,), "float32") for each in spec.output)
         self.placement = placement
         self.settings = settings
 

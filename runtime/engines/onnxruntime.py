@@ -9,7 +9,7 @@ import collections
 import os
 from typing import TYPE_CHECKING
 
-from edgeseed.runtime.engine import Engine, EngineError, Placement, TensorSpec
+from edgeseed.runtime.engine import Engine, EngineError, EngineTensor, Placement
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,10 +133,10 @@ def _settings(options: Any, provider: str) -> dict[str, Any]:
     }
 
 
-def _spec(node: Any) -> TensorSpec:
+def _spec(node: Any) -> EngineTensor:
     shape = tuple(axis if isinstance(axis, int) else None for axis in node.shape)
     dtype: str = node.type
-    return TensorSpec(node.name, shape, DTYPES.get(dtype, dtype))
+    return EngineTensor(node.name, shape, DTYPES.get(dtype, dtype))
 
 
 def _unit_of(provider: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeseed.runtime import tensorrt_engines
 from edgeseed.runtime.cuda import Cuda
-from edgeseed.runtime.engine import Engine, EngineError, Placement, TensorSpec
+from edgeseed.runtime.engine import Engine, EngineError, EngineTensor, Placement
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,9 +167,9 @@ class _Tensor:
         self.host: NDArray[Any] | None = None
 
     @property
-    def spec(self) -> TensorSpec:
+    def spec(self) -> EngineTensor:
         shape = tuple(None if size < 0 else int(size) for size in self.shape)
-        return TensorSpec(self.name, shape, self.dtype.name)
+        return EngineTensor(self.name, shape, self.dtype.name)
 
 
 def _largest_shape(trt: Any, engine: Any, tensor: _Tensor) -> tuple[int, ...]:

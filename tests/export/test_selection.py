@@ -8,7 +8,7 @@ from edgeseed.core.bundle import Bundle, FileEntry, GateResult
 from edgeseed.core.errors import GateError
 from edgeseed.export.bundling.builder import Variant
 from edgeseed.export.bundling.writer import BuiltBundle
-from edgeseed.export.selection import Candidate, Selection, select
+from edgeseed.export.selection import PrecisionTrial, Selection, select
 from edgeseed.export.speed import ModelSpeed
 from edgeseed.export.target import Precision
 
@@ -21,7 +21,7 @@ class _Manifest:
         self.files = {"model.onnx": FileEntry(sha256="", size_bytes=size, role="ship")}
 
 
-def candidate(precision: Precision, *, problem: str = "", helps: str = "") -> Candidate:
+def candidate(precision: Precision, *, problem: str = "", helps: str = "") -> PrecisionTrial:
     gate = GateResult(
         name="top1_agreement", value=0.99, limit=0.98, passed=True, unit="share of photos", n=64
     )
@@ -29,7 +29,7 @@ def candidate(precision: Precision, *, problem: str = "", helps: str = "") -> Ca
     bundle = Bundle(path=cast("Any", None), manifest=manifest)
     made = BuiltBundle(bundle=bundle, evidence=cast("Any", None), gates=(gate,))
     scheme = "x86" if precision == "int8" else None
-    return Candidate(
+    return PrecisionTrial(
         variant=Variant(precision=precision, scheme=scheme), made=made, problem=problem, helps=helps
     )
 
@@ -105,7 +105,7 @@ def test_if_none_passes_it_says_why_each_failed_and_what_helps() -> None:
         candidate(
             "fp32", problem="parity 0.1 relative error, limit 0.0001", helps="export it again"
         ),
-        Candidate(
+        PrecisionTrial(
             variant=Variant(precision="int8", scheme="x86"),
             problem="needs photos to be judged by",
             helps="add --calibration FOLDER",

@@ -11,7 +11,7 @@ from edgeseed.core.errors import WorkError
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.runtime.accuracy import (
     Accuracy,
-    Photos,
+    EvaluationPhotos,
     Share,
     float_outputs,
     gather_photos,
@@ -21,8 +21,8 @@ from edgeseed.runtime.accuracy import (
 Floats = NDArray[np.float32]
 
 
-def photos(n: int, labels: list[int] | None = None) -> Photos:
-    return Photos(
+def photos(n: int, labels: list[int] | None = None) -> EvaluationPhotos:
+    return EvaluationPhotos(
         pixels=np.zeros((n, 3, 2, 2), np.uint8),
         labels=None if labels is None else np.array(labels, np.int64),
         source="here",

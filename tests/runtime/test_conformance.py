@@ -23,7 +23,7 @@ from edgeseed.runtime.conformance import (
 )
 from edgeseed.runtime.device import Observation
 from edgeseed.runtime.devices.host import HostDevice
-from edgeseed.runtime.measurement import Golden, Measurement, Reported, WarmUpRun
+from edgeseed.runtime.measurement import GoldenCheck, Measurement, Reported, WarmUpRun
 
 STEADY = [5_000_000] * 2000
 
@@ -233,4 +233,4 @@ def test_the_schema_takes_what_the_agent_writes_and_refuses_what_we_refuse() -> 
 def test_every_record_of_the_measurement_is_in_the_schema() -> None:
     names = set(json.loads(SCHEMA_FILE.read_text())["$defs"])
 
-    assert {kind.__name__ for kind in (Golden, Reported, WarmUpRun, Measurement)} <= names
+    assert {kind.__name__ for kind in (GoldenCheck, Reported, WarmUpRun, Measurement)} <= names

@@ -9,13 +9,13 @@ from edgeseed.runtime.latency import PROTOCOLS
 from edgeseed.runtime.machine import Load
 from edgeseed.runtime.measurement import ClockReading
 from edgeseed.runtime.summary import Summary
-from edgeseed.runtime.validity import Evidence, clock_share, judge, rates_by_tenth
+from edgeseed.runtime.validity import RunEvidence, clock_share, judge, rates_by_tenth
 
 CALM = Load(10.0, 0.0, 0.0, 0.1)
 STEADY_MS = np.full(200, 5.0)
 
 
-def evidence(samples_ms: Any = STEADY_MS, **changes: Any) -> Evidence:
+def evidence(samples_ms: Any = STEADY_MS, **changes: Any) -> RunEvidence:
     samples_ns = (np.asarray(samples_ms) * 1e6).astype(int).tolist()
     facts: dict[str, Any] = {
         "protocol": PROTOCOLS["quick"],
@@ -31,10 +31,10 @@ def evidence(samples_ms: Any = STEADY_MS, **changes: Any) -> Evidence:
         "load_before": CALM,
         "load_during": CALM,
     }
-    return Evidence(**{**facts, **changes})
+    return RunEvidence(**{**facts, **changes})
 
 
-def codes(found: Evidence) -> list[tuple[str, bool]]:
+def codes(found: RunEvidence) -> list[tuple[str, bool]]:
     return [(reason.code, reason.invalidates) for reason in judge(found)]
 
 

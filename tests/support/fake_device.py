@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseed.runtime.agent import job_file
-from edgeseed.runtime.device import AgentDevice, Ended
+from edgeseed.runtime.agent.device import AgentDevice
+from edgeseed.runtime.device import Ended
 from edgeseed.runtime.engine import Placement
 from edgeseed.runtime.machine import Load, Machine, Memory
-from edgeseed.runtime.measurement import Golden, Measurement, WarmUpRun
+from edgeseed.runtime.measurement import GoldenCheck, Measurement, WarmUpRun
 from edgeseed.runtime.thermals import Thermals
 
 MS = 1_000_000
@@ -58,7 +59,7 @@ def fake_measurement(samples_ns: Sequence[int], **changes: Any) -> Measurement:
         first_run_ns=12 * MS,
         placement=Placement("cpu", "cpu", {"cpu": 90}),
         settings={},
-        golden=Golden(4, {"embedding": 1e-7}, 1e-3),
+        golden=GoldenCheck(4, {"embedding": 1e-7}, 1e-3),
         samples_ns=list(samples_ns),
         elapsed_ns=sum(samples_ns),
         cpu_ns=sum(samples_ns),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeseed.runtime.engine import Engine, EngineError, Placement, TensorSpec
+from edgeseed.runtime.engine import Engine, EngineError, EngineTensor, Placement
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,13 +35,13 @@ class FakeEngine(Engine):
     units = ("cpu", "npu")
 
     def __init__(self, model: dict[str, Any], *, unit: str = "cpu") -> None:
-        self.inputs = (TensorSpec("image", (None, 3, None, None), "float32"),)
+        self.inputs = (EngineTensor("image", (None, 3, None, None), "float32"),)
         self._weights = np.asarray(model["weights"], dtype=np.float32)
         self._head = None if model.get("head") is None else np.asarray(model["head"], np.float32)
         sizes = {"embedding": len(self._weights)}
         if self._head is not None:
             sizes["logits"] = len(self._head)
-        self.outputs = tuple(TensorSpec(name, (None, n), "float32") for name, n in sizes.items())
+        self.outputs = tuple(EngineTensor(name, (None, n), "float32") for name, n in sizes.items())
         self.placement = Placement(unit, model.get("actual", unit), None)
         self.settings = {}
         self._delay_s = model.get("delay_ms", 0) / 1000

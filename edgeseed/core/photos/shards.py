@@ -137,7 +137,7 @@ def _is_remote(url: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Member:
+class _ShardPhoto:
     """One photo in a shard: its member's name, its place, and its label if it has one."""
 
     member: str
@@ -150,7 +150,7 @@ class _Member:
 class _Shard:
     """What one tar holds: every member is a photo, a sidecar or skipped."""
 
-    photos: list[_Member]
+    photos: list[_ShardPhoto]
     skipped: list[Skipped]
     num_sidecars: int
 
@@ -170,10 +170,10 @@ def _index(url: str) -> _Shard:
     except OSError as error:
         raise DataError(f"{url} cannot be read ({' '.join(str(error).split())[:160]})") from error
     # Not only neighbours: tars that were made by other tools may hold all labels first.
-    samples: dict[str, list[_Member]] = {}
+    samples: dict[str, list[_ShardPhoto]] = {}
     for part in members.values():
         samples.setdefault(_key_and_kind(part.member)[0], []).append(part)
-    photos: list[_Member] = []
+    photos: list[_ShardPhoto] = []
     num_sidecars = 0
     for parts in samples.values():
         chosen = _photos(parts)
@@ -190,9 +190,9 @@ def _index(url: str) -> _Shard:
     return _Shard(photos, skipped, num_sidecars)
 
 
-def _read_members(tar: tarfile.TarFile, url: str) -> tuple[dict[str, _Member], list[Skipped]]:
+def _read_members(tar: tarfile.TarFile, url: str) -> tuple[dict[str, _ShardPhoto], list[Skipped]]:
     """Files of a tar by name, and what cannot be read from its place."""
-    members: dict[str, _Member] = {}
+    members: dict[str, _ShardPhoto] = {}
     skipped = []
     for member in tar:
         path = f"{_file_name(url)}/{member.name}"
@@ -205,7 +205,7 @@ def _read_members(tar: tarfile.TarFile, url: str) -> tuple[dict[str, _Member], l
         else:
             if member.name in members:  # as in tar itself, the last one counts
                 skipped.append(Skipped(path, "another file of this name comes later in the tar"))
-            members[member.name] = _Member(
+            members[member.name] = _ShardPhoto(
                 member.name, member.offset_data, member.size, _label(tar, member, path)
             )
     return members, skipped
@@ -251,7 +251,7 @@ def _file_name(url: str) -> str:
     return url.rpartition("/")[2]
 
 
-def _photos(sample: list[_Member]) -> list[_Member]:
+def _photos(sample: list[_ShardPhoto]) -> list[_ShardPhoto]:
     """The photos among files whose names are equal up to the first dot.
 
     `000017.jpg` is the photo, and `000017.mask.png` belongs to it. Where no name ends at the second
@@ -279,7 +279,7 @@ class _ShardLabels:
 
 
 def _read_labels(
-    source: str, urls: list[str], samples: list[_Member], *, wanted: bool
+    source: str, urls: list[str], samples: list[_ShardPhoto], *, wanted: bool
 ) -> _ShardLabels | None:
     """Class indices from labels that are numbers with any gaps, or names.
 
@@ -345,7 +345,7 @@ class Shards:
     """Photos by their place in a tar. Survives pickling: nothing is kept open."""
 
     def __init__(
-        self, urls: list[str], numbers: npt.NDArray[np.int64], samples: Iterable[_Member]
+        self, urls: list[str], numbers: npt.NDArray[np.int64], samples: Iterable[_ShardPhoto]
     ) -> None:
         self._urls = urls
         self._numbers = numbers

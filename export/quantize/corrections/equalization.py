@@ -131,7 +131,7 @@ def apply_factors(graph_module: fx.GraphModule, evened: Mapping[str, Evened]) ->
 # --------------------------------------------------------------------------- groups
 
 
-class _Group(ChannelGroup):
+class _FactorGroup(ChannelGroup):
     """Tensors whose channels have one factor: what layers write, up to the layers that read it.
 
     A residual block's sum has the factor of its skip, so that all blocks of a stage are one group.
@@ -196,12 +196,12 @@ class _Group(ChannelGroup):
         return num_groups(layer) == 1 and weight.shape[1] == self.channels
 
 
-def _groups_of(graph_module: fx.GraphModule) -> Iterator[_Group]:
+def _groups_of(graph_module: fx.GraphModule) -> Iterator[_FactorGroup]:
     """Every group through which a factor gets, once."""
     known: set[fx.Node] = set()
     for node in graph_module.graph.nodes:
         if (_is_layer(node) or _is_factor(node)) and node not in known:
-            group = _Group(graph_module, len(constant(graph_module, input_of(node, 1))))
+            group = _FactorGroup(graph_module, len(constant(graph_module, input_of(node, 1))))
             if group.collect(node):
                 known |= group.tensors
                 yield group
@@ -270,7 +270,7 @@ def _watch(
 
 
 def _best_factors(
-    graph_module: fx.GraphModule, group: _Group, seen: Mapping[fx.Node, _Channels]
+    graph_module: fx.GraphModule, group: _FactorGroup, seen: Mapping[fx.Node, _Channels]
 ) -> Evened:
     """The factors of least expected error."""
     behind = [(_columns(graph_module, layer), seen[tensor]) for layer, tensor in group.readers]
@@ -326,7 +326,7 @@ def _expected_error(weight: Tensor, channels: _Channels, factors: Tensor) -> flo
     return float(of_values + 4 * of_weights)
 
 
-def _scale(graph_module: fx.GraphModule, group: _Group, factors: Tensor) -> None:
+def _scale(graph_module: fx.GraphModule, group: _FactorGroup, factors: Tensor) -> None:
     """Divides what the layers in front write by (C,) factors, and multiplies it back behind."""
     for front in group.fronts:
         weight = constant(graph_module, input_of(front, 1)).double()

@@ -45,14 +45,14 @@ def widen_channels(graph_module: fx.GraphModule, *, multiple: int) -> list[str]:
         # A widening of more than half would cost more than the remainder loop does.
         if missing == 0 or missing * 2 > channels:
             continue
-        group = _Group(graph_module)
+        group = _WidthGroup(graph_module)
         if group.follow(node):
             widened += group.widen(missing, channels)
     tidy(graph_module)
     return widened
 
 
-class _Group(ChannelGroup):
+class _WidthGroup(ChannelGroup):
     """The tensors that must have as many channels as each other, and the layers at their edges."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:

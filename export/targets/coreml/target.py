@@ -83,7 +83,7 @@ class CoreMLTarget(Target):
 
     def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
         """Writes `model.mlpackage`."""
-        settings = Settings.from_request(request)
+        settings = CoreMLSettings.from_request(request)
         coremltools = load_coremltools("--target coreml")
         _say_what_has_no_effect(request, settings)
         model = convert(coremltools, request, settings)
@@ -130,7 +130,7 @@ class CoreMLTarget(Target):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class CoreMLSettings:
     """The target's options, checked.
 
     Attributes:
@@ -144,7 +144,7 @@ class Settings:
     float32: tuple[str, ...]
 
     @classmethod
-    def from_request(cls, request: WriteRequest) -> "Settings":
+    def from_request(cls, request: WriteRequest) -> "CoreMLSettings":
         """The settings of one export.
 
         Raises:
@@ -157,7 +157,7 @@ class Settings:
         return cls(weights=weights, float32=tuple(name.strip() for name in names if name.strip()))
 
 
-def _say_what_has_no_effect(request: WriteRequest, settings: Settings) -> None:
+def _say_what_has_no_effect(request: WriteRequest, settings: CoreMLSettings) -> None:
     if settings.weights != WEIGHTS[0] and request.precision != "w8":
         warn(f"weights={settings.weights} has no effect on {request.precision}, only on w8")
     if settings.float32 and request.precision == "fp32":
@@ -181,7 +181,7 @@ class _WithProbabilities(nn.Module):
         return embedding, logits, logits.softmax(dim=-1)
 
 
-def convert(coremltools: Any, request: WriteRequest, settings: Settings) -> Any:
+def convert(coremltools: Any, request: WriteRequest, settings: CoreMLSettings) -> Any:
     """The exported program as a Core ML model in memory.
 
     Raises:

@@ -72,7 +72,7 @@ class OnnxTarget(Target):
 
     def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
         """Writes `model.onnx`."""
-        settings = Settings.from_options(request.options)
+        settings = OnnxSettings.from_options(request.options)
         model = _as_asked(request, settings)
         describe(model, request)
         onnx.checker.check_model(model, full_check=True)
@@ -117,7 +117,7 @@ def minimum_runtime(model: ModelProto) -> dict[str, str]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class OnnxSettings:
     """The target's options, checked.
 
     Attributes:
@@ -130,7 +130,7 @@ class Settings:
     float32: tuple[str, ...]
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> "Settings":
+    def from_options(cls, options: Mapping[str, Any]) -> "OnnxSettings":
         """The settings of one export.
 
         Raises:
@@ -148,7 +148,7 @@ def scheme_of_this_machine() -> str:
     return "arm" if platform.machine().lower() in ("arm64", "aarch64") else "x86"
 
 
-def _as_asked(request: WriteRequest, settings: Settings) -> ModelProto:
+def _as_asked(request: WriteRequest, settings: OnnxSettings) -> ModelProto:
     program = request.program
     if request.precision == "fp16":
         size = request.spec.preprocess.image_size

@@ -5,6 +5,6 @@ runner.mjs, in a worker, measures. Both do in JavaScript what agent/__main__.py 
 """
 
 from edgeseed.runtime.runners.browser.run import measure_in_browser
-from edgeseed.runtime.runners.browser.server import Limits, Listening, Serving
+from edgeseed.runtime.runners.browser.server import Listening, Serving, Timeouts
 
-__all__ = ["Limits", "Listening", "Serving", "measure_in_browser"]
+__all__ = ["Listening", "Serving", "Timeouts", "measure_in_browser"]

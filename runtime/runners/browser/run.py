@@ -21,11 +21,11 @@ from edgeseed.runtime.conformance import Stages, read_measurement
 from edgeseed.runtime.device import Observation
 from edgeseed.runtime.runners.browser.package import find_ort_web
 from edgeseed.runtime.runners.browser.server import (
-    Limits,
     Listening,
     Posted,
     Run,
     Serving,
+    Timeouts,
     check_time,
     serve,
 )
@@ -51,7 +51,7 @@ def measure_in_browser(
     serving: Serving,
     open_page: Callable[[Listening], None],
     ort_web: str | Path | None = None,
-    limits: Limits | None = None,
+    limits: Timeouts | None = None,
     watch: Callable[[], None] | None = None,
 ) -> Observation:
     """Serve the page for one run, and wait for what it measures.
@@ -89,13 +89,13 @@ def measure_in_browser(
     return Observation(measurement=measurement, outputs=outputs, stages=stages)
 
 
-def _limits(job: Job, num_photos: int) -> Limits:
+def _limits(job: Job, num_photos: int) -> Timeouts:
     run = _LOAD_SECONDS + 2 * job.max_seconds + num_photos * _PHOTO_SECONDS
-    return Limits(run=run)
+    return Timeouts(run=run)
 
 
 def _wait(
-    run: Run, job: Job, *, name: str, limits: Limits, watch: Callable[[], None]
+    run: Run, job: Job, *, name: str, limits: Timeouts, watch: Callable[[], None]
 ) -> tuple[Posted, Stages]:
     num_photos = 0 if run.work.pixels is None else len(run.work.pixels)
     hidden = False
@@ -131,7 +131,7 @@ def _wait(
             _check(run, limits, watch)
 
 
-def _check(run: Run, limits: Limits, watch: Callable[[], None]) -> None:
+def _check(run: Run, limits: Timeouts, watch: Callable[[], None]) -> None:
     check_time(run, limits)
     watch()
 

@@ -88,7 +88,7 @@ class Serving:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class Timeouts:
     """How long to wait, in seconds.
 
     Attributes:
@@ -208,7 +208,7 @@ class Run:
         self.events.put({"event": "warning", "message": message})
 
 
-class _RefusedError(Exception):
+class _RequestError(Exception):
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)
         self.status = status
@@ -236,11 +236,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             if self.headers.get("Host") not in self.hosts:
                 # A page elsewhere whose name was bound to this address (DNS rebinding).
-                raise _RefusedError(HTTPStatus.MISDIRECTED_REQUEST, "this server has another name")
+                raise _RequestError(HTTPStatus.MISDIRECTED_REQUEST, "this server has another name")
             url = urlsplit(self.path)
             secret, _, rest = url.path.removeprefix("/").partition("/")
             method(secret, rest, url)
-        except _RefusedError as refusal:
+        except _RequestError as refusal:
             self._send_json(refusal.status, {"message": str(refusal)})
         except (ConnectionError, TimeoutError, ssl.SSLError):
             self.close_connection = True
@@ -255,7 +255,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 name, content_type = PAGE_FILES[rest]
                 self._send_file(HERE / name, content_type)
             else:
-                raise _RefusedError(HTTPStatus.NOT_FOUND, f"there is no {rest[:80]}")
+                raise _RequestError(HTTPStatus.NOT_FOUND, f"there is no {rest[:80]}")
         elif hmac.compare_digest(secret, self.run.session):
             self._get_work(rest, url)
         else:
@@ -272,7 +272,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif content is not None:
             self._send(HTTPStatus.OK, content)
         else:
-            raise _RefusedError(HTTPStatus.NOT_FOUND, f"there is no {rest[:80]}")
+            raise _RequestError(HTTPStatus.NOT_FOUND, f"there is no {rest[:80]}")
 
     def _photos(self, query: str) -> bytes:
         pixels = self.run.work.pixels
@@ -283,12 +283,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except (KeyError, ValueError):
             start, count = -1, 0
         if not (0 <= start < len(pixels) and 0 < count <= 256):
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, "start and count name no photos")
+            raise _RequestError(HTTPStatus.BAD_REQUEST, "start and count name no photos")
         return pixels[start : start + count].tobytes()
 
-    def _wrong_link(self) -> _RefusedError:
+    def _wrong_link(self) -> _RequestError:
         self.run.wrong_link(self.client_address[0])
-        return _RefusedError(
+        return _RequestError(
             HTTPStatus.NOT_FOUND,
             "This is not the link of a run that waits. Copy it from the terminal once more.",
         )
@@ -300,7 +300,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._body(limit=0)
             answer = self.run.start(self.client_address[0])
             if answer is None:
-                raise _RefusedError(
+                raise _RequestError(
                     HTTPStatus.CONFLICT,
                     "This link was used already: it is good for one run. Run the command again "
                     "for a new one.",
@@ -327,23 +327,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 size = posts.output_bytes(n, self.run.work.outputs[name])
                 self.run.add_output(name, self._body(limit=size))
             else:
-                raise _RefusedError(HTTPStatus.NOT_FOUND, f"there is no {rest[:80]}")
+                raise _RequestError(HTTPStatus.NOT_FOUND, f"there is no {rest[:80]}")
         except ArtifactError as error:
             self.run.fail(str(error))
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from error
+            raise _RequestError(HTTPStatus.BAD_REQUEST, str(error)) from error
         self._send_json(HTTPStatus.OK, {})
 
     def _body(self, *, limit: int) -> bytes:
         length = self.headers.get("Content-Length", "")
         if not re.fullmatch(r"\d{1,15}", length):
             self.close_connection = True
-            raise _RefusedError(HTTPStatus.LENGTH_REQUIRED, "a post needs a Content-Length")
+            raise _RequestError(HTTPStatus.LENGTH_REQUIRED, "a post needs a Content-Length")
         if int(length) > limit:
             # Not read, so the connection cannot go on.
             self.close_connection = True
             message = f"the page posted {int(length):,} bytes where at most {limit:,} are taken"
             self.run.fail(message)
-            raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
+            raise _RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
         return self.rfile.read(int(length))
 
     def _send_json(self, status: HTTPStatus, values: dict[str, Any]) -> None:
@@ -456,7 +456,7 @@ def serve(run: Run, serving: Serving, *, folder: Path) -> Iterator[Listening]:
         thread.join(timeout=5)
 
 
-def check_time(run: Run, limits: Limits) -> None:
+def check_time(run: Run, limits: Timeouts) -> None:
     """Raise if the run took too long.
 
     Raises:

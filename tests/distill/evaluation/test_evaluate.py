@@ -17,7 +17,7 @@ from edgeseed.core.network import load_student, save_student
 from edgeseed.core.photos import PhotoSet, open_photos, photos_from_arrays
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import StudentSpec
-from edgeseed.distill.evaluation.evaluate import Features, evaluate, measure_knn
+from edgeseed.distill.evaluation.evaluate import LabelledFeatures, evaluate, measure_knn
 from edgeseed.distill.evaluation.knn import KnnSettings, knn_accuracy, knn_scores, top_accuracy
 from edgeseed.distill.evaluation.linear import LinearSettings, probe_linearly, train_linear_probes
 from edgeseed.distill.networks.inference import embed, predict
@@ -116,7 +116,7 @@ def test_more_neighbours_than_photos_are_clamped_and_said(
 ) -> None:
     bank, bank_labels = _clusters(12, seed=0)
     queries, labels = _clusters(6, seed=1)
-    features = Features(
+    features = LabelledFeatures(
         train=bank, train_labels=bank_labels, test=queries, test_labels=labels, num_classes=3
     )
     metrics = measure_knn(features, settings=KnnSettings())

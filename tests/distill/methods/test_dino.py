@@ -15,9 +15,9 @@ from edgeseed.distill.losses import entropy
 from edgeseed.distill.methods import _dino
 from edgeseed.distill.methods._dino import (
     Center,
+    CropOutputs,
     DinoConfig,
     DinoHead,
-    Features,
     by_size,
     check_crops,
     embed_views,
@@ -33,7 +33,7 @@ from edgeseed.distill.methods._dino import (
     view_cross_entropies,
 )
 from edgeseed.distill.methods.esvit import other_views
-from edgeseed.distill.networks.features import Features as TrunkFeatures
+from edgeseed.distill.networks.features import CropOutputs as TrunkFeatures
 from edgeseed.distill.teachers.heads import dino_head_from_weights
 
 Rows = list[list[float]]
@@ -320,7 +320,7 @@ def test_all_crops_go_through_a_head_at_once() -> None:
         return 2 * rows
 
     features = [
-        Features(waves(2 * B, D, shift=shift), regions) for shift, regions in enumerate(REGIONS)
+        CropOutputs(waves(2 * B, D, shift=shift), regions) for shift, regions in enumerate(REGIONS)
     ]
     views = score_views(head, features, num_views=4)
     regions = score_regions(head, [one.regions for one in features if one.regions is not None])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeseed.core.bundle import Bundle
-from edgeseed.runtime.engine import EngineError, TensorSpec
+from edgeseed.runtime.engine import EngineError, EngineTensor
 from edgeseed.runtime.engines import onnxruntime as plugin
 from edgeseed.runtime.engines.onnxruntime import OnnxRuntimeEngine
 
@@ -29,8 +29,8 @@ def test_it_gives_the_bundles_golden_outputs(bundle: Bundle) -> None:
 def test_inputs_and_outputs_are_described(bundle: Bundle) -> None:
     engine = OnnxRuntimeEngine.open(bundle.model_path, unit="cpu", threads=1)
 
-    assert engine.inputs == (TensorSpec("image", (None, 3, 16, 16), "float32"),)
-    assert engine.outputs[0] == TensorSpec("embedding", (None, 8), "float32")
+    assert engine.inputs == (EngineTensor("image", (None, 3, 16, 16), "float32"),)
+    assert engine.outputs[0] == EngineTensor("embedding", (None, 8), "float32")
 
 
 def test_the_placement_counts_nodes_that_were_seen_on_the_unit(bundle: Bundle) -> None:

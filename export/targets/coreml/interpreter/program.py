@@ -43,7 +43,7 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class OperationResult:
     """One result of an operation. `type` is None for what is not a tensor (a dictionary)."""
 
     name: str
@@ -63,7 +63,7 @@ class Operation:
 
     type: str
     arguments: Mapping[str, tuple[Reference | Constant, ...]]
-    results: tuple[Result, ...]
+    results: tuple[OperationResult, ...]
 
     @property
     def place(self) -> str:

@@ -16,9 +16,9 @@ from edgeseed.export.targets.coreml.interpreter.program import (
     ImageInput,
     LiteralValue,
     Operation,
+    OperationResult,
     Program,
     Reference,
-    Result,
     TensorType,
 )
 from edgeseed.export.targets.coreml.tools import load_coremltools
@@ -191,7 +191,7 @@ def _operation(message: Any, weights: "WeightFiles") -> Operation:
     for name, value in message.attributes.items():
         if name != "name":
             arguments[name] = (Constant(read_value(value, weights)),)
-    results = tuple(Result(each.name, _tensor_type(each.type)) for each in message.outputs)
+    results = tuple(OperationResult(each.name, _tensor_type(each.type)) for each in message.outputs)
     return Operation(message.type, arguments, results)
 
 

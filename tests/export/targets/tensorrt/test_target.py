@@ -25,7 +25,7 @@ from edgeseed.export.targets.tensorrt import support
 from edgeseed.export.targets.tensorrt.model import TensorRTModel, lint_quantization, rounded
 from edgeseed.export.targets.tensorrt.support import MADE_FOR, preflight
 from edgeseed.export.targets.tensorrt.target import TensorRTOptions
-from edgeseed.runtime.tensorrt_engines import Recipe, sha256
+from edgeseed.runtime.tensorrt_engines import EngineRecipe, sha256
 
 
 def make(student: Path, photos: Path, out: Path, precision: str, **options: Any) -> Path:
@@ -70,7 +70,7 @@ def test_the_graph_says_float16_between_float32_borders(made_fp16: Path) -> None
 
 
 def test_the_builder_reads_what_the_export_writes(made_fp16: Path) -> None:
-    recipe = Recipe.read(made_fp16 / "build.json")
+    recipe = EngineRecipe.read(made_fp16 / "build.json")
     assert recipe.model_sha256 == sha256(made_fp16 / recipe.model)
     assert recipe.made_for == list(MADE_FOR)
     assert recipe.strongly_typed == {"10": "flag", "11": "always"}
@@ -229,7 +229,7 @@ def test_one_batch_needs_no_profile_and_options_reach_the_recipe(
     folder = write(
         student, tmp_path / "out", dla_core="1", gpu_fallback="false", workspace_mib="256"
     )
-    recipe = Recipe.read(folder / "build.json")
+    recipe = EngineRecipe.read(folder / "build.json")
     assert recipe.profiles == []
     assert (recipe.dla_core, recipe.gpu_fallback, recipe.workspace_mib) == (1, False, 256)
 

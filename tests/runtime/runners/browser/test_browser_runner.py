@@ -25,9 +25,9 @@ from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.device import Observation
 from edgeseed.runtime.devices.browser import BrowserAddress, BrowserDevice, own_address
 from edgeseed.runtime.runners.browser import (
-    Limits,
     Listening,
     Serving,
+    Timeouts,
     measure_in_browser,
     package,
     server,
@@ -160,7 +160,7 @@ class Visit:
             try:
                 self.observation = measure_in_browser(
                     bundle, make_job(bundle, **changes), pixels=None, name="browser",
-                    serving=Serving(), open_page=open_page, limits=Limits(silence=5),
+                    serving=Serving(), open_page=open_page, limits=Timeouts(silence=5),
                 )  # fmt: skip
             except BaseException as error:
                 self.error = error

@@ -15,7 +15,7 @@ import pytest
 from edgeseed.core.errors import ConfigError, WorkError
 from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.runners.browser import posts, server
-from edgeseed.runtime.runners.browser.server import Limits, Listening, Run, Serving, serve
+from edgeseed.runtime.runners.browser.server import Listening, Run, Serving, Timeouts, serve
 from edgeseed.runtime.runners.browser.work import Work
 
 from .conftest import measurement
@@ -287,16 +287,16 @@ def test_a_page_that_leaves_ends_the_run(client: Client) -> None:
 
 def test_a_link_that_nobody_opens_ends_the_run(work: Work, job: Job) -> None:
     with pytest.raises(WorkError, match="nobody opened the page within 0 s"):
-        server.check_time(Run(work, job), Limits(open=0))
+        server.check_time(Run(work, job), Timeouts(open=0))
 
 
 def test_a_page_that_falls_silent_ends_the_run(work: Work, job: Job) -> None:
     run = Run(work, job)
     run.start("1.2.3.4")
 
-    server.check_time(run, Limits(open=0))
+    server.check_time(run, Timeouts(open=0))
     with pytest.raises(WorkError, match="has said nothing for 0 s: its tab was closed"):
-        server.check_time(run, Limits(silence=0))
+        server.check_time(run, Timeouts(silence=0))
 
 
 def test_a_run_that_does_not_end_is_ended(work: Work, job: Job) -> None:
@@ -304,7 +304,7 @@ def test_a_run_that_does_not_end_is_ended(work: Work, job: Job) -> None:
     run.start("1.2.3.4")
 
     with pytest.raises(WorkError, match="did not end within 0 s"):
-        server.check_time(run, Limits(run=0))
+        server.check_time(run, Timeouts(run=0))
 
 
 def test_the_server_ends_with_its_block(work: Work, job: Job, tmp_path: Path) -> None:
