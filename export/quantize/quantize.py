@@ -42,6 +42,7 @@ from edgeseed.export.quantize.ranges.statistics import (
 from edgeseed.export.quantize.scheme import Scheme
 from edgeseed.export.quantize.search.candidates import Candidates, Chosen
 from edgeseed.export.quantize.search.float_layers import Score, search_floats
+from edgeseed.export.quantize.search.photo_split import PhotoSplit
 from edgeseed.export.quantize.search.policy import POLICY
 from edgeseed.export.quantize.search.recovery import recover
 from edgeseed.export.quantize.search.scoring import Judge
@@ -126,11 +127,9 @@ class _Worker:
             if scheme.depthwise_multiple > 1
             else []
         )
-        self.reserve = reserve
-        self.judge = Judge(
-            graph, scheme, photos,
-            reserve=reserve, required=config.required_agreement, learning=config.recover,
-        )  # fmt: skip
+        required = config.required_agreement
+        self.split = PhotoSplit.deal(photos, reserve, required=required, learning=config.recover)
+        self.judge = Judge(graph, scheme, self.split, required=required)
         self.tried: dict[str, Score] = {}
         self.counted: dict[str, Score] = {}
         self.calibrator = config.calibrator
@@ -177,10 +176,11 @@ class _Worker:
         return with_byte_weights(self.graph, self.in_bytes, self.scheme.weight)
 
     def _recover(self, numbers: TensorScales, layout: Layout) -> TensorScales:
-        learning, sample = self.judge.calibration, self.judge.held_out
-        if self.reserve is not None and len(self.reserve) >= len(self.judge.calibration):
+        learning, sample = self.split.calibration, self.judge.held_out
+        reserve = self.split.reserve
+        if reserve is not None and len(reserve) >= len(learning):
             # More photos judge where they are not those that are learnt on.
-            learning, sample = self.reserve.take(POLICY.recovery), self.judge.ranking
+            learning, sample = reserve.take(POLICY.recovery), self.judge.ranking
         recovered = recover(
             self.graph, layout, numbers, self.scheme, learning,
             distance=lambda found: self.judge.score(found, layout, sample).distance,
@@ -296,9 +296,9 @@ class _Worker:
             "weights": "int8 per output channel",
             "calibrator": self.calibrator,
             "photos": {
-                "ranges": len(self.judge.calibration),
-                "selection": len(self.judge.held_out.photos),
-                "judging": len(self.judge.ranking.photos),
+                "ranges": len(self.split.calibration),
+                "selection": len(self.split.held_out),
+                "judging": len(self.split.ranking),
                 "counting": len(self.judge.acceptance.photos),
                 "recovery": self.learnt_on,
             },

@@ -18,8 +18,9 @@ from edgeseed.export.quantize.graph.simulation import simulate
 from edgeseed.export.quantize.ranges.statistics import photo_batches
 from edgeseed.export.quantize.scheme import Scheme
 from edgeseed.export.quantize.search.float_layers import Score
+from edgeseed.export.quantize.search.photo_split import PhotoSplit
 from edgeseed.export.quantize.search.policy import POLICY
-from edgeseed.export.samples import Photos, Reserve
+from edgeseed.export.samples import Photos
 
 
 def run_graph(graph_module: fx.GraphModule, photos: Photos) -> Outputs:
@@ -51,6 +52,12 @@ class Sample:
 class Judge:
     """Scores quantized graphs by how they decide beside the float graph.
 
+    Args:
+        graph: The float graph, as it is to be quantized.
+        scheme: What the integers are.
+        split: The photos by their use.
+        required: The agreement that the gate asks for.
+
     Attributes:
         calibration: Photos that ranges are taken from.
         held_out: Photos that are not calibrated with.
@@ -61,50 +68,16 @@ class Judge:
     """
 
     def __init__(
-        self,
-        graph: fx.GraphModule,
-        scheme: Scheme,
-        photos: Photos,
-        *,
-        reserve: Reserve | None,
-        required: float,
-        learning: bool,
+        self, graph: fx.GraphModule, scheme: Scheme, split: PhotoSplit, *, required: float
     ) -> None:
-        """Deals the photos out.
-
-        Args:
-            graph: The float graph, as it is to be quantized.
-            scheme: What the integers are.
-            photos: Calibration photos; the last eighth is not calibrated with.
-            reserve: Further photos.
-            required: The share of decisions that the gate asks for.
-            learning: Whether half of the reserve has to be left to be learnt on.
-        """
         self.graph, self.scheme, self.required = graph, scheme, required
-        held_out = min(POLICY.held_out.of(photos), max(1, len(photos) // 4))
-        self.calibration = Photos(pixels=photos.pixels[:-held_out])
-        aside = photos.pixels[-held_out:]
-        self.held_out = Sample(graph, aside)
-        self.first_look = Sample(graph, aside[: POLICY.first_look.of(photos)])
-        self.ranking = Sample(graph, photos.pixels[-POLICY.ranking.of(photos) :])
-        self.acceptance = self._further(reserve, required, learning=learning) or self.ranking
-
-    def _further(
-        self, reserve: Reserve | None, required: float, *, learning: bool
-    ) -> Sample | None:
-        """Photos that are new, if there are no fewer than of those that judge."""
-        least = len(self.ranking.photos)
-        left = len(reserve or ())
-        if learning:
-            # Half are to be learnt on, and no fewer than calibrate.
-            left = min(left // 2, left - len(self.calibration))
-        if reserve is None or left < least:
-            return None
-        limit = min(max(required, 0.0), 1.0)
-        # The error of a share p of n is sqrt(p (1 - p) / n).
-        enough = limit / max(1.0 - limit, 1e-9) / POLICY.acceptance_error**2
-        wanted = min(POLICY.acceptance.of(self.ranking.photos), math.ceil(enough))
-        return Sample(self.graph, reserve.take(min(left, max(least, wanted))).pixels)
+        self.calibration = split.calibration
+        self.held_out = Sample(graph, split.held_out.pixels)
+        few = POLICY.first_look.of(split.held_out)
+        self.first_look = Sample(graph, split.held_out.pixels[:few])
+        self.ranking = Sample(graph, split.ranking.pixels)
+        new = split.acceptance
+        self.acceptance = self.ranking if new is None else Sample(graph, new.pixels)
 
     @property
     def counts_apart(self) -> bool:

@@ -18,6 +18,7 @@ from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.quantize.search import candidates as module
 from edgeseed.export.quantize.search.candidates import Candidates
 from edgeseed.export.quantize.search.float_layers import Score
+from edgeseed.export.quantize.search.photo_split import PhotoSplit
 from edgeseed.export.quantize.search.policy import POLICY
 from edgeseed.export.quantize.search.scoring import Judge, Sample
 from edgeseed.export.samples import Photos
@@ -31,9 +32,8 @@ class _Scripted(Judge):
     """Counts decisions by a script; distances are real, or scripted as well."""
 
     def __init__(self, graph: fx.GraphModule, photos: Photos, shares: list[float]) -> None:
-        super().__init__(
-            graph, SCHEMES.load("x86"), photos, reserve=None, required=0.98, learning=False
-        )
+        split = PhotoSplit.deal(photos, None, required=0.98, learning=False)
+        super().__init__(graph, SCHEMES.load("x86"), split, required=0.98)
         # As if there were others.
         self.acceptance = Sample(graph, np.repeat(photos.pixels[:8], 32, axis=0))
         self.shares = shares
