@@ -1,4 +1,4 @@
-.PHONY: dev format check docs test test-all bench
+.PHONY: dev format check docs test test-slow test-all bench
 
 dev:            ## an editable install with everything that developers need
 	pip install -e ".[dev]"
@@ -16,8 +16,11 @@ check:          ## what .ci/run checks after the tests
 docs:           ## the documentation, into docs/_build; a warning or a broken link is an error
 	sphinx-build --fail-on-warning --keep-going -q docs docs/_build
 
-test:           ## the quick suite
+test:           ## the quick suite: under three minutes on two cores
 	pytest
+
+test-slow:      ## what the quick suite leaves out
+	pytest -m slow
 
 test-all:       ## all tests that this machine can run
 	pytest -m ""

@@ -1,6 +1,8 @@
 """The tiny student's bundles, made once and copied for each test that damages one."""
 
+import functools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from support.export import (
     tiny_preprocess,
     tiny_student,
 )
+from support.shared import make_once
 
 from edgeseed.core.network import StudentNetwork
 from edgeseed.export import export
@@ -30,53 +33,101 @@ def network() -> StudentNetwork:
     return tiny_student()
 
 
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
+    """What is made once for all workers; see `support.shared.make_once`."""
+    return functools.partial(make_once, tmp_path_factory)
+
+
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("export")
 
 
 @pytest.fixture(scope="session")
-def photos(workplace: Path) -> Path:
+def photos(once: MakeOnce) -> Path:
     """Class folders with 16 photos each, of other seeds than the head was fitted on."""
-    return save_photos(workplace / "photos", range(100, 116))
+    return once("photos", lambda root: save_photos(root, range(100, 116)))
 
 
 @pytest.fixture(scope="session")
-def many_photos(workplace: Path) -> Path:
+def many_photos(once: MakeOnce) -> Path:
     """48 of each class, where one decision of the proof must not be three points."""
-    return save_photos(workplace / "many_photos", range(300, 348))
+    return once("many_photos", lambda root: save_photos(root, range(300, 348)))
 
 
-def save_photos(root: Path, seeds: range) -> Path:
+def save_photos(root: Path, seeds: range) -> None:
     for kind in CLASSES:
         (root / kind).mkdir(parents=True)
         for seed in seeds:
             tinted_photo(kind, seed).save(root / kind / f"{seed}.png")
-    return root
 
 
 @pytest.fixture(scope="session")
-def student(workplace: Path, network: StudentNetwork) -> Path:
-    return save_tiny_student(workplace / "student.safetensors", network)
+def student(once: MakeOnce, network: StudentNetwork) -> Path:
+    return once("student.safetensors", lambda path: save_tiny_student(path, network))
+
+
+# Bundles that several files of tests look at. They copy those that they change.
 
 
 @pytest.fixture(scope="session")
-def made_fp32(workplace: Path, student: Path, photos: Path) -> Path:
-    export(student, precision="fp32", calibration=photos, out=workplace / "fp32")
-    return workplace / "fp32"
+def made_fp32(once: MakeOnce, student: Path, photos: Path) -> Path:
+    return once("fp32", lambda out: export(student, precision="fp32", calibration=photos, out=out))
 
 
 @pytest.fixture(scope="session")
-def made_int8(workplace: Path, student: Path, photos: Path) -> Path:
-    export(
-        student,
-        precision="int8",
-        calibration=photos,
-        out=workplace / "int8",
-        min_agreement=0.9,  # one of 32 photos is 3 points, and CPUs train unlike students
-        quantization={"max_float_layers": 0},
+def made_fp16(once: MakeOnce, student: Path, photos: Path) -> Path:
+    return once("fp16", lambda out: export(student, precision="fp16", calibration=photos, out=out))
+
+
+@pytest.fixture(scope="session")
+def made_w8(once: MakeOnce, student: Path, photos: Path) -> Path:
+    return once(
+        "w8",
+        lambda out: export(
+            student, precision="w8", calibration=photos, out=out, min_agreement=0.9
+        ),  # as `made_int8`
     )
-    return workplace / "int8"
+
+
+@pytest.fixture(scope="session")
+def made_int8(once: MakeOnce, student: Path, photos: Path) -> Path:
+    return once(
+        "int8",
+        lambda out: export(
+            student,
+            precision="int8",
+            calibration=photos,
+            out=out,
+            min_agreement=0.9,  # one of 32 photos is 3 points, and CPUs train unlike students
+            quantization={"max_float_layers": 0},
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def made_coreml(once: MakeOnce, student: Path, photos: Path) -> Path:
+    """In float16."""
+    pytest.importorskip("coremltools", reason="needs coremltools")
+    return once(
+        "coreml",
+        lambda out: export(student, target="coreml", precision="fp16", calibration=photos, out=out),
+    )
+
+
+@pytest.fixture(scope="session")
+def made_tensorrt(once: MakeOnce, student: Path, photos: Path) -> Path:
+    """In float16."""
+    return once(
+        "tensorrt",
+        lambda out: export(
+            student, target="tensorrt", precision="fp16", calibration=photos, out=out
+        ),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,36 +47,46 @@ def _pairs() -> list[Any]:
     ]  # fmt: skip
 
 
+BundleOf = Callable[[str, str], Path]
+# Bundles that other files of tests look at as well.
+SHARED = {
+    ("onnx", "fp32"): "made_fp32",
+    ("onnx", "fp16"): "made_fp16",
+    ("coreml", "fp16"): "made_coreml",
+    ("tensorrt", "fp16"): "made_tensorrt",
+}
+
+
 @pytest.fixture(scope="module")
-def bundles(workplace: Path) -> dict[tuple[str, str], Path]:
-    return {}
-
-
 def bundle_of(
-    target: str, precision: str, bundles: dict[tuple[str, str], Path],
-    workplace: Path, student: Path, photos: Path,
-) -> Path:  # fmt: skip
-    if target == "coreml" and importlib.util.find_spec("coremltools") is None:
-        pytest.skip("needs coremltools")
-    if (target, precision) not in bundles:
-        out = workplace / f"contract-{target}-{precision}"
+    request: pytest.FixtureRequest, once: Callable[..., Path], student: Path, photos: Path
+) -> BundleOf:
+    """The bundle of a target and precision, made once."""
+
+    def make(target: str, precision: str) -> Path:
+        if (target, precision) in SHARED:
+            return Path(request.getfixturevalue(SHARED[target, precision]))
+        if target == "coreml" and importlib.util.find_spec("coremltools") is None:
+            pytest.skip("needs coremltools")
         quantization = SETTINGS if TARGETS.load(target).schemes.get(precision) else {}
-        export(
-            student, target=target, precision=precision, calibration=photos, out=out,
-            min_agreement=0.9 if precision in ("w8", "int8") else None, speed=False,
-            quantization=quantization,
+        return once(
+            f"contract-{target}-{precision}",
+            lambda out: export(
+                student, target=target, precision=precision, calibration=photos, out=out,
+                min_agreement=0.9 if precision in ("w8", "int8") else None, speed=False,
+                quantization=quantization,
+            ),
         )  # fmt: skip
-        bundles[target, precision] = out
-    return bundles[target, precision]
+
+    return make
 
 
 @pytest.mark.parametrize(("name", "precision"), _pairs())
 class TestTarget:
     def test_it_writes_opens_again_and_is_proven(
-        self, name: str, precision: str, bundles: dict[tuple[str, str], Path],
-        workplace: Path, student: Path, photos: Path, pixels: Any,
+        self, name: str, precision: str, bundle_of: BundleOf, pixels: Any,
     ) -> None:  # fmt: skip
-        made = bundle_of(name, precision, bundles, workplace, student, photos)
+        made = bundle_of(name, precision)
         bundle = read_bundle(made)
         target: Target = TARGETS.load(name)
         assert (bundle.manifest.target, bundle.manifest.precision) == (name, precision)
@@ -90,10 +100,9 @@ class TestTarget:
         assert verify(made).passed
 
     def test_another_networks_files_in_it_are_caught(
-        self, name: str, precision: str, bundles: dict[tuple[str, str], Path],
-        workplace: Path, student: Path, photos: Path, tmp_path: Path,
+        self, name: str, precision: str, bundle_of: BundleOf, tmp_path: Path,
     ) -> None:  # fmt: skip
-        made = bundle_of(name, precision, bundles, workplace, student, photos)
+        made = bundle_of(name, precision)
         bundle = Path(shutil.copytree(made, tmp_path / "bundle"))
         other = tiny_student(trained=False)
         with torch.no_grad():
@@ -104,10 +113,10 @@ class TestTarget:
             verify(bundle)
 
     def test_the_same_program_gives_the_same_bytes(
-        self, name: str, precision: str, bundles: dict[tuple[str, str], Path],
-        workplace: Path, student: Path, photos: Path, tmp_path: Path,
+        self, name: str, precision: str, bundle_of: BundleOf,
+        student: Path, photos: Path, tmp_path: Path,
     ) -> None:  # fmt: skip
-        made = bundle_of(name, precision, bundles, workplace, student, photos)
+        made = bundle_of(name, precision)
         if TARGETS.load(name).schemes.get(precision):
             again = tmp_path / "again"
             export(
@@ -152,9 +161,9 @@ def test_a_target_in_a_folder_is_listed_and_refuses_what_it_lacks(student: Path)
 
 
 def test_a_bundle_of_an_unknown_layout_is_read_all_the_same(
-    bundles: dict[tuple[str, str], Path], workplace: Path, student: Path, photos: Path
+    bundle_of: BundleOf,
 ) -> None:
-    made = bundle_of("toy", "fp32", bundles, workplace, student, photos)
+    made = bundle_of("toy", "fp32")
     (image,) = read_bundle(made).manifest.inputs
     assert image.shape == ("batch", 32, 32, 3)
     assert (image.dtype, np.dtype(image.dtype).itemsize) == ("uint8", 1)

@@ -1,5 +1,7 @@
 """A tiny student that decides firmly, and photos of four kinds, for tests."""
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,7 @@ def train(
 def tiny_student(
     name: str = "test_efficientnet", *, head: bool = True, trained: bool = True, **kwargs: Any
 ) -> StudentNetwork:
-    """A timm network in evaluation mode.
+    """A timm network in evaluation mode, of the test's own to change.
 
     Args:
         name: Of the timm architecture.
@@ -70,6 +72,16 @@ def tiny_student(
         trained: Whether it is trained for a second to tell them apart (with a head only).
         **kwargs: For timm.
     """
+    network, random_state = _tiny_student(name, head, trained, tuple(kwargs.items()))
+    # As if it had been made just now: some tests draw numbers afterwards.
+    torch.set_rng_state(random_state)
+    return copy.deepcopy(network)
+
+
+@functools.cache  # a dozen tests ask for the same one, and each would train it for a second
+def _tiny_student(
+    name: str, head: bool, trained: bool, kwargs: tuple[tuple[str, Any], ...]
+) -> tuple[StudentNetwork, torch.Tensor]:
     torch.manual_seed(0)
     architecture = Architecture(name=name, kwargs=dict(kwargs))
     network = build_student(architecture, num_classes=len(CLASSES) if head else None)
@@ -78,7 +90,7 @@ def tiny_student(
     lively(network, pixels)
     if head and trained:
         train(network, pixels, np.array([CLASSES.index(kind) for kind, _ in photos]))
-    return network
+    return network, torch.get_rng_state()
 
 
 def save_tiny_student(

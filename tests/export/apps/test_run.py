@@ -8,20 +8,15 @@ from edgeseed.cli._main import cli
 from edgeseed.core.bundle import seal_bundle
 from edgeseed.core.errors import ArtifactError, SchemaVersionError, UnknownNameError, UsageError
 from edgeseed.core.files import sha256_file, write_text
-from edgeseed.export import embed, export, verify_module
+from edgeseed.export import embed, verify_module
 from edgeseed.export.apps.contents import ModelFacts
 from edgeseed.export.apps.platform import PLATFORMS
 
 
 @pytest.fixture(scope="session")
-def bundles(workplace, student):
+def bundles(made_fp32, made_coreml):
     """A bundle of each target that a platform runs."""
-    found = {}
-    for target, precision in (("onnx", "fp32"), ("coreml", "fp16")):
-        place = workplace / f"apps-{target}"
-        export(student, target=target, precision=precision, out=place)
-        found[target] = place
-    return found
+    return {"onnx": made_fp32, "coreml": made_coreml}
 
 
 @pytest.fixture(scope="session", params=PLATFORMS.names())

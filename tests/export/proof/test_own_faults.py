@@ -5,7 +5,6 @@ itself had made the mistake. `docs/bundle.md` says which faults no gate can find
 """
 
 import dataclasses
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from onnx import helper, numpy_helper
 
 from edgeseed.core.bundle import GOLDEN_MODEL, Manifest, read_bundle, seal_bundle
 from edgeseed.core.errors import ArtifactError, GateError
-from edgeseed.export import export, verify
+from edgeseed.export import verify
 from edgeseed.export.targets import TARGETS
 
 Edit = Callable[[onnx.ModelProto], None]
@@ -192,16 +191,9 @@ def test_a_fault_in_an_integer_onnx_file_is_caught(int8_bundle: Path, edit: Edit
 # ------------------------------------------------------------------------------- TensorRT
 
 
-@pytest.fixture(scope="module")
-def made_trt(workplace: Path, student: Path, photos: Path) -> Path:
-    out = workplace / "own-faults-trt"
-    export(student, target="tensorrt", precision="fp16", calibration=photos, out=out)
-    return out
-
-
 @pytest.fixture
-def trt(made_trt: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made_trt, tmp_path / "trt"))
+def trt(made_tensorrt: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made_tensorrt, tmp_path / "trt"))
 
 
 def unasked_float32(model: onnx.ModelProto) -> None:
@@ -251,15 +243,6 @@ def test_a_changed_build_setting_is_caught(trt: Path, name: str, value: object) 
 
 
 # -------------------------------------------------------------------------------- Core ML
-
-
-@pytest.fixture(scope="module")
-def made_coreml_fp16(workplace: Path, student: Path, photos: Path) -> Path:
-    if importlib.util.find_spec("coremltools") is None:
-        pytest.skip("needs coremltools")
-    out = workplace / "own-faults-coreml"
-    export(student, target="coreml", precision="fp16", calibration=photos, out=out)
-    return out
 
 
 def edit_package(bundle: Path, edit: Callable[[Any], None]) -> None:
@@ -315,9 +298,9 @@ COREML = {
 
 @pytest.mark.parametrize(("edit", "cause"), COREML.values(), ids=COREML)
 def test_a_fault_in_a_core_ml_package_is_caught(
-    made_coreml_fp16: Path, tmp_path: Path, edit: Callable[[Any], None], cause: str
+    made_coreml: Path, tmp_path: Path, edit: Callable[[Any], None], cause: str
 ) -> None:
-    bundle = Path(shutil.copytree(made_coreml_fp16, tmp_path / "coreml"))
+    bundle = Path(shutil.copytree(made_coreml, tmp_path / "coreml"))
     edit_package(bundle, edit)
     with pytest.raises(GateError, match=cause):
         verify(bundle)

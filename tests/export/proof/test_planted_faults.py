@@ -14,6 +14,7 @@ import onnx
 import pytest
 import torch
 from support.export import CLASSES, tiny_preprocess
+from support.shared import make_once
 
 from edgeseed.core.agreement import relative_error
 from edgeseed.core.bundle import Manifest, read_bundle, seal_bundle
@@ -407,19 +408,22 @@ STALE: tuple[dict[str, Any], str] = ({"contrast": 0.05}, "stale calibration: .* 
 
 
 @pytest.fixture(scope="session")
-def made_int8_coreml(workplace: Path, student: Path, photos: Path) -> Path:
+def made_int8_coreml(tmp_path_factory: pytest.TempPathFactory, student: Path, photos: Path) -> Path:
     pytest.importorskip("coremltools")
-    export(
-        student,
-        target="coreml",
-        precision="int8",
-        calibration=photos,
-        out=workplace / "faulty-coreml",
-        # Of its 32 photos some may fall to the other side, on one CPU more than on another.
-        min_agreement=0.9,
-        quantization={"max_float_layers": 0, "calibrator": "minmax"},
+    return make_once(
+        tmp_path_factory,
+        "coreml-int8",
+        lambda out: export(
+            student,
+            target="coreml",
+            precision="int8",
+            calibration=photos,
+            out=out,
+            # One of its 32 photos may fall to the other side.
+            min_agreement=0.9,
+            quantization={"max_float_layers": 0, "calibrator": "minmax"},
+        ),
     )
-    return workplace / "faulty-coreml"
 
 
 @pytest.mark.parametrize(("mistake", "cause"), [*FAULTS.values(), STALE], ids=[*FAULTS, "stale"])

@@ -392,12 +392,6 @@ def test_weights_that_are_infinite_in_float16_are_found(bundle: Path) -> None:
     assert finding.problem == "has weights beyond 65504, where float16 ends; keep it in float32"
 
 
-@pytest.fixture(scope="session")
-def made_coreml(workplace: Path, student: Path, photos: Path) -> Path:
-    export(student, target="coreml", precision="fp16", calibration=photos, out=workplace / "coreml")
-    return workplace / "coreml"
-
-
 @pytest.fixture
 def bundle(made_coreml: Path, tmp_path: Path) -> Path:
     """A copy that a test may damage."""

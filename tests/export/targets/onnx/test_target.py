@@ -137,46 +137,37 @@ def test_a_layer_that_was_meant_to_be_int8_and_is_not_is_found(made_int8: Path) 
     ]
 
 
-@pytest.fixture(scope="session")
-def made(workplace: Path, student: Path, photos: Path) -> dict[str, Path]:
-    """Bundles of the precisions that are for size."""
-    bundles = {precision: workplace / precision for precision in ("fp16", "w8")}
-    for precision, folder in bundles.items():
-        export(student, precision=precision, calibration=photos, out=folder)
-    return bundles
-
-
 def test_half_precision_halves_the_weights_and_keeps_float32_at_the_border(
-    made: dict[str, Path],
+    made_fp16: Path,
 ) -> None:
-    graph = onnx.load(made["fp16"] / "model.onnx").graph
+    graph = onnx.load(made_fp16 / "model.onnx").graph
     kinds = {value.type.tensor_type.elem_type for value in [*graph.input, *graph.output]}
     assert kinds == {onnx.TensorProto.FLOAT}
     assert Counter(item.data_type for item in graph.initializer)[onnx.TensorProto.FLOAT] == 0
-    (parity,) = [g for g in read_bundle(made["fp16"]).manifest.gates if g.name == "parity"]
+    (parity,) = [g for g in read_bundle(made_fp16).manifest.gates if g.name == "parity"]
     # What rounding costs is the student's, whose head is fitted on each machine anew.
     assert 1e-5 < parity.value < 1e-2
     assert 1e-2 <= parity.limit <= FLOAT16_MOST
-    evidence = gather(read_bundle(made["fp16"]))
+    evidence = gather(read_bundle(made_fp16))
     subject = (evidence.network, evidence.spec.preprocess, evidence.proof.pixels)
     draws = rounded_draws(*subject, reference_outputs(*subject))
     assert parity.limit == float16_limit(draws, least=1e-2)
 
 
 def test_bytes_are_unpacked_when_the_file_is_loaded_not_for_every_photo(
-    made: dict[str, Path],
+    made_w8: Path,
 ) -> None:
     """`DequantizeLinear` would stay in the graph and make the model three times as slow."""
-    content = onnx.load(made["w8"] / "model.onnx").graph
-    runs = Counter(node.op_type for node in optimised_graph(made["w8"] / "model.onnx").node)
+    content = onnx.load(made_w8 / "model.onnx").graph
+    runs = Counter(node.op_type for node in optimised_graph(made_w8 / "model.onnx").node)
     assert Counter(node.op_type for node in content.node)["Cast"] > 10
     assert runs["Cast"] == runs["DequantizeLinear"] == 0
 
 
 def test_w8_is_judged_by_agreement_and_a_quarter_of_the_size(
-    made: dict[str, Path], made_fp32: Path
+    made_w8: Path, made_fp32: Path
 ) -> None:
-    bundle = read_bundle(made["w8"])
+    bundle = read_bundle(made_w8)
     assert {"top1_agreement", "embedding_cosine"} <= {gate.name for gate in bundle.manifest.gates}
     # Of a tiny network, whose graph weighs as much as its weights.
     assert bundle.model_size_bytes < 0.4 * read_bundle(made_fp32).model_size_bytes

@@ -91,18 +91,11 @@ def install(monkeypatch: pytest.MonkeyPatch, module: types.ModuleType) -> None:
     monkeypatch.setattr(rtx, "is_available", lambda: True)
 
 
-@pytest.fixture(scope="session")
-def made_fp16_trt(workplace: Path, student: Path, photos: Path) -> Path:
-    out = workplace / "rtx"
-    export(student, target="tensorrt", precision="fp16", calibration=photos, out=out)
-    return out
-
-
 def test_what_is_built_is_told_with_what_it_does_not_prove(
-    made_fp16_trt: Path, monkeypatch: pytest.MonkeyPatch
+    made_tensorrt: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, stand_in())
-    gates = {gate.name: gate for gate in verify(made_fp16_trt).gates}
+    gates = {gate.name: gate for gate in verify(made_tensorrt).gates}
     assert gates[rtx.GATE].passed
     assert gates[rtx.GATE].detail == (
         "parsed and built by TensorRT-RTX 1.7 for SM86, 1,234 bytes; not for Jetson, not run"
@@ -117,11 +110,11 @@ def test_what_is_built_is_told_with_what_it_does_not_prove(
     ],
 )
 def test_what_nvidias_compiler_refuses_fails(
-    made_fp16_trt: Path, monkeypatch: pytest.MonkeyPatch, module: types.ModuleType, problem: str
+    made_tensorrt: Path, monkeypatch: pytest.MonkeyPatch, module: types.ModuleType, problem: str
 ) -> None:
     install(monkeypatch, module)
     with pytest.raises(GateError, match=problem):
-        verify(made_fp16_trt)
+        verify(made_tensorrt)
 
 
 def test_a_refused_graph_leaves_no_bundle(
@@ -134,15 +127,15 @@ def test_a_refused_graph_leaves_no_bundle(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_it_nothing_is_asked(made_fp16_trt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_it_nothing_is_asked(made_tensorrt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rtx, "is_available", lambda: False)
-    assert rtx.GATE not in {gate.name for gate in verify(made_fp16_trt).gates}
+    assert rtx.GATE not in {gate.name for gate in verify(made_tensorrt).gates}
 
 
 @pytest.mark.tensorrt
-def test_tensorrt_rtx_itself_builds_the_bundle(made_fp16_trt: Path) -> None:
+def test_tensorrt_rtx_itself_builds_the_bundle(made_tensorrt: Path) -> None:
     pytest.importorskip(rtx.MODULE, reason="needs tensorrt-rtx")
-    gate = rtx.compile_gate(made_fp16_trt / "model.onnx", made_fp16_trt / "build.json")
+    gate = rtx.compile_gate(made_tensorrt / "model.onnx", made_tensorrt / "build.json")
     assert gate.passed, gate.detail
 
 
@@ -168,11 +161,11 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_line_of_build_json_is_made_anew(
-    made_fp16_trt: Path, tmp_path: Path, name: str
+    made_tensorrt: Path, tmp_path: Path, name: str
 ) -> None:
     from edgeseed.core.bundle import read_bundle
 
-    bundle = Path(shutil.copytree(made_fp16_trt, tmp_path / "bundle"))
+    bundle = Path(shutil.copytree(made_tensorrt, tmp_path / "bundle"))
     path = bundle / "build.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), name: SETTINGS[name]}))
     manifest = read_bundle(bundle, check=False).manifest

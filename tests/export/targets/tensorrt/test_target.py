@@ -13,6 +13,7 @@ import onnx
 import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from support.shared import make_once
 
 from edgeseed.core.bundle import read_bundle
 from edgeseed.core.errors import ArtifactError, ConfigError, GateError, UsageError, WorkError
@@ -40,13 +41,12 @@ def make(student: Path, photos: Path, out: Path, precision: str, **options: Any)
 
 
 @pytest.fixture(scope="session")
-def made_fp16(workplace: Path, student: Path, photos: Path) -> Path:
-    return make(student, photos, workplace / "tensorrt-fp16", "fp16")
-
-
-@pytest.fixture(scope="session")
-def made_int8_trt(workplace: Path, student: Path, many_photos: Path) -> Path:
-    return make(student, many_photos, workplace / "tensorrt-int8", "int8")
+def made_int8_trt(
+    tmp_path_factory: pytest.TempPathFactory, student: Path, many_photos: Path
+) -> Path:
+    return make_once(
+        tmp_path_factory, "tensorrt-int8", lambda out: make(student, many_photos, out, "int8")
+    )
 
 
 def load(folder: Path) -> ModelProto:
@@ -58,27 +58,27 @@ def types(model: ModelProto) -> Counter[int]:
     return Counter(value.type.tensor_type.elem_type for value in inferred.value_info)
 
 
-def test_the_graph_says_float16_between_float32_borders(made_fp16: Path) -> None:
-    model = load(made_fp16)
+def test_the_graph_says_float16_between_float32_borders(made_tensorrt: Path) -> None:
+    model = load(made_tensorrt)
     assert [(item.domain, item.version) for item in model.opset_import] == [("", 19)]
     borders = [*model.graph.input, *model.graph.output]
     assert {value.type.tensor_type.elem_type for value in borders} == {TensorProto.FLOAT}
     assert types(model)[TensorProto.FLOAT] == 0
-    manifest = read_bundle(made_fp16).manifest
+    manifest = read_bundle(made_tensorrt).manifest
     assert manifest.minimum_runtime == {"tensorrt": "10.3"}
     assert {gate.name: gate.passed for gate in manifest.gates}["parity"]
 
 
-def test_the_builder_reads_what_the_export_writes(made_fp16: Path) -> None:
-    recipe = EngineRecipe.read(made_fp16 / "build.json")
-    assert recipe.model_sha256 == sha256(made_fp16 / recipe.model)
+def test_the_builder_reads_what_the_export_writes(made_tensorrt: Path) -> None:
+    recipe = EngineRecipe.read(made_tensorrt / "build.json")
+    assert recipe.model_sha256 == sha256(made_tensorrt / recipe.model)
     assert recipe.made_for == list(MADE_FOR)
     assert recipe.strongly_typed == {"10": "flag", "11": "always"}
     assert recipe.profiles == [
         {"image": {"min": [1, 3, 32, 32], "opt": [1, 3, 32, 32], "max": [8, 3, 32, 32]}}
     ]
     assert not recipe.tf32
-    assert "build.json" in read_bundle(made_fp16).manifest.files
+    assert "build.json" in read_bundle(made_tensorrt).manifest.files
 
 
 def test_int8_reads_bytes_and_keeps_gates_and_head_in_float16(made_int8_trt: Path) -> None:
@@ -123,8 +123,10 @@ def test_a_copied_bundle_verifies_and_so_does_one_with_an_engine(
     assert "not TensorRT" in verify(bundle).runner
 
 
-def test_an_edited_recipe_and_a_truncated_model_are_caught(made_fp16: Path, tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(made_fp16, tmp_path / "bundle"))
+def test_an_edited_recipe_and_a_truncated_model_are_caught(
+    made_tensorrt: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(made_tensorrt, tmp_path / "bundle"))
     text = (bundle / "build.json").read_text()
     (bundle / "build.json").write_text(text.replace("1024", "2048"))
     with pytest.raises(ArtifactError, match=r"build\.json was changed after the export"):
@@ -191,14 +193,16 @@ def test_what_the_dla_cannot_is_refused_with_the_way_out(
         )  # fmt: skip
 
 
-def test_a_profile_says_which_versions_and_which_accelerators_there_are(made_fp16: Path) -> None:
-    manifest = read_bundle(made_fp16).manifest
+def test_a_profile_says_which_versions_and_which_accelerators_there_are(
+    made_tensorrt: Path,
+) -> None:
+    manifest = read_bundle(made_tensorrt).manifest
 
     def for_device(name: str, **details: Any) -> TensorRTModel:
         settings = dataclasses.replace(manifest.provenance.export, profile=name)
         provenance = dataclasses.replace(manifest.provenance, export=settings, model=details)
         model = TARGETS.load("tensorrt").open(
-            made_fp16, dataclasses.replace(manifest, provenance=provenance)
+            made_tensorrt, dataclasses.replace(manifest, provenance=provenance)
         )
         assert isinstance(model, TensorRTModel)
         return model
@@ -331,12 +335,12 @@ def test_float32_in_the_middle_is_found_unless_it_was_asked_for(
     assert {finding.problem for finding in found} == {"Sigmoid computes in float32"}
 
 
-def test_a_model_of_another_bundle_is_refused(made_fp16: Path) -> None:
-    manifest = read_bundle(made_fp16).manifest
+def test_a_model_of_another_bundle_is_refused(made_tensorrt: Path) -> None:
+    manifest = read_bundle(made_tensorrt).manifest
     wider = dataclasses.replace(manifest.outputs[0], shape=("batch", 5))
     other = dataclasses.replace(manifest, outputs=(wider, *manifest.outputs[1:]))
     with pytest.raises(ArtifactError, match="belongs to another bundle"):
-        TARGETS.load("tensorrt").open(made_fp16, other)
+        TARGETS.load("tensorrt").open(made_tensorrt, other)
 
 
 def test_the_twin_rounds_to_float16_and_overflows_as_it_does(tmp_path: Path) -> None:
@@ -363,6 +367,6 @@ def test_the_twin_rounds_to_float16_and_overflows_as_it_does(tmp_path: Path) -> 
     assert np.isinf(found[1])
 
 
-def test_the_manifest_remembers_how_it_was_written(made_fp16: Path) -> None:
-    values = json.loads((made_fp16 / "manifest.json").read_text())
+def test_the_manifest_remembers_how_it_was_written(made_tensorrt: Path) -> None:
+    values = json.loads((made_tensorrt / "manifest.json").read_text())
     assert values["provenance"]["model"]["max_batch"] == 8
