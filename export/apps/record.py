@@ -74,6 +74,8 @@ class ModuleRecord:
                 sealed=dict(values["bundle"]["files"].items()),
                 files={path: ModuleFile(**file) for path, file in values["files"].items()},
             )
+        except ArtifactError as error:
+            raise ArtifactError(f"{what}: {error}; write the module anew") from error
         except (KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
                 f"{what} is not whole ({error!r}); write the module anew"
