@@ -33,7 +33,7 @@ from edgeseed.distill.methods._dino import (
     view_cross_entropies,
 )
 from edgeseed.distill.methods.esvit import other_views
-from edgeseed.distill.networks.features import CropOutputs as TrunkFeatures
+from edgeseed.distill.networks.features import Features as TrunkFeatures
 from edgeseed.distill.teachers.heads import dino_head_from_weights
 
 Rows = list[list[float]]
