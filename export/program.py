@@ -85,9 +85,14 @@ def build_program(
     """
     example = example_input(preprocess.image_size, batch=batch)
     was_training = network.training
-    program = trace(DeployableStudent(network, preprocess), example, batch=batch)
+    program = _trace_folded(DeployableStudent(network, preprocess), example, batch)
     network.train(was_training)
-    return trace(float_graph(program), example, batch=batch)
+    return program
+
+
+def _trace_folded(student: DeployableStudent, example: Tensor, batch: Batch) -> ExportedProgram:
+    """The student's program with its batch norms folded: the folded graph is traced again."""
+    return trace(float_graph(trace(student, example, batch=batch)), example, batch=batch)
 
 
 def example_input(image_size: int, *, batch: Batch) -> Tensor:

@@ -2,7 +2,7 @@
 
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from support.export import (
     tiny_preprocess,
     tiny_student,
 )
+from support.memo import remember_operators, remember_programs
 from support.shared import make_once
 
 from edgeseed.core.network import StudentNetwork
@@ -31,6 +32,14 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def network() -> StudentNetwork:
     return tiny_student()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def memo() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        remember_programs(monkeypatch)
+        remember_operators(monkeypatch)
+        yield
 
 
 MakeOnce = Callable[[str, Callable[[Path], object]], Path]

@@ -1,0 +1,66 @@
+"""What tests need not compute twice in one process.
+
+Tracing a tiny student takes a second, and a hundred tests trace the same one; so does the table of
+operators that torch's ONNX exporter makes anew for every file.
+"""
+
+import functools
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from edgeseed.export import program
+
+Trace = Callable[[program.DeployableStudent, torch.Tensor, Any], torch.export.ExportedProgram]
+
+
+def remember_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A student whose structure and weights were seen before has the program of before."""
+    real: Trace = program._trace_folded
+    known: dict[str, torch.export.ExportedProgram] = {}
+
+    def trace(student: program.DeployableStudent, example: torch.Tensor, batch: Any) -> Any:
+        key = _fingerprint(student)
+        if key is None:
+            return real(student, example, batch)
+        key = f"{key} {tuple(example.shape)} {batch}"
+        if key not in known:
+            known[key] = real(student, example, batch)
+        return known[key]
+
+    monkeypatch.setattr(program, "_trace_folded", trace)
+
+
+def _fingerprint(student: nn.Module) -> str | None:
+    """Digest of all that a forward pass can depend on; None where that cannot be told."""
+    digest = hashlib.sha256(repr(student).encode())
+    for name, module in student.named_modules():
+        # A test's own class or a forward of one object can do anything.
+        if not type(module).__module__.startswith(("timm.", "torch.nn.", "edgeseed.")):
+            return None
+        if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
+            return None
+        plain = {
+            key: value
+            for key, value in vars(module).items()
+            if isinstance(value, bool | int | float | str | tuple | list | None)
+        }
+        digest.update(f"{name} {type(module)} {sorted(plain.items())}".encode())
+    for name, value in student.state_dict(keep_vars=True).items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def remember_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's exporter makes its table of ONNX functions once; where torch moved it, each time."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:
+        return
+    remembered = functools.cache(ONNXRegistry.from_torchlib)
+    monkeypatch.setattr(ONNXRegistry, "from_torchlib", staticmethod(remembered))
