@@ -281,6 +281,7 @@ def test_the_same_call_gives_the_same_model(student: Path, photos: Path, tmp_pat
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_a_student_without_a_head_is_judged_by_retrieval(
     photos: Path, tmp_path: Path, network: StudentNetwork
 ) -> None:
@@ -315,7 +316,10 @@ def test_the_search_seeks_more_than_the_gate_asks(asked: float, sought: float) -
     assert search_target(asked) == pytest.approx(sought)
 
 
-@pytest.mark.parametrize(("quantization", "sought"), [({}, 0.998), ({"min_agreement": 0.25}, 0.25)])
+@pytest.mark.parametrize(
+    ("quantization", "sought"),
+    [({}, 0.998), pytest.param({"min_agreement": 0.25}, 0.25, marks=pytest.mark.slow)],
+)
 def test_a_stricter_gate_makes_the_search_look_further(
     student: Path, photos: Path, tmp_path: Path, quantization: dict[str, Any], sought: float
 ) -> None:
@@ -384,6 +388,7 @@ def test_golden_inputs_are_bytes_that_the_model_takes_as_they_are(made_fp32: Pat
     assert inputs.shape == (4, 3, 32, 32)
 
 
+@pytest.mark.slow
 def test_auto_keeps_one_proven_bundle_and_says_what_it_tried(
     student: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -412,6 +417,7 @@ def test_auto_without_photos_leaves_out_what_photos_must_judge(
     assert verdicts == {"fp32": "passed", "fp16": "chosen", "w8": "not made", "int8": "not made"}
 
 
+@pytest.mark.slow
 def test_auto_for_a_device_tries_what_the_device_runs_and_does_not_time_it_here(
     student: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -454,6 +460,7 @@ def test_int8_is_compared_with_float_and_warned_of_if_slower(
     assert "warning: int8 is not faster than fp32 here: 0.50 times" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_another_processors_integers_are_not_timed(
     student: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -500,9 +507,10 @@ def test_int8_can_learn_from_the_float_student(
     ("calibration_count", "recover", "counting"),
     [
         (12, False, 20),  # all that is left of 64 without 32 for the proof
-        (20, False, 20),  # fewer are left than judge already, which count then
-        (10, True, 11),  # half: the others are to be learnt on
-        (12, True, 12),
+        # tests/export/quantize/search/test_photo_split.py deals out photos without an export.
+        pytest.param(20, False, 20, marks=pytest.mark.slow),  # fewer left than judge already
+        pytest.param(10, True, 11, marks=pytest.mark.slow),  # half: the others are learnt on
+        pytest.param(12, True, 12, marks=pytest.mark.slow),
     ],
 )
 def test_decisions_are_counted_by_photos_that_chose_nothing(

@@ -217,7 +217,9 @@ def other_weights(index: int) -> Callable[[StudentNetwork], None]:
     return change
 
 
-@pytest.mark.parametrize(("index", "name"), [(3, "conv2d_3"), (-1, "linear")])
+@pytest.mark.parametrize(
+    ("index", "name"), [(3, "conv2d_3"), pytest.param(-1, "linear", marks=pytest.mark.slow)]
+)
 def test_other_weights_in_an_int8_model_are_caught_and_named(
     int8_bundle: Path, index: int, name: str
 ) -> None:
@@ -393,6 +395,7 @@ def shuffle_classes(network: StudentNetwork) -> None:
         tensor.copy_(tensor.roll(1, 0))
 
 
+SLOW = pytest.mark.slow
 _BGR = {"mean": (0.406, 0.456, 0.485), "std": (0.225, 0.224, 0.229)}
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "wrong mean": ({"changes": {"mean": (0.0, 0.0, 0.0)}}, "mean is not subtracted"),
@@ -426,7 +429,17 @@ def made_int8_coreml(tmp_path_factory: pytest.TempPathFactory, student: Path, ph
     )
 
 
-@pytest.mark.parametrize(("mistake", "cause"), [*FAULTS.values(), STALE], ids=[*FAULTS, "stale"])
+@pytest.mark.parametrize(
+    ("mistake", "cause"),
+    [
+        # Each exports another int8 model: in the quick suite two faults stand for all.
+        *(
+            pytest.param(*fault, id=name, marks=[] if name == "a dropped bias" else SLOW)
+            for name, fault in FAULTS.items()
+        ),
+        pytest.param(*STALE, id="stale"),
+    ],
+)
 def test_a_fault_in_an_int8_onnx_model_is_caught_and_named(
     int8_bundle: Path, mistake: dict[str, Any], cause: str
 ) -> None:
@@ -440,7 +453,7 @@ def test_a_fault_in_an_int8_onnx_model_is_caught_and_named(
     [
         # The diagnosis is the one that ONNX gets: in the quick suite two faults stand for all.
         *(
-            pytest.param(*fault, id=name, marks=[] if name == "BGR" else pytest.mark.slow)
+            pytest.param(*fault, id=name, marks=[] if name == "BGR" else SLOW)
             for name, fault in FAULTS.items()
         ),
         pytest.param(*STALE, id="stale"),
@@ -519,7 +532,7 @@ def test_an_edited_gate_is_caught(int8_bundle: Path, limit: float) -> None:
         return dataclasses.replace(manifest, gates=better)
 
     reseal(int8_bundle, change)
-    with pytest.raises(GateError, match=rf"recorded.*limit {limit} recorded, 0.95 is in force"):
+    with pytest.raises(GateError, match=rf"recorded.*limit {limit} recorded, 0.9 is in force"):
         verify(int8_bundle)
 
 
