@@ -1,5 +1,6 @@
 """Small Core ML packages, written to disk by coremltools and read back by the interpreter."""
 
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +24,11 @@ class Interpret(Protocol):
 
 @pytest.fixture(scope="session")
 def coremltools() -> Any:
-    return load_coremltools("a test")
+    found = load_coremltools("a test")
+    # As after the collection: every conversion asks for a full one.
+    gc.collect()
+    gc.freeze()
+    return found
 
 
 @pytest.fixture(scope="session")
