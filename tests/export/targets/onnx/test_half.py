@@ -95,7 +95,8 @@ def test_networks_are_themselves_in_half(name: str, size: int) -> None:
     float16 = to_half(float32)
     for found, truth in zip(run(float16, images), expected, strict=True):
         assert found.dtype == np.float32
-        assert np.abs(found - truth).max() <= 1e-2 * np.abs(truth).max()
+        # One CPU adds in float32 what another adds in float16: up to 0.3 % and 1.7 % here.
+        assert np.abs(found - truth).max() <= 3e-2 * np.abs(truth).max()
     assert types(float16)[TensorProto.FLOAT] == 0
     assert float16.ByteSize() < 0.6 * float32.ByteSize()
 
