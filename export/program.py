@@ -22,6 +22,7 @@ What happens to the graph on the way, and how exact it is:
 """
 
 import operator
+import warnings
 from typing import Any, cast
 
 import torch
@@ -106,7 +107,9 @@ def example_input(image_size: int, *, batch: Batch) -> Tensor:
 def trace(module: nn.Module, example: Tensor, *, batch: Batch) -> ExportedProgram:
     """`torch.export` of a module with one input, `image`, whose batch is free or fixed."""
     shapes = {INPUT_NAME: {0: Dim("batch", min=1)}} if batch == "dynamic" else None
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # LeViT keeps its attention's biases in a cache; torch puts back what was there before.
+        warnings.filterwarnings("ignore", message="The tensor attribute", category=UserWarning)
         return torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
 
 
