@@ -25,5 +25,5 @@ test-slow:      ## what the quick suite leaves out
 test-all:       ## all tests that this machine can run
 	pytest -m ""
 
-bench:          ## every benchmark that fits on a CPU; see benchmarks/LOG.md
+bench:          ## every benchmark that fits on a CPU; benchmarks/LOG.md lists them
 	python benchmarks/quickstart.py --seeds 0 1 2

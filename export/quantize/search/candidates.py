@@ -8,7 +8,7 @@ fewer decisions than `fisher`, by more than chance.
 
 Of sixteen networks that were exported when all competed always, `fisher` came nearest for six,
 among them the three that lose most; for the others it was up to three times as far, at distances
-below 0.005 (`benchmarks/LOG.md`).
+below 0.005 (`benchmarks/log/int8-accuracy.md`).
 """
 
 import dataclasses
