@@ -597,6 +597,7 @@ def trained_on_digits(pixels: Pixels, labels: npt.NDArray[np.int64]) -> StudentN
     return network.eval()
 
 
+@pytest.mark.slow
 def test_w8a8_decides_as_float_does_on_real_photos(tmp_path: Path) -> None:
     pixels, labels = digits(tiny_preprocess())
     network = trained_on_digits(pixels[:1024], labels[:1024])
