@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from edgeseed.distill.teachers._loading import load_teacher as load_teacher
     from edgeseed.distill.teachers._table import TeacherInfo as TeacherInfo
     from edgeseed.distill.teachers._table import list_teachers as list_teachers
-    from edgeseed.distill.teachers._timm import pooling_of as pooling_of
     from edgeseed.distill.teachers.network import Teacher as Teacher
     from edgeseed.distill.teachers.network import TeacherOutput as TeacherOutput
 
@@ -22,6 +21,5 @@ __getattr__, __all__ = attach(  # pyright: ignore[reportUnsupportedDunderAll]
         "list_teachers": "._table:list_teachers",
         "load_network": "._loading:load_network",
         "load_teacher": "._loading:load_teacher",
-        "pooling_of": "._timm:pooling_of",
     },
 )

@@ -14,7 +14,7 @@ from torch import nn
 from edgeseed.core.checkpoints import describe_misfit, read_weights
 from edgeseed.core.console import note
 from edgeseed.core.preprocess import Preprocess
-from edgeseed.core.pretrained import check_all_used
+from edgeseed.core.pretrained import check_all_used, pooling_arguments, say_guessed_pooling
 from edgeseed.distill.teachers._checkpoints import Checkpoint, parse_checkpoint
 from edgeseed.distill.teachers._licences import licence_of_file
 from edgeseed.distill.teachers._simclr import build_simclr, is_simclr_name
@@ -24,8 +24,6 @@ from edgeseed.distill.teachers._timm import (
     check_name,
     input_size,
     make_teacher,
-    pooling_arguments,
-    pooling_of,
     preprocess_of_timm,
 )
 from edgeseed.distill.teachers._wide import build_wide_resnet, is_wide_name
@@ -109,14 +107,8 @@ def _say_normalisation(name: str, path: Path, network: nn.Module) -> None:
 def _say_guessed_pooling(name: str, path: Path, network: nn.Module) -> None:
     """Says so where a transformer might be pooled otherwise: nothing tells how it was trained."""
     has_choice = bool(getattr(network, "num_prefix_tokens", 0))
-    if not has_choice or pooling_of_architecture(name) is not None:
-        return
-    kinds = {"cls": "its class token", "avg": "the average of its patches"}
-    kind = pooling_of(network)
-    note(
-        f"teacher {name}={path}: its embedding is {kinds.get(kind, kind)}, as timm has it for this "
-        "architecture; that is a guess, the file does not say how it was trained"
-    )
+    if has_choice and pooling_of_architecture(name) is None:
+        say_guessed_pooling(f"teacher {name}={path}", network)
 
 
 def _official_preprocess(size: int) -> Preprocess:

@@ -11,11 +11,12 @@ from edgeseed.core.console import note, warn
 from edgeseed.core.errors import ArtifactError, ConfigError, UsageError
 from edgeseed.core.network import load_student
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.pretrained import pooling_of
 from edgeseed.core.student import Architecture
 from edgeseed.distill.teachers._files import load_file_teacher
 from edgeseed.distill.teachers._hub import load_hub_trunk
 from edgeseed.distill.teachers._table import find_teacher
-from edgeseed.distill.teachers._timm import TimmTrunk, load_timm, pooling_of
+from edgeseed.distill.teachers._timm import TimmTrunk, load_timm
 from edgeseed.distill.teachers.heads import below, dino_head_from_weights
 from edgeseed.distill.teachers.network import Teacher
 

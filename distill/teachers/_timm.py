@@ -12,14 +12,18 @@ from edgeseed.core.console import note
 from edgeseed.core.errors import UsageError
 from edgeseed.core.network import StudentNetwork, unknown_model
 from edgeseed.core.preprocess import Interpolation, Preprocess
-from edgeseed.core.pretrained import cannot_fetch, weights_in_cache
+from edgeseed.core.pretrained import (
+    cannot_fetch,
+    pooling_arguments,
+    pooling_of,
+    weights_in_cache,
+)
 from edgeseed.distill.networks.features import Features, check_image_size, extract
 from edgeseed.distill.teachers._licences import Licence, licence_of_timm
 from edgeseed.distill.teachers._table import (
     TeacherInfo,
     families_of_files,
     find_teacher,
-    pooling_of_architecture,
 )
 from edgeseed.distill.teachers.network import Teacher
 
@@ -98,16 +102,6 @@ def input_size(image_size: int | None, info: TeacherInfo | None, native: tuple[i
     return native[-1] if info is None else info.image_size
 
 
-def pooling_arguments(name: str) -> dict[str, Any]:
-    """What makes timm pool as the authors do: it averages DINOv3's tokens, they take one.
-
-    Args:
-        name: Of the architecture; a tag changes nothing.
-    """
-    is_cls = name.startswith("vit_") and pooling_of_architecture(name) == "cls"
-    return {"global_pool": "token"} if is_cls else {}
-
-
 def build_timm(name: str, image_size: int, **kwargs: Any) -> nn.Module:
     """Builds a network for an input of `image_size`, whatever its class calls that."""
     wishes: tuple[dict[str, Any], ...]
@@ -162,14 +156,6 @@ def make_teacher(
         commercial_ok=licence.commercial_ok,
         heads=heads,
     )
-
-
-def pooling_of(network: nn.Module) -> str:
-    """How a timm network makes its embedding: "cls", "avg", "map", ..."""
-    head = getattr(network, "head", None)
-    pool = getattr(network, "global_pool", None) or getattr(head, "global_pool", None)
-    kind = pool if isinstance(pool, str) else getattr(pool, "pool_type", "avg")
-    return "cls" if kind == "token" else str(kind)
 
 
 def preprocess_of_timm(

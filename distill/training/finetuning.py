@@ -17,6 +17,7 @@ from edgeseed.core.network import ProjectedTrunk, StudentNetwork, build_student,
 from edgeseed.core.options import takes
 from edgeseed.core.photos import MAX_BROKEN_SHARE, PhotoSet
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.pretrained import pooling_of
 from edgeseed.core.student import Architecture
 from edgeseed.distill import distributed
 from edgeseed.distill.data.canvases import fit_batch_size, native_side
@@ -35,7 +36,7 @@ from edgeseed.distill.networks.inference import embed, predict
 from edgeseed.distill.networks.projection import projection_width, read_first_projection
 from edgeseed.distill.networks.students import create_student, describe_student
 from edgeseed.distill.supervised import Supervised
-from edgeseed.distill.teachers import load_teacher, pooling_of
+from edgeseed.distill.teachers import load_teacher
 from edgeseed.distill.teachers.network import weights_digest
 from edgeseed.distill.training.device import choose_device, prefers_channels_last, process_group
 from edgeseed.distill.training.options import FinetuneOptions

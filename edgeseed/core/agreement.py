@@ -73,6 +73,29 @@ def relative_rms(value: NDArray[Any], reference: NDArray[Any]) -> float:
     return found if np.isfinite(found) else _UNKNOWN_ERROR
 
 
+def photo_rms(value: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Root mean square over the photos of each photo's error, relative to the photo's own size.
+
+    Every photo counts alike, however large its outputs are: of a student with one photo sixty times
+    as large as the others, which int8 clips, `relative_rms` sees that photo alone. Photos smaller
+    than the median are measured by the median.
+
+    Args:
+        value: (N, D).
+        reference: (N, D).
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        errors = np.linalg.norm(value.astype(np.float64) - reference, axis=1)
+        found = float(np.sqrt(np.mean(np.square(errors * _photo_weights(reference)))))
+    return found if np.isfinite(found) else _UNKNOWN_ERROR
+
+
+def _photo_weights(reference: NDArray[Any]) -> NDArray[np.float64]:
+    """(N,) what brings photos to one size: over each one's norm, or the median of all norms."""
+    norms = np.linalg.norm(reference.astype(np.float64), axis=1)
+    return np.asarray(1 / np.maximum(norms, max(float(np.median(norms)), _SMALLEST_NORM)))
+
+
 def cosines(value: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float64]:
     """(N,) cosines between the rows of two (N, D) arrays."""
     dot = np.sum(value * reference, axis=1, dtype=np.float64)
@@ -160,13 +183,17 @@ def neighbour_overlap(embedding: NDArray[Any], reference: NDArray[Any]) -> float
 
 
 def channel_correlations(value: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float64]:
-    """(D,) correlations of each channel with the reference's, over the photos.
+    """(D,) correlations of each channel with the reference's, over photos brought to one size.
 
     NaN where the reference's channel hardly varies: by under a hundredth of the median channel, or
     not at all. There is nothing to follow then, and rounding would be all that is compared.
     """
-    own = value.astype(np.float64) - value.mean(axis=0, dtype=np.float64)
-    truth = reference.astype(np.float64) - reference.mean(axis=0, dtype=np.float64)
+    # One photo far larger than the others, which int8 clips, would decide every correlation.
+    weights = _photo_weights(reference)
+    shares = np.square(weights) / np.sum(np.square(weights))
+    own, truth = (
+        (each - shares @ each.astype(np.float64)) * weights[:, None] for each in (value, reference)
+    )
     spread = np.linalg.norm(truth, axis=0)
     norms = np.linalg.norm(own, axis=0) * spread
     correlations = np.sum(own * truth, axis=0) / np.maximum(norms, 1e-30)

@@ -6,6 +6,7 @@ weight of a checkpoint is used, or named as not used, or an error.
 
 import contextlib
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -50,6 +51,11 @@ _COMPUTED = (
     "num_batches_tracked",
 )  # fmt: skip
 _TRAINING_ONLY = ("local_cls_norm.", "projectors.", "dino_head.", "ibot_head.")
+# Transformers whose authors embed by the class token, where timm's own default is the average of
+# the patches: DINOv3, and EUPE, which has its architectures.
+_CLASS_TOKEN_ARCHITECTURES = re.compile(r"vit_.*_dinov3(_|$)")
+# timm's defaults are the authors' for the others of DINO, and I-JEPA's names say what they do.
+_KNOWN_POOLING = re.compile(r"vit_.*(_dinov[23]|_gap_|_siglip_|_clip_)")
 _NUM_IMAGENET = 1000
 _CLOSE = 1e-4
 """Largest difference between two ways to compute the same logits, of their largest value."""
@@ -57,7 +63,10 @@ _CLOSE = 1e-4
 
 def is_student_file(source: str | Path) -> bool:
     """Whether a student is named by its file, as opposed to a timm network."""
-    return str(source).endswith(".safetensors") and "=" not in Path(source).name
+    # `NAME=folder/weights.safetensors` names none, `runs/lr=0.1/student.safetensors` does.
+    name, equals, _ = str(source).partition("=")
+    is_checkpoint = bool(equals) and os.sep not in name and not Path(source).is_file()
+    return str(source).endswith(".safetensors") and not is_checkpoint
 
 
 def is_pretrained_name(source: str) -> bool:
@@ -121,8 +130,10 @@ def load_model(
         return load_student(source)
     name, equals, path = str(source).partition("=")
     check_model_name(str(source))
-    size = _fixed_size(name, image_size)
-    network = _from_checkpoint(name, Path(path), size) if equals else _from_timm(name, size)
+    arguments = _build_arguments(name, image_size)
+    network = (
+        _from_checkpoint(name, Path(path), arguments) if equals else _from_timm(name, arguments)
+    )
     return _as_student(
         network.eval(), name=name, checkpoint=Path(path) if equals else None, image_size=image_size
     )
@@ -155,14 +166,49 @@ def check_model_name(source: str) -> None:
 # --------------------------------------------------------------------------- timm's own weights
 
 
-def _fixed_size(name: str, image_size: int | None) -> dict[str, Any]:
-    """The argument that builds a network for another size, where it must be told."""
+def pooling_arguments(name: str) -> dict[str, Any]:
+    """What makes timm pool an architecture as its authors do; empty where timm does so by itself.
+
+    Args:
+        name: Of the architecture. A tag behind it changes nothing: the same weights are pooled
+            alike, however they are named.
+    """
+    is_cls = _CLASS_TOKEN_ARCHITECTURES.match(name.partition(".")[0])
+    return {"global_pool": "token"} if is_cls else {}
+
+
+def pooling_of(network: nn.Module) -> str:
+    """How a timm network makes its embedding: "cls", "avg", "map", ..."""
+    head = getattr(network, "head", None)
+    pool = getattr(network, "global_pool", None) or getattr(head, "global_pool", None)
+    kind = pool if isinstance(pool, str) else getattr(pool, "pool_type", "avg")
+    return "cls" if kind == "token" else str(kind)
+
+
+def say_guessed_pooling(source: str, network: nn.Module) -> None:
+    """Says how a transformer's embedding is made, where nothing tells how it was trained.
+
+    Args:
+        source: The network and its file, as the user wrote them.
+        network: timm's.
+    """
+    kinds = {"cls": "its class token", "avg": "the average of its patches"}
+    kind = pooling_of(network)
+    note(
+        f"{source}: its embedding is {kinds.get(kind, kind)}, as timm has it for this "
+        "architecture; that is a guess, the file does not say how it was trained"
+    )
+
+
+def _build_arguments(name: str, image_size: int | None) -> dict[str, Any]:
+    """Arguments of timm: pooling, and the size of a network that must be told it."""
     config = timm.get_pretrained_cfg(name)
     is_fixed = config is not None and bool(config.fixed_input_size)
-    return {"img_size": image_size} if is_fixed and image_size is not None else {}
+    size = {"img_size": image_size} if is_fixed and image_size is not None else {}
+    return {**pooling_arguments(name), **size}
 
 
-def _from_timm(name: str, size: Mapping[str, Any]) -> nn.Module:
+def _from_timm(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise UsageError(f"{name}: timm has no weights of it; give a file: {name}=CHECKPOINT")
@@ -171,7 +217,7 @@ def _from_timm(name: str, size: Mapping[str, Any]) -> nn.Module:
         note(f"{name} is timm's {full_name}")
     try:
         return timm.create_model(
-            full_name, pretrained=True, **size, **weights_in_cache(full_name, config)
+            full_name, pretrained=True, **arguments, **weights_in_cache(full_name, config)
         )
     except (OSError, URLError) as error:
         raise cannot_fetch(full_name, error) from error
@@ -219,7 +265,7 @@ def cannot_fetch(name: str, error: BaseException) -> WorkError:
 # --------------------------------------------------------------------------- checkpoints
 
 
-def _from_checkpoint(name: str, path: Path, size: Mapping[str, Any]) -> nn.Module:
+def _from_checkpoint(name: str, path: Path, arguments: Mapping[str, Any]) -> nn.Module:
     weights, aside = unwrap(read_weights(path), path=path)
     with torch.device("meta"):
         plain = timm.create_model(name.partition(".")[0])
@@ -229,7 +275,11 @@ def _from_checkpoint(name: str, path: Path, size: Mapping[str, Any]) -> nn.Modul
     used = _with_renamed_head(below.weights, others, expected, plain)
     head = used.get(f"{_classifier_of(plain)}.weight")
     num_classes = 0 if head is None else int(head.shape[0])
-    network = load_into_timm(name, used, path=path, num_classes=num_classes, **size)
+    network = load_into_timm(name, used, path=path, num_classes=num_classes, **arguments)
+    # A tag says which weights they are, and so who pools how.
+    has_choice = bool(getattr(network, "num_prefix_tokens", 0))
+    if has_choice and "." not in name and not _KNOWN_POOLING.match(name):
+        say_guessed_pooling(f"{name}={path}", network)
     unused = [*aside, *others]
     if below.prefix:
         note(f"{path}: the weights below {below.prefix} are used")
@@ -356,7 +406,9 @@ def _as_student(
     config = cast(Any, network).pretrained_cfg
     size = image_size or _image_size(name, config)
     kwargs = {"img_size": size} if config.get("fixed_input_size") else {}
-    architecture = Architecture(name=name.partition(".")[0], kwargs=kwargs)
+    architecture = Architecture(
+        name=name.partition(".")[0], kwargs={**pooling_arguments(name), **kwargs}
+    )
     head = cast(Any, network).get_classifier()
     is_linear = isinstance(head, nn.Linear) and head.out_features > 0
     student = build_student(architecture, num_classes=head.out_features if is_linear else None)

@@ -23,7 +23,11 @@ from edgeseed.export.bundling.writer import (
 from edgeseed.export.call import Batch
 from edgeseed.export.program import build_program, module_name, output_names
 from edgeseed.export.proof.reference import Outputs, layer_names, reference_outputs
-from edgeseed.export.proof.rounding import simulate_integers, simulate_rounded_weights
+from edgeseed.export.proof.rounding import (
+    Simulated,
+    simulate_integers,
+    simulate_rounded_weights,
+)
 from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.quantize import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
@@ -143,7 +147,7 @@ class BundleBuilder:
             options=self.source.settings.options,
         )
 
-    def _simulate(self, variant: Variant, program: ExportedProgram) -> Outputs | None:
+    def _simulate(self, variant: Variant, program: ExportedProgram) -> Simulated | None:
         """What rounding alone makes of the outputs on the proof photos; None for a float model."""
         if variant.precision in self.target.parity_limit:
             return None

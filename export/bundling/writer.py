@@ -28,7 +28,7 @@ from edgeseed.export.bundling.card import model_card
 from edgeseed.export.bundling.interface import tensor_specs
 from edgeseed.export.proof.golden import Golden, golden_inputs, write_golden
 from edgeseed.export.proof.reference import Outputs, reference_outputs
-from edgeseed.export.proof.rounding import write_simulated
+from edgeseed.export.proof.rounding import Simulated, write_simulated
 from edgeseed.export.proof.verify import (
     Evidence,
     gather,
@@ -75,7 +75,7 @@ def write_bundle(
     *,
     quantization: QuantizationRecord | None,
     reference: Outputs,
-    simulated: Outputs | None,
+    simulated: Simulated | None,
     proof: Path,
 ) -> BuiltBundle:
     """Fills an empty folder with a bundle, and judges it.

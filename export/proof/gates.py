@@ -9,9 +9,10 @@ self_retrieval    quantized, no head: share of photos whose embedding lies neare
                   embedding of the same photo, among 256 photos
 embedding_cosine  quantized      mean cosine to the float embedding
 rounding          quantized      distance to the simulated program, over what rounding costs that
-logits_rms        quantized      root mean square of the logits' error over that of the logits
+logits_rms        quantized      root mean square of each photo's error over its logits' size
 logits_kl         quantized      mean divergence of the predicted classes, in nats
 worst_cosine      quantized      least cosine to the float embedding
+low_cosine        --against      5th percentile of the cosines to the float embedding
 neighbours        quantized      share of each photo's nearest photos that stay its nearest
 channels          quantized      worst channel's missing correlation, over what rounding explains
 accuracy_drop     with labels    float accuracy minus this model's, in points
@@ -31,13 +32,14 @@ from edgeseed.core.agreement import (
     cosines,
     kl_divergences,
     neighbour_overlap,
+    photo_rms,
     relative_error,
-    relative_rms,
     self_retrieval,
     top1_agreement,
 )
 from edgeseed.core.bundle import GateResult
 from edgeseed.export.proof.reference import Outputs
+from edgeseed.export.proof.rounding import Simulated
 
 Array = npt.NDArray[np.float32]
 
@@ -53,6 +55,7 @@ FLOAT16_MOST = 5e-2
 # What rounding costs is measured on the simulated program; a sound file stays within a factor of
 # it. The margins are for models that rounding hardly moves, where kernels alone differ by as much.
 _LEAST_ROUNDING = 5e-3
+_DRAWN_ANEW = 1.5
 _RMS_FACTOR, _RMS_MARGIN = 1.5, 1e-2
 _KL_FACTOR, _KL_MARGIN = 2.0, 2e-3
 _COSINE_FACTOR, _COSINE_MARGIN = 3.0, 1e-2
@@ -73,6 +76,9 @@ class Limits:
     min_agreement: float = MIN_AGREEMENT
     min_cosine: float = MIN_COSINE
     max_drop_points: float = MAX_DROP_POINTS
+    spare_photos: int = 0
+    """By how many photos agreement may fall short: on another machine than the one that exported,
+    where kernels add in another order, a photo between two classes may go the other way."""
 
 
 def parity_gate(outputs: Outputs, reference: Outputs, *, limit: float) -> GateResult:
@@ -121,7 +127,9 @@ def similarity_gates(outputs: Outputs, reference: Outputs, *, limits: Limits) ->
     return [
         GateResult(
             name=name, value=share, limit=limits.min_agreement,
-            passed=share >= limits.min_agreement, unit="share of photos", n=n,
+            # Shares of whole photos: the last digits are of the division.
+            passed=share >= limits.min_agreement - limits.spare_photos / n - 1e-9,
+            unit="share of photos", n=n,
             detail="against the float student",
         ),
         GateResult(
@@ -133,24 +141,25 @@ def similarity_gates(outputs: Outputs, reference: Outputs, *, limits: Limits) ->
 
 
 def rounding_gates(
-    outputs: Outputs, reference: Outputs, simulated: Outputs, *, slack: float
+    outputs: Outputs, reference: Outputs, rounding: Simulated, *, slack: float
 ) -> list[GateResult]:
     """Quantized models: the outputs err as rounding does, and no more.
 
     Args:
         outputs: Of the file.
         reference: The float student's.
-        simulated: Of the simulated program, whose errors are those of rounding alone.
+        rounding: Of the simulated program, whose errors are those of rounding alone.
         slack: How far from the simulation the file may be, over how far that is from the student.
-            A format that computes in float32 between integers is nearly equal to it; one that
-            computes in float16 rounds other ties.
+            A format that computes in float32 between integers is nearly equal to it, but for ties;
+            one that computes in float16 rounds other ties. See `_rounding_gate`.
     """
     n = len(reference["embedding"])
-    results = [_rounding_gate(outputs, reference, simulated, slack=slack)]
+    simulated = rounding.outputs
+    results = [_rounding_gate(outputs, reference, rounding, slack=slack)]
     if "logits" in reference:
         logits, truth, honest = (each["logits"] for each in (outputs, reference, simulated))
         limits = (
-            ("logits_rms", relative_rms, _RMS_FACTOR, _RMS_MARGIN, "of the logits' rms"),
+            ("logits_rms", photo_rms, _RMS_FACTOR, _RMS_MARGIN, "of a photo's logits"),
             ("logits_kl", _mean_kl, _KL_FACTOR, _KL_MARGIN, "nats"),
         )
         for name, measure, factor, margin, unit in limits:
@@ -171,21 +180,29 @@ def rounding_gates(
 
 
 def _rounding_gate(
-    outputs: Outputs, reference: Outputs, simulated: Outputs, *, slack: float
+    outputs: Outputs, reference: Outputs, rounding: Simulated, *, slack: float
 ) -> GateResult:
-    shares = {}
+    """The distance to the simulation, over what rounding costs it.
+
+    The limit is `slack`, and what other last bits make of the simulation itself. Rounding that is
+    drawn anew altogether would be at the square root of two.
+    """
+    found = []
     for name, truth in reference.items():
-        cost = max(relative_rms(simulated[name], truth), _LEAST_ROUNDING)
-        shares[name] = relative_rms(outputs[name], simulated[name]) / cost
-    worst = max(shares, key=lambda name: shares[name])
+        simulated = rounding.outputs[name]
+        cost = max(photo_rms(simulated, truth), _LEAST_ROUNDING)
+        ties = 0.0 if rounding.again is None else photo_rms(rounding.again[name], simulated) / cost
+        limit = max(slack, _two_digits(min(slack + ties, _DRAWN_ANEW)))
+        found.append((photo_rms(outputs[name], simulated) / cost, limit, ties, name))
+    share, limit, ties, worst = max(found, key=lambda each: each[0] / each[1])
     return GateResult(
         name="rounding",
-        value=shares[worst],
-        limit=slack,
-        passed=shares[worst] <= slack,
+        value=share,
+        limit=limit,
+        passed=share <= limit,
         unit="of the rounding error",
         n=len(reference[worst]),
-        detail=f"from the simulated program; worst output: {worst}",
+        detail=f"from the simulated program; worst output: {worst}; ties alone {ties:.2g}",
     )
 
 
@@ -245,9 +262,10 @@ def fixed_gates(outputs: Outputs, reference: Outputs) -> list[GateResult]:
         for name, truth in reference.items()
     }
     weakest = min(least, key=lambda name: least[name])
-    cosine = float(cosines(outputs["embedding"], reference["embedding"]).min())
+    # Not the worst: a photo unlike all others is clipped, and an honest export has had one at 0.80.
+    cosine = float(np.percentile(cosines(outputs["embedding"], reference["embedding"]), 5))
     found = [
-        ("worst_cosine", cosine, _FIXED_COSINE, "least cosine", ""),
+        ("low_cosine", cosine, _FIXED_COSINE, "5th percentile of cosines", ""),
         ("channels", least[weakest], _FIXED_CORRELATION, "least correlation", f"of the {weakest}"),
     ]
     results = [
@@ -257,11 +275,11 @@ def fixed_gates(outputs: Outputs, reference: Outputs) -> list[GateResult]:
     ]  # fmt: skip
     if "logits" in reference:
         pair = outputs["logits"], reference["logits"]
-        rms, divergence = relative_rms(*pair), _mean_kl(*pair)
+        rms, divergence = photo_rms(*pair), _mean_kl(*pair)
         results += [
             GateResult(
                 name="logits_rms", value=rms, limit=_FIXED_RMS, passed=rms <= _FIXED_RMS,
-                unit="of the logits' rms", n=n,
+                unit="of a photo's logits", n=n,
             ),
             GateResult(
                 name="logits_kl", value=divergence, limit=_FIXED_KL,

@@ -38,7 +38,7 @@ from edgeseed.export.proof import gates
 from edgeseed.export.proof.diagnosis import layer_errors, likely_cause, worst_layers
 from edgeseed.export.proof.golden import Golden, golden_inputs, read_golden
 from edgeseed.export.proof.reference import Outputs, reference_outputs, rounded_draws
-from edgeseed.export.proof.rounding import read_simulated
+from edgeseed.export.proof.rounding import Simulated, read_simulated
 from edgeseed.export.samples import Photos, preprocess_photos, scratch_folder
 from edgeseed.export.target import Model, Precision, Target
 from edgeseed.export.targets import TARGETS
@@ -57,6 +57,7 @@ _ADVICE = {
     "logits_rms": _NOT_ROUNDING,
     "logits_kl": _NOT_ROUNDING,
     "worst_cosine": _NOT_ROUNDING,
+    "low_cosine": _NOT_ROUNDING,
     "neighbours": _NOT_ROUNDING,
     "channels": _NOT_ROUNDING,
     "accuracy_drop": f"{_MORE_PHOTOS}, or accept more with --max-drop",
@@ -107,7 +108,7 @@ class Evidence:
     spec: StudentSpec
     proof: Photos
     golden: Golden
-    simulated: Outputs | None = None
+    simulated: Simulated | None = None
     """What rounding alone makes of the student's outputs; None for a float model, and in bundles
     of before this was kept."""
     against: Path | None = None
@@ -137,11 +138,14 @@ class Evidence:
     @property
     def limits(self) -> gates.Limits:
         """What was demanded when it was exported."""
+        # What is exported has no gates yet, and is judged to the photo.
+        spare = 1 if self.manifest.gates else 0
         if self.against is not None:
-            return gates.Limits(parity=self.parity_limit)
+            return gates.Limits(parity=self.parity_limit, spare_photos=spare)
         settings = self.manifest.provenance.export
         return gates.Limits(
             parity=self.parity_limit,
+            spare_photos=spare,
             min_agreement=settings.min_agreement or gates.MIN_AGREEMENT,
             max_drop_points=gates.MAX_DROP_POINTS
             if settings.max_drop is None
@@ -328,9 +332,9 @@ def _rounding_gates(evidence: Evidence, outputs: Outputs, reference: Outputs) ->
         return gates.fixed_gates(outputs, reference)
     if evidence.simulated is None:
         return []
-    if {name: each.shape for name, each in evidence.simulated.items()} != {
-        name: each.shape for name, each in reference.items()
-    }:
+    shapes = {name: each.shape for name, each in reference.items()}
+    kept = (evidence.simulated.outputs, evidence.simulated.again or reference)
+    if any({name: each.shape for name, each in some.items()} != shapes for some in kept):
         raise ArtifactError(
             f"{evidence.folder / SIMULATED_FILE} is not of this student and these photos; "
             "export the bundle anew"

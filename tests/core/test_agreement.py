@@ -94,6 +94,37 @@ def test_a_zeroed_channel_follows_nothing_and_a_constant_one_is_not_judged() -> 
     assert np.isnan(found[3])
 
 
+def one_huge_photo() -> tuple[np.ndarray, np.ndarray]:
+    """A reference with a photo sixty times as large as the others, and what int8 makes of it."""
+    generator = np.random.default_rng(0)
+    reference = generator.normal(size=(256, 16)).astype(np.float32)
+    reference[7] *= 60
+    value = reference + 0.02 * generator.normal(size=reference.shape).astype(np.float32)
+    value[7] = np.clip(value[7], -6, 6)
+    return value, reference
+
+
+def test_a_huge_photo_that_is_clipped_counts_as_one_photo() -> None:
+    # The quickstart's classifier has one: an honest int8 export was refused for it.
+    value, reference = one_huge_photo()
+    assert agreement.relative_rms(value, reference) > 0.7
+    assert agreement.photo_rms(value, reference) < 0.08
+    assert agreement.channel_correlations(value, reference).min() > 0.9
+
+
+def test_a_huge_photo_hides_no_fault_of_the_others() -> None:
+    value, reference = one_huge_photo()
+    honest = agreement.photo_rms(value, reference)
+    assert agreement.photo_rms(0.8 * value, reference) > 2.5 * honest
+    zeroed, swapped = value.copy(), value.copy()
+    zeroed[:, 3], swapped[:, [1, 2]] = 0, value[:, [2, 1]]
+    assert agreement.channel_correlations(zeroed, reference)[3] == 0
+    assert agreement.channel_correlations(swapped, reference)[1:3].max() < 0.5
+    broken = value.copy()
+    broken[0, 0] = np.nan
+    assert agreement.photo_rms(broken, reference) == 1e30
+
+
 def test_golden_limits_are_wider_where_values_are_rounded() -> None:
     assert agreement.golden_limit("fp32") == 1e-3
     assert agreement.golden_limit("int8") == agreement.golden_limit("fp16") == 5e-2

@@ -22,9 +22,9 @@ from edgeseed.core.pretrained import (
 NAME = "test_efficientnet"
 
 
-def network(name: str = NAME, *, classes: int = 7) -> Any:
+def network(name: str = NAME, *, classes: int = 7, **kwargs: Any) -> Any:
     torch.manual_seed(0)
-    return timm.create_model(name, num_classes=classes).eval()
+    return timm.create_model(name, num_classes=classes, **kwargs).eval()
 
 
 def save(path: Path, content: Any) -> str:
@@ -138,7 +138,7 @@ def official_dinov3(model: Any, *, bias: float = 0.0) -> dict[str, Tensor]:
 
 def test_official_dinov3_files_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "vit_small_patch16_dinov3"
-    model = network(name, classes=0)
+    model = network(name, classes=0, global_pool="token")
     torch.save(official_dinov3(model), tmp_path / "a.pth")
     student, spec = load_model(f"{name}={tmp_path / 'a.pth'}")
     side = spec.preprocess.image_size
@@ -146,6 +146,35 @@ def test_official_dinov3_files_are_read(tmp_path: Path, capsys: pytest.CaptureFi
     with torch.no_grad():
         assert torch.equal(student(photo).embedding, model(photo))
     assert capsys.readouterr().out == ""  # timm prints there
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tag"),
+    [("vit_tiny_patch16_dinov3_qkvb", "eupe_lvd1689m"), ("vit_small_patch16_dinov3", "lvd1689m")],
+)
+def test_a_checkpoint_is_embedded_by_its_class_token_with_a_tag_and_without(
+    tmp_path: Path, architecture: str, tag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As a student, DINOv3 was averaged as timm does it, and as a teacher it was not.
+    model = network(architecture, classes=0, global_pool="token")
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    photo = torch.randn(1, 3, 256, 256)
+    for name in (architecture, f"{architecture}.{tag}"):
+        student, spec = load_model(f"{name}={tmp_path / 'a.pth'}")
+        assert spec.architecture.kwargs["global_pool"] == "token"
+        with torch.no_grad():
+            assert torch.equal(student(photo).embedding, model(photo))
+    assert "that is a guess" not in capsys.readouterr().err
+
+
+def test_pooling_that_nothing_tells_is_said_to_be_a_guess(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("test_vit", "test_resnet"):
+        torch.save(network(name).state_dict(), tmp_path / "a.pth")
+        load_model(f"{name}={tmp_path / 'a.pth'}")
+        said = " ".join(capsys.readouterr().err.split())
+        assert ("that is a guess" in said) == (name == "test_vit")
 
 
 def test_dinov3_biases_that_the_architecture_lacks_are_not_dropped(tmp_path: Path) -> None:
@@ -200,6 +229,9 @@ def test_weights_out_of_reach_say_where_to_put_a_file(monkeypatch: pytest.Monkey
         ("resnet18", False, False),
         ("resnet18.a1_in1k", False, True),
         ("resnet18=x.safetensors", False, True),
+        # It was looked for as a student file of that name.
+        ("resnet18=weights/x.safetensors", False, True),
+        ("runs/lr=0.1/student.safetensors", True, False),
         ("resnet18.a1_in1k=x.pth", False, True),
         ("nothing.such", False, False),
     ],

@@ -26,6 +26,7 @@ from edgeseed.core.errors import (
 )
 from edgeseed.core.network import save_student
 from edgeseed.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from edgeseed.core.pretrained import pooling_arguments, pooling_of
 from edgeseed.core.student import StudentSpec
 from edgeseed.distill.networks.students import create_student
 from edgeseed.distill.teachers import Teacher, list_teachers, load_teacher
@@ -815,6 +816,22 @@ def test_pooling_follows_from_the_architecture(name: str, expected: str | None) 
 def test_no_architecture_of_the_table_is_pooled_in_two_ways() -> None:
     names = {row.name for row in list_teachers() if row.source != "hub"}
     assert all(pooling_of_architecture(name) is not None for name in names)
+
+
+def test_networks_are_built_with_the_pooling_that_the_table_says() -> None:
+    # The rule by which they are built is the core's, which has no table.
+    pooling = {
+        row.name.partition(".")[0]: row.pooling
+        for row in list_teachers()
+        if row.source == "timm" and row.name.startswith("vit_")
+    }
+    small = [name for name in pooling if not any(size in name for size in ("7b", "huge", "giant"))]
+    assert len(small) > 12
+    with torch.device("meta"):
+        built = {name: timm.create_model(name, **pooling_arguments(name)) for name in small}
+    assert {name: pooling_of(network) for name, network in built.items()} == {
+        name: pooling[name] for name in small
+    }
 
 
 def test_a_checkpoint_is_pooled_alike_with_a_tag_and_without(tmp_path: Path) -> None:

@@ -140,6 +140,24 @@ def made_tensorrt(once: MakeOnce, student: Path, photos: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def made_int8_coreml(once: MakeOnce, student: Path, photos: Path) -> Path:
+    pytest.importorskip("coremltools")
+    return once(
+        "coreml-int8",
+        lambda out: export(
+            student,
+            target="coreml",
+            precision="int8",
+            calibration=photos,
+            out=out,
+            # Of its 32 photos some may fall to the other side, on one CPU more than on another.
+            min_agreement=0.9,
+            quantization={"max_float_layers": 0, "calibrator": "minmax"},
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
 def pixels() -> npt.NDArray[np.uint8]:
     """(40, 3, 32, 32) photos that no student was trained on."""
     photos = [tinted_photo(kind, seed) for seed in range(200, 210) for kind in CLASSES]

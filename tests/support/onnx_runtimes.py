@@ -8,6 +8,7 @@ wheel for, and one for the web in node, as WebAssembly. What a cell of the table
 the first line of the error; `ok` takes outputs like those of the newest native version.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -215,7 +216,7 @@ def try_version(kind: str, version: str, folder: Path) -> dict[str, str] | None:
     paths = [path for variant in models.values() for path in variant]
     run = answers_of_native if kind == "native" else answers_of_web
     answers = run(version, paths, folder)
-    truths = answers_of_native(onnxruntime.__version__, paths, folder)
+    truths = _truths(tuple(paths), folder)
     if answers is None or truths is None:
         return None
     rows: dict[str, str] = {}
@@ -224,6 +225,12 @@ def try_version(kind: str, version: str, folder: Path) -> dict[str, str] | None:
         cells = [cell(*next(values), variant) for _ in files]
         rows[variant] = next((item for item in cells if item != "ok"), "ok")
     return rows
+
+
+@functools.cache
+def _truths(models: tuple[Path, ...], folder: Path) -> list[Any] | None:
+    """Outputs of the newest native version."""
+    return answers_of_native(onnxruntime.__version__, list(models), folder)
 
 
 def first_version(table: Mapping[str, Mapping[str, str]], variant: str) -> str:

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import ArtifactError
 from edgeseed.core.records import QuantizationRecord
-from edgeseed.export.proof.scale_lint import lint_scales
+from edgeseed.export.proof.scale_lint import lint_scales, lint_zero_points
 from edgeseed.export.target import Finding, Model
 from edgeseed.export.targets.coreml.interpreter.interpreter import (
     Arithmetic,
@@ -81,8 +81,8 @@ class CoreMLModel(Model):
         """What is wrong with the package itself.
 
         A photo that is not taken as RGB; weights that float16 cannot hold; a layer meant to
-        be int8 and is not, or whose weights have one scale for all channels; scales of another
-        calibration than the manifest's.
+        be int8 and is not, or whose weights have no scale of their own for each output channel;
+        scales and zero points of another calibration than the manifest's.
         """
         program = self.interpreter.program
         images = [each for each in program.inputs if isinstance(each, ImageInput)]
@@ -94,12 +94,28 @@ class CoreMLModel(Model):
                 for place in self.interpreter.infinite_weights()
             ),
             *_integer_findings(program, self.quantization),
-            *(
-                []
-                if self.quantization is None
-                else lint_scales(_scales(program), self.quantization)
-            ),
+            *self._calibration_findings(program),
         )
+
+    def _calibration_findings(self, program: Program) -> tuple[Finding, ...]:
+        if self.quantization is None:
+            return ()
+        stored = {result: (place, scale, zero) for result, place, scale, zero in _stored(program)}
+        made = {result.name: each for each in program.operations for result in each.results}
+        written = [scale for place, scale, _ in stored.values() if place.startswith("quantize")]
+        findings = [
+            *lint_scales(written, self.quantization),
+            *lint_zero_points(stored.values(), self.quantization),
+        ]
+        for name, (place, *numbers) in stored.items():
+            writer = _source(made[name], "input", made)
+            if writer is not None and writer.type == "quantize":
+                _, *meant = stored[writer.results[0].name]
+                if numbers != meant:
+                    findings.append(
+                        Finding(place, "reads integers otherwise than they are written")
+                    )
+        return tuple(findings)
 
     def infer_natively(
         self, pixels: npt.NDArray[np.uint8]
@@ -118,8 +134,8 @@ class CoreMLModel(Model):
             return coremltools.models.MLModel(str(self.package))
 
 
-def _scales(program: Program) -> list[float]:
-    """Of the stored activations."""
+def _stored(program: Program) -> Iterator[tuple[str, str, float, int]]:
+    """Of each stored activation, where it is written and read: result, place, scale, zero point."""
     constants = {
         each.results[0].name: constant.value
         for each in program.operations
@@ -127,9 +143,18 @@ def _scales(program: Program) -> list[float]:
         for (constant,) in each.arguments.values()
         if isinstance(constant, Constant)
     }
-    found = [each.arguments["scale"][0] for each in program.operations if each.type == "quantize"]
-    values = [each.value if isinstance(each, Constant) else constants[each.name] for each in found]
-    return [float(np.asarray(value).item()) for value in values]
+
+    def number(operation: Operation, parameter: str) -> float:
+        if parameter not in operation.arguments:
+            return 0.0  # a zero point that is left out
+        (argument,) = operation.arguments[parameter]
+        found = argument.value if isinstance(argument, Constant) else constants[argument.name]
+        return float(np.asarray(found).item())
+
+    for each in program.operations:
+        if each.type in ("quantize", "dequantize"):
+            zero = int(number(each, "zero_point"))
+            yield each.results[0].name, each.place, number(each, "scale"), zero
 
 
 def _integer_findings(
@@ -148,8 +173,8 @@ def _integer_findings(
         findings.append(Finding("program", problem))
     for layer in found:
         weight = _source(layer, "weight", made)
-        if weight is not None and not _has_scale_per_channel(weight):
-            findings.append(Finding(layer.place, "its weights have one scale for all channels"))
+        if weight is not None:
+            findings += [Finding(layer.place, problem) for problem in _weight_problems(weight)]
     return tuple(findings)
 
 
@@ -171,9 +196,20 @@ def _reads_integers(layer: Operation, made: Mapping[str, Operation]) -> bool:
     )
 
 
-def _has_scale_per_channel(weight: Operation) -> bool:
-    (scale,) = weight.arguments["scale"]
-    return isinstance(scale, Constant) and np.ndim(scale.value) == 1
+def _weight_problems(weight: Operation) -> Iterator[str]:
+    """What is not as the scheme has it: symmetric, with one scale an output channel."""
+    parts = {}
+    for name in ("quantized_data", "scale", "zero_point", "axis"):
+        (argument,) = weight.arguments[name]
+        parts[name] = np.asarray(argument.value if isinstance(argument, Constant) else np.nan)
+    if parts["scale"].ndim != 1:
+        yield "its weights have one scale for all channels"
+    elif int(parts["axis"]) != 0 or len(parts["scale"]) != len(parts["quantized_data"]):
+        yield "the scales of its weights do not lie along the output channels"
+    if not np.all(parts["scale"] > 0):
+        yield "a scale of its weights is not above 0"
+    if np.any(parts["zero_point"]):
+        yield "its weights have a zero point that is not 0"
 
 
 def _as_image(photo: npt.NDArray[np.uint8]) -> Image.Image:

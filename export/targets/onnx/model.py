@@ -59,7 +59,7 @@ class OnnxModel(Model):
     def infer(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
         """Runs a batch, in pieces of a size that keeps memory small."""
         names = [output.name for output in self._session.get_outputs()]
-        return _run(self._session, pixels, names, fixed_batch=self._batch)
+        return run_photos(self._session, pixels, names, fixed_batch=self._batch)
 
     def layers(
         self, pixels: npt.NDArray[np.uint8], names: Sequence[str]
@@ -70,7 +70,7 @@ class OnnxModel(Model):
         del model.graph.output[:]
         model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in found)
         session = _session(model.SerializeToString(), source=self.path, optimise=False)
-        return _run(session, pixels, found, fixed_batch=self._batch)
+        return run_photos(session, pixels, found, fixed_batch=self._batch)
 
     def lint(self) -> tuple[Finding, ...]:
         """What the precision promised and the graph does not keep.
@@ -176,10 +176,20 @@ def _lint_weights(graph: onnx.GraphProto) -> Iterator[Finding]:
             continue
         if constants[scales].shape != constants[values].shape[:1]:
             yield Finding(node.output[0], "its weights have one scale, not one an output channel")
+        elif channel_axis(readers[node.input[1]], constants[values].ndim) != 0:
+            yield Finding(
+                node.output[0], "the scales of its weights do not lie along the output channels"
+            )
         if zero and np.any(constants[zero[0]]):
             yield Finding(node.output[0], "its weights have a zero point that is not 0")
         if not np.all(constants[scales] > 0):
             yield Finding(node.output[0], "a scale of its weights is not above 0")
+
+
+def channel_axis(reading: onnx.NodeProto, rank: int) -> int:
+    """The axis of a `DequantizeLinear` along which its scales lie; ONNX's default is 1."""
+    axis = next((item.i for item in reading.attribute if item.name == "axis"), 1)
+    return int(axis) % rank
 
 
 def stored_scales(graph: onnx.GraphProto) -> list[float]:
@@ -254,13 +264,18 @@ def _session(
         ) from error
 
 
-def _run(
+def run_photos(
     session: onnxruntime.InferenceSession,
     pixels: npt.NDArray[np.uint8],
     names: list[str],
     *,
     fixed_batch: int | None,
 ) -> dict[str, npt.NDArray[np.float32]]:
+    """Runs photos in pieces, and gives the named values of all of them.
+
+    Raises:
+        ArtifactError: If the model loads and does not run.
+    """
     input_name = session.get_inputs()[0].name
     parts: dict[str, list[npt.NDArray[np.float32]]] = defaultdict(list)
     size = fixed_batch or _BATCH
@@ -270,7 +285,14 @@ def _run(
         if fixed_batch:
             # A model of one fixed batch gets a full one; the copies' results are dropped.
             piece = np.resize(piece, (fixed_batch, *piece.shape[1:]))
-        values = cast("list[Any]", session.run(names, {input_name: piece}))
+        try:
+            values = cast("list[Any]", session.run(names, {input_name: piece}))
+        except Exception as error:  # as for loading
+            reason = str(error).strip().partition("\n")[0]
+            raise ArtifactError(
+                f"the model loads in ONNX Runtime {onnxruntime.__version__} and does not run "
+                f"({reason}); the file was edited or is damaged: export it anew"
+            ) from error
         for name, value in zip(names, values, strict=True):
             parts[name].append(value[:count].astype(np.float32, copy=False))
     return {name: np.concatenate(pieces) for name, pieces in parts.items()}

@@ -25,7 +25,7 @@ from edgeseed.core.errors import GateError, UsageError
 from edgeseed.core.records import QuantizationRecord
 from edgeseed.export.target import Finding
 from edgeseed.export.targets.onnx.half import LARGEST
-from edgeseed.export.targets.onnx.model import OnnxModel, _run, _session
+from edgeseed.export.targets.onnx.model import OnnxModel, _session, channel_axis, run_photos
 from edgeseed.export.targets.tensorrt.support import MADE_FOR, preflight
 
 _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -147,7 +147,7 @@ class TensorRTModel(OnnxModel):
         del changed.graph.output[:]
         changed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
         session = _session(changed.SerializeToString(), source=self.path, optimise=False)
-        return _run(session, pixels, list(names), fixed_batch=self._batch)
+        return run_photos(session, pixels, list(names), fixed_batch=self._batch)
 
 
 def open_tensorrt(folder: Path, manifest: Manifest) -> TensorRTModel:
@@ -294,9 +294,20 @@ class _QuantizedGraph:
                 yield Finding(where, f"its integers are {zeros[0].dtype}, not int8")
             if not np.all(scales > 0):
                 yield Finding(where, "a scale is not above 0")
+            writer = self.makers.get(node.input[0])
+            if writer is not None and writer.op_type == "QuantizeLinear":
+                written = self.constants.get(writer.input[1])
+                if written is None or np.any(numpy_helper.to_array(written) != scales):
+                    yield Finding(where, "reads integers otherwise than they are written")
             weights = self.constants.get(node.input[0])
-            if weights is not None and scales.shape != (weights.dims[0],):
+            if weights is None:
+                continue
+            if scales.shape != (weights.dims[0],):
                 yield Finding(where, "its weights have one scale, not one an output channel")
+            elif channel_axis(node, len(weights.dims)) != 0:
+                yield Finding(
+                    where, "the scales of its weights do not lie along the output channels"
+                )
 
     def count_layers(self, kinds: Sequence[str]) -> int:
         """Layers whose input and weights are both read from int8."""

@@ -9,62 +9,26 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from support.faults import (
+    Edit,
+    Package,
+    change,
+    constants,
+    convolution,
+    edit_onnx,
+    edit_package,
+    seal_again,
+    weights_of,
+)
 
-from edgeseed.core.bundle import GOLDEN_MODEL, Manifest, read_bundle, seal_bundle
+from edgeseed.core.bundle import Manifest, read_bundle, seal_bundle
 from edgeseed.core.errors import ArtifactError, GateError
 from edgeseed.export import verify
-from edgeseed.export.targets import TARGETS
-
-Edit = Callable[[onnx.ModelProto], None]
-
-
-def seal_again(
-    bundle: Path, change: Callable[[Manifest], Manifest] = lambda manifest: manifest
-) -> None:
-    """Golden outputs and digests that fit the files as they are."""
-    manifest = change(read_bundle(bundle, check=False).manifest)
-    try:
-        model = TARGETS.load(manifest.target).open(bundle, manifest)
-        np.savez(bundle / GOLDEN_MODEL, **model.infer(np.load(bundle / "golden/inputs.npy")))
-    except (ArtifactError, KeyError):
-        pass  # it opens no more: verify has to say so
-    seal_bundle(bundle, manifest)
-
-
-def edit_onnx(bundle: Path, edit: Edit) -> None:
-    path = bundle / "model.onnx"
-    model = onnx.load(path)
-    edit(model)
-    path.write_bytes(model.SerializeToString())
-    seal_again(bundle)
-
-
-def constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    return {item.name: item for item in model.graph.initializer}
-
-
-def change(tensor: onnx.TensorProto, value: Any) -> None:
-    old = numpy_helper.to_array(tensor)
-    tensor.CopyFrom(numpy_helper.from_array(np.asarray(value, old.dtype), tensor.name))
-
-
-def convolution(model: onnx.ModelProto, index: int) -> onnx.NodeProto:
-    return [node for node in model.graph.node if node.op_type == "Conv"][index]
-
-
-def weights_of(model: onnx.ModelProto, index: int) -> onnx.TensorProto:
-    """The stored weights of a convolution, float or integer."""
-    found, name = constants(model), convolution(model, index).input[1]
-    if name in found:
-        return found[name]
-    (reader,) = [node for node in model.graph.node if node.output[0] == name]
-    return found[reader.input[0]]
 
 
 def insert_behind(model: onnx.ModelProto, output: str, *nodes: onnx.NodeProto) -> None:
@@ -245,36 +209,22 @@ def test_a_changed_build_setting_is_caught(trt: Path, name: str, value: object) 
 # -------------------------------------------------------------------------------- Core ML
 
 
-def edit_package(bundle: Path, edit: Callable[[Any], None]) -> None:
-    from edgeseed.export.targets.coreml.tools import load_coremltools
-
-    path = bundle / "model.mlpackage/Data/com.apple.CoreML/model.mlmodel"
-    model = load_coremltools("a test").proto.Model_pb2.Model()
-    model.ParseFromString(path.read_bytes())
-    edit(model)
-    path.write_bytes(model.SerializeToString())
-    seal_again(bundle)
-
-
-def operations(model: Any) -> Any:
-    return model.mlProgram.functions["main"].block_specializations["CoreML7"].operations
-
-
-def probabilities_are_logits(model: Any) -> None:
-    (classify,) = [each for each in operations(model) if each.type == "classify"]
+def probabilities_are_logits(package: Package) -> None:
+    (classify,) = package.of_type("classify")
     classify.inputs["probabilities"].arguments[0].name = "logits"
 
 
-def predicted_feature(model: Any) -> None:
-    model.description.predictedFeatureName = "embedding"
+def predicted_feature(package: Package) -> None:
+    package.model.description.predictedFeatureName = "embedding"
 
 
-def labels_in_metadata(model: Any) -> None:
-    model.description.metadata.userDefined["edgeseed.labels"] = '["a", "b"]'
+def labels_in_metadata(package: Package) -> None:
+    package.model.description.metadata.userDefined["edgeseed.labels"] = '["a", "b"]'
 
 
-def one_more_output(model: Any) -> None:
-    (classify,) = [each for each in operations(model) if each.type == "classify"]
+def one_more_output(package: Package) -> None:
+    model = package.model
+    (classify,) = package.of_type("classify")
     name = classify.inputs["probabilities"].arguments[0].name
     block = model.mlProgram.functions["main"].block_specializations["CoreML7"]
     block.outputs.append(name)
@@ -283,8 +233,8 @@ def one_more_output(model: Any) -> None:
     model.description.output[-1].name = name
 
 
-def another_description(model: Any) -> None:
-    model.description.input[0].shortDescription = "A photo of 512 pixels, BGR."
+def another_description(package: Package) -> None:
+    package.model.description.input[0].shortDescription = "A photo of 512 pixels, BGR."
 
 
 COREML = {
@@ -298,7 +248,7 @@ COREML = {
 
 @pytest.mark.parametrize(("edit", "cause"), COREML.values(), ids=COREML)
 def test_a_fault_in_a_core_ml_package_is_caught(
-    made_coreml: Path, tmp_path: Path, edit: Callable[[Any], None], cause: str
+    made_coreml: Path, tmp_path: Path, edit: Callable[[Package], None], cause: str
 ) -> None:
     bundle = Path(shutil.copytree(made_coreml, tmp_path / "coreml"))
     edit_package(bundle, edit)

@@ -14,7 +14,6 @@ import onnx
 import pytest
 import torch
 from support.export import CLASSES, tiny_preprocess
-from support.shared import make_once
 
 from edgeseed.core.agreement import relative_error
 from edgeseed.core.bundle import Manifest, read_bundle, seal_bundle
@@ -22,7 +21,7 @@ from edgeseed.core.errors import ArtifactError, GateError, WorkError
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.records import QuantizationRecord
-from edgeseed.export import export, verify
+from edgeseed.export import verify
 from edgeseed.export.program import (
     DeployableStudent,
     build_program,
@@ -408,25 +407,6 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "labels shuffled": ({"change": shuffle_classes}, "the head or the labels were shuffled"),
 }
 STALE: tuple[dict[str, Any], str] = ({"contrast": 0.05}, "stale calibration: .* other photos")
-
-
-@pytest.fixture(scope="session")
-def made_int8_coreml(tmp_path_factory: pytest.TempPathFactory, student: Path, photos: Path) -> Path:
-    pytest.importorskip("coremltools")
-    return make_once(
-        tmp_path_factory,
-        "coreml-int8",
-        lambda out: export(
-            student,
-            target="coreml",
-            precision="int8",
-            calibration=photos,
-            out=out,
-            # One of its 32 photos may fall to the other side.
-            min_agreement=0.9,
-            quantization={"max_float_layers": 0, "calibrator": "minmax"},
-        ),
-    )
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 from support.export import tiny_preprocess
 
+from edgeseed.core.agreement import photo_rms
 from edgeseed.core.bundle import GOLDEN_MODEL, read_bundle, seal_bundle
 from edgeseed.core.errors import GateError
 from edgeseed.core.network import StudentNetwork
@@ -18,7 +19,7 @@ from edgeseed.export import export, verify
 from edgeseed.export.bundling.writer import seal
 from edgeseed.export.program import build_program
 from edgeseed.export.proof.reference import reference_outputs
-from edgeseed.export.proof.rounding import simulate_rounded_weights
+from edgeseed.export.proof.rounding import read_simulated, simulate_rounded_weights
 from edgeseed.export.proof.verify import VerifyResult
 from edgeseed.export.target import round_per_channel
 from edgeseed.export.targets import TARGETS
@@ -147,6 +148,16 @@ def test_what_rounding_costs_is_recorded_with_each_gate(made_int8: Path) -> None
     assert verify(made_int8).passed
 
 
+def test_the_simulation_is_kept_twice_and_hardly_differs_on_a_small_network(
+    made_int8: Path,
+) -> None:
+    simulated = read_simulated(made_int8)
+    assert simulated is not None
+    assert simulated.again is not None
+    for name, values in simulated.outputs.items():
+        assert 0 < photo_rms(simulated.again[name], values) < 0.05
+
+
 def test_a_bundle_of_before_is_verified_by_the_gates_it_had(int8_bundle: Path) -> None:
     (int8_bundle / "reference/simulated.npz").unlink()
     manifest = read_bundle(int8_bundle, check=False).manifest
@@ -165,7 +176,7 @@ def test_rounded_weights_are_those_that_a_w8_file_stores(
     program = build_program(network, tiny_preprocess())
     simulated = simulate_rounded_weights(
         program, pixels, batch="dynamic", round_weight=round_per_channel
-    )
+    ).outputs
     exact = reference_outputs(network, tiny_preprocess(), pixels)
     for name, values in simulated.items():
         own = np.abs(found[name] - values).max()

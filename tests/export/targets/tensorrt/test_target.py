@@ -296,10 +296,19 @@ def damaged(model: ModelProto, damage: str) -> ModelProto:
         name = reader.input[2]
         values = numpy_helper.to_array(constants[name]) + 1
         constants[name].CopyFrom(numpy_helper.from_array(values.astype(np.int8), name))
+    elif damage == "axis":
+        (axis,) = [item for item in reader.attribute if item.name == "axis"]
+        axis.i = 1
     elif damage == "one scale":
         name = reader.input[1]
         one = numpy_helper.to_array(constants[name]).max().reshape(())
         constants[name].CopyFrom(numpy_helper.from_array(one, name))
+    elif damage == "scale of what is read":
+        written = {node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+        activation = next(node for node in model.graph.node if node.input[0] in written)
+        scale = numpy_helper.to_array(constants[activation.input[1]]) * np.float16(1.1)
+        model.graph.initializer.append(numpy_helper.from_array(scale, "damaged"))
+        activation.input[1] = "damaged"
     else:
         conv = next(node for node in model.graph.node if node.op_type == "Conv")
         maker = next(node for node in model.graph.node if node.output[0] == conv.input[0])
@@ -313,6 +322,8 @@ def damaged(model: ModelProto, damage: str) -> ModelProto:
     [
         ("zero point", "its zero point is not 0: TensorRT has no other"),
         ("one scale", "its weights have one scale, not one an output channel"),
+        ("axis", "the scales of its weights do not lie along the output channels"),
+        ("scale of what is read", "reads integers otherwise than they are written"),
         ("around", "were meant to read int8"),
     ],
 )
