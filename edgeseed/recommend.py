@@ -132,6 +132,7 @@ def recommend(
     protocol: str = "rapid",
     threads: int | None = None,
     html: str | Path | None = None,
+    picture: str | Path | None = None,
     cache: str | Path | None = None,
     measure: Measure | None = None,
 ) -> Recommendation:
@@ -148,6 +149,7 @@ def recommend(
         protocol: as for `profile`.
         threads: of the engine; by default the profile's.
         html: where to write a page with the picture of latency and accuracy.
+        picture: where to write the picture alone, as an SVG file.
         cache: folder of what was measured before, by device; by default below ~/.cache.
         measure: measures a network in a precision and writes the result into a path; for tests.
 
@@ -201,6 +203,8 @@ def recommend(
     )
     if html is not None:
         _write_page(recommendation, html)
+    if picture is not None:
+        _write_picture(recommendation, picture)
     return recommendation
 
 
@@ -265,7 +269,10 @@ class _Call:
         digest = hashlib.sha256(json.dumps((key, machine), default=str).encode()).hexdigest()[:8]
         path = self.folder / f"{student}-{precision}-{digest}.json"
         if path.is_file():
-            return read_result(path), True
+            known = read_result(path)
+            if known.valid:
+                return known, True
+            path.unlink()  # it was throttled or interrupted: another try may not be
         say(f"{student} {precision} on {self.device}")
         return measure(student, precision, path), False
 
@@ -342,8 +349,9 @@ def _save_untrained(student: str, path: Path) -> int:
     return size
 
 
-def _write_page(recommendation: Recommendation, html: str | Path) -> None:
-    from edgeseed.runtime.report import charts, page
+def _draw(recommendation: Recommendation) -> Callable[[int], Any] | None:
+    """Latency against accuracy; None where no candidate has a published accuracy."""
+    from edgeseed.runtime.report import charts
     from edgeseed.runtime.summary import Estimate
 
     items = recommendation.candidates
@@ -366,6 +374,24 @@ def _write_page(recommendation: Recommendation, html: str | Path) -> None:
         )
         for item in known
     ]
+    if not points:
+        return None
+    return charts.tradeoff(points, unit=unit, quality="ImageNet top-1, published")
+
+
+def _write_picture(recommendation: Recommendation, path: str | Path) -> None:
+    from edgeseed.runtime.report import page
+
+    draw = _draw(recommendation)
+    if draw is None:
+        raise WorkError(f"{path} is not written: no candidate has a published accuracy to draw")
+    page.write_picture(path, draw)
+
+
+def _write_page(recommendation: Recommendation, html: str | Path) -> None:
+    from edgeseed.runtime.report import page
+
+    draw = _draw(recommendation)
     caption = "A disc's area is the model's size on disk; pale ones do not fit the budget. "
     caption += "Dotted: what no other candidate beats in both."
     sections = [
@@ -373,12 +399,9 @@ def _write_page(recommendation: Recommendation, html: str | Path) -> None:
             title="Accuracy against latency",
             lead="Up is better, left is faster. The networks were timed untrained; their accuracy "
             f"is published, with labels and in float ({recommendation.source}).",
-            markup=page.figure(
-                charts.tradeoff(points, unit=unit, quality="ImageNet top-1, published"),
-                caption=caption,
-            )
-            if points
-            else "<p>No candidate has a published accuracy.</p>",
+            markup=page.figure(draw, caption=caption)
+            if draw is not None
+            else page.paragraph("No candidate has a published accuracy."),
         ),
         page.Section(title="Candidates", markup=page.code(recommendation.table())),
     ]

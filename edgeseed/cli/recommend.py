@@ -62,6 +62,9 @@ Examples:
     metavar="F",
     help="Write a page with the picture of accuracy against latency.",
 )
+@click.option(
+    "--picture", type=click.Path(), metavar="F.svg", help="Write that picture alone, as SVG."
+)
 @json_option
 @click.pass_context
 def command(
@@ -76,6 +79,7 @@ def command(
     threads: int | None,
     cache: str | None,
     html: str | None,
+    picture: str | None,
     as_json: bool,
 ) -> None:
     """Say which student to train for a device and a budget.
@@ -96,6 +100,7 @@ def command(
             threads=threads,
             cache=cache,
             html=html,
+            picture=picture,
         )
     emit(found, as_json=as_json, text=found.table() + (f"\n\npage: {html}" if html else ""))
     context.exit(0 if found.best is not None else 1)
