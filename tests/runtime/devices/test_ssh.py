@@ -207,7 +207,7 @@ def test_the_agent_over_ssh_keeps_the_protocol(board: Board, bundle: Bundle) -> 
     seen = conformance.hold(measure, bundle, job)
 
     assert seen.stages is not None
-    assert seen.stages.timed_seconds is not None
+    assert seen.stages.seconds("measure") is not None
     conformance.plant_wrong_golden_outputs(bundle)
     assert conformance.refuses_a_wrong_model(
         measure, read_bundle(bundle.path),
