@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jsonschema
 import pytest
 from support import conformance
 from support.fake_device import fake_measurement
+from support.pythons import VARIABLE, HostWithAgent, find_python
 
 from edgeseed.core.bundle import Bundle, read_bundle
 from edgeseed.core.errors import ArtifactError, SchemaVersionError
@@ -60,7 +62,95 @@ def test_a_runner_times_no_model_that_computes_wrong(name: str, bundle: Bundle) 
     assert conformance.refuses_a_wrong_model(measure, wrong, job)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("minor", range(8, 15))
+def test_the_agent_keeps_the_protocol_on_every_python(minor: int, bundle: Bundle) -> None:
+    python = find_python(minor)
+    if python is None:
+        pytest.skip(f"no Python 3.{minor} with numpy and onnxruntime; name one in {VARIABLE}")
+    device = HostWithAgent(python)
+
+    def measure(bundle: Bundle, job: Any) -> Observation:
+        return device.measure(bundle, job, pixels=None)
+
+    seen = conformance.hold(
+        measure, bundle, conformance.job_for(bundle, engine="onnxruntime", unit="cpu")
+    )
+
+    assert str(seen.measurement.machine.python).startswith(f"3.{minor}.")
+    assert seen.measurement.layers is not None
+    conformance.plant_wrong_golden_outputs(bundle)
+    wrong = read_bundle(bundle.path)
+    job = conformance.job_for(wrong, engine="onnxruntime", unit="cpu")
+    assert conformance.refuses_a_wrong_model(measure, wrong, job)
+
+
 # --------------------------------------------------------------------------- planted faults
+
+LATENCY, MAIN = "edgeseed/runtime/latency.py", "__main__.py"
+SAMPLES = "samples_ns=seen.timings.samples_ns,"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {
+                LATENCY: (
+                    "        samples.append(after - before)\n",
+                    "        if not samples or after % 5 == 0:\n"
+                    "            samples.append(after - before)\n",
+                )
+            },
+            "samples were dropped",
+        ),
+        (
+            {MAIN: (SAMPLES, "samples_ns=[max(1, s // 1000) for s in seen.timings.samples_ns],")},
+            "samples were dropped, or the two are in different units",
+        ),
+        (
+            {
+                MAIN: (
+                    f"{SAMPLES}\n            elapsed_ns=seen.timings.elapsed_ns,",
+                    "samples_ns=[1000 * s for s in seen.timings.samples_ns],\n"
+                    "            elapsed_ns=1000 * seen.timings.elapsed_ns,",
+                )
+            },
+            r"the timed runs took 1[.\d]*e\+03 s",
+        ),
+        (
+            {MAIN: ("/ latency.NS_PER_SECOND,\n                seen.timings.steady", "/ 1e6,\n"
+                    "                seen.timings.steady")},
+            r"the warm-up took [.\d]*e\+03 s; here [.\d]* s went by",
+        ),
+        (
+            {MAIN: ('    _say("stage", name="golden")\n', "")},
+            "it timed the model before it checked the golden photos",
+        ),
+    ],
+    ids=["drops samples", "samples in us", "timed in ps", "warm-up in ms", "golden not told"],
+)  # fmt: skip
+def test_an_agent_with_a_planted_fault_is_refused(
+    changes: dict[str, tuple[str, str]], message: str, bundle: Bundle
+) -> None:
+    device = HostWithAgent(sys.executable, changes)
+    job = conformance.job_for(bundle, engine="onnxruntime", unit="cpu")
+
+    with pytest.raises(ArtifactError, match=message):
+        conformance.hold(lambda b, j: device.measure(b, j, pixels=None), bundle, job)
+
+
+def test_an_agent_that_times_a_wrong_model_is_refused(bundle: Bundle) -> None:
+    conformance.plant_wrong_golden_outputs(bundle)
+    wrong = read_bundle(bundle.path)
+    device = HostWithAgent(
+        sys.executable, {MAIN: ("if not errors[worst] <= tolerance:", "if False:")}
+    )
+
+    with pytest.raises(ArtifactError, match=r"it timed a model whose golden .* is off by"):
+        device.measure(
+            wrong, conformance.job_for(wrong, engine="onnxruntime", unit="cpu"), pixels=None
+        )
 
 
 def stages(*names: str, seconds: float = 11.0, measure: float = 10.0) -> Stages:

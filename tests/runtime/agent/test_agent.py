@@ -272,18 +272,3 @@ def test_a_job_survives_the_way_to_the_device(tmp_path: Path) -> None:
     job.write(tmp_path / "job.json")
 
     assert Job.read(tmp_path / "job.json") == job
-
-
-@pytest.mark.skipif(
-    "EDGESEED_PYTHON38" not in os.environ,
-    reason="EDGESEED_PYTHON38 names no Python 3.8 with numpy and onnxruntime",
-)
-@pytest.mark.slow
-def test_it_measures_on_python_3_8(bundle: Bundle, tmp_path: Path) -> None:
-    work = onnx_work(tmp_path / "work", bundle)
-
-    code, _, stderr = run(work, os.environ["EDGESEED_PYTHON38"])
-
-    assert (code, stderr) == (0, "")
-    assert measurement(work)["machine"]["python"].startswith("3.8.")
-    assert measurement(work)["golden"]["relative_error"]["logits"] < 1e-5
