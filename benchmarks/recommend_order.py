@@ -8,7 +8,7 @@ trained bundle. Stated is Spearman's rank correlation of the two p50, over all c
 precisions, and how far the two are apart.
 
 What is in DIR already is not made again, so that training and export may run on a busy machine and
-the timing, `--again`, on a quiet one. The picture of the recommendation goes to docs/images.
+the timing, `--again NAME`, on a quiet one.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import numpy as np
 from edgeseed.core.environment import environment
 from edgeseed.core.files import write_json
 from edgeseed.distill import finetune
-from edgeseed.distill.networks.students import describe_student, list_students
+from edgeseed.distill.networks.students import list_students
 from edgeseed.export import export
 from edgeseed.recommend import recommend
 from edgeseed.runtime import Result, profile, read_result
@@ -29,15 +29,13 @@ from edgeseed.runtime.machine import load_now
 
 HERE = Path(__file__).parent
 PHOTOS = "digits"
-LABELS = "16pc"
-PICTURE = HERE.parent / "docs" / "images" / "recommend.svg"
+LABELS = "8pc"
 
 
-def trained_bundle(work: Path, name: str, precision: str) -> Path:
+def trained_bundle(work: Path, name: str, precision: str, size: int) -> Path:
     """The bundle of a network that has learnt something, at the size that `recommend` times."""
     run, bundle = work / "students" / name, work / "bundles" / f"{name}-{precision}"
     if not (run / "student.safetensors").is_file():
-        size = describe_student(name).image_size
         finetune(name, data=PHOTOS, labels=LABELS, epochs=1, image_size=size, out=run)
     if not bundle.is_dir():
         export(
@@ -46,7 +44,7 @@ def trained_bundle(work: Path, name: str, precision: str) -> Path:
             precision=precision,
             calibration=PHOTOS,
             calibration_count=64 if precision == "int8" else None,
-            # A network that has seen 160 photos is unsure of most: its decisions are no gate here.
+            # A network that has seen 80 photos is unsure of most: its decisions are no gate here.
             verify=False,
             speed=False,
             out=bundle,
@@ -70,6 +68,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--students")
+    parser.add_argument("--image-size", type=int, default=64, help="small: training takes minutes")
+    parser.add_argument("--picture", type=Path)
     parser.add_argument("--precisions", default="fp32,int8")
     parser.add_argument("--budget-ms", type=float, default=20.0)
     parser.add_argument("--again", default="1", help="a name: times of another name are left alone")
@@ -82,9 +82,9 @@ def main() -> None:
     )
     precisions = arguments.precisions.split(",")
     bundles = {
-        (name, precision): trained_bundle(arguments.work, name, precision)
-        for name in names
+        (name, precision): trained_bundle(arguments.work, name, precision, arguments.image_size)
         for precision in precisions
+        for name in names
     }
     load = load_now()
     times = arguments.work / f"times-{arguments.again}"
@@ -92,8 +92,9 @@ def main() -> None:
         budget_ms=arguments.budget_ms,
         students=names,
         precisions=precisions,
+        image_size=arguments.image_size,
         cache=times / "untrained",
-        picture=PICTURE,
+        picture=arguments.picture,
     )
     print(found.table())
     rows: list[dict[str, Any]] = []
@@ -117,6 +118,7 @@ def main() -> None:
         "what": "p50 of untrained networks, as recommend times them, and of trained ones",
         "spearman": spearman(untrained, trained),
         "n": len(rows),
+        "image_size": arguments.image_size,
         "untrained_over_trained": {
             "median": statistics.median(ratios), "least": min(ratios), "most": max(ratios),
         },

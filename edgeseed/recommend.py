@@ -73,6 +73,8 @@ class Recommendation:
     skipped: tuple[str, ...]
     """What could not be timed, and why."""
     source: str = SOURCE
+    image_size: int | None = None
+    """Side of the photos; None for each network's own, at which its accuracy was published."""
 
     @property
     def best(self) -> TimedNetwork | None:
@@ -114,11 +116,16 @@ class Recommendation:
             [
                 *lines,
                 "",
-                f"fits: {limit} on {self.device}. Timed untrained; int8 by plain ranges.",
-                f"ImageNet: published, with labels, in float ({self.source}).",
+                f"fits: {limit} on {self.device}. Timed untrained{self._at()}; int8 by plain "
+                "ranges.",
+                "ImageNet: published, with labels, in float, at the network's own size "
+                f"({self.source}).",
                 *(f"not timed: {text}" for text in self.skipped),
             ]
         )
+
+    def _at(self) -> str:
+        return "" if self.image_size is None else f" at {self.image_size} px"
 
 
 def recommend(
@@ -129,6 +136,7 @@ def recommend(
     device_profile: str | None = None,
     students: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
+    image_size: int | None = None,
     protocol: str = "rapid",
     threads: int | None = None,
     html: str | Path | None = None,
@@ -146,6 +154,8 @@ def recommend(
         students: networks to try; by default those of `edgeseed students` with a published
             accuracy.
         precisions: to try; by default the profile's for ONNX bundles.
+        image_size: side of the photos in pixels; by default each network's own, at which its
+            accuracy was published.
         protocol: as for `profile`.
         threads: of the engine; by default the profile's.
         html: where to write a page with the picture of latency and accuracy.
@@ -176,6 +186,7 @@ def recommend(
         protocol=protocol,
         threads=threads,
         scheme=engine.scheme,
+        image_size=image_size,
         folder=_cache_folder(cache, device),
     )
     found: list[TimedNetwork] = []
@@ -200,6 +211,7 @@ def recommend(
         budget_mb=budget_mb,
         candidates=tuple(sorted(found, key=_order)),
         skipped=tuple(skipped),
+        image_size=image_size,
     )
     if html is not None:
         _write_page(recommendation, html)
@@ -258,11 +270,15 @@ class _Call:
     protocol: str
     threads: int | None
     scheme: str | None
+    image_size: int | None
     folder: Path
 
     def result(self, student: str, precision: str, measure: Measure) -> tuple[Result, bool]:
         """A measurement of before, or a new one."""
-        key = (self.device_profile, self.protocol, self.threads, self.scheme, edgeseed_version())
+        key = (
+            self.device_profile, self.protocol, self.threads, self.scheme, self.image_size,
+            edgeseed_version(),
+        )  # fmt: skip
         # Another processor or engine is another device, though it may be called `host` as well.
         here = environment() if self.device == "host" else {}
         machine = (here.get("cpu"), here.get("cores"), here.get("libraries"))
@@ -283,7 +299,7 @@ class _Call:
 
         with tempfile.TemporaryDirectory(prefix="edgeseed-") as scratch:
             file = Path(scratch) / "student.safetensors"
-            size = _save_untrained(student, file)
+            size = _save_untrained(student, file, image_size=self.image_size)
             quantized = precision in ("int8", "w8")
             photos = _write_photos(Path(scratch) / "photos", size) if quantized else None
             export(
@@ -321,8 +337,13 @@ def _write_photos(folder: Path, size: int) -> Path:
     return folder
 
 
-def _save_untrained(student: str, path: Path) -> int:
+def _save_untrained(student: str, path: Path, *, image_size: int | None) -> int:
     """Write a network as it is before training, with a head of ImageNet's size.
+
+    Args:
+        student: its name.
+        path: the student file.
+        image_size: None for the size that the network was designed for.
 
     Returns:
         The side of its input, in pixels.
@@ -337,7 +358,7 @@ def _save_untrained(student: str, path: Path) -> int:
     torch.manual_seed(0)
     architecture = Architecture(name=student)
     network = build_student(architecture, num_classes=CLASSES).eval()
-    size = describe_student(student).image_size
+    size = image_size or describe_student(student).image_size
     spec = StudentSpec(
         architecture=architecture,
         preprocess=Preprocess(image_size=size, resize=size),

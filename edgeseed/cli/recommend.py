@@ -41,6 +41,12 @@ Examples:
 )
 @click.option("--precisions", metavar="P[,P]", help="To try.  [default: the profile's]")
 @click.option(
+    "--image-size",
+    type=click.IntRange(min=8),
+    metavar="N",
+    help="Side of the photos.  [default: the network's own, of which the accuracy is]",
+)
+@click.option(
     "--protocol",
     type=click.Choice(["rapid", "quick", "normal", "sustained"]),
     default="rapid",
@@ -75,6 +81,7 @@ def command(
     device_profile: str | None,
     students: str | None,
     precisions: str | None,
+    image_size: int | None,
     protocol: str,
     threads: int | None,
     cache: str | None,
@@ -96,6 +103,7 @@ def command(
             device_profile=device_profile,
             students=split_names(students),
             precisions=split_names(precisions),
+            image_size=image_size,
             protocol=protocol,
             threads=threads,
             cache=cache,
