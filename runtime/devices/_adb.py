@@ -20,6 +20,7 @@ _STATES = {
     "sideload": "it is in sideload mode: start it normally",
     "bootloader": "it is in its bootloader: start it normally",
 }
+_NO_PHONE = "connect one by USB and turn on USB debugging in its developer options"
 # What the client says when a phone went away in the middle of something.
 _GONE = ("device not found", "not found", "device offline", "no devices/emulators", "closed",
          "connection reset", "protocol fault")  # fmt: skip
@@ -108,10 +109,7 @@ def _choose(serial: str | None) -> str:
     states = _devices()
     if serial is None:
         if not states:
-            raise WorkError(
-                "adb sees no phone: connect one by USB and turn on USB debugging in its developer "
-                "options"
-            )
+            raise WorkError(f"adb sees no phone: {_NO_PHONE}")
         if len(states) > 1:
             raise WorkError(
                 f"adb sees {len(states)} phones; say which one: "
@@ -119,8 +117,8 @@ def _choose(serial: str | None) -> str:
             )
         serial = next(iter(states))
     if serial not in states:
-        seen = ", ".join(states) or "none"
-        raise WorkError(f"adb sees no phone {serial}; it sees: {seen}")
+        seen = f"it sees {', '.join(states)}" if states else _NO_PHONE
+        raise WorkError(f"adb sees no phone {serial}; {seen}")
     state = states[serial]
     if state != "device":
         remedy = next((text for sign, text in _STATES.items() if state.startswith(sign)), None)

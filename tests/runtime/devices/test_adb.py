@@ -338,7 +338,7 @@ def test_of_two_phones_one_has_to_be_named(phone: Phone, bundle: Bundle, tmp_pat
 def test_a_phone_that_is_not_there_is_told_with_those_that_are(
     phone: Phone, bundle: Bundle, tmp_path: Path
 ) -> None:
-    with pytest.raises(WorkError, match=rf"adb sees no phone R58M; it sees: {phone.serial}"):
+    with pytest.raises(WorkError, match=rf"adb sees no phone R58M; it sees {phone.serial}"):
         profile(bundle.path, device="adb:R58M", out=tmp_path / "r.json")
 
 
