@@ -104,7 +104,7 @@ def read_measurement_file(path: str | Path) -> Measurement:
         ArtifactError: As `read_measurement`.
     """
     values = read_json(Path(path), what="a runner's measurement")
-    return read_measurement(values, what=str(path))
+    return read_measurement(values, what=f"{path} (a runner's measurement)")
 
 
 def check_conformance(measurement: Measurement, *, stages: Stages | None, what: str) -> None:

@@ -395,14 +395,18 @@ def test_the_phones_browser_measures_through_adb_reverse(
     with start_chromium(*WITHOUT_GPU, rules) as chromium:
 
         def play_the_user() -> None:
-            deadline = time.monotonic() + 60
-            while not phone.log("am") and time.monotonic() < deadline:
-                time.sleep(0.1)
-            words = phone.log("am").split()
+            # The engine may have to be fetched by npm before the page is opened.
+            while "-d" not in (words := phone.log("am").split()):
+                if done.wait(0.1):
+                    return
             chromium.open(words[words.index("-d") + 1])
 
+        done = threading.Event()
         threading.Thread(target=play_the_user, daemon=True).start()
-        result = profile(bundle.path, device=f"adb:{phone.serial}", protocol=instant, out=out)
+        try:
+            result = profile(bundle.path, device=f"adb:{phone.serial}", protocol=instant, out=out)
+        finally:
+            done.set()
 
     assert "android.intent.action.VIEW" in phone.log("am")
     assert result.engine.runner == "browser"
