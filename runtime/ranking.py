@@ -21,7 +21,7 @@ Verdict = Literal["first", "faster", "slower", "indistinguishable", "not ranked"
 
 # Two processes that run one model on one machine differ, however narrow each one's own interval is.
 # On a quiet virtual machine p90 of neighbouring runs was up to 10 % apart, p50 as much
-# (benchmarks/results/latency_fidelity.json). With neighbours on every core p50 was up to 9.6 %
+# (benchmarks/results/latency_single_runs.json). With neighbours on every core p50 was up to 9.6 %
 # apart, and p90 up to 258 % (latency_repeatability_busy.json): there p90 measures the neighbours.
 MIN_DIFFERENCE = 0.10
 """Two single runs that are nearer are not told apart; runs in turns tell less apart."""
