@@ -88,7 +88,8 @@ def phone(server: None, tmp_path: Path) -> Iterator[Phone]:
     subprocess.run(["adb", "disconnect", phone.serial], capture_output=True, check=False)
 
 
-# Plays ONNX Runtime's benchmark program; it writes samples as that does.
+# Plays ONNX Runtime's benchmark program. The numbers are made up, the lines and the file of samples
+# are those of onnxruntime/test/perftest/performance_runner.cc in microsoft/onnxruntime (MIT).
 PERF_TEST = """#!/bin/sh
 for last; do :; done
 echo "Session creation time cost: 0.0508382 s"
