@@ -340,9 +340,9 @@ def _kinds_table(rows: list[Row], colours: Colours) -> str:
     body: list[list[Cell | str]] = []
     for row, share in zip(rows, shares, strict=True):
         others = sum(value for kind, value in share.items() if kind not in kinds)
-        cells = [f"{share[kind]:.0%}" if kind in share else NONE for kind in kinds]
+        cells = [f"{100 * share[kind]:.0f} %" if kind in share else NONE for kind in kinds]
         name = Cell(text=row.label, css=f"s{colours[row.label] % charts.COLOURS}")
-        body.append([name, *cells, f"{others:.0%}"])
+        body.append([name, *cells, f"{100 * others:.0f} %"])
     return page.table(["", *kinds, "others"], body, caption="Share of time by kind of layer")
 
 
@@ -365,7 +365,7 @@ def _layer_bars(row: Row, colours: Colours) -> list[charts.Bar]:
             colour=colours[row.label],
             value=layer.mean_ns / NS_PER_MS,
             text=f"{TimeUnit.fitting(layer.mean_ns / NS_PER_MS).format(layer.mean_ns / NS_PER_MS)}"
-            f", {layer.mean_ns / total:.0%}",
+            f", {100 * layer.mean_ns / total:.0f} %",
         )
         for layer in slowest
     ]
@@ -377,9 +377,10 @@ def _layer_caption(row: Row) -> str:
     shown = sorted((layer.mean_ns for layer in layers.layers), reverse=True)
     share = sum(shown[:_SLOWEST]) / sum(shown)
     run_ms = layers.run_ns / NS_PER_MS
+    each = TimeUnit.fitting(run_ms).format(run_ms)
     return (
-        f"The slowest of {len(layers.layers)} layers that took time, with {share:.0%} of it; means "
-        f"of {layers.runs} runs, which took {TimeUnit.fitting(run_ms).format(run_ms)} each."
+        f"The slowest of {len(layers.layers)} layers that took time, with {100 * share:.0f} % of "
+        f"it; means of {layers.runs} runs, which took {each} each."
     )
 
 

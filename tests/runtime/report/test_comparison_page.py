@@ -128,11 +128,11 @@ def test_layers_are_shown_by_kind_and_the_slowest_by_name(make_result: Any) -> N
     page = render_comparison(compare([told, make_result(folder="untold", seed=1)]))
 
     # 410 us of convolutions, and 10 of the head.
-    assert re.search(r"told</th><td>98%</td><td>2%</td><td>0%</td>", page)
+    assert re.search(r"told</th><td>98 %</td><td>2 %</td><td>0 %</td>", page)
     assert "conv_0 (Conv, cpu)" in page
-    assert "30.0 µs, 7%" in page
+    assert "30.0 µs, 7 %" in page
     assert "conv_19" not in page  # not among the slowest
-    assert "The slowest of 21 layers that took time, with 50% of it; means of 20 runs" in page
+    assert "The slowest of 21 layers that took time, with 50 % of it; means of 20 runs" in page
     assert "Not told by the engine: untold." in page
 
 
