@@ -401,12 +401,13 @@ def _draw(recommendation: Recommendation) -> Callable[[int], Any] | None:
 
 
 def _write_picture(recommendation: Recommendation, path: str | Path) -> None:
+    from edgeseed.core.svg import write_svg
     from edgeseed.runtime.report import page
 
     draw = _draw(recommendation)
     if draw is None:
         raise WorkError(f"{path} is not written: no candidate has a published accuracy to draw")
-    page.write_picture(path, draw)
+    write_svg(path, draw(page.WIDE))
 
 
 def _write_page(recommendation: Recommendation, html: str | Path) -> None:

@@ -75,11 +75,6 @@ def figure(draw: Callable[[int], Svg], *, caption: str) -> str:
     return f"<figure>{pictures}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def write_picture(path: str | Path, draw: Callable[[int], Svg]) -> None:
-    """Write a picture as an SVG file in the page's colours, drawn for a desk."""
-    write_text(Path(path), draw(WIDE).render_file(_STYLE.read_text(encoding="utf-8")))
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
     """One cell of a table."""
