@@ -60,8 +60,8 @@ def time_trained(bundle: Path, out: Path) -> Result:
 
 def spearman(first: list[float], second: list[float]) -> float:
     """Rank correlation; times are never equal."""
-    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    one, two = (np.argsort(np.argsort(values)) for values in (first, second))
+    return float(np.corrcoef(one, two)[0, 1])
 
 
 def main() -> None:

@@ -337,21 +337,21 @@ def _identity(result: Result) -> tuple[object, ...]:
     return (result.bundle.digest, engine.name, engine.threads, result.placement.requested)
 
 
-class _Run(NamedTuple):
+class _Repeat(NamedTuple):
     measured_at: str
     value: float
     valid: bool
 
 
-_Runs = Mapping[tuple[object, ...], Sequence[_Run]]
+_Runs = Mapping[tuple[object, ...], Sequence[_Repeat]]
 
 
 def _runs_by_bundle(results: Sequence[Result], headline: Headline) -> _Runs:
     """The headline of each run, by bundle, in the order in which they were measured."""
-    runs: dict[tuple[object, ...], list[_Run]] = {}
+    runs: dict[tuple[object, ...], list[_Repeat]] = {}
     for result in sorted(results, key=lambda each: each.measured_at):
         value = headline_estimate(result, headline).value
-        run = _Run(result.measured_at, value, result.valid)
+        run = _Repeat(result.measured_at, value, result.valid)
         runs.setdefault(_identity(result), []).append(run)
     return runs
 
@@ -396,7 +396,7 @@ def _verdict(
     return "faster" if found.value < baseline.value else "slower"
 
 
-def _verdict_between_runs(own: Sequence[_Run], other: Sequence[_Run]) -> Verdict:
+def _verdict_between_runs(own: Sequence[_Repeat], other: Sequence[_Repeat]) -> Verdict:
     """Whether two bundles' runs differ by more than runs of one bundle do.
 
     Runs, not images, are what repeats: the spread within one run says nothing about the next hour.
@@ -421,7 +421,7 @@ def _verdict_between_runs(own: Sequence[_Run], other: Sequence[_Run]) -> Verdict
     return "faster" if difference < 0 else "slower"
 
 
-def _in_turns(own: Sequence[_Run], other: Sequence[_Run]) -> list[tuple[float, float]]:
+def _in_turns(own: Sequence[_Repeat], other: Sequence[_Repeat]) -> list[tuple[float, float]]:
     """Runs that were measured one after the other, where both count; none if not in turns."""
     if len(own) != len(other):
         return []

@@ -1,7 +1,10 @@
 """The system's adb client: which phone, commands on it, and its errors in plain words."""
 
+import contextlib
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgeseed.core.errors import MissingDependencyError, WorkError
@@ -24,6 +27,9 @@ _NO_PHONE = "connect one by USB and turn on USB debugging in its developer optio
 # What the client says when a phone went away in the middle of something.
 _GONE = ("device not found", "not found", "device offline", "no devices/emulators", "closed",
          "connection reset", "protocol fault")  # fmt: skip
+
+
+_TAKE_BACK = "import subprocess, sys; sys.stdin.read(); subprocess.run(sys.argv[1:], timeout=20)"
 
 
 class Adb:
@@ -74,6 +80,29 @@ class Adb:
     def push(self, files: list[Path], folder: str) -> None:
         """Copy files into a folder on the phone."""
         self.must("push", *map(str, files), folder + "/", seconds=_TRANSFER_SECONDS)
+
+    @contextlib.contextmanager
+    def reversed_port(self, port: str) -> Iterator[None]:
+        """Bring connections to the phone's `port`, such as `tcp:8000`, to that of this machine.
+
+        A process of its own takes it back at the end of the block, and as well when this one is
+        killed: it waits for the end of a pipe.
+        """
+        self.must("reverse", port, port)
+        command = [sys.executable, "-c", _TAKE_BACK, *self.command("reverse", "--remove", port)]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as guard:  # fmt: skip
+            assert guard.stdin is not None
+            try:
+                yield
+            finally:
+                guard.stdin.close()
+                try:
+                    guard.wait(_SECONDS)
+                except subprocess.TimeoutExpired:  # the phone is gone, and the port with it
+                    guard.kill()
 
     def check_connected(self) -> None:
         """Raise if the phone is gone."""

@@ -24,6 +24,7 @@ from edgeseed.runtime.devices import adb as adb_module
 from edgeseed.runtime.devices import open_device
 from edgeseed.runtime.devices.adb import AdbAddress, parse_address
 from edgeseed.runtime.measurement import Request
+from edgeseed.runtime.runners.browser.package import FILES
 
 needs_adb = pytest.mark.skipif(ADB is None, reason="there is no adb here")
 
@@ -255,6 +256,37 @@ def test_a_phone_is_put_back_when_edgeseed_is_killed(
         process.send_signal(sign)
         process.wait(30)
 
+    assert put_back(phone)
+
+
+def reversed_ports(phone: Phone) -> str:
+    command = ["adb", "-s", phone.serial, "reverse", "--list"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+def test_the_phones_port_is_taken_back_when_edgeseed_is_killed(
+    phone: Phone, bundle: Bundle, tmp_path: Path, sign: signal.Signals
+) -> None:
+    # After SIGKILL the phone's port stayed open until it was unplugged.
+    for name in FILES["wasm"]:
+        (tmp_path / name).write_bytes(b"nobody opens the page that asks for it")
+    command = [
+        sys.executable, "-c", MAIN, "profile", str(bundle.path), "--device",
+        f"adb:{phone.serial}", "--ort-web", str(tmp_path), "--out", str(tmp_path / "r.json"),
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while not phone.log("am") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert "tcp:" in reversed_ports(phone)
+        process.send_signal(sign)
+        process.wait(60)
+
+    deadline = time.monotonic() + 60
+    while reversed_ports(phone) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert reversed_ports(phone) == ""
     assert put_back(phone)
 
 
