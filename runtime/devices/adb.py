@@ -230,24 +230,18 @@ class AdbDevice(Device):
 
         if job.unit not in WEB_UNITS:
             raise ConfigError(f"a phone's browser has the units {', '.join(WEB_UNITS)}")
-        reversed_ports: list[str] = []
+        stack = contextlib.ExitStack()
 
         def open_page(listening: Any) -> None:
-            port = f"tcp:{urlsplit(listening.url).port}"
-            adb.must("reverse", port, port)
-            reversed_ports.append(port)
+            stack.enter_context(adb.reversed_port(f"tcp:{urlsplit(listening.url).port}"))
             adb.must("shell", f"am start -a android.intent.action.VIEW -d {_quoted(listening.url)}")
             say(f"{adb.name}: its browser opens the page; leave it in front")
 
-        try:
+        with stack:
             return measure_in_browser(
                 bundle, job, pixels=pixels, name=adb.name, serving=Serving(), open_page=open_page,
                 ort_web=self._address.ort_web, watch=adb.check_connected,
             )  # fmt: skip
-        finally:
-            for port in reversed_ports:
-                with contextlib.suppress(WorkError):  # gone with the phone
-                    adb.must("reverse", "--remove", port)
 
     def _run_app(self, adb: Adb, bundle: Bundle, job: Job) -> Observation:
         component = str(self._address.app)

@@ -24,6 +24,7 @@ from edgeseed.runtime.devices import adb as adb_module
 from edgeseed.runtime.devices import open_device
 from edgeseed.runtime.devices.adb import AdbAddress, parse_address
 from edgeseed.runtime.measurement import Request
+from edgeseed.runtime.runners.browser.package import FILES
 
 needs_adb = pytest.mark.skipif(ADB is None, reason="there is no adb here")
 
@@ -88,7 +89,8 @@ def phone(server: None, tmp_path: Path) -> Iterator[Phone]:
     subprocess.run(["adb", "disconnect", phone.serial], capture_output=True, check=False)
 
 
-# Plays ONNX Runtime's benchmark program; it writes samples as that does.
+# Plays ONNX Runtime's benchmark program. The numbers are made up, the lines and the file of samples
+# are those of onnxruntime/test/perftest/performance_runner.cc in microsoft/onnxruntime (MIT).
 PERF_TEST = """#!/bin/sh
 for last; do :; done
 echo "Session creation time cost: 0.0508382 s"
@@ -257,6 +259,37 @@ def test_a_phone_is_put_back_when_edgeseed_is_killed(
     assert put_back(phone)
 
 
+def reversed_ports(phone: Phone) -> str:
+    command = ["adb", "-s", phone.serial, "reverse", "--list"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+def test_the_phones_port_is_taken_back_when_edgeseed_is_killed(
+    phone: Phone, bundle: Bundle, tmp_path: Path, sign: signal.Signals
+) -> None:
+    # After SIGKILL the phone's port stayed open until it was unplugged.
+    for name in FILES["wasm"]:
+        (tmp_path / name).write_bytes(b"nobody opens the page that asks for it")
+    command = [
+        sys.executable, "-c", MAIN, "profile", str(bundle.path), "--device",
+        f"adb:{phone.serial}", "--ort-web", str(tmp_path), "--out", str(tmp_path / "r.json"),
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while not phone.log("am") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert "tcp:" in reversed_ports(phone)
+        process.send_signal(sign)
+        process.wait(60)
+
+    deadline = time.monotonic() + 60
+    while reversed_ports(phone) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert reversed_ports(phone) == ""
+    assert put_back(phone)
+
+
 def test_a_warm_phone_is_waited_for_and_the_result_says_what_was_left(
     phone: Phone, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,7 +371,7 @@ def test_of_two_phones_one_has_to_be_named(phone: Phone, bundle: Bundle, tmp_pat
 def test_a_phone_that_is_not_there_is_told_with_those_that_are(
     phone: Phone, bundle: Bundle, tmp_path: Path
 ) -> None:
-    with pytest.raises(WorkError, match=rf"adb sees no phone R58M; it sees: {phone.serial}"):
+    with pytest.raises(WorkError, match=rf"adb sees no phone R58M; it sees {phone.serial}"):
         profile(bundle.path, device="adb:R58M", out=tmp_path / "r.json")
 
 
@@ -395,14 +428,18 @@ def test_the_phones_browser_measures_through_adb_reverse(
     with start_chromium(*WITHOUT_GPU, rules) as chromium:
 
         def play_the_user() -> None:
-            deadline = time.monotonic() + 60
-            while not phone.log("am") and time.monotonic() < deadline:
-                time.sleep(0.1)
-            words = phone.log("am").split()
+            # The engine may have to be fetched by npm before the page is opened.
+            while "-d" not in (words := phone.log("am").split()):
+                if done.wait(0.1):
+                    return
             chromium.open(words[words.index("-d") + 1])
 
+        done = threading.Event()
         threading.Thread(target=play_the_user, daemon=True).start()
-        result = profile(bundle.path, device=f"adb:{phone.serial}", protocol=instant, out=out)
+        try:
+            result = profile(bundle.path, device=f"adb:{phone.serial}", protocol=instant, out=out)
+        finally:
+            done.set()
 
     assert "android.intent.action.VIEW" in phone.log("am")
     assert result.engine.runner == "browser"

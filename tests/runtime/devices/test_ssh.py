@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from support import conformance
 
 from edgeseed.core.bundle import Bundle, read_bundle
-from edgeseed.core.errors import ConfigError, MissingDependencyError, WorkError
+from edgeseed.core.errors import ConfigError, GateError, MissingDependencyError, WorkError
 from edgeseed.doctor import doctor
 from edgeseed.runtime import build, compare, profile, read_result
 from edgeseed.runtime.devices import open_device
@@ -207,7 +208,7 @@ def test_the_agent_over_ssh_keeps_the_protocol(board: Board, bundle: Bundle) -> 
     seen = conformance.hold(measure, bundle, job)
 
     assert seen.stages is not None
-    assert seen.stages.timed_seconds is not None
+    assert seen.stages.seconds("measure") is not None
     conformance.plant_wrong_golden_outputs(bundle)
     assert conformance.refuses_a_wrong_model(
         measure, read_bundle(bundle.path),
@@ -569,6 +570,37 @@ def test_a_bundle_is_profiled_through_a_real_server(
     assert result.accuracy is not None
     assert result.accuracy.n == 12
     assert result.device.device.startswith("ssh:")
+
+
+@pytest.mark.ssh
+@pytest.mark.slow
+@needs_sshd
+@pytest.mark.skipif(
+    "EDGESEED_ARM64_USERLAND" not in os.environ,
+    reason="EDGESEED_ARM64_USERLAND names no userland of benchmarks/arm_numerics.py",
+)
+def test_an_arm_interpreter_behind_a_real_server_gives_the_golden_outputs(
+    sshd: tuple[int, Path], bundle: Bundle, instant: str, tmp_path: Path
+) -> None:
+    # Emulated: it says what is computed, and nothing of speed.
+    python = os.environ["EDGESEED_ARM64_USERLAND"] + "/python"
+    device = connect(sshd, python=python)
+    before = set(Path(tempfile.gettempdir()).glob("edgeseed-*"))
+
+    result = profile(
+        bundle.path, device=device, device_profile="generic-arm", protocol=instant,
+        out=tmp_path / "r.json",
+    )  # fmt: skip
+
+    assert result.device.machine.architecture == "aarch64"
+    assert result.golden is not None
+    assert max(result.golden.relative_error.values()) < 1e-5
+    assert result.accuracy is not None
+    assert result.accuracy.top1 is not None
+    assert set(Path(tempfile.gettempdir()).glob("edgeseed-*")) <= before
+    conformance.plant_wrong_golden_outputs(bundle)
+    with pytest.raises(GateError, match="does not give its golden outputs"):
+        profile(bundle.path, device=device, protocol=instant, out=tmp_path / "wrong.json")
 
 
 @pytest.mark.ssh
