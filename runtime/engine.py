@@ -99,11 +99,13 @@ class Engine(abc.ABC):
         name: the plug-in's name.
         targets: export targets whose models it reads.
         units: compute units that can be asked for, the default first.
+        packages: what pip installs for it on a device; none where it comes with the system.
     """
 
     name: ClassVar[str]
     targets: ClassVar[tuple[str, ...]]
     units: ClassVar[tuple[str, ...]]
+    packages: ClassVar[tuple[str, ...]] = ()
 
     inputs: tuple[EngineTensor, ...]
     outputs: tuple[EngineTensor, ...]

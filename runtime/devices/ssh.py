@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -26,6 +26,7 @@ from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.agent.device import AgentDevice
 from edgeseed.runtime.device import Ended
 from edgeseed.runtime.devices._process import stream
+from edgeseed.runtime.engines import ENGINES
 
 _ADDRESS = re.compile(
     r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@)?"
@@ -90,7 +91,6 @@ with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
 """
 _REMOVE = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
 
-_INSTALLED = ("numpy", "onnxruntime")
 _INSTALL = f"""
 import subprocess, sys
 folder, *packages = sys.argv[1:]
@@ -201,7 +201,9 @@ class SshDevice(AgentDevice):
         folder = self._call(_RECEIVE, sends=_packed(work)).decode().strip()
         try:
             agent = f"{folder}/{job_file.AGENT}"
-            python = self._install(folder) if self._address.install else self._address.python
+            python = self._address.python
+            if self._address.install:
+                python = self._install(folder, _engine_packages(work))
             ended = stream(self._command(python, agent, folder), on_line=on_line)
             if ended.exit_code == _SSH_FAILED:
                 raise self._lost(ended.stderr)
@@ -211,11 +213,17 @@ class SshDevice(AgentDevice):
         finally:
             self._remove(folder)
 
-    def _install(self, folder: str) -> str:
-        """Make an environment in the work folder, which goes away with it; returns its Python."""
-        say(f"{self.name}: installing numpy and onnxruntime into a throw-away environment there")
+    def _install(self, folder: str, engine: Sequence[str]) -> str:
+        """Make an environment in the work folder, which goes away with it; returns its Python.
+
+        Args:
+            folder: The work folder.
+            engine: The engine's packages.
+        """
+        packages = ("numpy", *engine)
+        say(f"{self.name}: installing {' and '.join(packages)} into a throw-away environment there")
         environment = f"{folder}/venv"
-        self._call(_INSTALL, environment, *_INSTALLED)
+        self._call(_INSTALL, environment, *packages)
         return f"{environment}/bin/python"
 
     def probe(self, script: str) -> str:
@@ -272,6 +280,15 @@ class SshDevice(AgentDevice):
                 f"--device {self.name}?python=PATH"
             )
         return WorkError(f"{self.name}: the connection or the copying failed: {last}")
+
+
+def _engine_packages(work: Path) -> tuple[str, ...]:
+    """What pip installs for the engine of a job; nothing for a job that builds one."""
+    job = work / job_file.JOB
+    if not job.is_file():
+        return ()
+    packages: tuple[str, ...] = ENGINES.load(job_file.Job.read(job).engine).packages
+    return packages
 
 
 def _packed(work: Path) -> bytes:

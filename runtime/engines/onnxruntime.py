@@ -64,6 +64,7 @@ class OnnxRuntimeEngine(Engine):
     name = "onnxruntime"
     targets = ("onnx",)
     units = tuple(PROVIDERS)
+    packages = ("onnxruntime",)
 
     def __init__(self, session: Any, *, unit: str, settings: dict[str, Any]) -> None:
         self.inputs = tuple(_spec(node) for node in session.get_inputs())

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from support import fake_engine
 
 from edgeseed.core.bundle import Bundle
 from edgeseed.runtime.agent import job_file
-from edgeseed.runtime.agent.__main__ import _saturating_cpu
+from edgeseed.runtime.agent.__main__ import _feed, _saturating_cpu
 from edgeseed.runtime.agent._pack import pack_agent
 from edgeseed.runtime.agent.job_file import Job
+from edgeseed.runtime.engine import EngineTensor
 
 # Runs the agent as `python3 agent.pyz WORK` would, where nothing but numpy and the engine can be
 # imported, and where each module called edgeseed must come out of the archive.
@@ -272,3 +274,23 @@ def test_a_job_survives_the_way_to_the_device(tmp_path: Path) -> None:
     job.write(tmp_path / "job.json")
 
     assert Job.read(tmp_path / "job.json") == job
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((None, 3, 4, 5), "float32"), ((1, 4, 5, 3), "uint8"), ((1, 3, 3, 3), "uint8")],
+)
+def test_photos_are_given_in_the_order_and_type_of_the_engines_input(
+    shape: tuple[int | None, ...], dtype: str
+) -> None:
+    engine: Any = types.SimpleNamespace(inputs=(EngineTensor("image", shape, dtype),))
+    sizes = (2, *(size or 0 for size in shape[1:]))
+    photos = np.arange(np.prod(sizes), dtype=np.uint8).reshape(sizes)
+    is_last = shape == (1, 4, 5, 3)
+    given = photos.transpose(0, 3, 1, 2) if is_last else photos
+
+    (fed,) = _feed(engine, given).values()
+
+    assert fed.dtype == dtype
+    assert fed.flags.c_contiguous
+    np.testing.assert_array_equal(fed, photos)

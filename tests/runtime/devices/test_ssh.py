@@ -22,6 +22,8 @@ from edgeseed.core.bundle import Bundle, read_bundle
 from edgeseed.core.errors import ConfigError, GateError, MissingDependencyError, WorkError
 from edgeseed.doctor import doctor
 from edgeseed.runtime import build, compare, profile, read_result
+from edgeseed.runtime.agent import job_file
+from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.devices import open_device
 from edgeseed.runtime.devices import ssh as ssh_module
 from edgeseed.runtime.devices.ssh import (
@@ -353,6 +355,21 @@ def test_numpy_and_the_engine_are_installed_only_when_asked(
     assert result.latency is not None
     assert "install --quiet --no-cache-dir numpy onnxruntime" in (tmp_path / "pip.log").read_text()
     assert list(board.tmp.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "packages"), [("onnxruntime", ("onnxruntime",)), ("litert", ("ai-edge-litert",))]
+)
+def test_the_packages_of_the_jobs_own_engine_are_installed(
+    engine: str, packages: tuple[str, ...], tmp_path: Path
+) -> None:
+    job = Job(
+        engine=engine, model="model", unit="cpu", threads=1, protocol="quick", min_runs=1,
+        min_seconds=1, max_seconds=1, golden_tolerance=1, files={},
+    )  # fmt: skip
+    job.write(tmp_path / job_file.JOB)
+
+    assert ssh_module._engine_packages(tmp_path) == packages
 
 
 def test_doctor_looks_into_a_board(board: Board) -> None:
