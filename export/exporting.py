@@ -19,6 +19,7 @@ from edgeseed.core.options import insert_arguments
 from edgeseed.core.photos import sketched_photos
 from edgeseed.core.pretrained import student_file
 from edgeseed.core.records import QuantizationRecord, SelectionRecord, SpeedRecord
+from edgeseed.core.scratch import scratch_folder
 from edgeseed.core.student import StudentSpec
 from edgeseed.export.bundling.builder import BundleBuilder, baseline_precision, compare_with_float
 from edgeseed.export.bundling.writer import BuiltBundle, ExportSource, seal
@@ -31,7 +32,6 @@ from edgeseed.export.samples import (
     SYNTHETIC,
     Samples,
     draw_samples,
-    scratch_folder,
 )
 from edgeseed.export.selection import (
     PrecisionTrial,
@@ -145,13 +145,13 @@ def _export_file(call: AnyCall, places: Mapping[str, Path]) -> list[ExportResult
     order = sorted(places, key=lambda name: name != baseline_precision(plan.target))
     bundles: list[Bundle] = []
     with atomic_directory(out) as folder, scratch_folder() as scratch:
-        samples = _draw(call, plan, network, spec, Path(scratch))
+        samples = _draw(call, plan, network, spec, scratch)
         source = ExportSource(
             student=Path(call.student), network=network, spec=spec, samples=samples,
             settings=plan.settings, environment=environment(),
         )  # fmt: skip
         builder = BundleBuilder(
-            source, plan.target, batch=plan.batch, config=plan.config, scratch=Path(scratch),
+            source, plan.target, batch=plan.batch, config=plan.config, scratch=scratch,
             keep_float=call.keep_float,
         )  # fmt: skip
         for precision in order:

@@ -6,7 +6,6 @@ somebody asks for them: to count decisions by while int8 is chosen, and to learn
 """
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -266,8 +265,3 @@ def _shrink(photo: Image.Image) -> Image.Image:
     photo = photo.copy()
     photo.thumbnail((_MAX_GOLDEN_SIDE, _MAX_GOLDEN_SIDE), Image.Resampling.LANCZOS)
     return photo
-
-
-def scratch_folder() -> "tempfile.TemporaryDirectory[str]":
-    """A folder for pixels that vanishes at the end of a `with` block."""
-    return tempfile.TemporaryDirectory(prefix="edgeseed-export-")

@@ -136,7 +136,7 @@ def finetune(options: FinetuneOptions) -> FinetuneResult:
     check_form(student, settings.student)
     device = choose_device(run.devices)
     split = split_labelled(run.data, test_data=run.test_data, seed=run.seed)
-    chosen = choose_labels(split.train, run.labels, seed=run.seed)
+    chosen = choose_labels(split.train, run.labels, seed=run.seed, held_out=split.held_out)
     if run.test_data is not None:
         check_apart(split.train.subset(chosen.indices), split.test)
     _check_readable(split.test)

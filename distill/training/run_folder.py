@@ -21,6 +21,7 @@ from edgeseed.core.files import (
     atomic_file,
     disk_errors,
     read_json,
+    sweep_temporaries,
     write_json,
     write_text,
 )
@@ -67,6 +68,7 @@ class RunFolder:
         """
         if not self.path.exists():
             return
+        sweep_temporaries(self.path)
         if not self.path.is_dir() or (any(self.path.iterdir()) and not self._is_worthless()):
             raise UsageError(
                 f"{self.path} exists and is not empty; add --resume to go on with that run, "
@@ -102,6 +104,7 @@ class RunFolder:
         Raises:
             UsageError: If there is no run in the folder.
         """
+        sweep_temporaries(self.path)
         if not (self.path / CONFIG).is_file():
             raise UsageError(
                 f"{self.path} holds no run to resume (no {CONFIG}); leave out --resume"

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import shutil
+import signal
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 from edgeseed.core.bundle import ENGINES, MANIFEST, Bundle
 from edgeseed.core.console import ProgressBar, progress
 from edgeseed.core.errors import ArtifactError, EdgeseedError, GateError, WorkError
+from edgeseed.core.scratch import scratch_folder
+from edgeseed.core.signals import SIGNALLED
 from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.agent._pack import pack_agent
 from edgeseed.runtime.conformance import Stages, read_measurement
 from edgeseed.runtime.device import Ended, LostAfterMeasuringError, Observation
-from edgeseed.runtime.leftovers import work_folder
 
 _ERRORS: dict[str, type[EdgeseedError]] = {
     "artifact": ArtifactError,
@@ -56,7 +58,7 @@ def dispatch(
         GateError: If the model does not give its golden outputs there; nothing was timed then.
         WorkError: If the device or the engine failed.
     """
-    with work_folder() as work:
+    with scratch_folder() as work:
         _fill(work, bundle, job, pixels)
         with Listener(job, device.name, num_photos=0 if pixels is None else len(pixels)) as listen:
             try:
@@ -179,9 +181,15 @@ def raise_if_failed(device: RunsAgents, ended: Ended, error: dict[str, str] | No
     if error is not None:
         kind = _ERRORS.get(error["kind"], WorkError)
         raise kind(f"{device.name}: {error['message']}")
-    if ended.exit_code != 0:
-        last = ended.stderr.strip().rpartition("\n")[2] or "it wrote nothing to stderr"
-        raise WorkError(f"{device.name}: the agent ended with code {ended.exit_code}: {last}")
+    if ended.exit_code == 0:
+        return
+    last = ended.stderr.strip().rpartition("\n")[2] or "it wrote nothing to stderr"
+    number = -ended.exit_code if ended.exit_code < 0 else ended.exit_code - SIGNALLED
+    if number in {sign.value for sign in signal.Signals}:
+        name = signal.Signals(number).name
+        cause = ", as happens when memory runs out" if name == "SIGKILL" else ""
+        raise WorkError(f"{device.name}: the agent was ended by {name}{cause}: {last}")
+    raise WorkError(f"{device.name}: the agent ended with code {ended.exit_code}: {last}")
 
 
 def _read(result: Path, device: RunsAgents, *, stages: Stages, wants_outputs: bool) -> Observation:
