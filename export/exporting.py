@@ -12,7 +12,7 @@ from edgeseed.core.bundle import Bundle, GateResult
 from edgeseed.core.config import to_plain
 from edgeseed.core.console import note, say, warn
 from edgeseed.core.environment import environment
-from edgeseed.core.errors import GateError, WorkError
+from edgeseed.core.errors import GateError, UsageError, WorkError
 from edgeseed.core.files import atomic_directory, readable_size
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.core.options import insert_arguments
@@ -34,6 +34,8 @@ from edgeseed.export.samples import (
     draw_samples,
 )
 from edgeseed.export.selection import (
+from edgeseed.export.target import Target
+from edgeseed.export.targets import TARGETS
     PrecisionTrial,
     build_candidate,
     select,
@@ -141,6 +143,7 @@ def _export_file(call: AnyCall, places: Mapping[str, Path]) -> list[ExportResult
     times = [time.monotonic()]
     plan = make_plan(call, places)
     network, spec = load_student(Path(call.student))
+    _check_channels(plan.target, spec)
     # The float model first: the others are timed beside it.
     order = sorted(places, key=lambda name: name != baseline_precision(plan.target))
     bundles: list[Bundle] = []
@@ -173,6 +176,16 @@ def _export_file(call: AnyCall, places: Mapping[str, Path]) -> list[ExportResult
         for precision, bundle, start, end in zip(order, bundles, times, times[1:], strict=False)
     }
     return [made[precision] for precision in places]
+
+
+def _check_channels(target: Target, spec: StudentSpec) -> None:
+    channels = spec.preprocess.channels
+    if channels not in target.channels:
+        able = [name for name in TARGETS.names() if channels in TARGETS.load(name).channels]
+        raise UsageError(
+            f"--target {target.name} takes photos of {' or '.join(map(str, target.channels))} "
+            f"channels, and this student has {channels}; use --target {' or '.join(able)}"
+        )
 
 
 def _draw(

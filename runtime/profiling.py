@@ -441,7 +441,7 @@ def _title(profile: Profile, machine: Machine) -> str:
 
 def _published(plan: _Plan) -> PublishedLatency | None:
     manifest = plan.bundle.manifest
-    if manifest.preprocess.image_size != _PUBLISHED_SIZE:
+    if manifest.preprocess.shape != (3, _PUBLISHED_SIZE, _PUBLISHED_SIZE):
         return None
     return plan.device_profile.published_for(
         network=manifest.name, precision=manifest.precision, unit=plan.unit

@@ -48,7 +48,7 @@ class CanvasBatch:
     """Photos of one step on this rank.
 
     Attributes:
-        canvases: (B, 3, S, S) uint8.
+        canvases: (B, C, S, S) uint8, of 3 channels or 4.
         shapes: (B, 2) width and height of each photo, in pixels.
         indices: (B,) which photos these are.
     """
@@ -148,7 +148,7 @@ def canvas_side(photos: PhotoSet, plan: ViewPlan) -> int:
     Raises:
         DataError: If none of the photos that are looked at can be read.
     """
-    enough = round(max(crop.size for crop in plan.crops) * _CANVAS_MARGIN)
+    enough = round(max(max(crop.shape) for crop in plan.crops) * _CANVAS_MARGIN)
     sides = [max(image.size) for image in _probe(photos)]
     return max(8, min(enough, max(sides)))
 
@@ -175,10 +175,19 @@ def _probe(photos: PhotoSet) -> list[Image.Image]:
 
 
 def make_canvas(photo: Image.Image, side: int) -> npt.NDArray[np.uint8]:
-    """Stretches an RGB photo to (3, side, side)."""
+    """Stretches a photo to (3, side, side), or to (4, side, side) with its fourth channel."""
+    if photo.mode == "RGBA":
+        # Each for itself: Pillow would weigh colours by alpha, and this is no alpha.
+        *colours, fourth = photo.split()
+        parts = [make_canvas(Image.merge("RGB", colours), side), _stretched(fourth, side)[None]]
+        return np.concatenate(parts)
+    return _stretched(photo, side).transpose(2, 0, 1)
+
+
+def _stretched(photo: Image.Image, side: int) -> npt.NDArray[np.uint8]:
     if photo.size != (side, side):
         photo = photo.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    return np.asarray(photo, dtype=np.uint8).transpose(2, 0, 1)
+    return np.asarray(photo, dtype=np.uint8)
 
 
 class CanvasSource(Protocol):
@@ -193,7 +202,13 @@ class CanvasSource(Protocol):
 
 
 def open_canvases(
-    photos: PhotoSet, *, side: int, cache: Cache, device: torch.device, workers: int | None
+    photos: PhotoSet,
+    *,
+    side: int,
+    cache: Cache,
+    device: torch.device,
+    workers: int | None,
+    channels: int = 3,
 ) -> CanvasSource:
     """Keeps all canvases in memory if they fit, else has workers make them.
 
@@ -203,15 +218,16 @@ def open_canvases(
         cache: Whether to keep them; `auto` does if they take less than a quarter of the memory.
         device: Where views are made; canvases are kept there if it has room for them.
         workers: Processes that decode; None takes the cores that this rank may use.
+        channels: 3, or 4 for photos with a channel beside the colours.
 
     Raises:
         DataError: If more than a tenth of the photos cannot be read.
     """
-    size_bytes = len(photos) * 3 * side * side
+    size_bytes = len(photos) * channels * side * side
     budget = (memory_gib() or 4.0) * 2**30 * _MEMORY_SHARE / _local_ranks()
     if cache == "memory" or (cache == "auto" and size_bytes <= budget):
-        return MemoryCanvases.decode(photos, side=side, device=device)
-    return StreamedCanvases(photos, side=side, device=device, workers=workers)
+        return MemoryCanvases.decode(photos, side=side, device=device, channels=channels)
+    return StreamedCanvases(photos, side=side, device=device, workers=workers, channels=channels)
 
 
 def _local_ranks() -> int:
@@ -223,7 +239,7 @@ class MemoryCanvases:
 
     Args:
         photos: The photos.
-        canvases: (N, 3, S, S) uint8.
+        canvases: (N, C, S, S) uint8.
         shapes: (N, 2) width and height of each photo.
     """
 
@@ -233,20 +249,22 @@ class MemoryCanvases:
         self._shapes = shapes
 
     @classmethod
-    def decode(cls, photos: PhotoSet, *, side: int, device: torch.device) -> "MemoryCanvases":
+    def decode(
+        cls, photos: PhotoSet, *, side: int, device: torch.device, channels: int = 3
+    ) -> "MemoryCanvases":
         """Decodes all photos once.
 
         Raises:
             DataError: If more than a tenth of them cannot be read.
         """
-        canvases = torch.empty((len(photos), 3, side, side), dtype=torch.uint8)
+        canvases = torch.empty((len(photos), channels, side, side), dtype=torch.uint8)
         shapes = np.ones((len(photos), 2), np.int64)
         target = canvases.numpy()
         reasons: list[str] = []
 
         def read(index: int) -> bool:
             try:
-                photo = photos.draft(index, _DRAFT_MARGIN * side)
+                photo = photos.draft(index, _DRAFT_MARGIN * side, channels=channels)
             except DataError as error:
                 reasons.append(str(error))
                 return False
@@ -305,13 +323,21 @@ class StreamedCanvases:
         side: Of the canvases.
         device: Where they go; memory is pinned for a GPU.
         workers: Processes; None takes the cores that this rank may use.
+        channels: 3, or 4 for photos with a channel beside the colours.
     """
 
     def __init__(
-        self, photos: PhotoSet, *, side: int, device: torch.device, workers: int | None
+        self,
+        photos: PhotoSet,
+        *,
+        side: int,
+        device: torch.device,
+        workers: int | None,
+        channels: int = 3,
     ) -> None:
         self.photos = photos
         self._side = side
+        self._channels = channels
         self._device = device
         self._workers = max(1, usable_cores() // _local_ranks()) if workers is None else workers
         self._broken: dict[int, str] = {}
@@ -324,7 +350,7 @@ class StreamedCanvases:
             DataError: If more than a tenth of the photos cannot be read.
         """
         loader = DataLoader(
-            _Canvases(self.photos, self._side),
+            _Canvases(self.photos, self._side, self._channels),
             batch_sampler=_Steps(order, start, stop),
             num_workers=self._workers,
             prefetch_factor=_PREFETCH if self._workers else None,
@@ -373,8 +399,8 @@ _Item = tuple[npt.NDArray[np.uint8], tuple[int, int], int, dict[int, str]]
 class _Canvases(Dataset[_Item]):
     """Canvas, shape, index, and why photos before it could not be read, by their index."""
 
-    def __init__(self, photos: PhotoSet, side: int) -> None:
-        self._photos, self._side = photos, side
+    def __init__(self, photos: PhotoSet, side: int, channels: int) -> None:
+        self._photos, self._side, self._channels = photos, side, channels
 
     def __len__(self) -> int:
         return len(self._photos)
@@ -386,7 +412,9 @@ class _Canvases(Dataset[_Item]):
         for offset in range(tries):
             place = (index + offset) % count
             try:
-                photo = self._photos.draft(place, _DRAFT_MARGIN * self._side)
+                photo = self._photos.draft(
+                    place, _DRAFT_MARGIN * self._side, channels=self._channels
+                )
             except DataError as error:
                 broken[place] = str(error)
                 continue

@@ -34,6 +34,8 @@ CONFIG, METRICS, STATE, CURVES, HEADS, EVENTS = (
 )  # fmt: skip
 _RENAMED = {"during": "knn_every_epochs"}
 """Fields of `[run]` that older runs have under another name."""
+_FIRST_FORM = {"width": "none", "channels": 3}
+"""Fields of `[student]` that older runs lack, as they were."""
 INPUTS, LABELS = "inputs.json", "labels.txt"
 _WORTHLESS = {CONFIG, INPUTS, METRICS, CURVES, EVENTS, LABELS}
 """What a run has written before its first state: nothing is lost with it."""
@@ -113,6 +115,8 @@ class RunFolder:
         run = before.get("run")
         if isinstance(run, dict):
             before["run"] = {_RENAMED.get(name, name): value for name, value in run.items()}
+        if isinstance(before.get("student"), dict):
+            before["student"] = {**_FIRST_FORM, **before["student"]}
         return before
 
     def check_settings(self, config: Mapping[str, Any], *, may_be_longer: bool) -> None:

@@ -59,15 +59,18 @@ class _Packed:
         """As label lists and messages have it."""
         return self._names[index]
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, channels: int = 3) -> Image.Image:
         """The photo at `index`, upright, 8-bit RGB."""
-        return decode(self._read(index), name=f"{self._source}: {self.name(index)}")
+        return decode(
+            self._read(index), name=f"{self._source}: {self.name(index)}", channels=channels
+        )
 
-    def draft(self, index: int, side: int) -> Draft:
+    def draft(self, index: int, side: int, channels: int = 3) -> Draft:
         """As `image`, but a JPEG may come smaller."""
         return decode_draft(
-            self._read(index), side=side, name=f"{self._source}: {self.name(index)}"
-        )
+            self._read(index), side=side, name=f"{self._source}: {self.name(index)}",
+            channels=channels,
+        )  # fmt: skip
 
     def mark(self, index: int) -> Mark:
         """What tells copies of it, without decoding."""

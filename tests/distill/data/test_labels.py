@@ -152,7 +152,7 @@ def test_a_photo_that_is_kept_to_test_on_is_no_missing_one(folder: Path, tmp_pat
     tested = photo_names(split.test)[0]
     path = tmp_path / "list.txt"
     path.write_text(f"{tested}\nbee/bee_0.png\nant/ant_0.png\n")
-    with pytest.raises(DataError, match=r"keeps to test on: .*; use the --seed with which the list"):
+    with pytest.raises(DataError, match=r"keeps to test on: .*; use the --seed with which"):
         choose_labels(split.train, str(path), seed=0, held_out=split.held_out)
 
 
