@@ -34,14 +34,14 @@ from edgeseed.export.samples import (
     draw_samples,
 )
 from edgeseed.export.selection import (
-from edgeseed.export.target import Target
-from edgeseed.export.targets import TARGETS
     PrecisionTrial,
     build_candidate,
     select,
     selected_speed,
     time_candidates,
 )
+from edgeseed.export.target import Target
+from edgeseed.export.targets import TARGETS
 
 _One = ParamSpec("_One")
 _Several = ParamSpec("_Several")

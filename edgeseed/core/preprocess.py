@@ -81,8 +81,8 @@ class Preprocess:
             )
         if len(self.mean) != len(self.std) or len(self.mean) not in COLORS or min(self.std) <= 0:
             raise ValueError(
-                f"mean={self.mean} and std={self.std}: need one of each a channel, of which there are "
-                "1, 3 or 4, and std above 0"
+                f"mean={self.mean} and std={self.std}: need one of each a channel, 1, 3 or 4 of "
+                "each, and std above 0"
             )
 
     @property
