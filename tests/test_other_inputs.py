@@ -84,11 +84,11 @@ def classifier(request: Any, world: Path) -> tuple[str, Path]:
     )  # fmt: skip
     assert shape_of(distilled.student) == form.shape
     tuned = finetune(
-        distilled.student, data=data, out=out / "tuned", epochs=8, devices="cpu",
+        distilled.student, data=data, out=out / "tuned", epochs=30, lr=0.02, devices="cpu",
         settings={"recipe.batch_size": 22},
     )  # fmt: skip
     assert shape_of(tuned.student) == form.shape
-    assert tuned.metric.value > 0.6
+    assert tuned.metric.top1_percent > 60
     return name, Path(tuned.student)
 
 
@@ -134,7 +134,7 @@ def test_a_student_is_measured_embedded_and_taken_elsewhere(
         metric.name: metric
         for metric in evaluate(student, data=world / form.data, protocol="knn").metrics
     }
-    assert next(iter(metrics.values())).value > 0.6
+    assert next(iter(metrics.values())).top1_percent > 60
     export(student, calibration=world / form.data, out=tmp_path / "bundle", speed=False)
     short = latency.LatencyProtocol("instant", min_runs=8, min_seconds=0.05, max_seconds=5)
     monkeypatch.setitem(latency.PROTOCOLS, "instant", short)
@@ -144,7 +144,7 @@ def test_a_student_is_measured_embedded_and_taken_elsewhere(
     assert result.accuracy is not None
     assert result.accuracy.agreement.value == 1.0
     made = gallery(student, data=world / form.data, out=tmp_path / "gallery.bin", per_class=4)
-    assert made.classes == 3 or len(made.classes) == 3  # type: ignore[arg-type]
+    assert made.num_classes == 3
     for platform in ("android", "web"):
         if form.shape[0] == 4:
             with pytest.raises(UsageError, match="takes photos of four channels, and cameras and"):
@@ -152,8 +152,8 @@ def test_a_student_is_measured_embedded_and_taken_elsewhere(
             continue
         embed(tmp_path / "bundle", platform=platform, out=tmp_path / platform)
         assert verify_module(tmp_path / platform, bundle=tmp_path / "bundle")
-    for kind in ("timm", "hub"):
-        convert(student, to=kind, out=tmp_path / f"converted-{kind}")
+    for kind, out in {"timm": "timm.safetensors", "hub": "hub"}.items():
+        convert(student, to=kind, out=tmp_path / out)
 
 
 @pytest.mark.parametrize("method", ["simclr", "esvit"])
@@ -218,7 +218,7 @@ def test_a_form_that_cannot_be_is_refused_in_one_line(
 
 
 def test_weights_of_others_keep_their_form(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="keeps its form: leave out .*width and channels"):
+    with pytest.raises(ConfigError, match=r"keeps its form: leave out .*width and channels"):
         pretrain(
             method="simclr", model=str(world / "teacher.safetensors"), data=world / "photos",
             out=tmp_path / "run", epochs=1, devices="cpu", settings=["student.channels=1"],

@@ -292,10 +292,11 @@ def make_views(method: type[Method[Any]], settings: Settings, *, size: tuple[int
 
 
 def _shaped(crop: Crop, height: int, width: int) -> Crop:
-    """A crop of the student's shape; a smaller one ends at a multiple of 8, for patches."""
+    """A crop of the student's shape; a smaller one is whole patches wide where it is so high."""
     if crop.size == height:
         return replace(crop, width=width)
-    return replace(crop, width=max(8, 8 * round(crop.size * width / height / 8)))
+    step = 16 if crop.size % 16 == 0 else 8
+    return replace(crop, width=max(step, step * round(crop.size * width / height / step)))
 
 
 def is_given(

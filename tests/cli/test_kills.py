@@ -155,7 +155,7 @@ def test_a_training_that_is_killed_goes_on_and_ends_alike(
 def export_words(root: Path, out: Path) -> list[str]:
     return [
         "export", str(root / "test_efficientnet.safetensors"), "--target", "onnx",
-        "--precision", "fp32", "--data", str(root / "photos"), "--out", str(out),
+        "--precision", "fp32", "--calibration", str(root / "photos"), "--out", str(out),
     ]  # fmt: skip
 
 

@@ -8,7 +8,10 @@ import contextlib
 import os
 import random
 import signal
+import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,19 +71,20 @@ def _be_the_call(words: Sequence[str], log: Path, environment: Mapping[str, str]
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(descriptor, stream)
+        # What pytest has put in their place would keep the text to itself.
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
         os.environ.update(environment)
-        import tempfile
-
         tempfile.tempdir = os.environ.get("TMPDIR", tempfile.tempdir)
         main(list(words))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
-        import traceback
-
         with contextlib.suppress(BaseException):
             os.write(2, traceback.format_exc().encode())
     finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
 
 

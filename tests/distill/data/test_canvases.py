@@ -203,7 +203,9 @@ def test_canvases_of_large_jpegs_are_drafted_and_keep_proportions_and_looks(
     sides: list[int] = []
     draft = photos.source.draft
     monkeypatch.setattr(
-        type(photos.source), "draft", lambda _, i, side: sides.append(side) or draft(i, side)
+        type(photos.source),
+        "draft",
+        lambda _, i, side, channels: sides.append(side) or draft(i, side, channels),
     )
     source = MemoryCanvases.decode(photos, side=40, device=CPU)
     assert sides == [80]
