@@ -13,7 +13,12 @@ from edgeseed.core.scratch import scratch_folder
 from edgeseed.core.signals import ended_by_exception
 from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.agent.device import AgentDevice
-from edgeseed.runtime.agent.dispatch import fill_with_bundle, parse_event, raise_if_failed
+from edgeseed.runtime.agent.dispatch import (
+    error_of,
+    fill_with_bundle,
+    parse_event,
+    raise_if_failed,
+)
 from edgeseed.runtime.device import Device
 from edgeseed.runtime.devices import open_device
 from edgeseed.runtime.engine import EngineError
@@ -95,9 +100,7 @@ def _run(device: AgentDevice, work: Path) -> None:
 
     def listen(line: str) -> None:
         nonlocal error
-        event = parse_event(line)
-        if event.get("event") == "error":
-            error = {"kind": event["kind"], "message": event["message"]}
+        error = error_of(parse_event(line)) or error
 
     ended = device.run_agent(work, on_line=listen)
     raise_if_failed(device, ended, error)

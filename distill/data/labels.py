@@ -230,11 +230,19 @@ def choose_labels(
     if number:
         return _choose_number(photos, int(number[1]), seed=seed)
     path = Path(labels)
-    if not path.is_file():
+    if not _is_file(path):
         raise UsageError(
-            f"labels {labels!r} is neither a share (1%), nor a number per class (5pc), nor a file"
+            f"labels {labels[:80]!r} is neither a share (1%), nor a number per class (5pc), nor a "
+            "file"
         )
     return _read_labels(photos, path, held_out)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as too long a name
+        return False
 
 
 def _choose_share(photos: PhotoSet, share: float, *, text: str, seed: int) -> LabelList:

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +40,11 @@ _FIRST_FORM = {"width": "none", "channels": 3}
 INPUTS, LABELS = "inputs.json", "labels.txt"
 _WORTHLESS = {CONFIG, INPUTS, METRICS, CURVES, EVENTS, LABELS}
 """What a run has written before its first state: nothing is lost with it."""
-_UNREADABLE = (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
+# What pickle and torch raise of broken bytes.
+_UNREADABLE = (
+    RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+    AssertionError, MemoryError, struct.error, pickle.UnpicklingError,
+)  # fmt: skip
 RESUMABLE = {
     ("run", "devices"), ("run", "teacher_cache"), ("training", "workers"), ("training", "cache"),
     ("training", "log_steps"), ("training", "checkpoint_minutes"),
@@ -199,16 +204,18 @@ class RunFolder:
                     self._events.add_scalar(f"{record['kind']}/{name}", value, int(record["step"]))
 
     def records(self) -> list[dict[str, Any]]:
-        """All records so far; a last line that was cut off by a crash is left out."""
+        """All records so far; what is none, as a last line that a crash cut off, is left out."""
         path = self.path / METRICS
         if not path.is_file():
             return []
         found = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
-                found.append(cast(dict[str, Any], json.loads(line)))
-            except json.JSONDecodeError:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                found.append(record)
         return found
 
     def forget_after(self, step: int) -> None:

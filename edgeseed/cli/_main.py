@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from edgeseed.core.console import printable
-from edgeseed.core.errors import EdgeseedError
+from edgeseed.core.errors import EdgeseedError, WorkError
 from edgeseed.core.registry import unknown_name
 from edgeseed.core.signals import ended_by_exception
 
@@ -25,6 +25,7 @@ _ORDER = (
     "methods", "teachers", "students", "targets", "devices", "doctor",
 )  # fmt: skip
 
+_SHOWN = 200
 _INTERRUPTED = 130
 """As a shell reports a program that Ctrl-C ended."""
 
@@ -99,6 +100,14 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
         click.echo("edgeseed: interrupted", err=True)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # What the system refuses of a path that was given: too long a name, a loop of links.
+        told = WorkError(f"{str(error.filename)[:_SHOWN]}: {error.strerror}")
+        code = told.exit_code
+        if _is_first_to_say(str(told)):
+            _report(told, as_json=as_json)
     except RuntimeError:
         # A collective fails where another process is gone; that one has said why.
         if not _has_another_failed():

@@ -136,10 +136,16 @@ class Listener:
         self._stack.close()
 
     def __call__(self, line: str) -> None:
-        """Takes in one line that the agent printed."""
-        event = parse_event(line)
-        if event.get("event") == "error":
-            self.error = {"kind": event["kind"], "message": event["message"]}
+        """Takes in one line that the agent printed.
+
+        A library there may print JSON of its own: what is no whole event of ours is passed over.
+        """
+        with contextlib.suppress(LookupError, TypeError, ValueError, ArithmeticError):
+            self._take(parse_event(line))
+
+    def _take(self, event: dict[str, Any]) -> None:
+        if (error := error_of(event)) is not None:
+            self.error = error
         elif event.get("event") == "stage":
             self.stages.begin(str(event["name"]))
         elif event.get("event") == "done":
@@ -174,6 +180,14 @@ def parse_event(line: str) -> dict[str, Any]:
     except json.JSONDecodeError:
         return {}
     return event if isinstance(event, dict) else {}
+
+
+def error_of(event: dict[str, Any]) -> dict[str, str] | None:
+    """What an event says of an error: its kind and message; None where it is no such event."""
+    if event.get("event") != "error":
+        return None
+    said = str(event.get("message") or "it failed, and did not say why")
+    return {"kind": str(event.get("kind")), "message": said}
 
 
 def raise_if_failed(device: RunsAgents, ended: Ended, error: dict[str, str] | None) -> None:

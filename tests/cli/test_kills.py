@@ -146,7 +146,7 @@ def test_a_training_that_is_killed_goes_on_and_ends_alike(
         steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").open()]
         assert steps == sorted(set(steps))
         shutil.rmtree(out)
-    report(capsys, f"distill, {sign.name}", ends, seconds)
+        report(capsys, f"distill, {sign.name}", ends, seconds)
 
 
 # --------------------------------------------------------------------------- export
@@ -188,7 +188,7 @@ def test_an_export_that_is_killed_leaves_a_whole_bundle_or_none(
         assert with_scratch is None or with_scratch.code == 0, with_scratch.log
         assert leftovers(world / "tmp", world) == []
         shutil.rmtree(out)
-    report(capsys, f"export, {sign.name}", ends, seconds)
+        report(capsys, f"export, {sign.name}", ends, seconds)
 
 
 # --------------------------------------------------------------------------- profile by ssh
@@ -297,4 +297,4 @@ def test_a_measurement_by_ssh_that_is_killed_leaves_nothing_on_either_side(
         assert leftovers(world / "tmp", world) == []
         assert wait_until_empty(board.tmp, seconds=20) == []
         assert kept.read_bytes() == before
-    report(capsys, f"profile by ssh, {sign.name}", ends, first.seconds)
+        report(capsys, f"profile by ssh, {sign.name}", ends, first.seconds)

@@ -38,7 +38,7 @@ class Call:
 
 def run(
     words: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None,
-    sign: signal.Signals | None = None, after: float = 0.0, limit: float = 120.0,
+    sign: signal.Signals | None = None, after: float = 0.0, limit: float = 600.0,
 ) -> Call:  # fmt: skip
     """Runs `edgeseed WORDS`, and sends it a signal after some seconds, unless it has ended."""
     began = time.monotonic()
