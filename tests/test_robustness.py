@@ -656,7 +656,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("one", "two"):
         profile(
             root / "bundle", device=FakeDevice(fake_measurement([5_000_000] * 2000)),
-            out=root / f"{name}.json",
+            out=root / f"{name}.json", accuracy=False,
         )  # fmt: skip
     return root
 
