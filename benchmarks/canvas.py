@@ -29,9 +29,9 @@ from edgeseed.distill.data.views import Augmenter, Crop, ViewPlan, moco_crop
 
 SIZE = 224
 LONG_SIDES = (500, 1600, 4000)
-SIDES = (280, 320, 384, 448, 512, 640, 800)
-AREAS = (0.08, 0.14, 0.2, 0.4, 0.7, 1.0)
-NUM_CROPS = 16
+SIDES = (280, 360, 448, 512, 640)
+AREAS = (0.08, 0.2, 0.4, 0.7, 1.0)
+NUM_CROPS = 3
 
 
 def detail(view: torch.Tensor) -> float:
@@ -53,7 +53,7 @@ def kept_detail(photos: list[Image.Image], area: float) -> dict[int, float]:
     found: dict[int, list[float]] = {side: [] for side in SIDES}
     for number, photo in enumerate(photos):
         whole = max(photo.size)
-        for index in range(NUM_CROPS // 4):
+        for index in range(NUM_CROPS):
             place = number * 1000 + index
             reference = detail(view_of(photo, crop, side=whole, index=place))
             for side in SIDES:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from edgeseed.runtime.devices import adb as adb_module
 from edgeseed.runtime.devices import open_device
 from edgeseed.runtime.devices.adb import AdbAddress, parse_address
 from edgeseed.runtime.measurement import Request
+from edgeseed.runtime.runners.browser.package import FILES
 
 needs_adb = pytest.mark.skipif(ADB is None, reason="there is no adb here")
 
@@ -254,6 +256,49 @@ def test_a_phone_is_put_back_when_edgeseed_is_killed(
         process.send_signal(sign)
         process.wait(30)
 
+    assert put_back(phone)
+
+
+def mapped(phone: Phone) -> str:
+    command = ["adb", "-s", phone.serial, "reverse", "--list"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_port_that_a_killed_run_had_mapped_is_removed_by_the_next(
+    phone: Phone, bundle: Bundle, tmp_path: Path
+) -> None:
+    # No shell on the phone can end an `adb reverse`; it stayed until the phone was unplugged.
+    (tmp_path / "web").mkdir()
+    for name in FILES["wasm"]:
+        (tmp_path / "web" / name).write_bytes(b"engine")
+    command = [
+        sys.executable, "-c", MAIN, "profile", str(bundle.path), "--device",
+        f"adb:{phone.serial}", "--ort-web", str(tmp_path / "web"),
+        "--out", str(tmp_path / "r.json"),
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while not phone.log("am") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        # Another run of this computer may go on: its port stays.
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            place = phone.folder / "data/local/tmp/edgeseed-ports"
+            place.write_text(f"{place.read_text()}{port}\n")
+            words = ["adb", "-s", phone.serial, "reverse", f"tcp:{port}", f"tcp:{port}"]
+            subprocess.run(words, capture_output=True, check=True)
+            process.kill()
+            process.wait(30)
+            assert len(mapped(phone).splitlines()) == 2
+
+            program = perf_test(tmp_path)
+            device = f"adb:{phone.serial}?runner={program}"
+            profile(bundle.path, device=device, out=tmp_path / "next.json")
+
+            assert [line.split()[-1] for line in mapped(phone).splitlines()] == [f"tcp:{port}"]
+            assert place.read_text() == f"{port}\n"
+        profile(bundle.path, device=device, out=tmp_path / "last.json")
+    assert mapped(phone) == ""
     assert put_back(phone)
 
 
