@@ -76,7 +76,8 @@ class Crop:
 
     def __post_init__(self) -> None:
         if min(self.shape) < 8:
-            raise ValueError(f"size={self.shape} must be at least 8 pixels each way")
+            width = "" if self.width is None else f" and width={self.width}"
+            raise ValueError(f"size={self.size}{width} must be at least 8 pixels")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(
                 f"scale={self.scale} must be two shares, above 0 and up to 1, in order"

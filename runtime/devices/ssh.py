@@ -11,6 +11,7 @@ device's pip is set to; without it nothing is ever installed.
 import io
 import os
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -94,18 +95,22 @@ for old in glob.glob(os.path.join(tempfile.gettempdir(), "edgeseed-*")):
 _RECEIVE = f"""
 import glob, os, shutil, sys, tarfile, tempfile, time
 {_SWEEP}
-folder = tempfile.mkdtemp(prefix="edgeseed-")
+folder = os.path.join(tempfile.gettempdir(), sys.argv[3])
+os.mkdir(folder, 0o700)
 try:
     with open(os.path.join(folder, "sender"), "w") as file:
-        file.write(" ".join(sys.argv[1:]))
+        file.write(" ".join(sys.argv[1:3]))
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
         archive.extractall(folder)
+    os.stat(os.path.join(folder, "{job_file.WHOLE}"))
+    {_PRINT_MARK}
+    print(folder)
+    print("\\n".join(waiting))
+    sys.stdout.flush()
 except BaseException:
-    shutil.rmtree(folder, ignore_errors=True)  # a full disk must not stay full
+    # A full disk must not stay full; and a host that was ended sends half, or does not listen.
+    shutil.rmtree(folder, ignore_errors=True)
     raise
-{_PRINT_MARK}
-print(folder)
-print("\\n".join(waiting))
 """
 _SEND = f"""
 import sys, tarfile
@@ -113,7 +118,11 @@ import sys, tarfile
 with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
     archive.add(sys.argv[1] + "/result", "result")
 """
-_REMOVE = "import shutil, sys; [shutil.rmtree(name, ignore_errors=True) for name in sys.argv[1:]]"
+_REMOVE = """
+import os, shutil, sys, tempfile
+for name in sys.argv[1:]:
+    shutil.rmtree(os.path.join(tempfile.gettempdir(), name), ignore_errors=True)
+"""
 
 _INSTALLED = ("numpy", "onnxruntime")
 _INSTALL = f"""
@@ -224,9 +233,7 @@ class SshDevice(AgentDevice):
 
     def run_agent(self, work: Path, *, on_line: Callable[[str], None]) -> Ended:
         """Copy, run, copy back; the folder on the device is removed also after an error."""
-        sender = (machine(), str(os.getpid()))
-        told = self._call(_RECEIVE, *sender, sends=_packed(work)).decode().splitlines()
-        folder, left = told[0], _of_killed_calls(told[1:])
+        folder, left = self._send(work)
         try:
             agent = f"{folder}/{job_file.AGENT}"
             python = self._install(folder) if self._address.install else self._address.python
@@ -238,6 +245,20 @@ class SshDevice(AgentDevice):
             return ended
         finally:
             self._remove(folder, *left)
+
+    def _send(self, work: Path) -> tuple[str, list[str]]:
+        """Copy a folder there; returns where it lies, and what killed calls of ours left."""
+        name = f"edgeseed-{secrets.token_hex(6)}"
+        sender = (machine(), str(os.getpid()), name)
+        try:
+            told = self._call(_RECEIVE, *sender, sends=_packed(work)).decode().splitlines()
+        except Exception:
+            raise  # it was never made, or has removed itself
+        except BaseException:
+            # Ctrl-C or a signal: all may have arrived, and nobody is told where.
+            self._remove(name)
+            raise
+        return told[0], _of_killed_calls(told[1:])
 
     def _install(self, folder: str) -> str:
         """Make an environment in the work folder, which goes away with it; returns its Python."""
@@ -327,6 +348,8 @@ def _packed(work: Path) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.add(work, ".")
+        # The last: with it, all has arrived.
+        archive.addfile(tarfile.TarInfo(job_file.WHOLE))
     return buffer.getvalue()
 
 

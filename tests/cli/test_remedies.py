@@ -16,17 +16,6 @@ import pytest
 
 from edgeseed.cli._main import cli, main
 from edgeseed.core.errors import ConfigError
-from edgeseed.distill.data.views import ViewSettings
-from edgeseed.distill.evaluation.knn import KnnSettings
-from edgeseed.distill.evaluation.linear import LinearSettings
-from edgeseed.distill.methods import METHODS, load_method
-from edgeseed.distill.training.recipe import Recipe
-from edgeseed.distill.training.settings import StudentSettings
-from edgeseed.distill.training.trainer import TrainingConfig
-from edgeseed.export.quantize.config import QuantizeConfig
-from edgeseed.export.targets import TARGETS
-from edgeseed.export.targets.tensorrt.target import TensorRTOptions
-from edgeseed.runtime.devices import open_device
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("edgeseed", "distill", "export", "runtime", "profiles")
@@ -148,8 +137,21 @@ def test_calls_that_messages_name_are_parsed_by_their_command() -> None:
 SETTING = re.compile(r"--set[ =]([a-z_]+(?:\.[a-z_]+)?)=")
 
 
+@cache
 def settings() -> set[str]:
     """All that `--set` takes anywhere: fields of methods, of the recipe, of the views, ..."""
+    # Here, for they take seconds: most of this file needs the commands alone.
+    from edgeseed.distill.data.views import ViewSettings
+    from edgeseed.distill.evaluation.knn import KnnSettings
+    from edgeseed.distill.evaluation.linear import LinearSettings
+    from edgeseed.distill.methods import METHODS, load_method
+    from edgeseed.distill.training.recipe import Recipe
+    from edgeseed.distill.training.settings import StudentSettings
+    from edgeseed.distill.training.trainer import TrainingConfig
+    from edgeseed.export.quantize.config import QuantizeConfig
+    from edgeseed.export.targets import TARGETS
+    from edgeseed.export.targets.tensorrt.target import TensorRTOptions
+
     found = set()
     sections: dict[str, Any] = {
         "recipe": Recipe, "views": ViewSettings, "training": TrainingConfig,
@@ -175,6 +177,8 @@ def test_settings_that_messages_name_exist() -> None:
 
 
 def test_addresses_of_devices_that_messages_name_are_read() -> None:
+    from edgeseed.runtime.devices import open_device
+
     count = 0
     for where, text in texts():
         for address in re.findall(r"--device ((?:ssh|adb|browser|host)[^\s'\"`;,)]*)", text):

@@ -548,7 +548,7 @@ def test_what_came_back_is_unpacked(tmp_path: Path) -> None:
     (tmp_path / "here/job.json").write_text("{}")
     _unpack(_packed(tmp_path / "there"), tmp_path / "here")
     found = {str(path.relative_to(tmp_path / "here")) for path in (tmp_path / "here").rglob("*")}
-    assert found == {"deep", "deep/engine.plan", "empty", "job.json"}
+    assert found == {"deep", "deep/engine.plan", "empty", "job.json", "whole"}
     assert (tmp_path / "here/deep/engine.plan").read_bytes() == b"engine"
 
 
