@@ -25,7 +25,7 @@ def description(folder):
     return json.loads((folder / "conformance.json").read_text())
 
 
-def preprocess_of(case: dict[str, Any]) -> Preprocess:
+def preprocess_of(case) -> Preprocess:
     sizes = dict(case["preprocess"])
     return Preprocess(**normalization(sizes.pop("channels")), **sizes)
 
