@@ -107,7 +107,8 @@ def _as_tensor(
 def as_grey(pixels: Pixels) -> Pixels:
     """(H, W) grey of (H, W, 3) RGB: ITU-R 601 in whole numbers."""
     red, green, blue = np.moveaxis(pixels.astype(np.int64), -1, 0)
-    return ((19595 * red + 38470 * green + 7471 * blue + (1 << 15)) >> 16).astype(np.uint8)
+    grey: Pixels = ((19595 * red + 38470 * green + 7471 * blue + (1 << 15)) >> 16).astype(np.uint8)
+    return grey
 
 
 def over_white(pixels: Pixels, alpha: Pixels, *, premultiplied: bool) -> Pixels:
