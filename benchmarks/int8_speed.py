@@ -1,7 +1,10 @@
 """Is int8 faster than fp32 on this CPU, and how much; beside the stock tool and other engines.
 
     python benchmarks/int8_speed.py --out int8-speed
-    python benchmarks/int8_speed.py --out int8-speed --peers        # also OpenVINO and ExecuTorch
+    python benchmarks/int8_speed.py --out int8-speed --peers   # also OpenVINO, ExecuTorch, LiteRT
+
+Where `ai-edge-litert` is installed, our LiteRT files run beside our ONNX files; the peer `litert`
+is what LiteRT's own converter and quantizer make.
 
 Batch 1 at 224 pixels. All variants of a network are open at once and take turns, a block of runs
 each, for many rounds; what counts is the ratio of our fp32's block to a variant's in the same
@@ -11,7 +14,7 @@ for 34 ms after a run, and would take a core from whoever comes next. Then a blo
 up and not counted, as ExecuTorch's two threads are slow for some milliseconds after the pause. With
 one thread there is the processor's time as well, which a busy machine moves less: a process that
 has to wait is not charged for it. Models are kept in `--out` and not made again; `--peers` makes an
-environment a peer in there (1 GB for OpenVINO; ExecuTorch takes torch along).
+environment a peer in there (1 GB for OpenVINO; ExecuTorch and LiteRT's converter take torch along).
 """
 
 import argparse
@@ -24,6 +27,7 @@ import time
 import venv
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,7 @@ from speed_networks import (
     STOCK,
     build_network,
     photos,
+    write_litert,
     write_ours,
     write_program,
     write_stock,
@@ -43,6 +48,8 @@ from speed_networks import (
 from edgeseed.core.console import say
 from edgeseed.core.environment import environment
 from edgeseed.core.files import write_json
+from edgeseed.runtime.engine import Engine
+from edgeseed.runtime.engines.litert import LiteRTEngine
 from edgeseed.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edgeseed.runtime.machine import load_now, read_machine
 
@@ -51,7 +58,20 @@ PEERS_FOLDER = Path(__file__).parent / "peers"
 PEERS = {
     "openvino": ("openvino_worker.py", "fp32/model.onnx", ["openvino", "nncf", "onnx"]),
     "executorch": ("executorch_worker.py", "program.pt2", ["executorch", "torch", "torchvision"]),
+    "litert": (
+        "litert_worker.py",
+        "program.pt2",
+        [
+            "litert-torch==0.10.0",
+            "ai-edge-litert==2.3.0",
+            "litert-quantizer==0.11.0",
+            "torch<2.15",
+            "torchvision",
+            "timm",
+        ],
+    ),
 }
+HAS_LITERT = find_spec("ai_edge_litert") is not None
 WARM_UP_RUNS = 12
 SETTLING_SECONDS = 0.1
 
@@ -75,6 +95,9 @@ def main() -> None:
     peers = list(PEERS) if arguments.peers == [] else arguments.peers or []
     pythons = {peer: peer_python(peer, arguments.out) for peer in peers}
     origins = {name: prepare(name, arguments.out / name) for name in arguments.networks}
+    if HAS_LITERT:
+        for name in arguments.networks:
+            prepare_litert(name, arguments.out / name)
     if arguments.prepare_only:
         return
     rows: list[dict[str, Any]] = []
@@ -106,6 +129,15 @@ def prepare(name: str, folder: Path) -> str:
     return origin
 
 
+def prepare_litert(name: str, folder: Path) -> None:
+    """Writes a network's LiteRT models, unless they are there."""
+    if not (folder / "litert_int8/model.tflite").exists():
+        say(f"{name}: making its LiteRT models")
+        pixels = photos()
+        network, _ = build_network(name, pixels)
+        write_litert(name, network, pixels, folder)
+
+
 def peer_python(peer: str, out: Path) -> Path:
     """The Python of a peer's own environment, made at the first call."""
     folder = (out / "environments" / peer).resolve()
@@ -122,9 +154,15 @@ def peer_python(peer: str, out: Path) -> Path:
 
 
 def our_block(model: Path, threads: int) -> Block:
-    """ONNX Runtime as `edgeseed profile` opens it."""
-    engine = OnnxRuntimeEngine.open(model, unit="cpu", threads=threads)
-    feeds = {"image": np.load(model.parent.parent / "photos.npy")[:1].astype(np.float32)}
+    """ONNX Runtime or LiteRT as `edgeseed profile` opens it."""
+    photo = np.load(model.parent.parent / "photos.npy")[:1]
+    engine: Engine
+    if model.suffix == ".onnx":
+        engine = OnnxRuntimeEngine.open(model, unit="cpu", threads=threads)
+        feeds = {"image": photo.astype(np.float32)}
+    else:
+        engine = LiteRTEngine.open(model, unit="xnnpack", threads=threads)
+        feeds = {"image": np.ascontiguousarray(photo.transpose(0, 2, 3, 1))}
 
     def block(runs: int) -> list[Sample]:
         samples = []
@@ -178,6 +216,8 @@ def measure_network(
             variant: our_block(folder / variant / "model.onnx", threads)
             for variant in ("fp32", "int8", *STOCK)
         }
+        for variant in ("litert_fp32", "litert_int8") if HAS_LITERT else ():
+            blocks[f"our_{variant}"] = our_block(folder / variant / "model.tflite", threads)
         versions: dict[str, dict[str, str]] = {}
         for peer, python in pythons.items():
             worker, model, _ = PEERS[peer]

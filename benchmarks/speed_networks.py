@@ -25,7 +25,7 @@ from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.quantize import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
-from edgeseed.export.target import WriteRequest
+from edgeseed.export.target import Precision, WriteRequest
 from edgeseed.export.targets import TARGETS
 
 Pixels = npt.NDArray[np.uint8]
@@ -141,6 +141,32 @@ def write_ours(
         )
         target.write(request, folder / precision)
     return quantized.record
+
+
+def write_litert(name: str, network: StudentNetwork, pixels: Pixels, folder: Path) -> None:
+    """Writes `litert_fp32/model.tflite` and `litert_int8/model.tflite`, as `write_ours`."""
+    spec, target = spec_of(name, network), TARGETS.load("litert")
+    program = build_program(network, PREPROCESS, batch=1)
+    quantized = quantize(
+        build_program(network, PREPROCESS),
+        SCHEMES.load("litert"),
+        Photos(pixels=pixels),
+        batch=1,
+        config=QuantizeConfig(calibrator="minmax", bias_correction=False, min_agreement=0.0),
+    )
+    precisions: dict[Precision, Any] = {"fp32": program, "int8": quantized.program}
+    for precision, made in precisions.items():
+        place = folder / f"litert_{precision}"
+        place.mkdir(parents=True, exist_ok=True)
+        request = WriteRequest(
+            program=made,
+            output_names=output_names(program),
+            spec=spec,
+            precision=precision,
+            batch=1,
+            options=dict(target.options),
+        )
+        target.write(request, place)
 
 
 def write_program(network: StudentNetwork, path: Path) -> None:

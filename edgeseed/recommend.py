@@ -73,6 +73,8 @@ class Recommendation:
     skipped: tuple[str, ...]
     """What could not be timed, and why."""
     source: str = SOURCE
+    image_size: int | None = None
+    """Side of the photos; None for each network's own, at which its accuracy was published."""
 
     @property
     def best(self) -> TimedNetwork | None:
@@ -114,11 +116,16 @@ class Recommendation:
             [
                 *lines,
                 "",
-                f"fits: {limit} on {self.device}. Timed untrained; int8 by plain ranges.",
-                f"ImageNet: published, with labels, in float ({self.source}).",
+                f"fits: {limit} on {self.device}. Timed untrained{self._at()}; int8 by plain "
+                "ranges.",
+                "ImageNet: published, with labels, in float, at the network's own size "
+                f"({self.source}).",
                 *(f"not timed: {text}" for text in self.skipped),
             ]
         )
+
+    def _at(self) -> str:
+        return "" if self.image_size is None else f" at {self.image_size} px"
 
 
 def recommend(
@@ -129,9 +136,11 @@ def recommend(
     device_profile: str | None = None,
     students: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
+    image_size: int | None = None,
     protocol: str = "rapid",
     threads: int | None = None,
     html: str | Path | None = None,
+    picture: str | Path | None = None,
     cache: str | Path | None = None,
     measure: Measure | None = None,
 ) -> Recommendation:
@@ -145,9 +154,12 @@ def recommend(
         students: networks to try; by default those of `edgeseed students` with a published
             accuracy.
         precisions: to try; by default the profile's for ONNX bundles.
+        image_size: side of the photos in pixels; by default each network's own, at which its
+            accuracy was published.
         protocol: as for `profile`.
         threads: of the engine; by default the profile's.
         html: where to write a page with the picture of latency and accuracy.
+        picture: where to write the picture alone, as an SVG file.
         cache: folder of what was measured before, by device; by default below ~/.cache.
         measure: measures a network in a precision and writes the result into a path; for tests.
 
@@ -174,6 +186,7 @@ def recommend(
         protocol=protocol,
         threads=threads,
         scheme=engine.scheme,
+        image_size=image_size,
         folder=_cache_folder(cache, device),
     )
     found: list[TimedNetwork] = []
@@ -198,9 +211,12 @@ def recommend(
         budget_mb=budget_mb,
         candidates=tuple(sorted(found, key=_order)),
         skipped=tuple(skipped),
+        image_size=image_size,
     )
     if html is not None:
         _write_page(recommendation, html)
+    if picture is not None:
+        _write_picture(recommendation, picture)
     return recommendation
 
 
@@ -254,18 +270,25 @@ class _Call:
     protocol: str
     threads: int | None
     scheme: str | None
+    image_size: int | None
     folder: Path
 
     def result(self, student: str, precision: str, measure: Measure) -> tuple[Result, bool]:
         """A measurement of before, or a new one."""
-        key = (self.device_profile, self.protocol, self.threads, self.scheme, edgeseed_version())
+        key = (
+            self.device_profile, self.protocol, self.threads, self.scheme, self.image_size,
+            edgeseed_version(),
+        )  # fmt: skip
         # Another processor or engine is another device, though it may be called `host` as well.
         here = environment() if self.device == "host" else {}
         machine = (here.get("cpu"), here.get("cores"), here.get("libraries"))
         digest = hashlib.sha256(json.dumps((key, machine), default=str).encode()).hexdigest()[:8]
         path = self.folder / f"{student}-{precision}-{digest}.json"
         if path.is_file():
-            return read_result(path), True
+            known = read_result(path)
+            if known.valid:
+                return known, True
+            path.unlink()  # it was throttled or interrupted: another try may not be
         say(f"{student} {precision} on {self.device}")
         return measure(student, precision, path), False
 
@@ -276,7 +299,7 @@ class _Call:
 
         with scratch_folder() as scratch:
             file = scratch / "student.safetensors"
-            size = _save_untrained(student, file)
+            size = _save_untrained(student, file, image_size=self.image_size)
             quantized = precision in ("int8", "w8")
             photos = _write_photos(scratch / "photos", size) if quantized else None
             export(
@@ -314,8 +337,13 @@ def _write_photos(folder: Path, size: int) -> Path:
     return folder
 
 
-def _save_untrained(student: str, path: Path) -> int:
+def _save_untrained(student: str, path: Path, *, image_size: int | None) -> int:
     """Write a network as it is before training, with a head of ImageNet's size.
+
+    Args:
+        student: its name.
+        path: the student file.
+        image_size: None for the size that the network was designed for.
 
     Returns:
         The side of its input, in pixels.
@@ -330,7 +358,7 @@ def _save_untrained(student: str, path: Path) -> int:
     torch.manual_seed(0)
     architecture = Architecture(name=student)
     network = build_student(architecture, num_classes=CLASSES).eval()
-    size = describe_student(student).image_size
+    size = image_size or describe_student(student).image_size
     spec = StudentSpec(
         architecture=architecture,
         preprocess=Preprocess(image_size=size, resize=size),
@@ -342,8 +370,9 @@ def _save_untrained(student: str, path: Path) -> int:
     return size
 
 
-def _write_page(recommendation: Recommendation, html: str | Path) -> None:
-    from edgeseed.runtime.report import charts, page
+def _draw(recommendation: Recommendation) -> Callable[[int], Any] | None:
+    """Latency against accuracy; None where no candidate has a published accuracy."""
+    from edgeseed.runtime.report import charts
     from edgeseed.runtime.summary import Estimate
 
     items = recommendation.candidates
@@ -366,6 +395,25 @@ def _write_page(recommendation: Recommendation, html: str | Path) -> None:
         )
         for item in known
     ]
+    if not points:
+        return None
+    return charts.tradeoff(points, unit=unit, quality="ImageNet top-1, published")
+
+
+def _write_picture(recommendation: Recommendation, path: str | Path) -> None:
+    from edgeseed.core.svg import write_svg
+    from edgeseed.runtime.report import page
+
+    draw = _draw(recommendation)
+    if draw is None:
+        raise WorkError(f"{path} is not written: no candidate has a published accuracy to draw")
+    write_svg(path, draw(page.WIDE))
+
+
+def _write_page(recommendation: Recommendation, html: str | Path) -> None:
+    from edgeseed.runtime.report import page
+
+    draw = _draw(recommendation)
     caption = "A disc's area is the model's size on disk; pale ones do not fit the budget. "
     caption += "Dotted: what no other candidate beats in both."
     sections = [
@@ -373,12 +421,9 @@ def _write_page(recommendation: Recommendation, html: str | Path) -> None:
             title="Accuracy against latency",
             lead="Up is better, left is faster. The networks were timed untrained; their accuracy "
             f"is published, with labels and in float ({recommendation.source}).",
-            markup=page.figure(
-                charts.tradeoff(points, unit=unit, quality="ImageNet top-1, published"),
-                caption=caption,
-            )
-            if points
-            else "<p>No candidate has a published accuracy.</p>",
+            markup=page.figure(draw, caption=caption)
+            if draw is not None
+            else page.paragraph("No candidate has a published accuracy."),
         ),
         page.Section(title="Candidates", markup=page.code(recommendation.table())),
     ]

@@ -121,6 +121,8 @@ class Target(abc.ABC):
     """Schemes that a precision may take, the default first; without any it is float."""
     options: ClassVar[Mapping[str, Any]] = {}
     """The target's own options with their defaults."""
+    modules: ClassVar[tuple[str, ...]] = ()
+    """Python modules that it needs and not every installation has."""
     layout: ClassVar[Layout] = "NCHW"
     """Order of the model's input: an app hands its photo over in this order."""
     input_type: ClassVar[InputType] = "float32"

@@ -28,6 +28,12 @@ _MIN_MEAN_NS = 20_000
 _MIN_COVERED = 0.5
 # In a shorter span one interruption between two runs is most of it.
 _MIN_SPAN_NS = NS_PER_SECOND
+# A wrong unit is a factor of 1,000: it shows where an interruption or the loop's own microsecond
+# could still explain a half.
+_MIN_COVERED_AT_ALL = 0.01
+_MIN_SPAN_AT_ALL_NS = NS_PER_SECOND // 4
+# What is left of a run when the time is up, and a device that was busy with another.
+_MAX_OF_LIMIT = 1.5
 # Browsers round their clock, and the ends of a span are rounded apart.
 _MAX_COVERED = 1.02
 # The host's clock also sees a process start, files being read and lines travelling.
@@ -59,14 +65,12 @@ class Stages:
         """The runner is done."""
         self.begin("end")
 
-    @property
-    def timed_seconds(self) -> float | None:
-        """Host's seconds from the start of the warm-up to what came after the timed runs."""
-        if "warm-up" not in self.names:
+    def seconds(self, name: str) -> float | None:
+        """Host's seconds from the start of a stage to the start of the next; None if not seen."""
+        index = self.names.index(name) if name in self.names else len(self.seen)
+        if index + 1 >= len(self.seen):
             return None
-        first = self.names.index("warm-up")
-        after = [when for name, when in self.seen[first:] if name not in ("warm-up", "measure")]
-        return after[0] - self.seen[first][1] if after else None
+        return self.seen[index + 1][1] - self.seen[index][1]
 
 
 def read_measurement(values: Any, *, what: str) -> Measurement:
@@ -100,7 +104,7 @@ def read_measurement_file(path: str | Path) -> Measurement:
         ArtifactError: As `read_measurement`.
     """
     values = read_json(Path(path), what="a runner's measurement")
-    return read_measurement(values, what=str(path))
+    return read_measurement(values, what=f"{path} (a runner's measurement)")
 
 
 def check_conformance(measurement: Measurement, *, stages: Stages | None, what: str) -> None:
@@ -114,7 +118,11 @@ def check_conformance(measurement: Measurement, *, stages: Stages | None, what: 
     Raises:
         ArtifactError: If the runner broke the protocol: its numbers mean nothing then.
     """
-    breaches = [*_coverage(measurement), *_stage_breaches(measurement, stages)]
+    breaches = [
+        *_coverage(measurement),
+        *_limit_breaches(measurement),
+        *_stage_breaches(measurement, stages),
+    ]
     if breaches:
         raise ArtifactError(
             f"{what}: the runner {measurement.runner} did not measure as docs/measurement.md says: "
@@ -134,6 +142,11 @@ def _impossible(measurement: Measurement) -> list[str]:
         breaches.append("reported: n and mean_ns must be above 0")
     if min(measurement.elapsed_ns, measurement.load_ns, measurement.first_run_ns) < 0:
         breaches.append("elapsed_ns, load_ns or first_run_ns is below 0")
+    layers = measurement.layers
+    if layers is not None:
+        times = [layers.runs, layers.run_ns, *(layer.mean_ns for layer in layers.layers)]
+        if not layers.layers or min(times) <= 0:
+            breaches.append("layers: there must be some, and runs, run_ns and mean_ns be above 0")
     golden = measurement.golden
     if golden is not None:
         for name, error in golden.relative_error.items():
@@ -162,12 +175,30 @@ def _coverage(measurement: Measurement) -> list[str]:
             "or samples were added"
         ]
     slow_enough = elapsed / len(samples) >= _MIN_MEAN_NS and elapsed >= _MIN_SPAN_NS
-    if slow_enough and total < elapsed * _MIN_COVERED:
+    long_enough = elapsed >= _MIN_SPAN_AT_ALL_NS
+    if (slow_enough and total < elapsed * _MIN_COVERED) or (
+        long_enough and total < elapsed * _MIN_COVERED_AT_ALL
+    ):
         return [
             f"its samples take {total / NS_PER_SECOND:.3g} s of the {elapsed / NS_PER_SECOND:.3g} s"
             " in which they ran: samples were dropped, or the two are in different units"
         ]
     return []
+
+
+def _limit_breaches(measurement: Measurement) -> list[str]:
+    """Whether the timed runs went on long after the time that the protocol gives them."""
+    request = measurement.request
+    if request is None or not measurement.samples_ns:
+        return []
+    elapsed = measurement.elapsed_ns / NS_PER_SECOND
+    mean = elapsed / len(measurement.samples_ns)
+    if elapsed - 2 * mean <= request.max_seconds * _MAX_OF_LIMIT:
+        return []
+    return [
+        f"its timed runs took {elapsed:.3g} s, {request.protocol} ends after "
+        f"{request.max_seconds:g} s: elapsed_ns is not in nanoseconds, or it kept no limit"
+    ]
 
 
 def _stage_breaches(measurement: Measurement, stages: Stages | None) -> list[str]:
@@ -178,16 +209,28 @@ def _stage_breaches(measurement: Measurement, stages: Stages | None) -> list[str
     before = names[: names.index("warm-up")]
     if "golden" not in before and measurement.golden is not None:
         breaches.append("it timed the model before it checked the golden photos")
-    host = stages.timed_seconds
-    if host is None or host < _MIN_HOST_SECONDS:
-        return breaches
-    said = measurement.warm_up.seconds + measurement.elapsed_ns / NS_PER_SECOND
-    if not host * _MIN_OF_HOST <= said <= host * _MAX_OF_HOST + _LATE_SECONDS:
-        breaches.append(
-            f"by its clock, warm-up and timed runs took {said:.3g} s; here {host:.3g} s went by: "
-            "its clock is not in nanoseconds"
-        )
-    return breaches
+    warm_up, timed = measurement.warm_up.seconds, measurement.elapsed_ns / NS_PER_SECOND
+    # Apart where the host saw where one ends: a right warm-up would hide wrong timed runs.
+    if "measure" in names:
+        spans = [
+            ("the warm-up", warm_up, stages.seconds("warm-up")),
+            ("the timed runs", timed, stages.seconds("measure")),
+        ]
+    else:
+        spans = [("warm-up and timed runs", warm_up + timed, stages.seconds("warm-up"))]
+    return breaches + [
+        f"by its clock, {what} took {said:.3g} s; here {host:.3g} s went by: its clock is not in "
+        "the unit that the protocol asks for"
+        for what, said, host in spans
+        if host is not None and not _may_be(said, host)
+    ]
+
+
+def _may_be(said: float, host: float) -> bool:
+    """Whether a span of `said` seconds can have been `host` seconds here."""
+    if said > host * _MAX_OF_HOST + _LATE_SECONDS:
+        return False
+    return host < _MIN_HOST_SECONDS or said >= host * _MIN_OF_HOST
 
 
 def schema() -> dict[str, Any]:

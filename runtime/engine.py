@@ -57,6 +57,41 @@ class Placement:
         return dict(asdict(self), share=self.share)
 
 
+@dataclass(frozen=True)
+class LayerTime:
+    """One layer of the model as the engine runs it: after its own fusions.
+
+    Attributes:
+        name: as the engine calls it.
+        kind: the operator, such as `Conv`.
+        unit: where it ran.
+        mean_ns: mean over the runs.
+    """
+
+    name: str
+    kind: str
+    unit: str
+    mean_ns: int
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """Layers in the order in which they ran, in runs that are timed layer by layer.
+
+    Looking at the clock around each layer makes these runs slower than those of the latency: the
+    shares count, not the sum.
+
+    Attributes:
+        runs: how many.
+        run_ns: mean of a whole run.
+        layers: those that took any time.
+    """
+
+    runs: int
+    run_ns: int
+    layers: list[LayerTime]
+
+
 class Engine(abc.ABC):
     """One model, opened in this process.
 
@@ -64,11 +99,13 @@ class Engine(abc.ABC):
         name: the plug-in's name.
         targets: export targets whose models it reads.
         units: compute units that can be asked for, the default first.
+        packages: what pip installs for it on a device; none where it comes with the system.
     """
 
     name: ClassVar[str]
     targets: ClassVar[tuple[str, ...]]
     units: ClassVar[tuple[str, ...]]
+    packages: ClassVar[tuple[str, ...]] = ()
 
     inputs: tuple[EngineTensor, ...]
     outputs: tuple[EngineTensor, ...]
@@ -88,6 +125,13 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def infer(self, feeds: Tensors) -> Tensors:
         """Run once; returns every output by name."""
+
+    @classmethod
+    def time_layers(
+        cls, model: Path, *, unit: str, threads: int, feeds: Tensors, runs: int
+    ) -> LayerTimes | None:
+        """Time each layer, in a session of its own; None where the engine does not tell."""
+        return None
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -105,6 +105,7 @@ def measure(
     clock: Clock = time.perf_counter_ns,
     cpu_clock: Clock = time.process_time_ns,
     on_warm_up: Progress | None = None,
+    on_warm: Callable[[], None] | None = None,
     on_progress: Progress | None = None,
 ) -> Timings:
     """Warm `run` up, then call it until `protocol` is met.
@@ -116,11 +117,14 @@ def measure(
         clock: a monotonic clock in nanoseconds.
         cpu_clock: the process's CPU time in nanoseconds.
         on_warm_up: called between runs, about once a second, with runs and seconds so far.
-        on_progress: the same, while measuring.
+        on_warm: called once, between the warm-up and the first timed run.
+        on_progress: as `on_warm_up`, while measuring.
     """
     settled = _Settled(warm_up)
     with _collector_paused():
         warm_samples, warm_ns = _repeat(run, clock, settled, on_warm_up)
+        if on_warm is not None:
+            on_warm()
         cpu_before = cpu_clock()
         samples, elapsed_ns = _repeat(run, clock, _until(protocol), on_progress)
         cpu_ns = cpu_clock() - cpu_before

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from edgeseed.runtime.engine import Placement
+from edgeseed.runtime.engine import LayerTimes, Placement
 from edgeseed.runtime.machine import Load, Machine, Memory
 from edgeseed.runtime.power import Power
 from edgeseed.runtime.thermals import Thermals
@@ -134,6 +134,8 @@ class Measurement:
         limitations: what this runner could not do or know, one line each.
         request: what was asked.
         reported: statistics of a runner that keeps no samples.
+        layers: time of each layer, from runs of their own that are in no sample; None where the
+            engine does not tell.
     """
 
     machine: Machine
@@ -163,6 +165,7 @@ class Measurement:
     limitations: list[str] = field(default_factory=list)
     request: Request | None = None
     reported: Reported | None = None
+    layers: LayerTimes | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

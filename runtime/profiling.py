@@ -398,6 +398,7 @@ def _result(plan: _Plan, seen: Observation, accuracy: Accuracy | None, *, seed: 
         clocks=tuple(measured.clocks),
         state_before=measured.state_before,
         state_after=measured.state_after,
+        layers=measured.layers,
         seed=seed,
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         environment=environment(),

@@ -20,12 +20,16 @@ Headline = Literal["p90", "p50", "mean"]
 Verdict = Literal["first", "faster", "slower", "indistinguishable", "not ranked"]
 
 # Two processes that run one model on one machine differ, however narrow each one's own interval is.
-# With neighbours on every core two runs' p50 were up to 9.6 % apart, and their p90 up to 258 %
-# (benchmarks/results/latency_repeatability_busy.json): there p90 measures the neighbours.
-MIN_DIFFERENCE: dict[Headline, float] = {"p90": 0.03, "p50": 0.10, "mean": 0.10}
+# On a quiet virtual machine p90 of neighbouring runs was up to 10 % apart, p50 as much
+# (benchmarks/results/latency_single_runs.json). With neighbours on every core p50 was up to 9.6 %
+# apart, and p90 up to 258 % (latency_repeatability_busy.json): there p90 measures the neighbours.
+MIN_DIFFERENCE = 0.10
+"""Two single runs that are nearer are not told apart; runs in turns tell less apart."""
 
 MIN_REPEATS = 3
 """Runs of each bundle from which on the spread between runs is judged, not that within one."""
+MIN_BETWEEN_RUNS = 0.03
+"""Nothing less is called a difference, however alike a few runs came out by chance."""
 # Student's t, two-sided 95 %, by degrees of freedom (the first entry is a placeholder).
 T_QUANTILES = (
     float("inf"), 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201,
@@ -333,15 +337,22 @@ def _identity(result: Result) -> tuple[object, ...]:
     return (result.bundle.digest, engine.name, engine.threads, result.placement.requested)
 
 
-def _runs_by_bundle(
-    results: Sequence[Result], headline: Headline
-) -> dict[tuple[object, ...], list[float]]:
-    """The headline of each valid run, by bundle."""
-    runs: dict[tuple[object, ...], list[float]] = {}
-    for result in results:
-        if result.valid:
-            value = headline_estimate(result, headline).value
-            runs.setdefault(_identity(result), []).append(value)
+class _Repeat(NamedTuple):
+    measured_at: str
+    value: float
+    valid: bool
+
+
+_Runs = Mapping[tuple[object, ...], Sequence[_Repeat]]
+
+
+def _runs_by_bundle(results: Sequence[Result], headline: Headline) -> _Runs:
+    """The headline of each run, by bundle, in the order in which they were measured."""
+    runs: dict[tuple[object, ...], list[_Repeat]] = {}
+    for result in sorted(results, key=lambda each: each.measured_at):
+        value = headline_estimate(result, headline).value
+        run = _Repeat(result.measured_at, value, result.valid)
+        runs.setdefault(_identity(result), []).append(run)
     return runs
 
 
@@ -349,7 +360,7 @@ def _row(
     member: _Member,
     first: Result,
     headline: Headline,
-    runs: Mapping[tuple[object, ...], list[float]],
+    runs: _Runs,
 ) -> Row:
     return Row(
         label=member.label,
@@ -366,7 +377,7 @@ def _verdict(
     result: Result,
     first: Result,
     headline: Headline,
-    runs: Mapping[tuple[object, ...], list[float]],
+    runs: _Runs,
 ) -> Verdict:
     if not (result.valid and first.valid):
         return "not ranked"
@@ -375,30 +386,51 @@ def _verdict(
     if headline == "mean":
         return "not ranked"  # without a spread nothing tells a difference from chance
     own, other = runs[_identity(result)], runs[_identity(first)]
-    if min(len(own), len(other)) >= MIN_REPEATS:
+    if min(sum(run.valid for run in each) for each in (own, other)) >= MIN_REPEATS:
         if _identity(result) == _identity(first):
             return "indistinguishable"  # another run of the first
         return _verdict_between_runs(own, other)
     found, baseline = headline_estimate(result, headline), headline_estimate(first, headline)
-    if abs(found.value / baseline.value - 1) < MIN_DIFFERENCE[headline] or found.overlaps(baseline):
+    if abs(found.value / baseline.value - 1) < MIN_DIFFERENCE or found.overlaps(baseline):
         return "indistinguishable"
     return "faster" if found.value < baseline.value else "slower"
 
 
-def _verdict_between_runs(own: Sequence[float], other: Sequence[float]) -> Verdict:
-    """Whether two bundles' runs differ by more than runs of one bundle do (Welch 1947).
+def _verdict_between_runs(own: Sequence[_Repeat], other: Sequence[_Repeat]) -> Verdict:
+    """Whether two bundles' runs differ by more than runs of one bundle do.
 
     Runs, not images, are what repeats: the spread within one run says nothing about the next hour.
-    On the logarithm, since latencies differ by factors.
+    On the logarithm, since latencies differ by factors. Runs in turns are compared neighbour by
+    neighbour (Student's paired test), since what changes with the hour touches both; others as two
+    samples (Welch 1947).
     """
-    logs = [np.log(np.asarray(values)) for values in (own, other)]
-    difference = float(logs[0].mean() - logs[1].mean())
-    squares = [float(values.var(ddof=1)) / values.size for values in logs]
-    # The smaller sample's degrees of freedom: never fewer than Welch's own would be safe with.
-    quantile = T_QUANTILES[min(min(len(own), len(other)) - 1, len(T_QUANTILES) - 1)]
-    if abs(difference) <= quantile * math.sqrt(sum(squares)):
+    pairs = _in_turns(own, other)
+    if len(pairs) >= MIN_REPEATS:
+        ratios = np.log(np.asarray(pairs)) @ [1.0, -1.0]
+        difference, square = float(ratios.mean()), float(ratios.var(ddof=1)) / ratios.size
+        num_runs = ratios.size
+    else:
+        logs = [np.log([run.value for run in runs if run.valid]) for runs in (own, other)]
+        difference = float(logs[0].mean() - logs[1].mean())
+        square = sum(float(values.var(ddof=1)) / values.size for values in logs)
+        # The smaller sample's degrees of freedom: never fewer than Welch's own would be safe with.
+        num_runs = min(values.size for values in logs)
+    quantile = T_QUANTILES[min(num_runs - 1, len(T_QUANTILES) - 1)]
+    if abs(difference) <= max(quantile * math.sqrt(square), math.log1p(MIN_BETWEEN_RUNS)):
         return "indistinguishable"
     return "faster" if difference < 0 else "slower"
+
+
+def _in_turns(own: Sequence[_Repeat], other: Sequence[_Repeat]) -> list[tuple[float, float]]:
+    """Runs that were measured one after the other, where both count; none if not in turns."""
+    if len(own) != len(other):
+        return []
+    pairs = list(zip(own, other, strict=True))
+    ends = [max(run.measured_at for run in pair) for pair in pairs]
+    begins = [min(run.measured_at for run in pair) for pair in pairs]
+    if any(end >= begin for end, begin in zip(ends, begins[1:], strict=False)):
+        return []
+    return [(one.value, two.value) for one, two in pairs if one.valid and two.valid]
 
 
 def is_disturbed(result: Result) -> bool:
@@ -480,7 +512,7 @@ def _hold_one(rule: Rule, row: Row, group: Group) -> GateOutcome:
     detail = f"{metric.title} is {metric.format(value)}, limit {metric.format(limit)}"
     detail += f" ({rule.text})"
     if not passed and rule.is_relative and row.verdict == "indistinguishable":
-        detail += "; the two cannot be told apart: measure longer, or on a quieter machine"
+        detail += "; the two cannot be told apart: measure both in turns, with --repeat 5"
     return GateOutcome(rule=rule.text, label=row.label, passed=passed, detail=detail)
 
 

@@ -17,7 +17,7 @@ from edgeseed.core.files import atomic_file, read_json
 from edgeseed.core.student import check_schema_version
 from edgeseed.runtime.accuracy import Accuracy
 from edgeseed.runtime.conformance import DERIVED
-from edgeseed.runtime.engine import Placement
+from edgeseed.runtime.engine import LayerTimes, Placement
 from edgeseed.runtime.latency import LatencyProtocol
 from edgeseed.runtime.machine import Load, Machine
 from edgeseed.runtime.measurement import (
@@ -146,6 +146,8 @@ class Result:
     state_before: DeviceState | None = None
     """What the device's own tools said before the timed runs, and after."""
     state_after: DeviceState | None = None
+    layers: LayerTimes | None = None
+    """Time of each layer, from runs of their own; None where the engine does not tell."""
     schema_version: int = SCHEMA_VERSION
 
     @property

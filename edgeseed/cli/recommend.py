@@ -41,6 +41,12 @@ Examples:
 )
 @click.option("--precisions", metavar="P[,P]", help="To try.  [default: the profile's]")
 @click.option(
+    "--image-size",
+    type=click.IntRange(min=8),
+    metavar="N",
+    help="Side of the photos.  [default: the network's own, of which the accuracy is]",
+)
+@click.option(
     "--protocol",
     type=click.Choice(["rapid", "quick", "normal", "sustained"]),
     default="rapid",
@@ -62,6 +68,9 @@ Examples:
     metavar="F",
     help="Write a page with the picture of accuracy against latency.",
 )
+@click.option(
+    "--picture", type=click.Path(), metavar="F.svg", help="Write that picture alone, as SVG."
+)
 @json_option
 @click.pass_context
 def command(
@@ -72,10 +81,12 @@ def command(
     device_profile: str | None,
     students: str | None,
     precisions: str | None,
+    image_size: int | None,
     protocol: str,
     threads: int | None,
     cache: str | None,
     html: str | None,
+    picture: str | None,
     as_json: bool,
 ) -> None:
     """Say which student to train for a device and a budget.
@@ -92,10 +103,12 @@ def command(
             device_profile=device_profile,
             students=split_names(students),
             precisions=split_names(precisions),
+            image_size=image_size,
             protocol=protocol,
             threads=threads,
             cache=cache,
             html=html,
+            picture=picture,
         )
     emit(found, as_json=as_json, text=found.table() + (f"\n\npage: {html}" if html else ""))
     context.exit(0 if found.best is not None else 1)

@@ -11,7 +11,7 @@ from typing import Any
 
 LIBRARIES = (
     "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "onnx", "onnxruntime",
-    "onnxscript", "coremltools", "tensorrt",
+    "onnxscript", "coremltools", "tensorrt", "ai-edge-litert",
 )  # fmt: skip
 
 

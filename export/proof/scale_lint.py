@@ -127,7 +127,7 @@ def lint_scales(scales: Iterable[float], record: QuantizationRecord) -> tuple[Fi
     levels = scheme.activation.levels
     recorded = [(high - low) / levels for low, high in record.ranges.values()]
     # Steps that no photo decides: of the photo's own bytes, of a sigmoid's table.
-    recorded += [1.0, 1 / levels]
+    recorded += [1.0, scheme.activation.unit_end / levels]
     found = list(scales)
     wrong = [scale for scale in found if not _is_among(scale, recorded)]
     if not wrong:

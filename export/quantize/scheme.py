@@ -24,6 +24,8 @@ class IntegerFormat:
     scale_dtype: torch.dtype = torch.float32
     """What the runtime keeps scales in. A scale is rounded to it before the integers are made, so
     that they belong together."""
+    unit_end: float = 1.0
+    """What the greatest integer stands for in a table of a sigmoid."""
 
     @property
     def levels(self) -> int:

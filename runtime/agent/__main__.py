@@ -11,6 +11,7 @@ not the bundle's golden outputs.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import json
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 PHOTO_REPORT_EVERY = 32
+LAYER_RUNS = 20
+LAYER_SECONDS = 5.0
+"""Layers are timed in so many runs, or in as many as fit, but in three at least."""
 
 
 class AgentError(Exception):
@@ -116,7 +120,8 @@ def _do(work: Path) -> None:
         first_run_ns, checked = _check_golden(engine, golden, expected, job.golden_tolerance)
         # Before the timing, whose samples are memory too; all that the model needs is in use now.
         memory_model = machine.read_memory()
-        seen = _time(engine, _feed(engine, golden[:1]), job)
+        feeds = _feed(engine, golden[:1])
+        seen = _time(engine, feeds, job)
         measurement = Measurement(
             machine=facts,
             numpy=np.__version__,
@@ -151,8 +156,32 @@ def _do(work: Path) -> None:
             _run_photos(engine, work / job_file.PHOTOS, result / job_file.OUTPUTS)
     finally:
         engine.close()
+    measurement = _with_layers(measurement, plugin, bundle / job.model, feeds, job)
     _write_json(result / job_file.MEASUREMENT, measurement.to_dict())
     _say("done")
+
+
+def _with_layers(
+    measurement: Measurement,
+    plugin: type[Engine],
+    model: Path,
+    feeds: Tensors,
+    job: job_file.Job,
+) -> Measurement:
+    """The measurement with the time of each layer, where the engine tells it."""
+    _say("stage", name="layers")
+    mean_ns = measurement.elapsed_ns / len(measurement.samples_ns)
+    runs = int(min(LAYER_RUNS, max(3, LAYER_SECONDS * latency.NS_PER_SECOND / mean_ns)))
+    try:
+        layers = plugin.time_layers(
+            model, unit=job.unit, threads=job.threads, feeds=feeds, runs=runs
+        )
+    except Exception as error:  # the measurement is done, and nothing here may cost it
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        return dataclasses.replace(
+            measurement, limitations=[*measurement.limitations, "layers were not timed: " + text]
+        )
+    return dataclasses.replace(measurement, layers=layers)
 
 
 def _build_engine(work: Path) -> None:
@@ -193,7 +222,10 @@ def _load_engine(name: str) -> type[Engine]:
 
 
 def _feed(engine: Engine, images: NDArray[Any]) -> Tensors:
+    """Photos, (N, 3, H, W) bytes, in the type and order of the engine's input."""
     spec = engine.inputs[0]
+    if spec.shape[-1] == 3 and spec.shape[1] != 3:
+        images = _numpy().ascontiguousarray(images.transpose(0, 2, 3, 1))
     return {spec.name: images.astype(spec.dtype, copy=False)}
 
 
@@ -290,6 +322,7 @@ def _time(engine: Engine, feeds: Tensors, job: job_file.Job) -> _TimedRuns:
         lambda: engine.infer(feeds),
         protocol,
         on_warm_up=_progress("warm-up"),
+        on_warm=lambda: _say("stage", name="measure"),
         on_progress=on_progress,
     )
     _say("stage", name="timed")

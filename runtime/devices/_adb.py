@@ -1,7 +1,10 @@
 """The system's adb client: which phone, commands on it, and its errors in plain words."""
 
+import contextlib
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgeseed.core.errors import MissingDependencyError, WorkError
@@ -20,9 +23,13 @@ _STATES = {
     "sideload": "it is in sideload mode: start it normally",
     "bootloader": "it is in its bootloader: start it normally",
 }
+_NO_PHONE = "connect one by USB and turn on USB debugging in its developer options"
 # What the client says when a phone went away in the middle of something.
 _GONE = ("device not found", "not found", "device offline", "no devices/emulators", "closed",
          "connection reset", "protocol fault")  # fmt: skip
+
+
+_TAKE_BACK = "import subprocess, sys; sys.stdin.read(); subprocess.run(sys.argv[1:], timeout=20)"
 
 
 class Adb:
@@ -74,6 +81,29 @@ class Adb:
         """Copy files into a folder on the phone."""
         self.must("push", *map(str, files), folder + "/", seconds=_TRANSFER_SECONDS)
 
+    @contextlib.contextmanager
+    def reversed_port(self, port: str) -> Iterator[None]:
+        """Bring connections to the phone's `port`, such as `tcp:8000`, to that of this machine.
+
+        A process of its own takes it back at the end of the block, and as well when this one is
+        killed: it waits for the end of a pipe.
+        """
+        self.must("reverse", port, port)
+        command = [sys.executable, "-c", _TAKE_BACK, *self.command("reverse", "--remove", port)]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as guard:  # fmt: skip
+            assert guard.stdin is not None
+            try:
+                yield
+            finally:
+                guard.stdin.close()
+                try:
+                    guard.wait(_SECONDS)
+                except subprocess.TimeoutExpired:  # the phone is gone, and the port with it
+                    guard.kill()
+
     def check_connected(self) -> None:
         """Raise if the phone is gone."""
         done = self._run("get-state", seconds=_SECONDS)
@@ -108,10 +138,7 @@ def _choose(serial: str | None) -> str:
     states = _devices()
     if serial is None:
         if not states:
-            raise WorkError(
-                "adb sees no phone: connect one by USB and turn on USB debugging in its developer "
-                "options"
-            )
+            raise WorkError(f"adb sees no phone: {_NO_PHONE}")
         if len(states) > 1:
             raise WorkError(
                 f"adb sees {len(states)} phones; say which one: "
@@ -119,8 +146,8 @@ def _choose(serial: str | None) -> str:
             )
         serial = next(iter(states))
     if serial not in states:
-        seen = ", ".join(states) or "none"
-        raise WorkError(f"adb sees no phone {serial}; it sees: {seen}")
+        seen = f"it sees {', '.join(states)}" if states else _NO_PHONE
+        raise WorkError(f"adb sees no phone {serial}; {seen}")
     state = states[serial]
     if state != "device":
         remedy = next((text for sign, text in _STATES.items() if state.startswith(sign)), None)

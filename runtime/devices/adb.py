@@ -16,10 +16,9 @@ import dataclasses
 import json
 import secrets
 import shlex
-import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -52,8 +51,6 @@ _COOL_POLL_SECONDS = 5
 _APP_POLL_SECONDS = 2
 _END = "edgeseed-end"
 _OPTIONS = ("runner", "unit", "cool", "app", "ort-web", "cores")
-_MAPPED = f"{TEMPORARY}/edgeseed-ports"
-"""On the phone: the ports that runs have mapped to this computer, one a line."""
 _NO_OUTPUTS = (
     "the runner compares no outputs: golden photos, accuracy and agreement were not measured"
 )
@@ -185,7 +182,6 @@ class AdbDevice(Device):
     def measure(self, bundle: Bundle, job: Job, *, pixels: NDArray[np.uint8] | None) -> Observation:
         """Prepare the phone, run the runner, and put the phone back as it was."""
         adb = Adb(self._address.serial)
-        _remove_left_mappings(adb)
         properties = android.read_properties(adb.shell)
         machine = android.read_machine(adb.shell, properties)
         with _prepared(adb) as prepared:
@@ -234,25 +230,18 @@ class AdbDevice(Device):
 
         if job.unit not in WEB_UNITS:
             raise ConfigError(f"a phone's browser has the units {', '.join(WEB_UNITS)}")
-        mapped: list[int] = []
+        stack = contextlib.ExitStack()
 
         def open_page(listening: Any) -> None:
-            port = int(urlsplit(listening.url).port or 0)
-            # Noted before it exists: whoever is killed in between leaves a note, not a mapping.
-            adb.shell(f"echo {port} >> {_MAPPED}")
-            mapped.append(port)
-            adb.must("reverse", f"tcp:{port}", f"tcp:{port}")
+            stack.enter_context(adb.reversed_port(f"tcp:{urlsplit(listening.url).port}"))
             adb.must("shell", f"am start -a android.intent.action.VIEW -d {_quoted(listening.url)}")
             say(f"{adb.name}: its browser opens the page; leave it in front")
 
-        try:
+        with stack:
             return measure_in_browser(
                 bundle, job, pixels=pixels, name=adb.name, serving=Serving(), open_page=open_page,
                 ort_web=self._address.ort_web, watch=adb.check_connected,
             )  # fmt: skip
-        finally:
-            with contextlib.suppress(WorkError):  # gone with the phone
-                _remove_mappings(adb, mapped)
 
     def _run_app(self, adb: Adb, bundle: Bundle, job: Job) -> Observation:
         component = str(self._address.app)
@@ -413,33 +402,6 @@ def _prepared(adb: Adb) -> Iterator[_Prepared]:
             except subprocess.TimeoutExpired:
                 guard.kill()
                 warn(f"{adb.name}: the phone did not say that its settings are put back")
-
-
-def _remove_left_mappings(adb: Adb) -> None:
-    """Removes what a killed run left: no shell on the phone can end an `adb reverse`.
-
-    A mapping whose port somebody listens to is that of a run that still goes on.
-    """
-    noted = adb.shell(f"cat {_MAPPED} 2>/dev/null").split()
-    ports = {int(port) for port in noted if port.isascii() and port.isdigit() and len(port) < 6}
-    _remove_mappings(adb, [port for port in sorted(ports) if not _is_listening(port)])
-
-
-def _remove_mappings(adb: Adb, ports: Sequence[int]) -> None:
-    if not ports:
-        return
-    there = {line.split()[-2] for line in adb.must("reverse", "--list").splitlines() if " " in line}
-    for port in ports:
-        if f"tcp:{port}" in there:
-            adb.must("reverse", "--remove", f"tcp:{port}")
-    forgotten = "; ".join(f"/^{port}$/d" for port in ports)
-    adb.shell(f"sed -i '{forgotten}' {_MAPPED} 2>/dev/null; [ -s {_MAPPED} ] || rm -f {_MAPPED}")
-
-
-def _is_listening(port: int) -> bool:
-    with socket.socket() as client:
-        client.settimeout(2)
-        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _put_back(namespace: str, key: str, value: str) -> str:

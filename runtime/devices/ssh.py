@@ -29,6 +29,7 @@ from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.agent.device import AgentDevice
 from edgeseed.runtime.device import Ended
 from edgeseed.runtime.devices._process import stream
+from edgeseed.runtime.engines import ENGINES
 
 _ADDRESS = re.compile(
     r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@)?"
@@ -124,7 +125,6 @@ for name in sys.argv[1:]:
     shutil.rmtree(os.path.join(tempfile.gettempdir(), name), ignore_errors=True)
 """
 
-_INSTALLED = ("numpy", "onnxruntime")
 _INSTALL = f"""
 import subprocess, sys
 folder, *packages = sys.argv[1:]
@@ -236,7 +236,9 @@ class SshDevice(AgentDevice):
         folder, left = self._send(work)
         try:
             agent = f"{folder}/{job_file.AGENT}"
-            python = self._install(folder) if self._address.install else self._address.python
+            python = self._address.python
+            if self._address.install:
+                python = self._install(folder, _engine_packages(work))
             ended = stream(self._command(*_told_of_signals(python, agent, folder)), on_line=on_line)
             if ended.exit_code == _SSH_FAILED:
                 raise self._lost(ended.stderr)
@@ -260,11 +262,17 @@ class SshDevice(AgentDevice):
             raise
         return told[0], _of_killed_calls(told[1:])
 
-    def _install(self, folder: str) -> str:
-        """Make an environment in the work folder, which goes away with it; returns its Python."""
-        say(f"{self.name}: installing numpy and onnxruntime into a throw-away environment there")
+    def _install(self, folder: str, engine: Sequence[str]) -> str:
+        """Make an environment in the work folder, which goes away with it; returns its Python.
+
+        Args:
+            folder: The work folder.
+            engine: The engine's packages.
+        """
+        packages = ("numpy", *engine)
+        say(f"{self.name}: installing {' and '.join(packages)} into a throw-away environment there")
         environment = f"{folder}/venv"
-        self._call(_INSTALL, environment, *_INSTALLED)
+        self._call(_INSTALL, environment, *packages)
         return f"{environment}/bin/python"
 
     def probe(self, script: str) -> str:
@@ -342,6 +350,15 @@ def _of_killed_calls(waiting: Sequence[str]) -> list[str]:
     """Of the folders there that calls of this machine sent, those whose call is gone."""
     rows = (line.partition(" ") for line in waiting if " " in line)
     return [folder for process, _, folder in rows if not is_running(int(process))]
+
+
+def _engine_packages(work: Path) -> tuple[str, ...]:
+    """What pip installs for the engine of a job; nothing for a job that builds one."""
+    job = work / job_file.JOB
+    if not job.is_file():
+        return ()
+    packages: tuple[str, ...] = ENGINES.load(job_file.Job.read(job).engine).packages
+    return packages
 
 
 def _packed(work: Path) -> bytes:

@@ -8,7 +8,9 @@ import numpy as np
 from edgeseed.core.svg import number
 from edgeseed.runtime.accuracy import Accuracy, Share
 from edgeseed.runtime.ranking import (
+    MIN_BETWEEN_RUNS,
     MIN_DIFFERENCE,
+    MIN_REPEATS,
     OTHER_PHOTOS,
     Comparison,
     Group,
@@ -306,6 +308,82 @@ def _timelines(comparison: Comparison, colours: Colours) -> Section:
     )
 
 
+def _layers(comparison: Comparison, colours: Colours) -> Section:
+    rows = [row for group in comparison.groups for row in group.rows]
+    timed = [row for row in rows if row.result.layers is not None]
+    untold = [row.label for row in rows if row.result.layers is None]
+    markup = _kinds_table(timed, colours) if timed else ""
+    for row in timed:
+        slowest = charts.bars(_layer_bars(row, colours), title=f"Slowest layers of {row.label}")
+        markup += page.heading(row.label) + page.figure(slowest, caption=_layer_caption(row))
+    if untold:
+        markup += page.paragraph(f"Not told by the engine: {', '.join(untold)}.")
+    return Section(
+        title="Where the time goes",
+        lead="Layers as the engine runs them, after its fusions. They are timed in runs of their "
+        "own, which looking at the clock makes slower: the shares count, not the sums.",
+        markup=markup,
+    )
+
+
+_KINDS, _SLOWEST = 8, 8
+
+
+def _kinds_table(rows: list[Row], colours: Colours) -> str:
+    """Each result's share of time by kind of layer, the largest first."""
+    shares = [_shares_by_kind(row.result) for row in rows]
+    totals: dict[str, float] = {}
+    for share in shares:
+        for kind, value in share.items():
+            totals[kind] = totals.get(kind, 0.0) + value
+    kinds = sorted(totals, key=lambda kind: -totals[kind])[:_KINDS]
+    body: list[list[Cell | str]] = []
+    for row, share in zip(rows, shares, strict=True):
+        others = sum(value for kind, value in share.items() if kind not in kinds)
+        cells = [f"{100 * share[kind]:.0f} %" if kind in share else NONE for kind in kinds]
+        name = Cell(text=row.label, css=f"s{colours[row.label] % charts.COLOURS}")
+        body.append([name, *cells, f"{100 * others:.0f} %"])
+    return page.table(["", *kinds, "others"], body, caption="Share of time by kind of layer")
+
+
+def _shares_by_kind(result: Result) -> dict[str, float]:
+    assert result.layers is not None
+    spent: dict[str, int] = {}
+    for layer in result.layers.layers:
+        spent[layer.kind] = spent.get(layer.kind, 0) + layer.mean_ns
+    return {kind: ns / sum(spent.values()) for kind, ns in spent.items()}
+
+
+def _layer_bars(row: Row, colours: Colours) -> list[charts.Bar]:
+    assert row.result.layers is not None
+    layers = row.result.layers.layers
+    total = sum(layer.mean_ns for layer in layers)
+    slowest = sorted(layers, key=lambda layer: -layer.mean_ns)[:_SLOWEST]
+    return [
+        charts.Bar(
+            label=f"{layer.name} ({layer.kind}, {layer.unit})",
+            colour=colours[row.label],
+            value=layer.mean_ns / NS_PER_MS,
+            text=f"{TimeUnit.fitting(layer.mean_ns / NS_PER_MS).format(layer.mean_ns / NS_PER_MS)}"
+            f", {100 * layer.mean_ns / total:.0f} %",
+        )
+        for layer in slowest
+    ]
+
+
+def _layer_caption(row: Row) -> str:
+    layers = row.result.layers
+    assert layers is not None
+    shown = sorted((layer.mean_ns for layer in layers.layers), reverse=True)
+    share = sum(shown[:_SLOWEST]) / sum(shown)
+    run_ms = layers.run_ns / NS_PER_MS
+    each = TimeUnit.fitting(run_ms).format(run_ms)
+    return (
+        f"The slowest of {len(layers.layers)} layers that took time, with {100 * share:.0f} % of "
+        f"it; means of {layers.runs} runs, which took {each} each."
+    )
+
+
 def _tradeoffs(comparison: Comparison, colours: Colours) -> Section:
     def render(group: Group) -> str:
         quality, points = _points(group, colours)
@@ -567,10 +645,10 @@ MEANINGS = (
      "device may differ by more: measure again before trusting a small difference."),
     ("× the first", "The figure divided by the first result's; below 1 is faster. It is of p90, or "
      "of p50 where other processes kept the machine busy during a run: there p90 is a fact about "
-     "the neighbours. Results are called "
-     "indistinguishable when their intervals overlap, when they are less than "
-     f"{MIN_DIFFERENCE['p90']:.0%} (p90) or {MIN_DIFFERENCE['p50']:.0%} (p50 of a busy machine) "
-     "apart, which is what two runs of one model differ by. Only results of one protocol on one "
+     "the neighbours. Two results are called indistinguishable when their intervals overlap or "
+     f"they are less than {MIN_DIFFERENCE:.0%} apart, which two runs of one model are. Where each "
+     f"bundle has {MIN_REPEATS} runs or more, the runs are compared, not the images in them: that "
+     f"tells less apart, down to {MIN_BETWEEN_RUNS:.0%}. Only results of one protocol on one "
      "machine are ranked."),
     ("top-1", "Share of labelled photos whose highest class is the label, run on the device; the "
      "interval is Wilson's."),
@@ -600,6 +678,7 @@ SECTIONS = (
     _distributions,
     _tails,
     _timelines,
+    _layers,
     _tradeoffs,
     _costs,
     _places,

@@ -86,6 +86,11 @@ class Cell:
     """A class of the style: `good`, `bad`, `flag`, or a series' colour `s0` to `s7`."""
 
 
+def paragraph(text: str) -> str:
+    """Plain text below a heading."""
+    return f"<p>{escape(text)}</p>"
+
+
 def heading(text: str) -> str:
     """A heading below a section's own."""
     return f"<h3>{escape(text)}</h3>"

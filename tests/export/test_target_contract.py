@@ -66,8 +66,9 @@ def bundle_of(
     def make(target: str, precision: str) -> Path:
         if (target, precision) in SHARED:
             return Path(request.getfixturevalue(SHARED[target, precision]))
-        if target == "coreml" and importlib.util.find_spec("coremltools") is None:
-            pytest.skip("needs coremltools")
+        for module in TARGETS.load(target).modules:
+            if importlib.util.find_spec(module) is None:
+                pytest.skip(f"needs {module}")
         quantization = SETTINGS if TARGETS.load(target).schemes.get(precision) else {}
         return once(
             f"contract-{target}-{precision}",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jsonschema
 import pytest
 from support import conformance
 from support.fake_device import fake_measurement
+from support.pythons import VARIABLE, HostWithAgent, find_python
 
 from edgeseed.core.bundle import Bundle, read_bundle
 from edgeseed.core.errors import ArtifactError, SchemaVersionError
@@ -23,7 +25,7 @@ from edgeseed.runtime.conformance import (
 )
 from edgeseed.runtime.device import Observation
 from edgeseed.runtime.devices.host import HostDevice
-from edgeseed.runtime.measurement import GoldenCheck, Measurement, Reported, WarmUpRun
+from edgeseed.runtime.measurement import GoldenCheck, Measurement, Reported, Request, WarmUpRun
 
 STEADY = [5_000_000] * 2000
 
@@ -60,25 +62,119 @@ def test_a_runner_times_no_model_that_computes_wrong(name: str, bundle: Bundle) 
     assert conformance.refuses_a_wrong_model(measure, wrong, job)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("minor", range(8, 15))
+def test_the_agent_keeps_the_protocol_on_every_python(minor: int, bundle: Bundle) -> None:
+    python = find_python(minor)
+    if python is None:
+        pytest.skip(f"no Python 3.{minor} with numpy and onnxruntime; name one in {VARIABLE}")
+    device = HostWithAgent(python)
+
+    def measure(bundle: Bundle, job: Any) -> Observation:
+        return device.measure(bundle, job, pixels=None)
+
+    seen = conformance.hold(
+        measure, bundle, conformance.job_for(bundle, engine="onnxruntime", unit="cpu")
+    )
+
+    assert str(seen.measurement.machine.python).startswith(f"3.{minor}.")
+    assert seen.measurement.layers is not None
+    conformance.plant_wrong_golden_outputs(bundle)
+    wrong = read_bundle(bundle.path)
+    job = conformance.job_for(wrong, engine="onnxruntime", unit="cpu")
+    assert conformance.refuses_a_wrong_model(measure, wrong, job)
+
+
 # --------------------------------------------------------------------------- planted faults
 
+LATENCY, MAIN = "edgeseed/runtime/latency.py", "__main__.py"
+SAMPLES = "samples_ns=seen.timings.samples_ns,"
 
-def stages(*names: str, seconds: float = 11.0) -> Stages:
-    """Stages as the host saw them, the timed ones `seconds` long."""
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {
+                LATENCY: (
+                    "        samples.append(after - before)\n",
+                    "        if not samples or after % 5 == 0:\n"
+                    "            samples.append(after - before)\n",
+                )
+            },
+            "samples were dropped",
+        ),
+        (
+            {MAIN: (SAMPLES, "samples_ns=[max(1, s // 1000) for s in seen.timings.samples_ns],")},
+            "samples were dropped, or the two are in different units",
+        ),
+        (
+            {
+                MAIN: (
+                    f"{SAMPLES}\n            elapsed_ns=seen.timings.elapsed_ns,",
+                    "samples_ns=[1000 * s for s in seen.timings.samples_ns],\n"
+                    "            elapsed_ns=1000 * seen.timings.elapsed_ns,",
+                )
+            },
+            r"the timed runs took 1[.\d]*e\+03 s",
+        ),
+        (
+            {MAIN: ("/ latency.NS_PER_SECOND,\n                seen.timings.steady", "/ 1e6,\n"
+                    "                seen.timings.steady")},
+            r"the warm-up took [.\d]*e\+03 s; here [.\d]* s went by",
+        ),
+        (
+            {MAIN: ('    _say("stage", name="golden")\n', "")},
+            "it timed the model before it checked the golden photos",
+        ),
+    ],
+    ids=["drops samples", "samples in us", "timed in ps", "warm-up in ms", "golden not told"],
+)  # fmt: skip
+def test_an_agent_with_a_planted_fault_is_refused(
+    changes: dict[str, tuple[str, str]], message: str, bundle: Bundle
+) -> None:
+    device = HostWithAgent(sys.executable, changes)
+    job = conformance.job_for(bundle, engine="onnxruntime", unit="cpu")
+
+    with pytest.raises(ArtifactError, match=message):
+        conformance.hold(lambda b, j: device.measure(b, j, pixels=None), bundle, job)
+
+
+def test_an_agent_that_times_a_wrong_model_is_refused(bundle: Bundle) -> None:
+    conformance.plant_wrong_golden_outputs(bundle)
+    wrong = read_bundle(bundle.path)
+    device = HostWithAgent(
+        sys.executable, {MAIN: ("if not errors[worst] <= tolerance:", "if False:")}
+    )
+
+    with pytest.raises(ArtifactError, match=r"it timed a model whose golden .* is off by"):
+        device.measure(
+            wrong, conformance.job_for(wrong, engine="onnxruntime", unit="cpu"), pixels=None
+        )
+
+
+def stages(*names: str, seconds: float = 11.0, measure: float = 10.0) -> Stages:
+    """Stages as the host saw them: the warm-up `seconds` long, the timed runs `measure`."""
     now = [0.0]
     seen = Stages(clock=lambda: now[0])
     for name in names:
         seen.begin(name)
-        now[0] += seconds if name == "warm-up" else 0.1
+        now[0] += {"warm-up": seconds, "measure": measure}.get(name, 0.1)
     seen.end()
     return seen
 
 
 GOOD = ("check", "load", "golden", "warm-up", "timed")
+"""Of a runner that does not tell where its warm-up ends."""
+BOTH = ("check", "load", "golden", "warm-up", "measure", "timed")
+RAPID = Request("d", "onnxruntime", 1, "rapid", 64, 6.0, 60.0)
 
 
 def test_a_good_measurement_breaks_no_rule() -> None:
     check_conformance(fake_measurement(STEADY), stages=stages(*GOOD), what="x")
+    check_conformance(
+        fake_measurement(STEADY, request=RAPID), stages=stages(*BOTH, seconds=1.0), what="x"
+    )
 
 
 def fault(**changes: Any) -> Measurement:
@@ -110,21 +206,54 @@ def fault(**changes: Any) -> Measurement:
                 [5000] * 2000, elapsed_ns=10_000_000, warm_up=WarmUpRun(10, 0.001, True)
             ),
             stages(*GOOD),
-            r"took 0.011 s; here 11 s went by: its clock is not in nanoseconds",
+            r"took 0.011 s; here 11 s went by: its clock is not in the unit",
         ),
         # A clock that runs ten times as fast.
         (
             fake_measurement([50_000_000] * 2000),
             stages(*GOOD),
-            r"took 101 s; here 11 s went by: its clock is not in nanoseconds",
+            r"took 101 s; here 11 s went by: its clock is not in the unit",
+        ),
+        # The nanoseconds are microseconds, the warm-up's seconds are right, and as long as the
+        # timed runs: together they are half of the host's time, which a late post could explain.
+        (
+            fake_measurement([5000] * 200, warm_up=WarmUpRun(200, 1.0, True)),
+            stages(*BOTH, seconds=1.0, measure=1.0),
+            r"the timed runs took 0.001 s; here 1 s went by",
+        ),
+        (
+            fake_measurement([5_000_000_000] * 200, warm_up=WarmUpRun(200, 1.0, True)),
+            stages(*BOTH, seconds=1.0, measure=1.0),
+            r"the timed runs took 1e\+03 s; here 1 s went by",
+        ),
+        # The warm-up in milliseconds.
+        (
+            fake_measurement([5_000_000] * 200, warm_up=WarmUpRun(200, 1000.0, True)),
+            stages(*BOTH, seconds=1.0, measure=1.0),
+            r"the warm-up took 1e\+03 s; here 1 s went by",
+        ),
+        # A run so short that its samples alone could be an interruption; a thousandth is none.
+        (
+            fake_measurement([5000] * 100, elapsed_ns=500_000_000),
+            stages(*BOTH, seconds=1.0, measure=0.5),
+            "samples were dropped, or the two are in different units",
+        ),
+        # A file that came another way: no clock of ours saw it.
+        (
+            fake_measurement([5_000_000_000] * 2000, request=RAPID),
+            None,
+            r"its timed runs took 1e\+04 s, rapid ends after 60 s: elapsed_ns is not in nano",
         ),
     ],
     ids=[
         "times before golden photos", "drops samples", "samples in us", "elapsed in us",
-        "all in us", "fast clock",
+        "all in us", "fast clock", "timed in us", "timed in ps", "warm-up in ms", "short in us",
+        "file in ps",
     ],
 )  # fmt: skip
-def test_a_planted_fault_is_named(measurement: Measurement, seen: Stages, message: str) -> None:
+def test_a_planted_fault_is_named(
+    measurement: Measurement, seen: Stages | None, message: str
+) -> None:
     with pytest.raises(ArtifactError, match=message) as caught:
         check_conformance(measurement, stages=seen, what="board")
 
@@ -157,6 +286,7 @@ def test_a_stage_that_is_told_late_is_no_fault() -> None:
         ({"warm_up": {"runs": 1, "seconds": 1.0}}, "warm_up has no steady"),
         ({"thermals": [None]}, "thermals has 1 entries, 2 are expected"),
         ({"reported": {"n": 0, "mean_ns": 5}}, "n and mean_ns must be above 0"),
+        ({"layers": {"runs": 3, "run_ns": 9, "layers": []}}, "layers: there must be some"),
         ({"surprise": 1}, "unknown field 'surprise'"),
     ],
 )  # fmt: skip
@@ -198,6 +328,11 @@ def test_statistics_stand_in_for_samples_where_a_runner_says_so() -> None:
 
     assert read_measurement(bare.to_dict(), what="x") == bare
     check_conformance(bare, stages=None, what="x")
+
+
+def test_one_slow_run_past_the_limit_is_no_fault() -> None:
+    # The time is looked at between two runs: the last begins at 59 s and takes 40.
+    check_conformance(fake_measurement([40_000_000_000] * 3, request=RAPID), stages=None, what="x")
 
 
 def test_a_coarse_clock_is_no_fault() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from support.fake_device import FakeDevice, fake_measurement
@@ -30,6 +31,7 @@ class Stopwatch:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        self.throttles = False
         self.asked: list[tuple[str, str]] = []
 
     def __call__(self, student: str, precision: str, out: Path) -> Result:
@@ -37,6 +39,8 @@ class Stopwatch:
         if (student, precision) not in TIMES_MS:
             raise WorkError("the engine refuses it")
         samples = [round(TIMES_MS[student, precision] * 1e6)] * 4000
+        if self.throttles:
+            samples[2000:] = [2 * sample for sample in samples[2000:]]
         device = FakeDevice(fake_measurement(samples))
         result = profile(self.bundle.path, device=device, protocol="rapid", out=out)
         facts = dataclasses.replace(result.bundle, size_bytes=5_000_000)
@@ -93,6 +97,18 @@ def test_what_was_measured_on_a_device_is_not_measured_again(
     assert len(stopwatch.asked) == 12
 
 
+def test_what_did_not_count_is_measured_again(stopwatch: Stopwatch, tmp_path: Path) -> None:
+    # A run that was throttled once was "not valid" for ever.
+    stopwatch.throttles = True
+    assert ask(stopwatch, tmp_path).best is None
+    stopwatch.throttles = False
+
+    found = ask(stopwatch, tmp_path)
+
+    assert found.best is not None
+    assert not any(item.cached for item in found.candidates)
+
+
 def test_what_cannot_be_timed_is_named_and_the_rest_is_ranked(
     stopwatch: Stopwatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +136,10 @@ def test_the_page_says_which_one_to_train(stopwatch: Stopwatch, tmp_path: Path) 
     text = (tmp_path / "page.html").read_text()
     assert "Train mobilenetv3_large_100 and ship it in int8: p90 5 ms of 8 on host." in text
     assert "<svg" in text
+    ask(stopwatch, tmp_path, picture=tmp_path / "picture.svg")
+    picture = ElementTree.parse(tmp_path / "picture.svg").getroot()
+    assert picture.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "mobilenetv3_large_100 int8" in "".join(picture.itertext())
     assert json.dumps(ask(stopwatch, tmp_path).to_dict())
 
 

@@ -33,6 +33,7 @@ BANNER = (
     b"features=shell_v2,cmd,stat_v2,fixed_push_mkdir"
 )
 
+# Made up: no phone has these values.
 PROPERTIES = {
     "ro.product.model": "Fake 8",
     "ro.product.manufacturer": "Nobody",
@@ -71,6 +72,7 @@ Current temperatures from HAL:
 Current cooling devices from HAL:
 \tCoolingDevice{{mValue=0, mType=2, mName=TYPE_CPU}}
 """
+# Made up, in the form of Linux's /proc/cpuinfo on arm64.
 CPUINFO = """processor\t: 0
 Features\t: fp asimd asimddp
 CPU implementer\t: 0x41
@@ -307,7 +309,7 @@ class _Connection:
             return b"OKAY"
         if action == "list-forward":
             text = "".join(f"host {name} {name}\n" for name in self._listening).encode()
-            return b"OKAY" + b"%04x" % len(text) + text
+            return b"%04x" % len(text) + text  # the list alone says that it went well
         return b"FAIL0009not found"
 
     def _hand_over(self, server: socket.socket, here: str) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.agent.device import AgentDevice
 from edgeseed.runtime.device import Ended
-from edgeseed.runtime.engine import Placement
+from edgeseed.runtime.engine import LayerTime, LayerTimes, Placement
 from edgeseed.runtime.machine import Load, Machine, Memory
 from edgeseed.runtime.measurement import GoldenCheck, Measurement, WarmUpRun
 from edgeseed.runtime.thermals import Thermals
@@ -40,6 +40,13 @@ def fake_machine(**changes: Any) -> Machine:
         max_frequency_mhz={"cpu0": 2400.0},
     )
     return dataclasses.replace(machine, **changes)
+
+
+def fake_layers(*times_us: int) -> LayerTimes:
+    """Convolutions that take so many microseconds each, and a MatMul of 10."""
+    layers = [LayerTime(f"conv_{i}", "Conv", "cpu", 1000 * us) for i, us in enumerate(times_us)]
+    layers.append(LayerTime("head", "MatMul", "cpu", 10_000))
+    return LayerTimes(20, 1000 * sum(times_us) + 20_000, layers)
 
 
 def fake_measurement(samples_ns: Sequence[int], **changes: Any) -> Measurement:

@@ -1,7 +1,7 @@
 """An engine without a library, for tests: a fixed linear map of each channel's mean.
 
 Its model is a JSON file: `{"weights": [[...]], "head": [[...]] | null, "delay_ms": 0,
-"actual": "cpu"}`. It runs on the device: Python 3.8 and numpy.
+"actual": "cpu", "layers": {name: ns} | null}`. It runs on the device: Python 3.8 and numpy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeseed.runtime.engine import Engine, EngineError, EngineTensor, Placement
+from edgeseed.runtime.engine import (
+    Engine,
+    EngineError,
+    EngineTensor,
+    LayerTime,
+    LayerTimes,
+    Placement,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +75,19 @@ class FakeEngine(Engine):
         if self._head is not None:
             outputs["logits"] = outputs["embedding"] @ self._head.T
         return outputs
+
+    @classmethod
+    def time_layers(
+        cls, model: Path, *, unit: str, threads: int, feeds: Tensors, runs: int
+    ) -> LayerTimes | None:
+        """What the file says under `layers`, such as `{"conv": 5000}`; "broken" fails."""
+        layers = json.loads(model.read_text(encoding="utf-8")).get("layers")
+        if layers == "broken":
+            raise RuntimeError("the profiler is gone\nand more")
+        if layers is None:
+            return None
+        times = [LayerTime(name, "Conv", unit, ns) for name, ns in layers.items()]
+        return LayerTimes(runs, sum(layers.values()), times)
 
     def close(self) -> None:
         """Remember that it was closed."""

@@ -92,7 +92,7 @@ def quantizer_of_kind(
         # Of x + 3, see above.
         return quantizer_for_range(0.0, 6.0, number_format)
     if kind is Kind.SIGMOID:
-        return quantizer_for_range(0.0, 1.0, number_format)
+        return quantizer_for_range(0.0, number_format.unit_end, number_format)
     if kind is Kind.IMAGE:
         base = quantizer_for_range(0.0, 255.0, number_format)
         return dataclasses.replace(base, scale=1.0)

@@ -78,6 +78,7 @@ class CoreMLTarget(Target):
     schemes: ClassVar[Mapping[Precision, tuple[str, ...]]] = {"int8": ("coreml", "coreml-affine")}
     fixed_batch: ClassVar[int | None] = 1  # of an image input
     judges_natively: ClassVar[bool] = True  # on a Mac
+    modules = ("coremltools",)
     options: ClassVar[Mapping[str, Any]] = {"weights": "linear8", "float32": ""}
     parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 2e-5, "fp16": 2e-3}
 

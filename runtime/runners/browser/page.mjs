@@ -7,6 +7,7 @@ const element = (id) => document.getElementById(id);
 let session = null; // folder of everything after the link was claimed
 let over = false;
 let pending = [];
+let posting = Promise.resolve();
 
 start().catch((error) => fail(error.message));
 
@@ -69,7 +70,14 @@ function queue(event) {
   if (event.event !== "progress") beat();
 }
 
-async function beat() {
+// One post at a time: two that are on the way together may arrive in either order, and the command
+// looks at the order of the stages.
+function beat() {
+  posting = posting.then(postEvents);
+  return posting;
+}
+
+async function postEvents() {
   if (over) return;
   const events = pending;
   pending = [];
@@ -143,7 +151,8 @@ function addFact(term, text) {
 function advance({ event, name, stage, runs, seconds, n }, { job, photos }) {
   const bar = element("bar");
   if (event === "stage") {
-    mark(name);
+    // "timed" is the end of a stage, for the host's clock.
+    if (name !== "timed") mark(name);
     if (n === undefined) bar.removeAttribute("value");
     else bar.value = 0;
   } else if (event === "progress" && stage === "measure") {

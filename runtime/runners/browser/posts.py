@@ -22,7 +22,7 @@ _EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "error": {"kind": str, "message": str},
     "hidden": {},
 }
-_STAGES = ("check", "load", "golden", "warm-up", "measure", "photos")
+_STAGES = ("check", "load", "golden", "warm-up", "measure", "timed", "photos")
 
 
 def read_events(body: bytes) -> list[dict[str, Any]]:

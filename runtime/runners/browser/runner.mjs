@@ -287,6 +287,7 @@ async function time(engine, feeds, job) {
     (elapsedMs >= job.min_seconds * 1000 && samples.length >= job.min_runs) ||
     elapsedMs >= job.max_seconds * 1000;
   const timed = await repeat(engine, feeds, until, "measure");
+  say("stage", { name: "timed" });
   return {
     samples_ns: timed.samples.map((ms) => Math.round(ms * NS_PER_MS)),
     elapsed_ns: Math.round(timed.elapsedMs * NS_PER_MS),

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from support import fake_engine
 
 from edgeseed.core.bundle import Bundle
 from edgeseed.runtime.agent import job_file
-from edgeseed.runtime.agent.__main__ import _saturating_cpu
+from edgeseed.runtime.agent.__main__ import _feed, _saturating_cpu
 from edgeseed.runtime.agent._pack import pack_agent
 from edgeseed.runtime.agent.job_file import Job
+from edgeseed.runtime.engine import EngineTensor
 
 # Runs the agent as `python3 agent.pyz WORK` would, where nothing but numpy and the engine can be
 # imported, and where each module called edgeseed must come out of the archive.
@@ -117,7 +119,7 @@ def test_it_measures_where_neither_edgeseed_nor_torch_can_be_imported(tmp_path: 
 
     assert (code, stderr) == (0, "")
     stages = [event["name"] for event in events if event["event"] == "stage"]
-    assert stages == ["check", "load", "golden", "warm-up", "timed"]
+    assert stages == ["check", "load", "golden", "warm-up", "measure", "timed", "layers"]
     assert events[-1] == {"event": "done"}
     found = measurement(work)
     assert len(found["samples_ns"]) >= 8
@@ -137,6 +139,32 @@ def onnx_work(work: Path, bundle: Bundle) -> Path:
     Job(*fields).write(work / job_file.JOB)
     pack_agent(work / job_file.AGENT)
     return work
+
+
+@pytest.mark.parametrize(("layers", "limitations"), [
+    ({"conv": 5000}, []),
+    (None, []),
+    # What was measured is kept, whatever happens to the layers afterwards.
+    ("broken", ["layers were not timed: the profiler is gone"]),
+])  # fmt: skip
+def test_layers_are_timed_after_the_measurement(
+    tmp_path: Path, layers: Any, limitations: list[str]
+) -> None:
+    work = fake_work(tmp_path, model={"layers": layers})
+
+    code, events, _ = run(work)
+
+    assert code == 0
+    stages = [event["name"] for event in events if event["event"] == "stage"]
+    assert stages[-3:] == ["measure", "timed", "layers"]
+    found = measurement(work)
+    assert found["limitations"] == limitations
+    if isinstance(layers, dict):
+        expected = {"name": "conv", "kind": "Conv", "unit": "cpu", "mean_ns": 5000}
+        assert found["layers"]["layers"] == [expected]
+        assert 3 <= found["layers"]["runs"] <= 20
+    else:
+        assert found["layers"] is None
 
 
 def test_it_measures_a_real_bundle_with_onnxruntime(bundle: Bundle, tmp_path: Path) -> None:
@@ -271,16 +299,21 @@ def test_a_job_survives_the_way_to_the_device(tmp_path: Path) -> None:
     assert Job.read(tmp_path / "job.json") == job
 
 
-@pytest.mark.skipif(
-    "EDGESEED_PYTHON38" not in os.environ,
-    reason="EDGESEED_PYTHON38 names no Python 3.8 with numpy and onnxruntime",
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((None, 3, 4, 5), "float32"), ((1, 4, 5, 3), "uint8"), ((1, 3, 3, 3), "uint8")],
 )
-@pytest.mark.slow
-def test_it_measures_on_python_3_8(bundle: Bundle, tmp_path: Path) -> None:
-    work = onnx_work(tmp_path / "work", bundle)
+def test_photos_are_given_in_the_order_and_type_of_the_engines_input(
+    shape: tuple[int | None, ...], dtype: str
+) -> None:
+    engine: Any = types.SimpleNamespace(inputs=(EngineTensor("image", shape, dtype),))
+    sizes = (2, *(size or 0 for size in shape[1:]))
+    photos = np.arange(np.prod(sizes), dtype=np.uint8).reshape(sizes)
+    is_last = shape == (1, 4, 5, 3)
+    given = photos.transpose(0, 3, 1, 2) if is_last else photos
 
-    code, _, stderr = run(work, os.environ["EDGESEED_PYTHON38"])
+    (fed,) = _feed(engine, given).values()
 
-    assert (code, stderr) == (0, "")
-    assert measurement(work)["machine"]["python"].startswith("3.8.")
-    assert measurement(work)["golden"]["relative_error"]["logits"] < 1e-5
+    assert fed.dtype == dtype
+    assert fed.flags.c_contiguous
+    np.testing.assert_array_equal(fed, photos)

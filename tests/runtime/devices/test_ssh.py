@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,12 @@ import pytest
 from support import conformance
 
 from edgeseed.core.bundle import Bundle, read_bundle
-from edgeseed.core.errors import ConfigError, MissingDependencyError, WorkError
+from edgeseed.core.errors import ConfigError, GateError, MissingDependencyError, WorkError
 from edgeseed.core.processes import machine
 from edgeseed.doctor import doctor
 from edgeseed.runtime import build, compare, profile, read_result
+from edgeseed.runtime.agent import job_file
+from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.devices import open_device
 from edgeseed.runtime.devices import ssh as ssh_module
 from edgeseed.runtime.devices.ssh import (
@@ -208,7 +211,7 @@ def test_the_agent_over_ssh_keeps_the_protocol(board: Board, bundle: Bundle) -> 
     seen = conformance.hold(measure, bundle, job)
 
     assert seen.stages is not None
-    assert seen.stages.timed_seconds is not None
+    assert seen.stages.seconds("measure") is not None
     conformance.plant_wrong_golden_outputs(bundle)
     assert conformance.refuses_a_wrong_model(
         measure, read_bundle(bundle.path),
@@ -374,6 +377,21 @@ def test_numpy_and_the_engine_are_installed_only_when_asked(
     assert result.latency is not None
     assert "install --quiet --no-cache-dir numpy onnxruntime" in (tmp_path / "pip.log").read_text()
     assert list(board.tmp.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "packages"), [("onnxruntime", ("onnxruntime",)), ("litert", ("ai-edge-litert",))]
+)
+def test_the_packages_of_the_jobs_own_engine_are_installed(
+    engine: str, packages: tuple[str, ...], tmp_path: Path
+) -> None:
+    job = Job(
+        engine=engine, model="model", unit="cpu", threads=1, protocol="quick", min_runs=1,
+        min_seconds=1, max_seconds=1, golden_tolerance=1, files={},
+    )  # fmt: skip
+    job.write(tmp_path / job_file.JOB)
+
+    assert ssh_module._engine_packages(tmp_path) == packages
 
 
 def test_doctor_looks_into_a_board(board: Board) -> None:
@@ -626,6 +644,37 @@ def test_a_bundle_is_profiled_through_a_real_server(
     assert result.accuracy is not None
     assert result.accuracy.n == 12
     assert result.device.device.startswith("ssh:")
+
+
+@pytest.mark.ssh
+@pytest.mark.slow
+@needs_sshd
+@pytest.mark.skipif(
+    "EDGESEED_ARM64_USERLAND" not in os.environ,
+    reason="EDGESEED_ARM64_USERLAND names no userland of benchmarks/arm_numerics.py",
+)
+def test_an_arm_interpreter_behind_a_real_server_gives_the_golden_outputs(
+    sshd: tuple[int, Path], bundle: Bundle, instant: str, tmp_path: Path
+) -> None:
+    # Emulated: it says what is computed, and nothing of speed.
+    python = os.environ["EDGESEED_ARM64_USERLAND"] + "/python"
+    device = connect(sshd, python=python)
+    before = set(Path(tempfile.gettempdir()).glob("edgeseed-*"))
+
+    result = profile(
+        bundle.path, device=device, device_profile="generic-arm", protocol=instant,
+        out=tmp_path / "r.json",
+    )  # fmt: skip
+
+    assert result.device.machine.architecture == "aarch64"
+    assert result.golden is not None
+    assert max(result.golden.relative_error.values()) < 1e-5
+    assert result.accuracy is not None
+    assert result.accuracy.top1 is not None
+    assert set(Path(tempfile.gettempdir()).glob("edgeseed-*")) <= before
+    conformance.plant_wrong_golden_outputs(bundle)
+    with pytest.raises(GateError, match="does not give its golden outputs"):
+        profile(bundle.path, device=device, protocol=instant, out=tmp_path / "wrong.json")
 
 
 @pytest.mark.ssh

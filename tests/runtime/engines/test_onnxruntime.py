@@ -129,3 +129,67 @@ def test_nothing_is_reported_to_anyone_while_a_model_is_measured(
 
     assert list((tmp_path / "tmp").iterdir()) == []
     assert list((tmp_path / "home").iterdir()) == []
+
+
+# --------------------------------------------------------------------------- layers
+
+
+def test_each_layer_is_timed_in_runs_of_their_own(slow_layers: Path) -> None:
+    feeds = {"image": np.zeros((1, 256), np.float32)}
+
+    times = OnnxRuntimeEngine.time_layers(slow_layers, unit="cpu", threads=1, feeds=feeds, runs=5)
+
+    assert times is not None
+    assert times.runs == 5
+    slowest = max(times.layers, key=lambda layer: layer.mean_ns)
+    assert (slowest.name, slowest.kind, slowest.unit) == ("wide", "MatMul", "cpu")
+    assert 0.3 * times.run_ns < sum(layer.mean_ns for layer in times.layers) <= times.run_ns
+
+
+@pytest.fixture
+def slow_layers(tmp_path: Path) -> Path:
+    """A product of some milliseconds, and a small one."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    widths = {"narrow": (256, 4096), "wide": (4096, 4096)}
+    value, nodes, weights = "image", [], []
+    for name, shape in widths.items():
+        weights.append(numpy_helper.from_array(np.ones(shape, np.float32), f"{name}_weight"))
+        nodes.append(helper.make_node("MatMul", [value, f"{name}_weight"], [name], name=name))
+        value = name
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 256])
+    output = helper.make_tensor_value_info("wide", TensorProto.FLOAT, [1, 4096])
+    graph = helper.make_graph(nodes, "slow", [image], [output], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 8
+    onnx.save(model, tmp_path / "slow.onnx")
+    return tmp_path / "slow.onnx"
+
+
+def test_a_profile_is_read_without_the_first_runs_and_by_node() -> None:
+    def event(name: str, ts: int, dur: int, cat: str = "Node", **args: str) -> dict[str, Any]:
+        return {"name": name, "ts": ts, "dur": dur, "cat": cat, "args": args}
+
+    conv = {"op_name": "Conv", "provider": "QNNExecutionProvider"}
+    events = [
+        event("model_run", 0, 900, "Session"),
+        event("a_kernel_time", 10, 800, **conv),
+        event("model_run", 1000, 100, "Session"),
+        event("a_fence_before", 1005, 5, **conv),
+        event("a_kernel_time", 1010, 60, **conv),
+        event("b_kernel_time", 1080, 0, op_name="Relu", provider="CPUExecutionProvider"),
+        event("model_run", 2000, 110, "Session"),
+        event("a_kernel_time", 2010, 70, **conv),
+    ]
+
+    times = plugin._read_profile(events, 2)
+
+    # The mean of 60 and 70 us; `b` took no whole microsecond.
+    assert times is not None
+    assert (times.runs, times.run_ns) == (2, 105_000)
+    assert [(x.name, x.unit, x.mean_ns) for x in times.layers] == [("a", "qnn", 65_000)]
+
+
+def test_a_profile_without_runs_tells_nothing() -> None:
+    assert plugin._read_profile([], 2) is None

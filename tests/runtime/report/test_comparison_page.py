@@ -5,6 +5,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from support.fake_device import fake_layers
 
 from edgeseed.runtime import compare
 from edgeseed.runtime.report.comparison import render_comparison
@@ -30,7 +31,7 @@ def markup(make_result: Any) -> str:
 def test_the_page_is_well_formed(markup: str) -> None:
     root = ElementTree.fromstring(markup.removeprefix("<!DOCTYPE html>"))
 
-    assert len(root.findall(".//section")) == 8
+    assert len(root.findall(".//section")) == 9
     assert len(root.findall(".//figure")) == 8
 
 
@@ -120,6 +121,19 @@ def test_a_page_of_a_busy_machine_speaks_of_p50(make_result: Any) -> None:
     assert "Other work kept the machine busy during 2 of 2 results" in page
     assert ">p50 × the first<" in page
     assert "p50, ms per image" in page
+
+
+def test_layers_are_shown_by_kind_and_the_slowest_by_name(make_result: Any) -> None:
+    told = make_result(folder="told", layers=fake_layers(*range(30, 10, -1)))
+    page = render_comparison(compare([told, make_result(folder="untold", seed=1)]))
+
+    # 410 us of convolutions, and 10 of the head.
+    assert re.search(r"told</th><td>98 %</td><td>2 %</td><td>0 %</td>", page)
+    assert "conv_0 (Conv, cpu)" in page
+    assert "30.0 µs, 7 %" in page
+    assert "conv_19" not in page  # not among the slowest
+    assert "The slowest of 21 layers that took time, with 50 % of it; means of 20 runs" in page
+    assert "Not told by the engine: untold." in page
 
 
 def test_a_page_is_small(markup: str) -> None:
