@@ -224,8 +224,9 @@ def _load_engine(name: str) -> type[Engine]:
 def _feed(engine: Engine, images: NDArray[Any]) -> Tensors:
     """Photos, (N, 3, H, W) bytes, in the type and order of the engine's input."""
     spec = engine.inputs[0]
-    if spec.shape[-1] == 3 and spec.shape[1] != 3:
-        images = _numpy().ascontiguousarray(images.transpose(0, 2, 3, 1))
+    channels = images.shape[1]
+    if spec.shape[-1] == channels and spec.shape[1] != channels:
+        images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
     return {spec.name: images.astype(spec.dtype, copy=False)}
 
 
