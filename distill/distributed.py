@@ -3,6 +3,10 @@
 What is gathered is in rank order, so that queues, banks and centres stay identical on all ranks.
 """
 
+import datetime
+import hashlib
+import os
+import time
 from typing import Any, cast
 
 import torch
@@ -75,6 +79,54 @@ def mean(tensor: Tensor) -> Tensor:
     total = tensor.clone()
     dist.all_reduce(total)
     return total / world_size()
+
+
+# ------------------------------------------------------------------ errors
+
+_STORE_SECONDS = 5
+
+
+def is_first_to_fail(message: str) -> bool:
+    """Whether no other process has failed with the same message; each is for one to say.
+
+    True as well where the store that torchrun keeps for its processes cannot be reached.
+    """
+    digest = hashlib.sha256(message.encode("utf-8", "surrogateescape")).hexdigest()
+    try:
+        store = _store()
+        store.add(_FAILED, 1)
+        return int(store.add(f"{_FAILED}/{digest}", 1)) == 1
+    except _STORE_ERRORS:
+        return True
+
+
+def has_another_failed() -> bool:
+    """Whether another process fails within seconds with an error of ours, and says so."""
+    deadline = time.monotonic() + _STORE_SECONDS
+    try:
+        store = _store()
+        while time.monotonic() < deadline:
+            if int(store.add(_FAILED, 0)):
+                return True
+            time.sleep(0.1)
+    except _STORE_ERRORS:
+        pass
+    return False
+
+
+_FAILED = f"edgeseed/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+_STORE_ERRORS = (RuntimeError, ValueError, OSError)
+
+
+def _store() -> dist.Store:
+    """The store of torchrun, which outlives the processes that it starts."""
+    return dist.TCPStore(
+        os.environ.get("MASTER_ADDR", "localhost"),
+        int(os.environ.get("MASTER_PORT", "0")),
+        is_master=False,
+        timeout=datetime.timedelta(seconds=_STORE_SECONDS),
+        wait_for_workers=False,
+    )
 
 
 def synchronize_batch_norm(network: nn.Module) -> None:

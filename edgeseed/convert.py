@@ -20,6 +20,7 @@ from edgeseed.core.config import to_plain
 from edgeseed.core.errors import ConfigError, UsageError, WorkError
 from edgeseed.core.files import atomic_directory, atomic_file
 from edgeseed.core.network import StudentNetwork, save_student
+from edgeseed.core.preprocess import COLORS, Preprocess
 from edgeseed.core.pretrained import load_model
 from edgeseed.core.registry import unknown_name
 from edgeseed.core.student import StudentSpec
@@ -99,13 +100,12 @@ def _write_hub(out: Path, network: StudentNetwork, spec: StudentSpec) -> str:
 
     model = _as_timm(network, spec)
     preprocess = spec.preprocess
-    side = preprocess.image_size
     configuration: dict[str, Any] = {
         "pretrained_cfg": {
-            "input_size": [3, side, side],
+            "input_size": list(preprocess.shape),
             "fixed_input_size": "img_size" in spec.architecture.kwargs,
             "interpolation": preprocess.interpolation,
-            "crop_pct": side / preprocess.resize,
+            "crop_pct": preprocess.image_size / preprocess.resize,
             "crop_mode": "center",
             "mean": list(preprocess.mean),
             "std": list(preprocess.std),
@@ -183,8 +183,7 @@ def _as_timm(network: StudentNetwork, spec: StudentSpec) -> nn.Module:
 @torch.inference_mode()
 def _check_same(network: StudentNetwork, spec: StudentSpec, load: Callable[[], nn.Module]) -> None:
     """Loads what was written as a user would, and compares one photo of noise bit by bit."""
-    side = spec.preprocess.image_size
-    noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(1, *spec.preprocess.shape, generator=torch.Generator().manual_seed(0))
     embedding, logits = network.eval()(noise)
     expected = embedding if logits is None else logits
     if not torch.equal(load().eval()(noise), expected):
@@ -192,6 +191,12 @@ def _check_same(network: StudentNetwork, spec: StudentSpec, load: Callable[[], n
             f"timm's {spec.architecture.name} computes something else from these weights than the "
             "student; nothing was written"
         )
+
+
+def _resized(preprocess: Preprocess) -> str:
+    if preprocess.width is None:
+        return f"shorter side resized to {preprocess.resize} px"
+    return f"resized to cover {preprocess.resize} px of height and as much more of width"
 
 
 def model_card(spec: StudentSpec) -> str:
@@ -219,8 +224,9 @@ def model_card(spec: StudentSpec) -> str:
         "transform = timm.data.create_transform(**config, is_training=False)",
         "```",
         "",
-        f"Input: RGB, shorter side resized to {preprocess.resize} px ({preprocess.interpolation}), "
-        f"centre {preprocess.image_size} px, mean {preprocess.mean}, std {preprocess.std}.",
+        f"Input: {COLORS[preprocess.channels]}, {_resized(preprocess)} "
+        f"({preprocess.interpolation}), centre {preprocess.size_text} px, mean {preprocess.mean}, "
+        f"std {preprocess.std}.",
     ]
     for title, key in (("Method", "method"), ("Teacher", "teacher"), ("Made of", "imported")):
         if provenance.get(key):

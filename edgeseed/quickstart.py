@@ -10,7 +10,6 @@ their own photos; only the arguments differ, and each is printed as the command 
 
 import dataclasses
 import shlex
-import tempfile
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from edgeseed._quickstart_report import write_report
 from edgeseed.core.console import say
 from edgeseed.core.errors import UsageError
 from edgeseed.core.files import write_json
+from edgeseed.core.scratch import scratch_folder
 from edgeseed.distill import DistillResult, distill, evaluate, pretrain
 from edgeseed.export import export, verify
 from edgeseed.quickstart_result import (
@@ -192,10 +192,8 @@ class _Quickstart:
     def _epochs_in(self, seconds: float) -> int:
         """How many epochs of self-supervision fit, by a short run; at least as long as asked."""
         probe_epochs = 2
-        with tempfile.TemporaryDirectory() as folder:
-            probe = self._run_pretrain(
-                self.plan.student, Path(folder) / "probe", epochs=probe_epochs
-            )
+        with scratch_folder() as folder:
+            probe = self._run_pretrain(self.plan.student, folder / "probe", epochs=probe_epochs)
         return max(1, round(seconds / (probe.seconds / probe_epochs)))
 
     def _pretrain(self, model: str, name: str, *, epochs: int) -> DistillResult:

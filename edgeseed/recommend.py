@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 from edgeseed.core.console import say, warn
 from edgeseed.core.environment import edgeseed_version, environment
 from edgeseed.core.errors import ConfigError, EdgeseedError, WorkError
+from edgeseed.core.scratch import scratch_folder
 from edgeseed.runtime.result import Result, read_result
 
 SOURCE = "timm, results/results-imagenet.csv: https://github.com/huggingface/pytorch-image-models"
@@ -297,11 +297,11 @@ class _Call:
         from edgeseed.export import export
         from edgeseed.runtime import profile
 
-        with tempfile.TemporaryDirectory(prefix="edgeseed-") as scratch:
-            file = Path(scratch) / "student.safetensors"
+        with scratch_folder() as scratch:
+            file = scratch / "student.safetensors"
             size = _save_untrained(student, file, image_size=self.image_size)
             quantized = precision in ("int8", "w8")
-            photos = _write_photos(Path(scratch) / "photos", size) if quantized else None
+            photos = _write_photos(scratch / "photos", size) if quantized else None
             export(
                 str(file),
                 target="onnx",
@@ -311,10 +311,10 @@ class _Call:
                 verify=False,
                 speed=False,
                 quantization=_TIMING_ONLY if precision == "int8" else {},
-                out=Path(scratch) / f"{student}-{precision}",
+                out=scratch / f"{student}-{precision}",
             )
             return profile(
-                Path(scratch) / f"{student}-{precision}",
+                scratch / f"{student}-{precision}",
                 device=self.device,
                 device_profile=self.device_profile,
                 protocol=self.protocol,

@@ -12,13 +12,14 @@ from edgeseed.core.bundle import Bundle, GateResult
 from edgeseed.core.config import to_plain
 from edgeseed.core.console import note, say, warn
 from edgeseed.core.environment import environment
-from edgeseed.core.errors import GateError, WorkError
+from edgeseed.core.errors import GateError, UsageError, WorkError
 from edgeseed.core.files import atomic_directory, readable_size
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.core.options import insert_arguments
 from edgeseed.core.photos import sketched_photos
 from edgeseed.core.pretrained import student_file
 from edgeseed.core.records import QuantizationRecord, SelectionRecord, SpeedRecord
+from edgeseed.core.scratch import scratch_folder
 from edgeseed.core.student import StudentSpec
 from edgeseed.export.bundling.builder import BundleBuilder, baseline_precision, compare_with_float
 from edgeseed.export.bundling.writer import BuiltBundle, ExportSource, seal
@@ -31,7 +32,6 @@ from edgeseed.export.samples import (
     SYNTHETIC,
     Samples,
     draw_samples,
-    scratch_folder,
 )
 from edgeseed.export.selection import (
     PrecisionTrial,
@@ -40,6 +40,8 @@ from edgeseed.export.selection import (
     selected_speed,
     time_candidates,
 )
+from edgeseed.export.target import Target
+from edgeseed.export.targets import TARGETS
 
 _One = ParamSpec("_One")
 _Several = ParamSpec("_Several")
@@ -141,17 +143,18 @@ def _export_file(call: AnyCall, places: Mapping[str, Path]) -> list[ExportResult
     times = [time.monotonic()]
     plan = make_plan(call, places)
     network, spec = load_student(Path(call.student))
+    _check_channels(plan.target, spec)
     # The float model first: the others are timed beside it.
     order = sorted(places, key=lambda name: name != baseline_precision(plan.target))
     bundles: list[Bundle] = []
     with atomic_directory(out) as folder, scratch_folder() as scratch:
-        samples = _draw(call, plan, network, spec, Path(scratch))
+        samples = _draw(call, plan, network, spec, scratch)
         source = ExportSource(
             student=Path(call.student), network=network, spec=spec, samples=samples,
             settings=plan.settings, environment=environment(),
         )  # fmt: skip
         builder = BundleBuilder(
-            source, plan.target, batch=plan.batch, config=plan.config, scratch=Path(scratch),
+            source, plan.target, batch=plan.batch, config=plan.config, scratch=scratch,
             keep_float=call.keep_float,
         )  # fmt: skip
         for precision in order:
@@ -173,6 +176,16 @@ def _export_file(call: AnyCall, places: Mapping[str, Path]) -> list[ExportResult
         for precision, bundle, start, end in zip(order, bundles, times, times[1:], strict=False)
     }
     return [made[precision] for precision in places]
+
+
+def _check_channels(target: Target, spec: StudentSpec) -> None:
+    channels = spec.preprocess.channels
+    if channels not in target.channels:
+        able = [name for name in TARGETS.names() if channels in TARGETS.load(name).channels]
+        raise UsageError(
+            f"--target {target.name} takes photos of {' or '.join(map(str, target.channels))} "
+            f"channels, and this student has {channels}; use --target {' or '.join(able)}"
+        )
 
 
 def _draw(

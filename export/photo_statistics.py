@@ -185,7 +185,7 @@ def measure_photos(
     for photo in pixels:
         values = np.asarray(photo, np.float32)
         greys.append(values.mean(axis=0))
-        colours.append(float(np.ptp(values, axis=0).mean()))
+        colours.append(float(np.ptp(values[:3], axis=0).mean()))
         thumbnails.append(_thumbnail(values))
     contrast = np.array([grey.std() for grey in greys])
     shown = photos.pixels[_evenly(len(photos), _SHOWN)]
@@ -194,7 +194,8 @@ def measure_photos(
         n=len(pixels),
         distinct=_num_distinct(np.stack(thumbnails)),
         empty=float(np.mean(contrast < _EMPTY_CONTRAST)),
-        grey=float(np.mean(np.array(colours) < _GREY_COLOUR)),
+        # Of a network that sees no colours, all photos are grey.
+        grey=float(preprocess.channels > 1 and np.mean(np.array(colours) < _GREY_COLOUR)),
         brightness=float(np.mean([grey.mean() for grey in greys])),
         contrast=float(contrast.mean()),
         enlarged=_enlarged(photos, preprocess),
@@ -211,11 +212,11 @@ def _evenly(count: int, most: int) -> npt.NDArray[np.int64]:
 
 
 def _thumbnail(photo: Array) -> Array:
-    """(192,) mean colours of 8 x 8 cells."""
-    side = photo.shape[-1] // _THUMBNAIL * _THUMBNAIL
-    if side:
-        cells = photo[:, :side, :side].reshape(3, _THUMBNAIL, side // _THUMBNAIL, _THUMBNAIL, -1)
-        photo = cells.mean(axis=(2, 4))
+    """(64 C,) mean colours of 8 x 8 cells."""
+    high, wide = (side // _THUMBNAIL for side in photo.shape[1:])
+    if high and wide:
+        whole = photo[:, : high * _THUMBNAIL, : wide * _THUMBNAIL]
+        photo = whole.reshape(len(photo), _THUMBNAIL, high, _THUMBNAIL, wide).mean(axis=(2, 4))
     return photo.ravel()
 
 
@@ -310,7 +311,7 @@ def _muted(norm: nn.BatchNorm2d, parts: list[Tensor]) -> float | None:
 
 
 def _input_shift(preprocess: Preprocess, pixels: npt.NDArray[np.uint8]) -> float:
-    """The same of the input's three channels, against the normalisation's mean and deviation."""
+    """The same of the input's channels, against the normalisation's mean and deviation."""
     means = preprocess.normalize(pixels).mean(axis=(0, 2, 3))
     return float(np.median(np.abs(means)))
 

@@ -3,7 +3,7 @@
 The program takes photos as they are and does the rest itself, so that an app cannot get it wrong:
 
 ```text
-image      (N, 3, H, W) float32, RGB, values 0..255
+image      (N, C, H, W) float32, values 0..255; RGB, grey, or RGB and a fourth channel
 embedding  (N, D) float32
 logits     (N, C) float32, where the student has a head
 ```
@@ -23,6 +23,7 @@ What happens to the graph on the way, and how exact it is:
 
 import operator
 import warnings
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -59,13 +60,13 @@ class DeployableStudent(nn.Module):
     def __init__(self, network: StudentNetwork, preprocess: Preprocess) -> None:
         super().__init__()
         self.network = network.eval()
-        mean = torch.tensor(preprocess.mean, dtype=torch.float64).view(1, 3, 1, 1)
-        std = torch.tensor(preprocess.std, dtype=torch.float64).view(1, 3, 1, 1)
+        mean = torch.tensor(preprocess.mean, dtype=torch.float64).view(1, -1, 1, 1)
+        std = torch.tensor(preprocess.std, dtype=torch.float64).view(1, -1, 1, 1)
         self.register_buffer("offset", (mean * 255).float())
         self.register_buffer("factor", (1 / (std * 255)).float())
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) pixels 0..255 -> (embedding,) or (embedding, logits)."""
+        """(N, C, H, W) pixels 0..255 -> (embedding,) or (embedding, logits)."""
         embedding, logits = self.network((image - self.offset) * self.factor)
         return (embedding,) if logits is None else (embedding, logits)
 
@@ -77,14 +78,14 @@ def build_program(
 
     Args:
         network: The student, with its weights.
-        preprocess: The student's own preprocessing; its `image_size` is the program's H and W.
+        preprocess: The student's own preprocessing; its shape is the program's C, H and W.
         batch: `"dynamic"`, or the one batch size the program will take.
 
     Raises:
         UsageError: If `batch` is neither `"dynamic"` nor a positive number.
         WorkError: If the network still normalises with the statistics of the batch.
     """
-    example = example_input(preprocess.image_size, batch=batch)
+    example = example_input(preprocess.shape, batch=batch)
     was_training = network.training
     program = _trace_folded(DeployableStudent(network, preprocess), example, batch)
     network.train(was_training)
@@ -96,12 +97,18 @@ def _trace_folded(student: DeployableStudent, example: Tensor, batch: Batch) -> 
     return trace(float_graph(trace(student, example, batch=batch)), example, batch=batch)
 
 
-def example_input(image_size: int, *, batch: Batch) -> Tensor:
-    """An input of the right shape to trace with."""
+def example_input(shape: int | Sequence[int], *, batch: Batch) -> Tensor:
+    """An input to trace with.
+
+    Args:
+        shape: (C, H, W) of a photo, or the side of a square of three channels.
+        batch: As `build_program` takes it.
+    """
+    shape = (3, shape, shape) if isinstance(shape, int) else shape
     if batch != "dynamic" and batch < 1:
         raise UsageError(f"batch is {batch!r}; it must be 'dynamic' or a whole number from 1")
     size = _EXAMPLE_BATCH if batch == "dynamic" else batch
-    return torch.zeros(size, 3, image_size, image_size)
+    return torch.zeros(size, *shape)
 
 
 def trace(module: nn.Module, example: Tensor, *, batch: Batch) -> ExportedProgram:

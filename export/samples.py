@@ -6,7 +6,6 @@ somebody asks for them: to count decisions by while int8 is chosen, and to learn
 """
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,7 +147,8 @@ def draw_samples(
     """
     if source is None:
         fields = [
-            synthetic_photo(preprocess.image_size, seed=seed + i) for i in range(_NUM_SYNTHETIC)
+            synthetic_photo(preprocess.size, seed=seed + i, channels=preprocess.channels)
+            for i in range(_NUM_SYNTHETIC)
         ]
         pixels = np.stack([preprocess.pixels(field) for field in fields])
         return Samples(
@@ -168,7 +168,9 @@ def draw_samples(
         calibration = _preprocess(photos, chosen, preprocess, classes, scratch / "calibration.npy")
         reserve = Reserve(photos, rest, preprocess, scratch)
     return Samples(
-        golden=tuple(_shrink(photos.image(int(i))) for i in order[:NUM_GOLDEN]),
+        golden=tuple(
+            _shrink(photos.image(int(i), channels=preprocess.channels)) for i in order[:NUM_GOLDEN]
+        ),
         proof=proof,
         calibration=calibration,
         reserve=reserve,
@@ -192,13 +194,21 @@ def preprocess_photos(
     return _preprocess(photos, np.arange(len(photos)), preprocess, classes, scratch / "data.npy")
 
 
-def synthetic_photo(size: int, *, seed: int) -> Image.Image:
-    """Smooth coloured fields with a little noise: the spectrum of a photo, and no one's photo."""
+def synthetic_photo(size: int | tuple[int, int], *, seed: int, channels: int = 3) -> Image.Image:
+    """Smooth coloured fields with a little noise: the spectrum of a photo, and no one's photo.
+
+    Args:
+        size: Height and width, in pixels, or the side of a square.
+        seed: Of the fields.
+        channels: With 4, one more field is the fourth channel.
+    """
     random = np.random.default_rng(seed)
-    rows, columns = np.mgrid[0:size, 0:size] / size
-    field = np.zeros((size, size, 3))
+    height, width = (size, size) if isinstance(size, int) else size
+    bands = max(3, channels)
+    rows, columns = np.mgrid[0:height, 0:width] / max(height, width)
+    field = np.zeros((height, width, bands))
     for frequency in (0.7, 1.5, 3.0, 6.0, 12.0):
-        angle, phase = random.uniform(0, 2 * np.pi, (2, 3))
+        angle, phase = random.uniform(0, 2 * np.pi, (2, bands))
         wave = np.cos(
             2
             * np.pi
@@ -219,16 +229,15 @@ def _preprocess(
     classes: tuple[str, ...] | None,
     path: Path,
 ) -> Photos:
-    size = preprocess.image_size
     pixels = np.lib.format.open_memmap(
-        path, mode="w+", dtype=np.uint8, shape=(len(indices), 3, size, size)
+        path, mode="w+", dtype=np.uint8, shape=(len(indices), *preprocess.shape)
     )
     kept: list[int] = []
     sides: list[int] = []
     with progress("reading photos", len(indices)) as bar:
         for index in indices:
             try:
-                photo = photos.image(int(index))
+                photo = photos.image(int(index), channels=preprocess.channels)
                 pixels[len(kept)] = preprocess.pixels(photo)
                 kept.append(int(index))
                 sides.append(min(photo.size))
@@ -263,11 +272,10 @@ def _labels(
 
 
 def _shrink(photo: Image.Image) -> Image.Image:
+    if photo.mode == "RGBA":
+        # Each for itself: Pillow would weigh colours by alpha, and this is no alpha.
+        *colours, fourth = photo.split()
+        return Image.merge("RGBA", (*_shrink(Image.merge("RGB", colours)).split(), _shrink(fourth)))
     photo = photo.copy()
     photo.thumbnail((_MAX_GOLDEN_SIDE, _MAX_GOLDEN_SIDE), Image.Resampling.LANCZOS)
     return photo
-
-
-def scratch_folder() -> "tempfile.TemporaryDirectory[str]":
-    """A folder for pixels that vanishes at the end of a `with` block."""
-    return tempfile.TemporaryDirectory(prefix="edgeseed-export-")

@@ -81,7 +81,7 @@ class Model(abc.ABC):
         """Runs a batch.
 
         Args:
-            pixels: (N, 3, H, W) RGB photos as the preprocessing leaves them.
+            pixels: (N, C, H, W) photos as the preprocessing leaves them.
 
         Returns:
             `embedding` (N, D) and, where there is one, `logits` (N, C).
@@ -127,6 +127,8 @@ class Target(abc.ABC):
     """Order of the model's input: an app hands its photo over in this order."""
     input_type: ClassVar[InputType] = "float32"
     """Type of the model's input, whose values are the photo's bytes in either case."""
+    channels: ClassVar[tuple[int, ...]] = (1, 3)
+    """How many channels a photo may have: 1 (grey), 3 (RGB), 4 (RGB and one more)."""
     fixed_batch: ClassVar[int | None] = None
     """The one batch size that the format takes; None where any goes."""
     judges_natively: ClassVar[bool] = False

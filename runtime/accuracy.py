@@ -164,10 +164,10 @@ def _source_of(bundle: Bundle) -> str:
 
 
 def _decode(photos: PhotoSet, bundle: Bundle) -> NDArray[np.uint8]:
-    rows = []
+    rows, preprocess = [], bundle.manifest.preprocess
     with progress("decoding photos", len(photos)) as bar:
         for index in range(len(photos)):
-            rows.append(bundle.manifest.preprocess.pixels(photos.image(index)))
+            rows.append(preprocess.pixels(photos.image(index, channels=preprocess.channels)))
             bar.advance()
     return np.stack(rows)
 

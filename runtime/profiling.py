@@ -26,10 +26,10 @@ from edgeseed.core.errors import (
     UsageError,
     WorkError,
 )
-from edgeseed.core.files import atomic_file
+from edgeseed.core.files import check_writable
 from edgeseed.core.registry import unknown_name
+from edgeseed.core.signals import ended_by_exception
 from edgeseed.profiles import EngineFacts, Profile, PublishedLatency
-from edgeseed.runtime._signals import ended_by_exception
 from edgeseed.runtime.accuracy import (
     Accuracy,
     EvaluationPhotos,
@@ -118,7 +118,7 @@ def profile(
     if isinstance(device, str):
         device = open_device(device, options=_device_options(lan=lan, ort_web=ort_web))
     plan = _plan(bundle, device, device_profile, protocol, threads, unit)
-    _check_writable(out)
+    check_writable(Path(out))  # before the measurement, not after it
     photos = gather_photos(plan.bundle, data, seed=seed) if accuracy else None
     pixels = None if photos is None else photos.pixels
     with ended_by_exception():
@@ -198,15 +198,6 @@ def _twice(names: Sequence[str]) -> str:
 def _refuse_existing(out: str | Path) -> None:
     if Path(out).exists():
         raise UsageError(f"{out} exists already; choose another --out or remove it")
-
-
-def _check_writable(out: str | Path) -> None:
-    """Raise if the result could not be written: before the measurement, not after it."""
-    path = Path(out)
-    # An empty file that is written and taken away again: permissions alone do not tell.
-    with atomic_file(path) as probe:
-        probe.write_bytes(b"")
-    path.unlink()
 
 
 def _kept(
@@ -451,7 +442,7 @@ def _title(profile: Profile, machine: Machine) -> str:
 
 def _published(plan: _Plan) -> PublishedLatency | None:
     manifest = plan.bundle.manifest
-    if manifest.preprocess.image_size != _PUBLISHED_SIZE:
+    if manifest.preprocess.shape != (3, _PUBLISHED_SIZE, _PUBLISHED_SIZE):
         return None
     return plan.device_profile.published_for(
         network=manifest.name, precision=manifest.precision, unit=plan.unit

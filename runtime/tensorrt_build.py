@@ -9,14 +9,19 @@ from edgeseed.core.bundle import ENGINES, Bundle, read_bundle
 from edgeseed.core.console import say
 from edgeseed.core.errors import ArtifactError, UsageError, WorkError
 from edgeseed.core.files import atomic_directory
-from edgeseed.runtime._signals import ended_by_exception
+from edgeseed.core.scratch import scratch_folder
+from edgeseed.core.signals import ended_by_exception
 from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.agent.device import AgentDevice
-from edgeseed.runtime.agent.dispatch import fill_with_bundle, parse_event, raise_if_failed
+from edgeseed.runtime.agent.dispatch import (
+    error_of,
+    fill_with_bundle,
+    parse_event,
+    raise_if_failed,
+)
 from edgeseed.runtime.device import Device
 from edgeseed.runtime.devices import open_device
 from edgeseed.runtime.engine import EngineError
-from edgeseed.runtime.leftovers import work_folder
 from edgeseed.runtime.tensorrt_engines import ENGINE_FILE, RECORD_FILE, Record, sha256
 
 _TARGET = "tensorrt"
@@ -69,7 +74,7 @@ def build(bundle: str | Path, *, device: str | Device = "host") -> BuildResult:
         raise UsageError(
             f"--device {place.name} runs no TensorRT; engines are built on host or over ssh"
         )
-    with ended_by_exception(), work_folder() as work:
+    with ended_by_exception(), scratch_folder() as work:
         _fill(work, opened)
         say(f"building {opened.path} on {place.name}; it takes minutes")
         _run(place, work)
@@ -95,9 +100,7 @@ def _run(device: AgentDevice, work: Path) -> None:
 
     def listen(line: str) -> None:
         nonlocal error
-        event = parse_event(line)
-        if event.get("event") == "error":
-            error = {"kind": event["kind"], "message": event["message"]}
+        error = error_of(parse_event(line)) or error
 
     ended = device.run_agent(work, on_line=listen)
     raise_if_failed(device, ended, error)

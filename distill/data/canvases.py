@@ -7,6 +7,7 @@ Batches are whole: the last photos of a pass that do not fill a batch are left o
 are is drawn anew each pass, so none is left out for good.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,14 +26,19 @@ from edgeseed.core.environment import memory_gib, usable_cores
 from edgeseed.core.errors import DataError
 from edgeseed.core.photos import MAX_BROKEN_SHARE, PhotoSet
 from edgeseed.distill import distributed
-from edgeseed.distill.data.views import ViewPlan, uniforms
+from edgeseed.distill.data.views import Crop, ViewPlan, uniforms
 from edgeseed.distill.training.device import send
 
 Indices = npt.NDArray[np.int64]
 Cache = Literal["auto", "memory", "off"]
 
 _CANVAS_MARGIN = 1.25
-"""Canvas side over view side: a little room, so that small crops are not upsampled much."""
+"""Least canvas side over view side: photos are stretched to a square, which costs detail."""
+_ENLARGED_CROPS = 0.1
+"""Share of the crops that are enlarged, for want of pixels on the canvas. With none, views take
+twice as long as with a margin of 1.25 alone (224 px from 512 and 280: 1.7 to 2.0), with a tenth 1.4
+to 1.6 times, and small crops keep four fifths of the photo's detail, in place of two thirds.
+`benchmarks/canvas.py`."""
 _PROBED = 16
 _MEMORY_SHARE = 0.25
 _PREFETCH = 4
@@ -48,7 +54,7 @@ class CanvasBatch:
     """Photos of one step on this rank.
 
     Attributes:
-        canvases: (B, 3, S, S) uint8.
+        canvases: (B, C, S, S) uint8, of 3 channels or 4.
         shapes: (B, 2) width and height of each photo, in pixels.
         indices: (B,) which photos these are.
     """
@@ -143,14 +149,21 @@ def fit_batch_size(wanted: int | None, *, usual: int, num_samples: int, num_devi
 
 
 def canvas_side(photos: PhotoSet, plan: ViewPlan) -> int:
-    """Side of the canvases: enough for the largest view, no more than the photos have.
+    """Side of the canvases: enough for all but the smallest crops, no more than the photos have.
 
     Raises:
         DataError: If none of the photos that are looked at can be read.
     """
-    enough = round(max(crop.size for crop in plan.crops) * _CANVAS_MARGIN)
+    enough = max(round(_enough(crop)) for crop in plan.crops)
     sides = [max(image.size) for image in _probe(photos)]
     return max(8, min(enough, max(sides)))
+
+
+def _enough(crop: Crop) -> float:
+    """Side of a canvas of which a small crop still has as many pixels as its view."""
+    least, most = crop.scale
+    area = least + _ENLARGED_CROPS * (most - least)
+    return max(crop.shape) * max(_CANVAS_MARGIN, 1 / math.sqrt(area))
 
 
 def native_side(photos: PhotoSet) -> int:
@@ -175,10 +188,19 @@ def _probe(photos: PhotoSet) -> list[Image.Image]:
 
 
 def make_canvas(photo: Image.Image, side: int) -> npt.NDArray[np.uint8]:
-    """Stretches an RGB photo to (3, side, side)."""
+    """Stretches a photo to (3, side, side), or to (4, side, side) with its fourth channel."""
+    if photo.mode == "RGBA":
+        # Each for itself: Pillow would weigh colours by alpha, and this is no alpha.
+        *colours, fourth = photo.split()
+        parts = [make_canvas(Image.merge("RGB", colours), side), _stretched(fourth, side)[None]]
+        return np.concatenate(parts)
+    return _stretched(photo, side).transpose(2, 0, 1)
+
+
+def _stretched(photo: Image.Image, side: int) -> npt.NDArray[np.uint8]:
     if photo.size != (side, side):
         photo = photo.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    return np.asarray(photo, dtype=np.uint8).transpose(2, 0, 1)
+    return np.asarray(photo, dtype=np.uint8)
 
 
 class CanvasSource(Protocol):
@@ -193,7 +215,13 @@ class CanvasSource(Protocol):
 
 
 def open_canvases(
-    photos: PhotoSet, *, side: int, cache: Cache, device: torch.device, workers: int | None
+    photos: PhotoSet,
+    *,
+    side: int,
+    cache: Cache,
+    device: torch.device,
+    workers: int | None,
+    channels: int = 3,
 ) -> CanvasSource:
     """Keeps all canvases in memory if they fit, else has workers make them.
 
@@ -203,15 +231,16 @@ def open_canvases(
         cache: Whether to keep them; `auto` does if they take less than a quarter of the memory.
         device: Where views are made; canvases are kept there if it has room for them.
         workers: Processes that decode; None takes the cores that this rank may use.
+        channels: 3, or 4 for photos with a channel beside the colours.
 
     Raises:
         DataError: If more than a tenth of the photos cannot be read.
     """
-    size_bytes = len(photos) * 3 * side * side
+    size_bytes = len(photos) * channels * side * side
     budget = (memory_gib() or 4.0) * 2**30 * _MEMORY_SHARE / _local_ranks()
     if cache == "memory" or (cache == "auto" and size_bytes <= budget):
-        return MemoryCanvases.decode(photos, side=side, device=device)
-    return StreamedCanvases(photos, side=side, device=device, workers=workers)
+        return MemoryCanvases.decode(photos, side=side, device=device, channels=channels)
+    return StreamedCanvases(photos, side=side, device=device, workers=workers, channels=channels)
 
 
 def _local_ranks() -> int:
@@ -223,7 +252,7 @@ class MemoryCanvases:
 
     Args:
         photos: The photos.
-        canvases: (N, 3, S, S) uint8.
+        canvases: (N, C, S, S) uint8.
         shapes: (N, 2) width and height of each photo.
     """
 
@@ -233,20 +262,22 @@ class MemoryCanvases:
         self._shapes = shapes
 
     @classmethod
-    def decode(cls, photos: PhotoSet, *, side: int, device: torch.device) -> "MemoryCanvases":
+    def decode(
+        cls, photos: PhotoSet, *, side: int, device: torch.device, channels: int = 3
+    ) -> "MemoryCanvases":
         """Decodes all photos once.
 
         Raises:
             DataError: If more than a tenth of them cannot be read.
         """
-        canvases = torch.empty((len(photos), 3, side, side), dtype=torch.uint8)
+        canvases = torch.empty((len(photos), channels, side, side), dtype=torch.uint8)
         shapes = np.ones((len(photos), 2), np.int64)
         target = canvases.numpy()
         reasons: list[str] = []
 
         def read(index: int) -> bool:
             try:
-                photo = photos.draft(index, _DRAFT_MARGIN * side)
+                photo = photos.draft(index, _DRAFT_MARGIN * side, channels=channels)
             except DataError as error:
                 reasons.append(str(error))
                 return False
@@ -305,13 +336,21 @@ class StreamedCanvases:
         side: Of the canvases.
         device: Where they go; memory is pinned for a GPU.
         workers: Processes; None takes the cores that this rank may use.
+        channels: 3, or 4 for photos with a channel beside the colours.
     """
 
     def __init__(
-        self, photos: PhotoSet, *, side: int, device: torch.device, workers: int | None
+        self,
+        photos: PhotoSet,
+        *,
+        side: int,
+        device: torch.device,
+        workers: int | None,
+        channels: int = 3,
     ) -> None:
         self.photos = photos
         self._side = side
+        self._channels = channels
         self._device = device
         self._workers = max(1, usable_cores() // _local_ranks()) if workers is None else workers
         self._broken: dict[int, str] = {}
@@ -324,7 +363,7 @@ class StreamedCanvases:
             DataError: If more than a tenth of the photos cannot be read.
         """
         loader = DataLoader(
-            _Canvases(self.photos, self._side),
+            _Canvases(self.photos, self._side, self._channels),
             batch_sampler=_Steps(order, start, stop),
             num_workers=self._workers,
             prefetch_factor=_PREFETCH if self._workers else None,
@@ -373,8 +412,8 @@ _Item = tuple[npt.NDArray[np.uint8], tuple[int, int], int, dict[int, str]]
 class _Canvases(Dataset[_Item]):
     """Canvas, shape, index, and why photos before it could not be read, by their index."""
 
-    def __init__(self, photos: PhotoSet, side: int) -> None:
-        self._photos, self._side = photos, side
+    def __init__(self, photos: PhotoSet, side: int, channels: int) -> None:
+        self._photos, self._side, self._channels = photos, side, channels
 
     def __len__(self) -> int:
         return len(self._photos)
@@ -386,7 +425,9 @@ class _Canvases(Dataset[_Item]):
         for offset in range(tries):
             place = (index + offset) % count
             try:
-                photo = self._photos.draft(place, _DRAFT_MARGIN * self._side)
+                photo = self._photos.draft(
+                    place, _DRAFT_MARGIN * self._side, channels=self._channels
+                )
             except DataError as error:
                 broken[place] = str(error)
                 continue

@@ -5,9 +5,12 @@ every machine.
 """
 
 import dataclasses
+import json
+import posixpath
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +19,7 @@ import numpy.typing as npt
 
 from edgeseed.core.console import count_of, warn
 from edgeseed.core.errors import DataError, UsageError
-from edgeseed.core.files import write_text
+from edgeseed.core.files import atomic_file
 from edgeseed.core.photos import PhotoSet, open_photos, shared_photos
 
 Indices = npt.NDArray[np.int64]
@@ -39,6 +42,12 @@ class Split:
     test: PhotoSet
     classes: tuple[str, ...]
     description: str
+
+    @property
+    def held_out(self) -> PhotoSet | None:
+        """The test photos where they are a share of the same set, else None."""
+        is_share = self.test.whole != "" and self.test.whole == self.train.whole
+        return self.test if is_share else None
 
 
 def split_labelled(
@@ -198,7 +207,9 @@ class LabelList:
     description: str
 
 
-def choose_labels(photos: PhotoSet, labels: str, *, seed: int) -> LabelList:
+def choose_labels(
+    photos: PhotoSet, labels: str, *, seed: int, held_out: PhotoSet | None = None
+) -> LabelList:
     """Chooses photos whose labels may be used.
 
     Args:
@@ -206,6 +217,7 @@ def choose_labels(photos: PhotoSet, labels: str, *, seed: int) -> LabelList:
         labels: A share per class ("1%", "10%", "100%"), a number per class ("5pc"), or a file
             that `save_labels` wrote: one photo a line, as SimCLR's lists.
         seed: Of the draw; a file needs none.
+        held_out: Photos that were kept to test on, for the message where a file names one.
 
     Raises:
         UsageError: If `labels` is none of these.
@@ -218,11 +230,19 @@ def choose_labels(photos: PhotoSet, labels: str, *, seed: int) -> LabelList:
     if number:
         return _choose_number(photos, int(number[1]), seed=seed)
     path = Path(labels)
-    if not path.is_file():
+    if not _is_file(path):
         raise UsageError(
-            f"labels {labels!r} is neither a share (1%), nor a number per class (5pc), nor a file"
+            f"labels {labels[:80]!r} is neither a share (1%), nor a number per class (5pc), nor a "
+            "file"
         )
-    return _read_labels(photos, path)
+    return _read_labels(photos, path, held_out)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as too long a name
+        return False
 
 
 def _choose_share(photos: PhotoSet, share: float, *, text: str, seed: int) -> LabelList:
@@ -283,35 +303,112 @@ def photo_names(photos: PhotoSet) -> list[str]:
 
 
 def save_labels(path: Path, photos: PhotoSet, chosen: LabelList) -> None:
-    """Writes a label list: a comment that says how it was chosen, then one photo a line."""
+    """Writes a label list: a comment that says how it was chosen, then one photo a line.
+
+    A name that a reader would take for something else, such as one with a line break or a "#" at
+    its begin, is written as a JSON string.
+    """
     names = photo_names(photos)
-    lines = [f"# {photos.name}: {chosen.description}", *(names[index] for index in chosen.indices)]
-    write_text(path, "\n".join(lines) + "\n")
+    lines = [
+        f"# {' '.join(photos.name.split())}: {chosen.description}",
+        *(_as_line(names[index]) for index in chosen.indices),
+    ]
+    with atomic_file(path) as temporary:
+        # Names of files may be bytes that are no text at all.
+        temporary.write_bytes(("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
 
 
-def _read_labels(photos: PhotoSet, path: Path) -> LabelList:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    wanted = [line for line in lines if line and not line.startswith("#")]
+def _as_line(name: str) -> str:
+    is_plain = name == name.strip() and len(name.splitlines()) == 1 and name[0] not in '#"'
+    return name if is_plain else json.dumps(name)
+
+
+def _read_lines(path: Path) -> list[str]:
+    text = path.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    lines = (line.strip() for line in text.split("\n"))
+    return [_as_name(line) for line in lines if line and not line.startswith("#")]
+
+
+def _as_name(line: str) -> str:
+    if line[0] != '"':
+        return line
+    try:
+        return str(json.loads(line))
+    except ValueError:
+        return line
+
+
+def _read_labels(photos: PhotoSet, path: Path, held_out: PhotoSet | None) -> LabelList:
+    wanted = _read_lines(path)
     if not wanted:
         raise DataError(f"{path} names no photo; it should hold one a line")
-    numbers = _numbers_by_name(photo_names(photos))
-    missing = [name for name in wanted if name not in numbers]
+    names = photo_names(photos)
+    numbers = _numbers_by_name(names)
+    found = [_find(name, numbers, photos.name) for name in wanted]
+    missing = [name for name, number in zip(wanted, found, strict=True) if number is None]
     if missing:
-        raise DataError(
-            f"{path} names {count_of(len(missing), 'photo')} that {photos.name} has not: "
-            f"{_some(missing)}; give the list of these photos, with paths as they are below that "
-            "folder"
-        )
-    chosen = np.unique(np.array([numbers[name] for name in wanted], dtype=np.int64))
+        raise DataError(_why_missing(missing, names, photos, path, held_out))
+    chosen = np.unique(np.array(found, dtype=np.int64))
     present = np.unique(labels_of(photos)[chosen])
     if len(present) < 2:
         raise DataError(f"{path} names photos of one class only; two classes are needed")
     return LabelList(indices=chosen, description=f"the list {path}")
 
 
+def _find(name: str, numbers: Mapping[str, int], root: str) -> int | None:
+    """The photo of a line, however its path was written."""
+    posix = name.replace("\\", "/")
+    folder = root.replace("\\", "/").rstrip("/")
+    for form in (name, posix, unicodedata.normalize("NFC", posix)):
+        plain = posixpath.normpath(form)
+        below = (plain.removeprefix(f"{start}/") for start in (folder, posixpath.basename(folder)))
+        for candidate in (form, plain, *below):
+            if candidate in numbers:
+                return numbers[candidate]
+    return None
+
+
+def _why_missing(
+    missing: Sequence[str], names: Sequence[str], photos: PhotoSet, path: Path,
+    held_out: PhotoSet | None,
+) -> str:  # fmt: skip
+    """What is wrong with lines that name no photo of the set, each kind in its own words."""
+    tested = {} if held_out is None else _numbers_by_name(photo_names(held_out))
+    in_test = [name for name in missing if _find(name, tested, photos.name) is not None]
+    if in_test:
+        return (
+            f"{path} names {count_of(len(in_test), 'photo')} that {photos.name} keeps to test on: "
+            f"{_some(in_test)}; use the --seed with which the list was made, or give --test-data"
+        )
+    bare = Counter(name.rpartition("/")[2] for name in names)
+    doubtful = [name for name in missing if bare[name] > 1]
+    if doubtful:
+        return (
+            f"{path} names {count_of(len(doubtful), 'photo')} that several folders of "
+            f"{photos.name} have: {_some(doubtful)}; write them with their folder"
+        )
+    broken = {skipped.path for skipped in photos.skipped}
+    unreadable = [name for name in missing if name in broken]
+    if unreadable:
+        return (
+            f"{path} names {count_of(len(unreadable), 'photo')} of {photos.name} that cannot be "
+            f"read: {_some(unreadable)}; replace them, or take them from the list"
+        )
+    return (
+        f"{path} names {count_of(len(missing), 'photo')} that {photos.name} has not: "
+        f"{_some(missing)}; give the list of these photos, with paths as they are below that "
+        "folder"
+    )
+
+
 def _numbers_by_name(names: list[str]) -> dict[str, int]:
-    """Index by path, and by bare file name where that is unique: SimCLR's lists have no folders."""
+    """Index by path, and by bare file name where that is unique: SimCLR's lists have no folders.
+
+    Also by the path in Unicode's composed form: a Mac may have written the other one.
+    """
     numbers = {name: index for index, name in enumerate(names)}
+    for index, name in enumerate(names):
+        numbers.setdefault(unicodedata.normalize("NFC", name), index)
     bare = [name.rpartition("/")[2] for name in names]
     counts = Counter(bare)
     for index, name in enumerate(bare):

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from edgeseed.core.preprocess import LUMA
 from edgeseed.distill.training.device import send
 
 Floats = npt.NDArray[np.float64]
@@ -37,9 +38,10 @@ class Crop:
     """How one view is cut and coloured. Probabilities are per photo.
 
     Attributes:
-        size: Side of the view, in pixels.
+        size: Height of the view, in pixels, and its width where `width` says no other.
+        width: Width of the view, in pixels; None for a square.
         scale: Least and most share of the photo's area that is cut out.
-        ratio: Least and most width / height of what is cut out.
+        ratio: Least and most width / height of what is cut out, over that of the view.
         centered: Cut from the middle, without any randomness of place, size or shape.
         flip: Probability of a mirror image, left to right.
         jitter: Probability that colours are changed at all.
@@ -56,6 +58,7 @@ class Crop:
     """
 
     size: int
+    width: int | None = None
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     centered: bool = False
@@ -72,8 +75,9 @@ class Crop:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
-        if self.size < 8:
-            raise ValueError(f"size={self.size} must be at least 8 pixels")
+        if min(self.shape) < 8:
+            width = "" if self.width is None else f" and width={self.width}"
+            raise ValueError(f"size={self.size}{width} must be at least 8 pixels")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(
                 f"scale={self.scale} must be two shares, above 0 and up to 1, in order"
@@ -83,6 +87,16 @@ class Crop:
         for name in ("flip", "jitter", "grey", "blur", "solarize"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is a probability, between 0 and 1")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the view, in pixels."""
+        return self.size, self.size if self.width is None else self.width
+
+    @property
+    def aspect(self) -> float:
+        """Width of the view over its height."""
+        return self.shape[1] / self.size
 
 
 def moco_crop(size: int, *, min_scale: float = 0.2) -> Crop:
@@ -218,7 +232,7 @@ class ViewSettings:
 
     def _apply_to(self, crop: Crop, *, full_size: int) -> Crop:
         if self.preset is not None:
-            crop = PRESETS[self.preset](crop.size)
+            crop = dataclasses.replace(PRESETS[self.preset](crop.size), width=crop.width)
         changes = {
             name: value
             for name in ("flip", "grey", "blur")
@@ -315,13 +329,15 @@ def _crop_shares(crop: Crop, numbers: Floats, shapes: Floats) -> tuple[Floats, F
     """
     aspect = (shapes[:, 0] / shapes[:, 1])[:, None]
     area = crop.scale[0] + (crop.scale[1] - crop.scale[0]) * numbers[:, 0::2]
-    low, high = (math.log(ratio) for ratio in crop.ratio)
+    # Of the photo, such that the view is not distorted whatever its own shape.
+    ratios = tuple(ratio * crop.aspect for ratio in crop.ratio)
+    low, high = (math.log(ratio) for ratio in ratios)
     ratio = np.exp(low + (high - low) * numbers[:, 1::2])
     widths, heights = np.sqrt(area * ratio / aspect), np.sqrt(area * aspect / ratio)
     fits = (widths <= 1) & (heights <= 1)
     first = fits.argmax(axis=1)
     rows = np.arange(len(first))
-    nearest = aspect[:, 0].clip(*crop.ratio)
+    nearest = aspect[:, 0].clip(*ratios)
     width = np.minimum(1.0, nearest / aspect[:, 0])
     height = np.minimum(1.0, aspect[:, 0] / nearest)
     found = fits.any(axis=1)
@@ -366,15 +382,14 @@ def _blur_matrix(sigma: Tensor, *, size: int) -> Tensor:
 
 # --------------------------------------------------------------------------- colours
 
-_LUMA = (0.299, 0.587, 0.114)
-_RGB_TO_YIQ = torch.tensor([_LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
+_RGB_TO_YIQ = torch.tensor([LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
 _YIQ_TO_RGB = torch.linalg.inv(_RGB_TO_YIQ)
 
 
 def _colour_matrix(draws: _Draws) -> Tensor:
     """(B, 3, 3): saturation, then hue, then grey; all of them leave grey pixels as they are."""
     saturation, turn = torch.from_numpy(draws.colour[:, 2:]).float().unbind(1)
-    grey = torch.tensor(_LUMA).expand(3, 3)
+    grey = torch.tensor(LUMA).expand(3, 3)
     saturated = torch.lerp(grey, torch.eye(3), saturation[:, None, None])
     angle = 2 * math.pi * turn
     rotation = torch.eye(3).repeat(len(turn), 1, 1)
@@ -391,7 +406,7 @@ def _recolour(views: Tensor, draws: _Draws) -> Tensor:
     brightness, contrast = torch.from_numpy(draws.colour[:, :2]).float().unbind(1)
     gain = send(brightness * contrast, views.device)
     matrix = send(_colour_matrix(draws), views.device) * gain[:, None, None]
-    luma = views.mean((2, 3)) @ send(torch.tensor(_LUMA), views.device)
+    luma = views.mean((2, 3)) @ send(torch.tensor(LUMA), views.device)
     # Contrast blends with the mean grey after the change of brightness.
     offset = send((1 - contrast) * brightness, views.device) * luma
     flat = torch.baddbmm(offset[:, None, None], matrix, views.flatten(2))
@@ -443,14 +458,14 @@ class Augmenter:
         """Makes one tensor a view.
 
         Args:
-            canvases: (B, 3, S, S) uint8.
+            canvases: (B, C, S, S) uint8, C of 3, or 4 with a channel that is no colour.
             shapes: (B, 2) width and height of each photo.
             indices: (B,) which photos these are.
             period: Which pass over the photos this is; equal passes give equal views.
             step: Which batch of the pass, for what a whole batch shares (mixup).
 
         Returns:
-            For each crop of the plan, (B, 3, size, size) float32 in 0..1.
+            For each crop of the plan, (B, C, height, width) float32 in 0..1.
         """
         views = []
         for number, crop in enumerate(self.plan.crops):
@@ -475,6 +490,13 @@ class Augmenter:
 
     def _render(self, crop: Crop, canvases: Tensor, draws: _Draws) -> Tensor:
         views = _resample(crop, canvases, draws)
+        if views.shape[1] > 3:
+            # What a fourth channel measures has no brightness and no hue.
+            colours = self._colour(crop, views[:, :3].contiguous(), draws)
+            return torch.cat([colours, views[:, 3:].clamp(0, 1)], dim=1)
+        return self._colour(crop, views, draws)
+
+    def _colour(self, crop: Crop, views: Tensor, draws: _Draws) -> Tensor:
         if crop.jitter or crop.grey:
             views = _recolour(views, draws)
         views = views.clamp_(0, 1)
@@ -486,13 +508,14 @@ class Augmenter:
 
 def _resample(crop: Crop, canvases: Tensor, draws: _Draws) -> Tensor:
     """Crop, resize, flip and blur: `R · canvas · Cᵀ` for each photo and channel."""
-    count, _, side, _ = canvases.shape
+    count, channels, side, _ = canvases.shape
+    height, width = crop.shape
     device, cubic = canvases.device, crop.interpolation == "bicubic"
     rows = _resize_matrix(
-        draws.top, draws.height, canvas=side, size=crop.size, cubic=cubic, device=device
+        draws.top, draws.height, canvas=side, size=height, cubic=cubic, device=device
     )
     columns = _resize_matrix(
-        draws.left, draws.width, canvas=side, size=crop.size, cubic=cubic, device=device
+        draws.left, draws.width, canvas=side, size=width, cubic=cubic, device=device
     )
     flip = send(draws.flip, device)[:, None, None]
     columns = torch.where(flip, columns.flip(1), columns)
@@ -501,11 +524,10 @@ def _resample(crop: Crop, canvases: Tensor, draws: _Draws) -> Tensor:
         # Blur and colours commute: one mixes places, the other channels. So blur may come first.
         chosen = send(blurred, device)
         sigma = send(draws.blur[blurred].astype(np.float32), device)
-        kernel = _blur_matrix(sigma, size=crop.size)
-        rows[chosen] = kernel @ rows[chosen]
-        columns[chosen] = kernel @ columns[chosen]
+        rows[chosen] = _blur_matrix(sigma, size=height) @ rows[chosen]
+        columns[chosen] = _blur_matrix(sigma, size=width) @ columns[chosen]
     # Rows first in memory, so that both products are plain batched matrix products.
     pixels = canvases.transpose(1, 2).contiguous().to(torch.float32).div_(255)
-    narrow = torch.bmm(pixels.view(count, side * 3, side), columns.transpose(1, 2))
-    small = torch.bmm(rows, narrow.view(count, side, 3 * crop.size))
-    return small.view(count, crop.size, 3, crop.size).transpose(1, 2).contiguous()
+    narrow = torch.bmm(pixels.view(count, side * channels, side), columns.transpose(1, 2))
+    small = torch.bmm(rows, narrow.view(count, side, channels * width))
+    return small.view(count, height, channels, width).transpose(1, 2).contiguous()

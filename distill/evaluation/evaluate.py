@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +16,7 @@ from edgeseed.core.errors import ConfigError, DataError, UsageError
 from edgeseed.core.network import load_student, save_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.registry import unknown_name
+from edgeseed.core.scratch import scratch_folder
 from edgeseed.distill.data.labels import (
     LabelList,
     Split,
@@ -307,7 +307,9 @@ def _values(settings: KnnSettings | LinearSettings | None) -> dict[str, Any]:
 def _choose_lists(split: Split, labels: str | Sequence[str], *, seed: int) -> dict[str, LabelList]:
     texts = labels.split(",") if isinstance(labels, str) else labels
     chosen = {
-        text: choose_labels(split.train, text, seed=seed) for text in map(str.strip, texts) if text
+        text: choose_labels(split.train, text, seed=seed, held_out=split.held_out)
+        for text in map(str.strip, texts)
+        if text
     }
     if not chosen:
         raise UsageError("finetune: no labels were given; write such as 1%,10%,100%")
@@ -464,13 +466,13 @@ def _measure_finetuning(
     device: str,
     settings: Sequence[str],
 ) -> Metric:
-    with tempfile.TemporaryDirectory(prefix="edgeseed-finetune-") as folder:
+    with scratch_folder() as folder:
         result = finetune(
             student,
             data=data,
             test_data=test_data,
             labels=labels,
-            out=Path(folder) / "run",
+            out=folder / "run",
             seed=seed,
             devices=device,
             settings=settings,

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from edgeseed.core.console import note
 from edgeseed.core.errors import ConfigError
 from edgeseed.core.network import StudentNetwork, StudentOutput
-from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.preprocess import LUMA, Preprocess
 from edgeseed.core.student import Architecture
 from edgeseed.distill.batch import Batch
 from edgeseed.distill.networks.features import extract
@@ -22,26 +22,38 @@ class PixelInput(nn.Module):
     """Turns pixels in 0..1 into a network's normalised input, at its size if that is fixed.
 
     Args:
-        preprocess: The network's input; its mean and std are used.
-        image_size: Side that the network insists on; None takes any.
+        preprocess: The network's input; its channels, mean and std are used.
+        size: Height and width that the network insists on; None takes any.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, preprocess: Preprocess, *, image_size: int | None = None) -> None:
+    def __init__(self, preprocess: Preprocess, *, size: tuple[int, int] | None = None) -> None:
         super().__init__()
-        self.image_size = image_size
+        self.size = size
+        self.channels = preprocess.channels
         # Not persistent: the file of the student states them in its preprocess block.
-        self.register_buffer("mean", torch.tensor(preprocess.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocess.std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(preprocess.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess.std).view(-1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..1 -> (B, 3, H', W') normalised."""
-        if self.image_size is not None and pixels.shape[-1] != self.image_size:
-            size = (self.image_size, self.image_size)
-            pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+        """(B, C, H, W) in 0..1 -> (B, C', H', W') normalised, in the network's channels.
+
+        A view has the colours that every network sees, and perhaps a fourth channel: a network of
+        three leaves that out, one of one channel sees the colours as grey.
+        """
+        if self.channels < pixels.shape[1]:
+            pixels = pixels[:, :3]
+            pixels = _grey(pixels) if self.channels == 1 else pixels
+        if self.size is not None and tuple(pixels.shape[-2:]) != self.size:
+            pixels = F.interpolate(pixels, self.size, mode="bilinear", antialias=True)
         return (pixels - self.mean) / self.std
+
+
+def _grey(pixels: Tensor) -> Tensor:
+    weights = torch.tensor(LUMA, dtype=pixels.dtype, device=pixels.device)
+    return (pixels * weights[:, None, None]).sum(1, keepdim=True)
 
 
 class Student(nn.Module):
@@ -128,9 +140,7 @@ class FrozenTeacher:
         self.embedding_dim = network.embedding_dim
         self.name = network.name
         self.heads = network.heads
-        self._input = PixelInput(network.preprocess, image_size=network.preprocess.image_size).to(
-            device
-        )
+        self._input = PixelInput(network.preprocess, size=network.preprocess.size).to(device)
         self._input_as_is = PixelInput(network.preprocess).to(device)
         self.cache = cache
         self._said_uncached = False
@@ -187,15 +197,18 @@ class FrozenTeacher:
         Raises:
             ConfigError: If it cannot; the message names the sizes that can be changed.
         """
-        size = self.network.preprocess.image_size
+        preprocess = self.network.preprocess
         try:
-            self._answer(torch.zeros(1, 3, size, size, device=self.device))
+            self._answer(self._black())
         except (RuntimeError, AssertionError, ValueError) as error:
             raise ConfigError(
-                f"{self.name} cannot see photos of {size} px: "
+                f"{self.name} cannot see photos of {preprocess.size_text} px: "
                 f"{' '.join(str(error).split())[:160]}; use a larger --image-size, or "
                 "--set views.teacher_size=N for the teacher alone"
             ) from error
+
+    def _black(self) -> Tensor:
+        return torch.zeros(1, *self.network.preprocess.shape, device=self.device)
 
     def takes(self, size: int) -> bool:
         """Whether it can look at pixels of another size than its input's as they are.
@@ -204,7 +217,8 @@ class FrozenTeacher:
             size: Side, in pixels.
         """
         try:
-            self._answer(torch.zeros(1, 3, size, size, device=self.device), resize=False)
+            channels = self.network.preprocess.channels
+            self._answer(torch.zeros(1, channels, size, size, device=self.device), resize=False)
         except (RuntimeError, AssertionError, ValueError):
             return False
         return True
@@ -226,8 +240,7 @@ class FrozenTeacher:
         Raises:
             ConfigError: If the teacher gives none.
         """
-        size = self.network.preprocess.image_size
-        features = self._answer(torch.zeros(1, 3, size, size, device=self.device)).features
+        features = self._answer(self._black()).features
         if features is None:
             raise ConfigError(f"{self.name} gives no feature map; use a setting that needs none")
         return features.shape[1]

@@ -152,8 +152,8 @@ def _run(
 ) -> Tensor:
     was_training = network.training
     network.to(device).eval()
-    mean = torch.tensor(preprocess.mean, device=device).view(3, 1, 1)
-    std = torch.tensor(preprocess.std, device=device).view(3, 1, 1)
+    mean = torch.tensor(preprocess.mean, device=device).view(-1, 1, 1)
+    std = torch.tensor(preprocess.std, device=device).view(-1, 1, 1)
     results = []
     try:
         with torch.no_grad():
@@ -202,7 +202,8 @@ class _Decoding:
             raise DataError(f"{photos.name}: no photo can be read: {self._listing()}")
 
     def _pixels(self, index: int) -> npt.NDArray[np.uint8]:
-        return self._preprocess.pixels(self._photos.image(index))
+        photo = self._photos.image(index, channels=self._preprocess.channels)
+        return self._preprocess.pixels(photo)
 
     def _take(
         self, batch: range, futures: list[Future[npt.NDArray[np.uint8]]]

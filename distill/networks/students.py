@@ -130,6 +130,8 @@ def create_student(
     drop_se: bool = False,
     reduce_stride: Literal[1, 2, 4] = 1,
     any_size: bool = False,
+    width: int | None = None,
+    channels: Literal[1, 3, 4] = 3,
 ) -> tuple[StudentNetwork, Architecture]:
     """Builds a student with fresh weights.
 
@@ -145,6 +147,8 @@ def create_student(
             compute.
         any_size: Whether it must also take crops of other sizes than `image_size` (multi-crop
             training); only transformers, whose size is fixed otherwise, are built differently.
+        width: Of its input in pixels; by default `image_size`, a square.
+        channels: Of its input: RGB, 1 for grey, or RGB and a fourth.
 
     Returns:
         The network, and the architecture that rebuilds it exactly.
@@ -154,7 +158,8 @@ def create_student(
         ConfigError: If the network cannot be built so.
     """
     config = _pretrained_config(name)
-    size = image_size or _default_size(config)
+    height = image_size or _default_size(config)
+    size = (height, width or height)
     changes: dict[str, Any] = {
         "activation": activation,
         "drop_se": drop_se,
@@ -163,19 +168,23 @@ def create_student(
     unchanged = {"activation": "keep", "drop_se": False, "reduce_stride": 1}
     variant = {key: value for key, value in changes.items() if value != unchanged[key]}
     is_fixed = config is not None and bool(config.fixed_input_size)
-    architecture = Architecture(
-        name=name, kwargs={"img_size": size} if is_fixed else {}, variant=variant
-    )
+    kwargs: dict[str, Any] = {}
+    if is_fixed:
+        # One number for a square, as files of students have had it.
+        kwargs["img_size"] = height if size[0] == size[1] else size
+    if channels != 3:
+        kwargs["in_chans"] = channels
+    architecture = Architecture(name=name, kwargs=kwargs, variant=variant)
     if is_fixed and any_size:
         architecture = _for_any_size(architecture, size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_student(architecture)
-    _check_student(network, architecture, size)
+    _check_student(network, architecture, size, channels)
     return network, architecture
 
 
-def _for_any_size(architecture: Architecture, size: int) -> Architecture:
+def _for_any_size(architecture: Architecture, size: tuple[int, int]) -> Architecture:
     # ViTs and Swins name the same wish differently; XCiT needs none.
     for wish in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):
         wished = dataclasses.replace(architecture, kwargs={**architecture.kwargs, **wish})
@@ -183,7 +192,8 @@ def _for_any_size(architecture: Architecture, size: int) -> Architecture:
             with torch.device("meta"):
                 network = build_student(wished)
                 if not wish:
-                    network.eval()(torch.zeros(1, 3, 2 * size, 2 * size))
+                    channels = architecture.kwargs.get("in_chans", 3)
+                    network.eval()(torch.zeros(1, channels, 2 * size[0], 2 * size[1]))
         except (ConfigError, RuntimeError, AssertionError, ValueError):
             continue
         return wished
@@ -193,24 +203,28 @@ def _for_any_size(architecture: Architecture, size: int) -> Architecture:
     )
 
 
-def _check_student(network: StudentNetwork, architecture: Architecture, size: int) -> None:
+def _check_student(
+    network: StudentNetwork, architecture: Architecture, size: tuple[int, int], channels: int
+) -> None:
     """Runs one black photo through: what timm can build does not always fit the size."""
-    check_image_size(f"student {architecture.name}", network.backbone, size)
+    for side in size:
+        check_image_size(f"student {architecture.name}", network.backbone, side)
+    shown = str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
     training = network.training
     try:
         with torch.no_grad():
-            features = extract(network.eval().backbone, torch.zeros(1, 3, size, size))
+            features = extract(network.eval().backbone, torch.zeros(1, channels, *size))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ConfigError(
-            f"student {architecture.name} cannot see photos of {size} px"
+            f"student {architecture.name} cannot see photos of {shown} px"
             f"{f' with {architecture.variant}' if architecture.variant else ''}: "
             f"{' '.join(str(error).split())[:160]}"
         ) from error
     finally:
         network.train(training)
-    if features.map is not None and max(features.map.shape[2:]) < _SMALL_MAP <= size:
+    if features.map is not None and max(features.map.shape[2:]) < _SMALL_MAP <= max(size):
         note(
-            f"student {architecture.name}: photos of {size} px end as a map of one pixel; "
+            f"student {architecture.name}: photos of {shown} px end as a map of one pixel; "
             "--set student.reduce_stride=2 or 4 keeps more (at 4 or 16 times the compute), larger "
             "photos do too"
         )

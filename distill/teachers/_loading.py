@@ -88,7 +88,12 @@ def _from_student(spec: str, image_size: int | None) -> Teacher:
     if image_size is not None:
         scale = preprocess.resize / preprocess.image_size
         preprocess = dataclasses.replace(
-            preprocess, image_size=image_size, resize=round(image_size * scale)
+            preprocess,
+            image_size=image_size,
+            resize=round(image_size * scale),
+            width=None
+            if preprocess.width is None
+            else round(preprocess.width * image_size / preprocess.image_size),
         )
     heads = {} if network.head is None else {"classifier": network.head}
     return Teacher(

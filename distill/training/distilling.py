@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from edgeseed.core.errors import ConfigError, DataError, UsageError
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.options import takes
 from edgeseed.core.photos import PhotoSet, open_photos
-from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.preprocess import Preprocess, normalization
 from edgeseed.core.pretrained import (
     architecture_name,
     check_model_name,
@@ -45,6 +45,7 @@ from edgeseed.distill.training.runner import Metrics, RunningJob, TrainingJob, c
 from edgeseed.distill.training.settings import (
     RunSettings,
     Settings,
+    StudentSettings,
     as_mapping,
     build_settings,
     check_form,
@@ -210,7 +211,8 @@ class _Preparation:
             before = RunFolder(self.out).settings_before()
             settings = go_on_longer(settings, before, keeps_warmup=self._keeps_warmup)
         self.settings = settings = _with_bank(self.run, settings)
-        self.views = make_views(self.method, settings, image_size=self.image_size)
+        self.form = _input_form(self.run, settings.student)
+        self.views = make_views(self.method, settings, size=self.preprocess.size)
         _check_mixup(self.views, self.method)
         check_folder(
             self.out,
@@ -223,6 +225,11 @@ class _Preparation:
     def image_size(self) -> int:
         assert self.run.image_size is not None
         return self.run.image_size
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The student's input, but for the mean and std that given weights may have."""
+        return _preprocess(self.image_size, self.form)
 
     def _train(self, device: torch.device) -> DistillResult:
         frozen = {
@@ -305,9 +312,10 @@ class _Preparation:
         self, role: str, name: str, *, seed: int
     ) -> tuple[StudentNetwork, Architecture, Preprocess, tuple[str, ...] | None]:
         """A student to start from, and the classes that its head knows."""
-        preprocess = _preprocess(self.image_size)
+        preprocess = self.preprocess
         if is_trained(name):
             network, spec = load_model(name, image_size=self.image_size)
+            _check_input(name, spec.preprocess, preprocess)
             self.starts[role] = weights_digest(network)
             mean, std = spec.preprocess.mean, spec.preprocess.std
             preprocess = dataclasses.replace(preprocess, mean=mean, std=std)
@@ -320,6 +328,8 @@ class _Preparation:
             activation=self.settings.student.activation,
             drop_se=self.settings.student.drop_se,
             reduce_stride=self.settings.student.reduce_stride,
+            width=preprocess.width,
+            channels=self.form.channels,
         )
         return network, architecture, preprocess, None
 
@@ -437,9 +447,32 @@ def _image_size(run: RunSettings, photos: PhotoSet) -> int:
     return size
 
 
-def _preprocess(image_size: int) -> Preprocess:
+def _input_form(run: RunSettings, wanted: StudentSettings) -> StudentSettings:
+    """Width and channels of the input: a student file has its own."""
+    if not is_student_file(run.student):
+        return wanted
+    preprocess = read_spec(run.student).preprocess
+    return dataclasses.replace(
+        wanted, width=preprocess.width, channels=cast(Any, preprocess.channels)
+    )
+
+
+def _preprocess(image_size: int, form: StudentSettings) -> Preprocess:
     margin = _RESIZE_MARGIN if image_size >= _SMALL_IMAGE else 1.0
-    return Preprocess(image_size=image_size, resize=round(image_size * margin))
+    return Preprocess(
+        image_size=image_size,
+        resize=round(image_size * margin),
+        width=form.width,
+        **normalization(form.channels),
+    )
+
+
+def _check_input(name: str, has: Preprocess, wanted: Preprocess) -> None:
+    if (has.channels, has.width) != (wanted.channels, wanted.width):
+        raise ConfigError(
+            f"{name} takes photos of {has.channels} channels and {has.size_text} px, another "
+            f"network of this run {wanted.channels} and {wanted.size_text}; all must take the same"
+        )
 
 
 def _fit_recipe(recipe: Recipe, options: Mapping[str, Any], num_photos: int) -> Recipe:

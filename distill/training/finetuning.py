@@ -16,7 +16,7 @@ from edgeseed.core.errors import ConfigError, UsageError
 from edgeseed.core.network import ProjectedTrunk, StudentNetwork, build_student, load_student
 from edgeseed.core.options import takes
 from edgeseed.core.photos import MAX_BROKEN_SHARE, PhotoSet
-from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.preprocess import Preprocess, normalization
 from edgeseed.core.pretrained import pooling_of
 from edgeseed.core.student import Architecture
 from edgeseed.distill import distributed
@@ -136,7 +136,7 @@ def finetune(options: FinetuneOptions) -> FinetuneResult:
     check_form(student, settings.student)
     device = choose_device(run.devices)
     split = split_labelled(run.data, test_data=run.test_data, seed=run.seed)
-    chosen = choose_labels(split.train, run.labels, seed=run.seed)
+    chosen = choose_labels(split.train, run.labels, seed=run.seed, held_out=split.held_out)
     if run.test_data is not None:
         check_apart(split.train.subset(chosen.indices), split.test)
     _check_readable(split.test)
@@ -179,7 +179,7 @@ class _Finetuning:
         self.start = start
         self.device = device
         self.out = out
-        self.views = make_views(Supervised, settings, image_size=start.preprocess.image_size)
+        self.views = make_views(Supervised, settings, size=start.preprocess.size)
         if self.views.mixup:
             raise ConfigError("views.mixup=true blends photos, and their labels are not: use false")
 
@@ -356,8 +356,13 @@ def _load_start(
             activation=form.activation,
             drop_se=form.drop_se,
             reduce_stride=form.reduce_stride,
+            width=form.width,
+            channels=form.channels,
         )
-        start = _Start(network, architecture, Preprocess(image_size=size, resize=size), {})
+        preprocess = Preprocess(
+            image_size=size, resize=size, width=form.width, **normalization(form.channels)
+        )
+        start = _Start(network, architecture, preprocess, {})
     head = nn.Linear(start.network.embedding_dim, num_classes)
     # SimCLRv2 starts the logits at zero: the first updates do not shake the trunk at random.
     nn.init.zeros_(head.weight)

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from edgeseed.core.files import (
     atomic_file,
     disk_errors,
     read_json,
+    sweep_temporaries,
     write_json,
     write_text,
 )
@@ -33,10 +35,16 @@ CONFIG, METRICS, STATE, CURVES, HEADS, EVENTS = (
 )  # fmt: skip
 _RENAMED = {"during": "knn_every_epochs"}
 """Fields of `[run]` that older runs have under another name."""
+_FIRST_FORM = {"width": "none", "channels": 3}
+"""Fields of `[student]` that older runs lack, as they were."""
 INPUTS, LABELS = "inputs.json", "labels.txt"
 _WORTHLESS = {CONFIG, INPUTS, METRICS, CURVES, EVENTS, LABELS}
 """What a run has written before its first state: nothing is lost with it."""
-_UNREADABLE = (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
+# What pickle and torch raise of broken bytes.
+_UNREADABLE = (
+    RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+    AssertionError, MemoryError, struct.error, pickle.UnpicklingError,
+)  # fmt: skip
 RESUMABLE = {
     ("run", "devices"), ("run", "teacher_cache"), ("training", "workers"), ("training", "cache"),
     ("training", "log_steps"), ("training", "checkpoint_minutes"),
@@ -67,6 +75,7 @@ class RunFolder:
         """
         if not self.path.exists():
             return
+        sweep_temporaries(self.path)
         if not self.path.is_dir() or (any(self.path.iterdir()) and not self._is_worthless()):
             raise UsageError(
                 f"{self.path} exists and is not empty; add --resume to go on with that run, "
@@ -102,6 +111,7 @@ class RunFolder:
         Raises:
             UsageError: If there is no run in the folder.
         """
+        sweep_temporaries(self.path)
         if not (self.path / CONFIG).is_file():
             raise UsageError(
                 f"{self.path} holds no run to resume (no {CONFIG}); leave out --resume"
@@ -110,6 +120,8 @@ class RunFolder:
         run = before.get("run")
         if isinstance(run, dict):
             before["run"] = {_RENAMED.get(name, name): value for name, value in run.items()}
+        if isinstance(before.get("student"), dict):
+            before["student"] = {**_FIRST_FORM, **before["student"]}
         return before
 
     def check_settings(self, config: Mapping[str, Any], *, may_be_longer: bool) -> None:
@@ -192,16 +204,18 @@ class RunFolder:
                     self._events.add_scalar(f"{record['kind']}/{name}", value, int(record["step"]))
 
     def records(self) -> list[dict[str, Any]]:
-        """All records so far; a last line that was cut off by a crash is left out."""
+        """All records so far; what is none, as a last line that a crash cut off, is left out."""
         path = self.path / METRICS
         if not path.is_file():
             return []
         found = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
-                found.append(cast(dict[str, Any], json.loads(line)))
-            except json.JSONDecodeError:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                found.append(record)
         return found
 
     def forget_after(self, step: int) -> None:

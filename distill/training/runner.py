@@ -268,7 +268,13 @@ class RunningJob:
             cache=training.cache,
             device=self.device,
             workers=training.workers,
+            channels=self._photo_channels(),
         )
+
+    def _photo_channels(self) -> int:
+        """What photos need: colours, and a fourth channel where any network sees it."""
+        networks = [*self.job.trained.values(), *self.job.frozen.values()]
+        return 4 if any(network.preprocess.channels == 4 for network in networks) else 3
 
     # ------------------------------------------------------------------ method
 

@@ -11,7 +11,7 @@ from edgeseed.core.console import note
 from edgeseed.core.errors import ConfigError
 from edgeseed.core.pretrained import is_trained
 from edgeseed.core.registry import unknown_name
-from edgeseed.distill.data.views import ViewPlan, ViewSettings
+from edgeseed.distill.data.views import Crop, ViewPlan, ViewSettings
 from edgeseed.distill.method import Method
 from edgeseed.distill.training.options import ALL_LABELS, Activation, Precision, UserSettings
 from edgeseed.distill.training.recipe import Recipe
@@ -160,11 +160,28 @@ def run_defaults(config: Path | None, **given: Any) -> RunDefaults:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudentSettings:
-    """How the student is built: `--set student.FIELD=VALUE`. See `create_student`."""
+    """How the student is built: `--set student.FIELD=VALUE`. See `create_student`.
+
+    Attributes:
+        activation: "relu6" in place of SiLU and hard-swish.
+        drop_se: Whether squeeze-and-excitation is left out.
+        reduce_stride: Divides the total stride, for small photos.
+        width: Of the input, in pixels, where it is not square: the image size is its height.
+        channels: Of the input: RGB, 1 for grey, or RGB and a fourth of RGBA files.
+    """
 
     activation: Literal["keep", "relu6"] = "keep"
     drop_se: bool = False
     reduce_stride: Literal[1, 2, 4] = 1
+    width: int | None = None
+    channels: Literal[1, 3, 4] = 3
+
+    def __post_init__(self) -> None:
+        if self.width is not None and not 8 <= self.width <= _MAX_IMAGE_SIZE:
+            raise ValueError(
+                f"width={self.width} must be from 8 to {_MAX_IMAGE_SIZE} pixels, or none for a "
+                "square"
+            )
 
 
 def student_settings(*, activation: Activation, drop_se: bool) -> dict[str, Any]:
@@ -185,8 +202,8 @@ def check_form(student: str, settings: StudentSettings) -> None:
     """
     if is_trained(student) and settings != StudentSettings():
         raise ConfigError(
-            f"{student} is trained and keeps its form: leave out activation, drop_se and "
-            "reduce_stride, or start from a timm name"
+            f"{student} is trained and keeps its form: leave out activation, drop_se, "
+            "reduce_stride, width and channels, or start from a timm name"
         )
 
 
@@ -250,18 +267,36 @@ def build_settings(
     )
 
 
-def make_views(method: type[Method[Any]], settings: Settings, *, image_size: int) -> ViewPlan:
+def make_views(method: type[Method[Any]], settings: Settings, *, size: tuple[int, int]) -> ViewPlan:
     """The method's views with the user's changes.
+
+    Args:
+        method: The method's class.
+        settings: Of the run.
+        size: Height and width of the student's input, in pixels. Small crops of a method have the
+            same shape.
 
     Raises:
         ConfigError: If a crop cannot be made so.
     """
+    height, width = size
     try:
-        return settings.views.apply(method.views(settings.method, image_size))
+        plan = settings.views.apply(method.views(settings.method, height))
+        if width == height:
+            return plan
+        return replace(plan, crops=tuple(_shaped(crop, height, width) for crop in plan.crops))
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"the views: {error}") from error
+
+
+def _shaped(crop: Crop, height: int, width: int) -> Crop:
+    """A crop of the student's shape; a smaller one is whole patches wide where it is so high."""
+    if crop.size == height:
+        return replace(crop, width=width)
+    step = 16 if crop.size % 16 == 0 else 8
+    return replace(crop, width=max(step, step * round(crop.size * width / height / step)))
 
 
 def is_given(

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from edgeseed.core.console import ProgressBar, console, progress, say
 from edgeseed.core.errors import ArtifactError, InterruptedWorkError, WorkError
+from edgeseed.core.signals import ending_signals
 from edgeseed.distill import distributed
 from edgeseed.distill.batch import ReplayedViews
 from edgeseed.distill.data.canvases import Cache, CanvasBatch, CanvasSource, PhotoOrder
@@ -440,12 +441,10 @@ class Trainer:
 
 
 class _Interrupt:
-    """Turns Ctrl-C and a scheduler's SIGTERM into a wish that is granted after the current step.
+    """Turns Ctrl-C, SIGTERM and SIGHUP into a wish that is granted after the current step.
 
     Only where one process trains: ranks would stop at different steps and wait for each other.
     """
-
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.requested = False
@@ -455,7 +454,10 @@ class _Interrupt:
     def __enter__(self) -> "_Interrupt":
         in_main_thread = threading.current_thread() is threading.main_thread()
         if in_main_thread and distributed.world_size() == 1:
-            self._previous = {number: signal.signal(number, self._ask) for number in self._SIGNALS}
+            self._previous = {
+                number: signal.signal(number, self._ask)
+                for number in (signal.SIGINT, *ending_signals())
+            }
         return self
 
     def __exit__(self, *error: object) -> Literal[False]:

@@ -1,8 +1,10 @@
 """The command group: a subcommand is one file here, found by its name and imported when it is used."""
 
+import contextlib
 import importlib
 import io
 import json
+import os
 import pkgutil
 import sys
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any
 import click
 
 from edgeseed.core.console import printable
-from edgeseed.core.errors import EdgeseedError
+from edgeseed.core.errors import EdgeseedError, WorkError
 from edgeseed.core.registry import unknown_name
+from edgeseed.core.signals import ended_by_exception
 
 # In the order in which a user meets them; what is not named here follows in alphabetical order.
 _ORDER = (
@@ -22,6 +25,7 @@ _ORDER = (
     "methods", "teachers", "students", "targets", "devices", "doctor",
 )  # fmt: skip
 
+_SHOWN = 200
 _INTERRUPTED = 130
 """As a shell reports a program that Ctrl-C ended."""
 
@@ -81,19 +85,57 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in arguments
     try:
-        code = cli.main(args=arguments, prog_name="edgeseed", standalone_mode=False)
+        # Of several processes, torchrun ends the others; in a collective they would not listen.
+        with contextlib.nullcontext() if _is_one_of_many() else ended_by_exception():
+            code = cli.main(args=arguments, prog_name="edgeseed", standalone_mode=False)
     except EdgeseedError as error:
         code = error.exit_code
-        _report(error, as_json=as_json)
+        if _is_first_to_say(str(error)):
+            _report(error, as_json=as_json)
     except click.ClickException as error:
         code = error.exit_code
-        _say_json(error, error.format_message(), as_json=as_json)
-        _show(error)
+        if _is_first_to_say(error.format_message()):
+            _say_json(error, error.format_message(), as_json=as_json)
+            _show(error)
     except (click.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
         click.echo("edgeseed: interrupted", err=True)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # What the system refuses of a path that was given: too long a name, a loop of links.
+        told = WorkError(f"{str(error.filename)[:_SHOWN]}: {error.strerror}")
+        code = told.exit_code
+        if _is_first_to_say(str(told)):
+            _report(told, as_json=as_json)
+    except RuntimeError:
+        # A collective fails where another process is gone; that one has said why.
+        if not _has_another_failed():
+            raise
+        code = EdgeseedError.exit_code
     # Commands return nothing; what a context was left with is an exit code.
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _is_one_of_many() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _is_first_to_say(message: str) -> bool:
+    """Whether none of the processes that train together has said the same."""
+    if not _is_one_of_many():
+        return True
+    from edgeseed.distill import distributed
+
+    return distributed.is_first_to_fail(message)
+
+
+def _has_another_failed() -> bool:
+    if not _is_one_of_many():
+        return False
+    from edgeseed.distill import distributed
+
+    return distributed.has_another_failed()
 
 
 def _report(error: EdgeseedError, *, as_json: bool) -> None:

@@ -5,13 +5,14 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edgeseed.core.errors import ArtifactError, EdgeseedError, UsageError, WorkError
+from edgeseed.core.processes import is_running, machine
 
 # EFBIG: a limit on file sizes, of the shell (`ulimit -f`) or of the file system.
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -31,6 +32,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         reason = _cause(error)
         if reason is None or isinstance(error, EdgeseedError):
             raise
+        path = _shown(reason, path)
         if reason.errno in _NO_SPACE:
             raise WorkError(
                 f"disk full while writing {path} ({reason.strerror}): nothing was written there; "
@@ -45,6 +47,13 @@ def _cause(error: BaseException | None) -> OSError | None:
     while error is not None and not (isinstance(error, OSError) and error.errno is not None):
         error = error.__cause__ or error.__context__
     return error
+
+
+def _shown(reason: OSError, path: Path) -> Path:
+    """What could not be written: `path`, unless the error names a file that is not beside it."""
+    if not isinstance(reason.filename, str) or Path(reason.filename).is_relative_to(path.parent):
+        return path
+    return Path(reason.filename)
 
 
 def _make_parent(path: Path) -> None:
@@ -65,6 +74,54 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+# .NAME.MACHINE-PROCESS-RANDOM.tmp; the random part keeps two threads apart.
+_TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.(tmp|old)", re.DOTALL)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` for what is not whole yet; what killed calls left there is removed."""
+    sweep_temporaries(path.parent)
+    number = f"{machine()}-{os.getpid()}-{os.urandom(4).hex()}"
+    return path.with_name(f".{path.name}.{number}.tmp")
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Removes half-written files and folders of calls of this machine that were killed.
+
+    A folder that was just giving way to a new one comes back, if the new one did not take its
+    place.
+    """
+    with contextlib.suppress(OSError):  # it went away, or may not be listed
+        for entry in list(os.scandir(folder)):
+            left = _TEMPORARY.fullmatch(entry.name)
+            if left is None or left[2] != machine() or is_running(int(left[3])):
+                continue
+            with contextlib.suppress(OSError):  # another call was faster, or it is another user's
+                if left[4] == "old" and not (folder / left[1]).exists():
+                    Path(entry.path).rename(folder / left[1])
+                elif entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    Path(entry.path).unlink()
+
+
+def check_writable(path: Path) -> None:
+    """Raises if `path` could not be written, by a file beside it: permissions alone do not tell.
+
+    Raises:
+        UsageError: If its folder cannot be made.
+        WorkError: If the disk is full or the folder may not be written.
+    """
+    with disk_errors(path):
+        _make_parent(path)
+        probe = _temporary(path)
+        try:
+            probe.write_bytes(b"probe")
+            _sync(probe)
+        finally:
+            probe.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path; when the block ends well, it is synced and renamed to `path`.
@@ -77,8 +134,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path = Path(path)
     with disk_errors(path):
         _make_parent(path)
-        # The random part keeps two processes that write the same file apart.
-        temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+        temporary = _temporary(path)
         try:
             yield temporary
             _sync(temporary)
@@ -107,7 +163,8 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise UsageError(f"{path} exists already; choose another --out or remove it")
     with disk_errors(path):
         _make_parent(path)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        temporary = _temporary(path)
+        temporary.mkdir()
         try:
             temporary.chmod(0o755)
             yield temporary

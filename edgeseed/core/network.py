@@ -88,7 +88,7 @@ def build_student(architecture: Architecture, *, num_classes: int | None = None)
         raise unknown_model("student", architecture.name)
     try:
         backbone = timm.create_model(
-            architecture.name, pretrained=False, num_classes=0, **architecture.kwargs
+            architecture.name, pretrained=False, num_classes=0, **_kwargs(architecture)
         )
         return StudentNetwork(apply_variant(backbone, architecture), num_classes=num_classes)
     except ConfigError:
@@ -98,6 +98,13 @@ def build_student(architecture: Architecture, *, num_classes: int | None = None)
             f"{architecture.name} cannot be built with {architecture.kwargs}: "
             f"{' '.join(str(error).split())[:300] or type(error).__name__}"
         ) from error
+
+
+def _kwargs(architecture: Architecture) -> dict[str, Any]:
+    """As timm takes them: a pair of sizes is a list once it has been JSON."""
+    size = architecture.kwargs.get("img_size")
+    pair = {"img_size": tuple(size)} if isinstance(size, list) else {}
+    return {**architecture.kwargs, **pair}
 
 
 class ProjectedTrunk(nn.Module):

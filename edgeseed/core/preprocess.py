@@ -25,24 +25,45 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+LUMA = (0.299, 0.587, 0.114)
+"""Share of red, green and blue in grey: ITU-R 601."""
+GREY_MEAN = (0.459,)
+GREY_STD = (0.226,)
+"""Of ImageNet's photos as grey: IMAGENET_MEAN weighted by LUMA; the std is that of the colours."""
+FOURTH_MEAN = (*IMAGENET_MEAN, 0.5)
+FOURTH_STD = (*IMAGENET_STD, 0.25)
+"""Nobody knows what a fourth channel holds: the middle of its range, and half of that."""
+_NORMALIZATION = {
+    1: (GREY_MEAN, GREY_STD), 3: (IMAGENET_MEAN, IMAGENET_STD), 4: (FOURTH_MEAN, FOURTH_STD),
+}  # fmt: skip
+COLORS = {1: "grey", 3: "RGB", 4: "RGB and a fourth channel"}
+"""What a network's input is called, by its channels."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocess:
-    """How a photo becomes a model's input; the colour order is always RGB.
+    """How a photo becomes a model's input.
 
-    The shorter side is resized to `resize` (antialiased), the centre square of `image_size` is cut
-    out, and each channel becomes `(pixel / 255 - mean) / std`. An exported model holds the last
-    step inside its graph, so an app does only the first two.
+    The photo is resized (antialiased) so that it just covers a box of the input's shape and the
+    height `resize`, the middle of the input's size is cut out, and each channel becomes
+    `(pixel / 255 - mean) / std`. For a square input, that is: the shorter side is resized to
+    `resize`, and the centre square cut out. An exported model holds the last step inside its graph,
+    so an app does only the first two.
+
+    There is a mean for each channel: three in the order RGB, one for grey, or RGB and a fourth.
     """
 
     image_size: int
-    """Height and width of the input, in pixels."""
+    """Height of the input, in pixels, and its width where `width` says no other."""
     resize: int
-    """Shorter side after the resize, in pixels; at least `image_size`."""
+    """Height of the box that the resized photo covers, in pixels; at least `image_size`."""
+    width: int | None = None
+    """Width of the input, in pixels; None for a square."""
     interpolation: Interpolation = "bilinear"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Of each RGB channel, on the scale 0 to 1."""
-    std: tuple[float, float, float] = IMAGENET_STD
-    """Of each RGB channel, on the scale 0 to 1."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """Of each channel, on the scale 0 to 1."""
+    std: tuple[float, ...] = IMAGENET_STD
+    """Of each channel, on the scale 0 to 1."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.image_size <= self.resize <= _MAX_SIDE:
@@ -50,57 +71,101 @@ class Preprocess:
                 f"image_size={self.image_size} and resize={self.resize}: need 1 <= image_size <= "
                 f"resize <= {_MAX_SIDE}"
             )
+        if self.width is not None and not 1 <= self.width <= _MAX_SIDE:
+            raise ValueError(f"width={self.width} must be from 1 to {_MAX_SIDE}")
+        if self.width == self.image_size:
+            object.__setattr__(self, "width", None)
         if self.interpolation not in _RESAMPLING:
             raise ValueError(
                 f"interpolation={self.interpolation!r} is not one of {', '.join(_RESAMPLING)}"
             )
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        if len(self.mean) != len(self.std) or len(self.mean) not in COLORS or min(self.std) <= 0:
             raise ValueError(
-                f"mean={self.mean} and std={self.std}: need three of each, std above 0"
+                f"mean={self.mean} and std={self.std}: need one of each a channel, 1, 3 or 4 of "
+                "each, and std above 0"
             )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input, in pixels."""
+        return self.image_size, self.image_size if self.width is None else self.width
+
+    @property
+    def channels(self) -> int:
+        """Of the input: 3, 1 for grey, or 4."""
+        return len(self.mean)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the input."""
+        return (self.channels, *self.size)
+
+    @property
+    def size_text(self) -> str:
+        """Such as "224" or "96x160" (height x width), for messages."""
+        return str(self.image_size) if self.width is None else f"{self.image_size}x{self.width}"
 
     def pixels(self, photo: Image.Image) -> npt.NDArray[np.uint8]:
         """Resizes and crops.
 
         Args:
-            photo: An RGB photo of any size.
+            photo: An RGB photo of any size; RGBA for 4 channels.
 
         Returns:
-            (3, image_size, image_size) uint8, RGB.
+            (channels, height, width) uint8.
         """
-        width, height = photo.size
-        scale = self.resize / min(width, height)
-        new_width, new_height = self._scaled(width, scale), self._scaled(height, scale)
-        left, top = (new_width - self.image_size) // 2, (new_height - self.image_size) // 2
+        if self.channels == 4:
+            # Each for itself: Pillow would weigh colours by alpha, and this is no alpha.
+            *colours, fourth = photo.split()
+            parts = self._fitted(Image.merge("RGB", colours)), self._fitted(fourth)
+            fitted = np.dstack([np.asarray(part) for part in parts])
+        elif self.channels == 1:
+            # ITU-R 601 in whole numbers: (19595 R + 38470 G + 7471 B + 2**15) >> 16.
+            fitted = np.asarray(self._fitted(photo).convert("L"))[..., None]
+        else:
+            fitted = np.asarray(self._fitted(photo))
+        return np.ascontiguousarray(fitted.astype(np.uint8, copy=False).transpose(2, 0, 1))
+
+    def _fitted(self, photo: Image.Image) -> Image.Image:
+        height, width = self.size
+        photo_width, photo_height = photo.size
+        scale = self._scale(photo_width, photo_height)
+        new_width = max(width, _half_up(photo_width * scale))
+        new_height = max(height, _half_up(photo_height * scale))
+        left, top = (new_width - width) // 2, (new_height - height) // 2
         # Width first, then height, in calls of their own: each pass rounds to bytes, so the order
         # shows. Pillow 13 changed it for tall photos; older ones and other languages did not.
-        photo = self._resized(photo, (new_width, height))
-        photo = photo.crop((left, 0, left + self.image_size, height))
-        photo = self._resized(photo, (self.image_size, new_height))
-        photo = photo.crop((0, top, self.image_size, top + self.image_size))
-        return np.ascontiguousarray(np.asarray(photo, dtype=np.uint8).transpose(2, 0, 1))
+        photo = self._resized(photo, (new_width, photo_height))
+        photo = photo.crop((left, 0, left + width, photo_height))
+        photo = self._resized(photo, (width, new_height))
+        return photo.crop((0, top, width, top + height))
+
+    def _scale(self, photo_width: int, photo_height: int) -> float:
+        if self.width is None:
+            return self.resize / min(photo_width, photo_height)
+        box_width = self.resize * self.width / self.image_size
+        return max(self.resize / photo_height, box_width / photo_width)
 
     def _resized(self, photo: Image.Image, size: tuple[int, int]) -> Image.Image:
         return photo if photo.size == size else photo.resize(size, _RESAMPLING[self.interpolation])
 
-    def _scaled(self, side: int, scale: float) -> int:
-        # Half up, as an app in Swift or Kotlin would; Python's round() goes to the even side.
-        return max(self.image_size, int(side * scale + 0.5))
-
     def normalize(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Normalises (N, 3, H, W) or (3, H, W) pixels to float32 as the network was trained on."""
-        mean = np.array(self.mean, np.float32).reshape(3, 1, 1)
-        std = np.array(self.std, np.float32).reshape(3, 1, 1)
+        """Normalises (N, C, H, W) or (C, H, W) pixels to float32 as the network was trained on."""
+        mean = np.array(self.mean, np.float32).reshape(-1, 1, 1)
+        std = np.array(self.std, np.float32).reshape(-1, 1, 1)
         return (pixels.astype(np.float32) / np.float32(255) - mean) / std
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
+        """As JSON; a square input has no `width`, as before there were others."""
+        values = {
             **dataclasses.asdict(self),
             "mean": list(self.mean),
             "std": list(self.std),
-            "color": "RGB",
+            "color": COLORS[self.channels],
         }
+        if self.width is None:
+            del values["width"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
@@ -111,12 +176,25 @@ class Preprocess:
         """
         fields = dict(values)
         color = fields.pop("color", "RGB")
-        if color != "RGB":
-            raise ArtifactError(
-                f"preprocess: color {color!r} is not RGB, the only order edgeseed uses"
-            )
         try:
             fields["mean"], fields["std"] = tuple(fields["mean"]), tuple(fields["std"])
-            return cls(**fields)
+            found = cls(**fields)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"the preprocess block is not valid: {error}") from error
+        if color != COLORS[found.channels]:
+            raise ArtifactError(
+                f"preprocess: color {color!r} does not fit {found.channels} means; it would be "
+                f"{COLORS[found.channels]!r}"
+            )
+        return found
+
+
+def normalization(channels: int) -> dict[str, tuple[float, ...]]:
+    """The `mean` and `std` that a network of this many channels is trained with."""
+    mean, std = _NORMALIZATION[channels]
+    return {"mean": mean, "std": std}
+
+
+def _half_up(value: float) -> int:
+    # As an app in Swift or Kotlin would; Python's round() goes to the even side.
+    return int(value + 0.5)

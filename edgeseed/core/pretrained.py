@@ -8,7 +8,6 @@ import contextlib
 import os
 import re
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +38,7 @@ from edgeseed.core.network import (
     unknown_model,
 )
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.scratch import scratch_folder
 from edgeseed.core.student import Architecture, StudentSpec
 
 _PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
@@ -101,8 +101,8 @@ def student_file(source: str | Path) -> Iterator[Path]:
     if is_student_file(source) or Path(source).is_file():
         yield Path(source)
         return
-    with tempfile.TemporaryDirectory(prefix="edgeseed-") as folder:
-        path = Path(folder) / "student.safetensors"
+    with scratch_folder() as folder:
+        path = folder / "student.safetensors"
         save_student(path, *load_model(source))
         yield path
 

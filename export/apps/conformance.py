@@ -8,7 +8,7 @@ conformance/
   photos/*.png       lossless, without EXIF: the orientation stands in conformance.json
   files/*.jpg        whole files with EXIF; JPEG decoders may differ by some levels
   frames/*.yuv       camera frames: planes Y, U, V (I420)
-  expected/*.npy     (3, S, S) uint8
+  expected/*.npy     (C, H, W) uint8, C of 3 or 1
   gallery/           gallery.bin, queries.npy (Q, D) float32; the answers stand in conformance.json
 ```
 
@@ -32,7 +32,7 @@ from PIL import Image
 
 from edgeseed.core.color import srgb_to_linear
 from edgeseed.core.photos import decode
-from edgeseed.core.preprocess import Interpolation, Preprocess
+from edgeseed.core.preprocess import Interpolation, Preprocess, normalization
 from edgeseed.export.apps.gallery import classify, make_gallery, write_gallery
 from edgeseed.export.apps.reference import (
     FAULTS,
@@ -117,6 +117,15 @@ def _cases() -> Iterator[_Case]:
     yield _Case(name="noise-bicubic", pixels=_noise(53, 41, seed=6), preprocess=_with("bicubic"))
     yield _Case(name="noise-enlarged", pixels=_noise(11, 8, seed=7), preprocess=_with("bicubic"))
     yield _Case(name="one-pixel", pixels=_photo(1, 1, seed=8), preprocess=_with("bicubic"))
+    for name, sides in {"wide": (24, 40), "high": (40, 24)}.items():
+        box = Preprocess(image_size=sides[0], width=sides[1], resize=sides[0] + 5)
+        yield _Case(name=f"{name}-input", pixels=_photo(61, 47, seed=14), preprocess=box)
+        turned = dataclasses.replace(box, interpolation="bicubic")
+        yield _Case(name=f"{name}-input-bicubic", pixels=_photo(35, 90, seed=15), preprocess=turned)
+    grey = Preprocess(image_size=24, resize=27, **normalization(1))
+    yield _Case(name="grey-input", pixels=_photo(61, 47, seed=16), preprocess=grey)
+    wide = dataclasses.replace(grey, width=33, interpolation="bicubic")
+    yield _Case(name="grey-wide-input", pixels=_photo(50, 44, seed=17), preprocess=wide)
     yield _Case(name="extreme-wide", pixels=_photo(400, 3, seed=9), preprocess=_with("bilinear"))
     yield _Case(name="extreme-tall", pixels=_photo(3, 400, seed=9), preprocess=_with("bicubic"))
     yield _Case(name="huge", pixels=_tiles(4032, 3024), preprocess=_with("bilinear", 32, 36))
@@ -271,6 +280,8 @@ def _sizes(preprocess: Preprocess) -> dict[str, Any]:
         "image_size": preprocess.image_size,
         "resize": preprocess.resize,
         "interpolation": preprocess.interpolation,
+        "width": preprocess.size[1],
+        "channels": preprocess.channels,
     }
 
 

@@ -126,9 +126,14 @@ def model_facts(bundle: Bundle, *, module: str | None) -> ModelFacts:
         module: Name of the module; by default made of the student's.
 
     Raises:
-        UsageError: If the name is none that every language takes.
+        UsageError: If the name is none that every language takes, or the model has four channels.
     """
     manifest = bundle.manifest
+    if manifest.preprocess.channels == 4:
+        raise UsageError(
+            f"{bundle.path} takes photos of four channels, and cameras and photo libraries of apps "
+            "give three; modules are made for students of three channels or one"
+        )
     name = _default_name(manifest.name) if module is None else module
     if not _NAME.fullmatch(name) or name in _RESERVED:
         raise UsageError(

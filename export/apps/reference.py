@@ -73,8 +73,8 @@ def preprocess_photo(
         fault: A mistake to make on purpose.
 
     Returns:
-        (3, S, S) float32 RGB values, whole numbers 0 to 255, where S is `image_size`; with a fault
-        also other shapes and values.
+        (C, H, W) float32 values, RGB or grey, whole numbers 0 to 255; with a fault also other
+        shapes and values.
     """
     pixels = photo.pixels[..., :3]
     if photo.profile == "display-p3" and fault != "p3-as-srgb":
@@ -87,19 +87,28 @@ def preprocess_photo(
             pixels = over_white(pixels, alpha, premultiplied=photo.alpha == "premultiplied")
     if fault != "orientation-ignored":
         pixels = upright(pixels, photo.orientation)
-    square = resize_and_crop(pixels, preprocess, fault=fault)
-    return _as_tensor(square, preprocess, fault=fault)
+    box = resize_and_crop(pixels, preprocess, fault=fault)
+    return _as_tensor(box, preprocess, fault=fault)
 
 
 def _as_tensor(
-    square: Pixels, preprocess: Preprocess, *, fault: Fault | None
+    box: Pixels, preprocess: Preprocess, *, fault: Fault | None
 ) -> npt.NDArray[np.float32]:
     if fault == "bgr":
-        square = square[..., ::-1]
-    tensor = square if fault == "nhwc" else square.transpose(2, 0, 1)
+        box = box[..., ::-1]
+    if preprocess.channels == 1:
+        box = as_grey(box)[..., None]
+    tensor = box if fault == "nhwc" else box.transpose(2, 0, 1)
     if fault == "scaled":
         return preprocess.normalize(np.ascontiguousarray(tensor))
     return np.ascontiguousarray(tensor, np.float32)
+
+
+def as_grey(pixels: Pixels) -> Pixels:
+    """(H, W) grey of (H, W, 3) RGB: ITU-R 601 in whole numbers."""
+    red, green, blue = np.moveaxis(pixels.astype(np.int64), -1, 0)
+    grey: Pixels = ((19595 * red + 38470 * green + 7471 * blue + (1 << 15)) >> 16).astype(np.uint8)
+    return grey
 
 
 def over_white(pixels: Pixels, alpha: Pixels, *, premultiplied: bool) -> Pixels:
@@ -143,30 +152,37 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def resized_size(width: int, height: int, preprocess: Preprocess) -> tuple[int, int]:
-    """Width and height after the resize: rounded half up, and at least `image_size`."""
-    scale = preprocess.resize / min(width, height)
-    new_width = max(preprocess.image_size, math.floor(width * scale + 0.5))
-    new_height = max(preprocess.image_size, math.floor(height * scale + 0.5))
+    """Width and height after the resize: rounded half up, and at least those of the input."""
+    box_height, box_width = preprocess.size
+    if preprocess.width is None:
+        scale = preprocess.resize / min(width, height)
+    else:
+        resized_width = preprocess.resize * box_width / box_height
+        scale = max(preprocess.resize / height, resized_width / width)
+    new_width = max(box_width, math.floor(width * scale + 0.5))
+    new_height = max(box_height, math.floor(height * scale + 0.5))
     return new_width, new_height
 
 
 def resize_and_crop(
     pixels: Pixels, preprocess: Preprocess, *, fault: Fault | None = None
 ) -> Pixels:
-    """(S, S, 3) of an upright (H, W, 3) photo. Only what the crop keeps is computed."""
+    """The input's (H', W', 3) of an upright (H, W, 3) photo; only what is kept is computed."""
     height, width, _ = pixels.shape
     new_width, new_height = resized_size(width, height, preprocess)
-    size = preprocess.image_size
-    left, top = (new_width - size) // 2, (new_height - size) // 2
+    box_height, box_width = preprocess.size
+    left, top = (new_width - box_width) // 2, (new_height - box_height) // 2
     if fault == "crop-off-by-one":
-        left, top = min(left + 1, new_width - size), min(top + 1, new_height - size)
+        left, top = min(left + 1, new_width - box_width), min(top + 1, new_height - box_height)
     if preprocess.interpolation == "nearest":
         rows, columns = _nearest(height, new_height), _nearest(width, new_width)
-        return pixels[rows[top : top + size]][:, columns[left : left + size]]
+        return pixels[rows[top : top + box_height]][:, columns[left : left + box_width]]
     # The horizontal pass comes first, and its result is rounded to bytes. A pass whose size does
     # not change is left out.
     values: npt.NDArray[Any] = pixels
-    for axis, old, new, start in ((1, width, new_width, left), (0, height, new_height, top)):
+    for axis, old, new, start, size in (
+        (1, width, new_width, left, box_width), (0, height, new_height, top, box_height),
+    ):  # fmt: skip
         kept = range(start, start + size)
         if old == new:
             values = np.take(values, kept, axis=axis)

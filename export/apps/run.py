@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from edgeseed.core.bundle import MANIFEST, Bundle, read_bundle
 from edgeseed.core.console import warn
 from edgeseed.core.errors import ArtifactError, UsageError
 from edgeseed.core.files import atomic_directory, sha256_file, write_json
+from edgeseed.core.scratch import scratch_folder
 from edgeseed.export.apps.contents import (
     ModelFacts,
     Role,
@@ -281,10 +281,10 @@ def _compare_assets(
     """Model, labels and golden photos against the bundle's, whatever the record says of them."""
     assets = folder / render(platform.assets, facts)
     problems = []
-    with tempfile.TemporaryDirectory() as temporary:
-        for path in write_model_assets(bundle, facts, Path(temporary)):
+    with scratch_folder() as temporary:
+        for path in write_model_assets(bundle, facts, temporary):
             file = assets / path
-            if not file.is_file() or sha256_file(file) != sha256_file(Path(temporary) / path):
+            if not file.is_file() or sha256_file(file) != sha256_file(temporary / path):
                 problems.append(
                     f"{file.relative_to(folder).as_posix()} is not as {bundle.path} has it"
                 )

@@ -194,7 +194,12 @@ class _Embedder:
     def _batches(self, photos: PhotoSet) -> Iterator[npt.NDArray[np.uint8]]:
         for start in range(0, len(photos), _BATCH):
             stop = min(start + _BATCH, len(photos))
-            yield np.stack([self._preprocess.pixels(photos.image(i)) for i in range(start, stop)])
+            yield np.stack(
+                [
+                    self._preprocess.pixels(photos.image(i, channels=self._preprocess.channels))
+                    for i in range(start, stop)
+                ]
+            )
 
 
 @contextlib.contextmanager

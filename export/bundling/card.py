@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from edgeseed.core.bundle import Manifest
+from edgeseed.core.preprocess import COLORS, Preprocess
 from edgeseed.core.records import PhotosRecord
 from edgeseed.export.samples import SYNTHETIC
 
@@ -22,9 +23,9 @@ Model file: `{manifest.model}`. Runs on {runtime}.
 
 ## Call it
 
-1. Resize the photo's shorter side to {preprocess.resize} pixels
+1. {_resize_step(preprocess)}
    ({preprocess.interpolation}, antialiased).
-2. Cut out the centre square of {preprocess.image_size} pixels, upright, RGB.
+2. {_cut_step(preprocess)}, upright, {_colours(preprocess)}.
 3. Give it as `{image.name}`, {list(image.shape)} {image.dtype}, values 0 to 255.
    Mean and std are inside the model: do not normalise.
 
@@ -50,6 +51,29 @@ the model must give.
 Student {manifest.name}, sha256 `{manifest.student_sha256[:16]}...`;
 edgeseed {manifest.provenance.edgeseed_version}.
 """
+
+
+def _resize_step(preprocess: Preprocess) -> str:
+    if preprocess.width is None:
+        return f"Resize the photo's shorter side to {preprocess.resize} pixels"
+    height, width = preprocess.size
+    return (
+        f"Resize the photo until it covers {preprocess.resize} pixels of height and "
+        f"{preprocess.resize * width / height:g} of width"
+    )
+
+
+def _cut_step(preprocess: Preprocess) -> str:
+    if preprocess.width is None:
+        return f"Cut out the centre square of {preprocess.image_size} pixels"
+    height, width = preprocess.size
+    return f"Cut out the centre, {height} pixels high and {width} wide"
+
+
+def _colours(preprocess: Preprocess) -> str:
+    if preprocess.channels == 1:
+        return "as grey: (19595 R + 38470 G + 7471 B + 32768) >> 16"
+    return COLORS[preprocess.channels]
 
 
 def _golden_of(photos: PhotosRecord) -> str:
@@ -115,8 +139,8 @@ def card_problems(text: str, manifest: Manifest) -> list[str]:
     preprocess = manifest.preprocess
     for fact in (
         f"# {manifest.name}, {manifest.target} {manifest.precision}",
-        f"shorter side to {preprocess.resize} pixels",
-        f"centre square of {preprocess.image_size} pixels",
+        _resize_step(preprocess),
+        _cut_step(preprocess),
         f"`{manifest.model}`",
         manifest.student_sha256[:16],
     ):

@@ -1,6 +1,7 @@
 """The inputs and outputs of a model, as its manifest lists them."""
 
 from edgeseed.core.bundle import TensorSpec
+from edgeseed.core.preprocess import COLORS
 from edgeseed.core.student import StudentSpec
 from edgeseed.export.call import Batch
 from edgeseed.export.program import INPUT_NAME
@@ -11,14 +12,15 @@ def tensor_specs(
     spec: StudentSpec, target: Target, *, batch: Batch, outputs: tuple[str, ...]
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs as the manifest lists them."""
-    size = spec.preprocess.image_size
+    channels, height, width = spec.preprocess.shape
+    channels_first = (channels, height, width)
     free: int | str = "batch" if batch == "dynamic" else batch
     widths = {"embedding": spec.embedding_dim, "logits": len(spec.classes or ())}
     image = TensorSpec(
         name=INPUT_NAME,
-        shape=(free, 3, size, size) if target.layout == "NCHW" else (free, size, size, 3),
+        shape=(free, *(channels_first if target.layout == "NCHW" else (height, width, channels))),
         dtype=target.input_type,
-        semantics="RGB pixels 0..255",
+        semantics=f"{COLORS[channels]} pixels 0..255",
     )
     results = tuple(
         TensorSpec(name=name, shape=(free, widths[name]), dtype="float32", semantics=name)

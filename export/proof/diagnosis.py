@@ -135,21 +135,19 @@ def _mistakes(
         return lambda: reference_outputs(network, changed, pixels)
 
     mean, std = preprocess.mean, preprocess.std
-    return {
-        "the input channels are swapped: BGR in place of RGB": normalized(pixels[:, ::-1]),
+    ones = (1.0,) * len(mean)
+    halves = (0.5,) * len(mean)
+    found = {
         "pixels are taken as 0..1 (no division by 255)": normalized(
             pixels, mean=tuple(m / 255 for m in mean), std=tuple(s / 255 for s in std)
         ),
         "pixels are divided by 255 twice": normalized(
             pixels, std=tuple(s * 255 for s in std), mean=tuple(m * 255 for m in mean)
         ),
-        "mean is not subtracted": normalized(pixels, mean=(0.0, 0.0, 0.0)),
-        "std is not divided by": normalized(pixels, std=(1.0, 1.0, 1.0)),
-        "mean and std are 0.5": normalized(pixels, mean=(0.5,) * 3, std=(0.5,) * 3),
-        "mean is 0.5": normalized(pixels, mean=(0.5,) * 3),
-        "mean and std are ImageNet's": normalized(pixels, mean=IMAGENET_MEAN, std=IMAGENET_STD),
-        "mean and std are in the order BGR": normalized(pixels, mean=mean[::-1], std=std[::-1]),
-        "height and width are swapped": normalized(np.ascontiguousarray(pixels.swapaxes(2, 3))),
+        "mean is not subtracted": normalized(pixels, mean=tuple(0.0 for _ in mean)),
+        "std is not divided by": normalized(pixels, std=ones),
+        "mean and std are 0.5": normalized(pixels, mean=halves, std=halves),
+        "mean is 0.5": normalized(pixels, mean=halves),
         "photos are upside down": normalized(np.ascontiguousarray(pixels[:, :, ::-1])),
         "batch norm uses the statistics of the batch (training mode)": lambda: _training_mode(
             network, preprocess, pixels, batch=len(pixels)
@@ -159,6 +157,19 @@ def _mistakes(
             network, preprocess, pixels, batch=1
         ),
     }
+    if preprocess.channels >= 3:
+        order = [2, 1, 0, *range(3, preprocess.channels)]
+        swapped = {"mean": tuple(mean[c] for c in order), "std": tuple(std[c] for c in order)}
+        usual = {"mean": (*IMAGENET_MEAN, *mean[3:]), "std": (*IMAGENET_STD, *std[3:])}
+        found |= {
+            "the input channels are swapped: BGR in place of RGB": normalized(pixels[:, order]),
+            "mean and std are ImageNet's": normalized(pixels, **usual),
+            "mean and std are in the order BGR": normalized(pixels, **swapped),
+        }
+    if preprocess.width is None:
+        turned = np.ascontiguousarray(pixels.swapaxes(2, 3))
+        found["height and width are swapped"] = normalized(turned)
+    return found
 
 
 def _training_mode(

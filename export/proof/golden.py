@@ -55,6 +55,13 @@ def write_golden(folder: Path, golden: Golden) -> None:
     np.savez(folder / GOLDEN_MODEL, **arrays)
 
 
+def _read_photo(path: Path) -> Image.Image:
+    # Those of a network of three channels were decoded to RGB before they were written.
+    with Image.open(path) as header:
+        channels = 4 if header.mode == "RGBA" else 3
+    return decode(path, channels=channels)
+
+
 def read_golden(folder: Path) -> Golden:
     """Reads `golden/` of a bundle.
 
@@ -62,7 +69,7 @@ def read_golden(folder: Path) -> Golden:
         ArtifactError: If a part is missing or not what it should be.
     """
     return Golden(
-        photos=tuple(decode(path) for path in sorted((folder / GOLDEN).glob("*.png"))),
+        photos=tuple(_read_photo(path) for path in sorted((folder / GOLDEN).glob("*.png"))),
         inputs=read_array(folder / GOLDEN_INPUTS),
         float_outputs=read_arrays(folder / GOLDEN_FLOAT),
         model_outputs=read_arrays(folder / GOLDEN_MODEL),

@@ -31,6 +31,7 @@ from edgeseed.core.files import sha256_file
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.scratch import scratch_folder
 from edgeseed.core.student import StudentSpec
 from edgeseed.export.bundling.card import card_problems
 from edgeseed.export.bundling.interface import tensor_specs
@@ -39,7 +40,7 @@ from edgeseed.export.proof.diagnosis import layer_errors, likely_cause, worst_la
 from edgeseed.export.proof.golden import Golden, golden_inputs, read_golden
 from edgeseed.export.proof.reference import Outputs, reference_outputs, rounded_draws
 from edgeseed.export.proof.rounding import Simulated, read_simulated
-from edgeseed.export.samples import Photos, preprocess_photos, scratch_folder
+from edgeseed.export.samples import Photos, preprocess_photos
 from edgeseed.export.target import Model, Precision, Target
 from edgeseed.export.targets import TARGETS
 
@@ -500,7 +501,7 @@ def _judge_data(evidence: Evidence, data: str | Path) -> list[GateResult]:
     photos = open_photos(data)
     with scratch_folder() as scratch:
         samples = preprocess_photos(
-            photos, evidence.spec.preprocess, classes=evidence.spec.classes, scratch=Path(scratch)
+            photos, evidence.spec.preprocess, classes=evidence.spec.classes, scratch=scratch
         )
         reference = reference_outputs(evidence.network, evidence.spec.preprocess, samples.pixels)
         outputs = evidence.model.infer(samples.pixels)

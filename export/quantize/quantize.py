@@ -90,8 +90,8 @@ def quantize(
     numbers, layout = worker.work(dict(keep_float or {}))
     graph = worker.with_byte_weights(numbers, layout)
     quantized = insert_quantization(graph, layout, numbers, scheme)
-    size = int(photos.pixels.shape[-1])
-    program_of_integers = trace(quantized, example_input(size, batch=batch), batch=batch)
+    example = example_input(photos.pixels.shape[1:], batch=batch)
+    program_of_integers = trace(quantized, example, batch=batch)
     renamed = _renamed(quantized, program_of_integers.graph_module)
     return Quantized(
         program=program_of_integers, record={**worker.record(layout, numbers), "renamed": renamed}

@@ -21,6 +21,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeseed.core.agreement import relative_error
 from edgeseed.runtime import latency, machine, power, thermals
 from edgeseed.runtime.agent import _build, job_file
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from edgeseed.runtime.engine import Tensors
     from edgeseed.runtime.measurement import DeviceState
 
-MIN_PYTHON = (3, 8)
 CHUNK_BYTES = 1 << 20
 PHOTO_REPORT_EVERY = 32
 LAYER_RUNS = 20
@@ -97,7 +98,6 @@ def _do(work: Path) -> None:
     bundle = work / job_file.BUNDLE
     _say("stage", name="check")
     _check_digests(bundle, job.files)
-    np = _numpy()
     golden = np.load(str(bundle / "golden" / "inputs.npy"))
     expected = dict(np.load(str(bundle / "golden" / "model.npz")))
     result = work / job_file.RESULT
@@ -194,18 +194,6 @@ def _build_engine(work: Path) -> None:
     _say("done", name=record.name)
 
 
-def _numpy() -> Any:
-    try:
-        import numpy
-    except ImportError as error:
-        raise AgentError(
-            "engine",
-            f"numpy is not installed for {sys.executable}; install it there: "
-            "python3 -m pip install numpy",
-        ) from error
-    return numpy
-
-
 def _check_digests(bundle: Path, files: dict[str, str]) -> None:
     for name, expected in sorted(files.items()):
         path = bundle / name
@@ -236,8 +224,9 @@ def _load_engine(name: str) -> type[Engine]:
 def _feed(engine: Engine, images: NDArray[Any]) -> Tensors:
     """Photos, (N, 3, H, W) bytes, in the type and order of the engine's input."""
     spec = engine.inputs[0]
-    if spec.shape[-1] == 3 and spec.shape[1] != 3:
-        images = _numpy().ascontiguousarray(images.transpose(0, 2, 3, 1))
+    channels = images.shape[1]
+    if spec.shape[-1] == channels and spec.shape[1] != channels:
+        images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
     return {spec.name: images.astype(spec.dtype, copy=False)}
 
 
@@ -280,7 +269,6 @@ def _saturating_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def _relative_error(found: list[Tensors], name: str, expected: NDArray[Any]) -> float:
-    np = _numpy()
     if name not in found[0]:
         raise AgentError(
             "golden", f"the model has no output {name!r}; it has: {', '.join(found[0])}"
@@ -352,7 +340,6 @@ def _progress(stage: str) -> Callable[[int, float], None]:
 
 def _run_photos(engine: Engine, photos: Path, destination: Path) -> None:
     """Run every photo, one by one as the app would, and keep all outputs for the host to judge."""
-    np = _numpy()
     pixels = np.load(str(photos))["pixels"]
     _say("stage", name="photos", n=len(pixels))
     rows: dict[str, list[Any]] = {output.name: [] for output in engine.outputs}
@@ -372,6 +359,4 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.version_info < MIN_PYTHON:
-        sys.exit("the agent needs Python 3.8 or newer")
     sys.exit(main(sys.argv[1:]))

@@ -30,6 +30,37 @@ CORE = Path(core.__file__).parent
 CORE_FILES = ("agreement.py",)
 """The same of edgeseed/core: golden outputs are compared by the measure of the export's gate."""
 
+START = """\
+# Any Python can read this, so that one that is too old, or has no numpy, can be told so.
+import json
+import sys
+
+
+def refuse(message):
+    print(json.dumps({"event": "error", "kind": "engine", "message": message}))
+    sys.exit(1)
+
+
+found = ".".join(str(part) for part in sys.version_info[:3])
+if sys.version_info < (3, 8):
+    refuse(
+        "the agent needs Python 3.8 or newer, and %s is %s; name a newer one: over ssh "
+        "?python=PATH, else run edgeseed itself with it" % (sys.executable, found)
+    )
+try:
+    import numpy
+except ImportError as error:
+    refuse(
+        "numpy cannot be imported by %s (%s); install it there, `%s -m pip install numpy`, or over "
+        "ssh name another Python with ?python=PATH, or add ?install=venv"
+        % (sys.executable, error, sys.executable)
+    )
+
+from edgeseed.runtime.agent.__main__ import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+"""The archive's `__main__.py`; the agent itself is imported once it can run."""
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 
@@ -41,10 +72,10 @@ def engine_files() -> tuple[str, ...]:
 
 def pack_agent(destination: Path) -> None:
     """Write the agent; the same sources give the same bytes."""
-    sources = sorted({*DEVICE_FILES, *engine_files()})
+    sources = sorted({MAIN, *DEVICE_FILES, *engine_files()})
     packages = ["", *sorted({f"{Path(name).parent.as_posix()}/" for name in sources} - {"./"})]
     with zipfile.ZipFile(destination, "w", zipfile.ZIP_DEFLATED) as archive:
-        _add(archive, "__main__.py", (RUNTIME / MAIN).read_bytes())
+        _add(archive, "__main__.py", START.encode())
         _add(archive, "edgeseed/__init__.py", b"")
         _add(archive, "edgeseed/core/__init__.py", b"")
         for name in CORE_FILES:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import shutil
+import signal
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 from edgeseed.core.bundle import ENGINES, MANIFEST, Bundle
 from edgeseed.core.console import ProgressBar, progress
 from edgeseed.core.errors import ArtifactError, EdgeseedError, GateError, WorkError
+from edgeseed.core.scratch import scratch_folder
+from edgeseed.core.signals import SIGNALLED
 from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.agent._pack import pack_agent
 from edgeseed.runtime.conformance import Stages, read_measurement
 from edgeseed.runtime.device import Ended, LostAfterMeasuringError, Observation
-from edgeseed.runtime.leftovers import work_folder
 
 _ERRORS: dict[str, type[EdgeseedError]] = {
     "artifact": ArtifactError,
@@ -56,7 +58,7 @@ def dispatch(
         GateError: If the model does not give its golden outputs there; nothing was timed then.
         WorkError: If the device or the engine failed.
     """
-    with work_folder() as work:
+    with scratch_folder() as work:
         _fill(work, bundle, job, pixels)
         with Listener(job, device.name, num_photos=0 if pixels is None else len(pixels)) as listen:
             try:
@@ -134,10 +136,16 @@ class Listener:
         self._stack.close()
 
     def __call__(self, line: str) -> None:
-        """Takes in one line that the agent printed."""
-        event = parse_event(line)
-        if event.get("event") == "error":
-            self.error = {"kind": event["kind"], "message": event["message"]}
+        """Takes in one line that the agent printed.
+
+        A library there may print JSON of its own: what is no whole event of ours is passed over.
+        """
+        with contextlib.suppress(LookupError, TypeError, ValueError, ArithmeticError):
+            self._take(parse_event(line))
+
+    def _take(self, event: dict[str, Any]) -> None:
+        if (error := error_of(event)) is not None:
+            self.error = error
         elif event.get("event") == "stage":
             self.stages.begin(str(event["name"]))
         elif event.get("event") == "done":
@@ -174,14 +182,28 @@ def parse_event(line: str) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
+def error_of(event: dict[str, Any]) -> dict[str, str] | None:
+    """What an event says of an error: its kind and message; None where it is no such event."""
+    if event.get("event") != "error":
+        return None
+    said = str(event.get("message") or "it failed, and did not say why")
+    return {"kind": str(event.get("kind")), "message": said}
+
+
 def raise_if_failed(device: RunsAgents, ended: Ended, error: dict[str, str] | None) -> None:
     """Raise for what the agent refused, or for how it died."""
     if error is not None:
         kind = _ERRORS.get(error["kind"], WorkError)
         raise kind(f"{device.name}: {error['message']}")
-    if ended.exit_code != 0:
-        last = ended.stderr.strip().rpartition("\n")[2] or "it wrote nothing to stderr"
-        raise WorkError(f"{device.name}: the agent ended with code {ended.exit_code}: {last}")
+    if ended.exit_code == 0:
+        return
+    last = ended.stderr.strip().rpartition("\n")[2] or "it wrote nothing to stderr"
+    number = -ended.exit_code if ended.exit_code < 0 else ended.exit_code - SIGNALLED
+    if number in {sign.value for sign in signal.Signals}:
+        name = signal.Signals(number).name
+        cause = ", as happens when memory runs out" if name == "SIGKILL" else ""
+        raise WorkError(f"{device.name}: the agent was ended by {name}{cause}: {last}")
+    raise WorkError(f"{device.name}: the agent ended with code {ended.exit_code}: {last}")
 
 
 def _read(result: Path, device: RunsAgents, *, stages: Stages, wants_outputs: bool) -> Observation:

@@ -37,6 +37,8 @@ MEASUREMENT = "measurement.json"
 OUTPUTS = "outputs.npz"
 BUILD_JOB = "build_job.json"
 ENGINE = "engine"
+WHOLE = "whole"
+"""Empty; it is sent last."""
 OWNER = "owner"
 """Process of the agent that works in the folder; without it the folder is left over."""
 

@@ -9,7 +9,9 @@ device's pip is set to; without it nothing is ever installed.
 """
 
 import io
+import os
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -22,6 +24,7 @@ from urllib.parse import parse_qsl
 
 from edgeseed.core.console import say, warn
 from edgeseed.core.errors import ConfigError, MissingDependencyError, WorkError
+from edgeseed.core.processes import is_running, machine
 from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.agent.device import AgentDevice
 from edgeseed.runtime.device import Ended
@@ -45,12 +48,15 @@ _OPTIONS = (
     "-o", "ServerAliveCountMax=3",
 )  # fmt: skip
 _SSH_FAILED = 255
+_SSH_PORT = 22
 
 # Python, because the device has it in any case; tar and mktemp differ between systems. The mark
 # parts what these print from what a chatty .bashrc printed before.
 _MARK = b"\0edgeseed\0"
 _PRINT_MARK = 'sys.stdout.buffer.write(b"\\0edgeseed\\0"); sys.stdout.flush()'
 # Folders of runs whose agent is gone or never came, as killed hosts and broken links leave them.
+# Those that wait for their host, to be worked in or to be fetched, are listed for this host to say
+# whether the process that sent them still runs.
 _SWEEP = """
 def left(folder):
     if os.stat(folder).st_uid != os.getuid():
@@ -63,25 +69,49 @@ def left(folder):
         return True
     except (OSError, ValueError):
         return time.time() - os.stat(folder).st_mtime > 600
+def works(folder):
+    try:
+        with open(os.path.join(folder, "owner")) as file:
+            os.kill(int(file.read()), 0)
+        return True
+    except (OSError, ValueError):
+        return False
+def sender(folder):
+    if os.stat(folder).st_uid != os.getuid() or works(folder):
+        return None
+    with open(os.path.join(folder, "sender")) as file:
+        machine, process = file.read().split()
+    return process if machine == sys.argv[1] else None
+waiting = []
 for old in glob.glob(os.path.join(tempfile.gettempdir(), "edgeseed-*")):
     try:
-        if os.path.isdir(old) and not os.path.islink(old) and left(old):
-            shutil.rmtree(old, ignore_errors=True)
-    except OSError:
+        if os.path.isdir(old) and not os.path.islink(old):
+            if left(old):
+                shutil.rmtree(old, ignore_errors=True)
+            elif sender(old):
+                waiting.append("%s %s" % (sender(old), old))
+    except (OSError, ValueError):
         pass
 """
 _RECEIVE = f"""
 import glob, os, shutil, sys, tarfile, tempfile, time
 {_SWEEP}
-folder = tempfile.mkdtemp(prefix="edgeseed-")
+folder = os.path.join(tempfile.gettempdir(), sys.argv[3])
+os.mkdir(folder, 0o700)
 try:
+    with open(os.path.join(folder, "sender"), "w") as file:
+        file.write(" ".join(sys.argv[1:3]))
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
         archive.extractall(folder)
+    os.stat(os.path.join(folder, "{job_file.WHOLE}"))
+    {_PRINT_MARK}
+    print(folder)
+    print("\\n".join(waiting))
+    sys.stdout.flush()
 except BaseException:
-    shutil.rmtree(folder, ignore_errors=True)  # a full disk must not stay full
+    # A full disk must not stay full; and a host that was ended sends half, or does not listen.
+    shutil.rmtree(folder, ignore_errors=True)
     raise
-{_PRINT_MARK}
-print(folder)
 """
 _SEND = f"""
 import sys, tarfile
@@ -89,7 +119,11 @@ import sys, tarfile
 with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
     archive.add(sys.argv[1] + "/result", "result")
 """
-_REMOVE = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
+_REMOVE = """
+import os, shutil, sys, tempfile
+for name in sys.argv[1:]:
+    shutil.rmtree(os.path.join(tempfile.gettempdir(), name), ignore_errors=True)
+"""
 
 _INSTALL = f"""
 import subprocess, sys
@@ -104,11 +138,12 @@ subprocess.run(install + packages, check=True, stdout=sys.stderr)
 _REMEDIES = (
     ("REMOTE HOST IDENTIFICATION HAS CHANGED",
      "its host key is not the one in known_hosts: if the device was set up anew, forget the old "
-     "one with `ssh-keygen -R {host}` and connect once by hand"),
+     "one with `ssh-keygen -R {known}` and connect once by hand"),
     ("Host key verification failed",
-     "its host key is not known: connect once by hand, `ssh {at}`, and compare the fingerprint"),
+     "its host key is not known: connect once by hand, `ssh {port}{at}`, and compare the "
+     "fingerprint"),
     ("Permission denied",
-     "it does not accept your key: install it with `ssh-copy-id {at}`"),
+     "it does not accept your key: install it with `ssh-copy-id {port}{at}`"),
     ("Could not resolve hostname",
      "there is no host of this name: check the spelling, or add it to ~/.ssh/config"),
     ("Connection refused",
@@ -198,20 +233,34 @@ class SshDevice(AgentDevice):
 
     def run_agent(self, work: Path, *, on_line: Callable[[str], None]) -> Ended:
         """Copy, run, copy back; the folder on the device is removed also after an error."""
-        folder = self._call(_RECEIVE, sends=_packed(work)).decode().strip()
+        folder, left = self._send(work)
         try:
             agent = f"{folder}/{job_file.AGENT}"
             python = self._address.python
             if self._address.install:
                 python = self._install(folder, _engine_packages(work))
-            ended = stream(self._command(python, agent, folder), on_line=on_line)
+            ended = stream(self._command(*_told_of_signals(python, agent, folder)), on_line=on_line)
             if ended.exit_code == _SSH_FAILED:
                 raise self._lost(ended.stderr)
             if ended.exit_code == 0:
                 _unpack(self._call(_SEND, folder), work)
             return ended
         finally:
-            self._remove(folder)
+            self._remove(folder, *left)
+
+    def _send(self, work: Path) -> tuple[str, list[str]]:
+        """Copy a folder there; returns where it lies, and what killed calls of ours left."""
+        name = f"edgeseed-{secrets.token_hex(6)}"
+        sender = (machine(), str(os.getpid()), name)
+        try:
+            told = self._call(_RECEIVE, *sender, sends=_packed(work)).decode().splitlines()
+        except Exception:
+            raise  # it was never made, or has removed itself
+        except BaseException:
+            # Ctrl-C or a signal: all may have arrived, and nobody is told where.
+            self._remove(name)
+            raise
+        return told[0], _of_killed_calls(told[1:])
 
     def _install(self, folder: str, engine: Sequence[str]) -> str:
         """Make an environment in the work folder, which goes away with it; returns its Python.
@@ -254,8 +303,8 @@ class SshDevice(AgentDevice):
             raise self._lost(done.stderr.decode("utf-8", "replace"), code=done.returncode)
         return done.stdout.partition(_MARK)[2]
 
-    def _remove(self, folder: str) -> None:
-        command = self._command(self._address.python, "-c", _REMOVE, folder)
+    def _remove(self, folder: str, *left: str) -> None:
+        command = self._command(self._address.python, "-c", _REMOVE, folder, *left)
         try:
             done = subprocess.run(
                 command, capture_output=True, timeout=_REMOVE_SECONDS, check=False
@@ -269,10 +318,17 @@ class SshDevice(AgentDevice):
 
     def _lost(self, stderr: str, *, code: int = _SSH_FAILED) -> WorkError:
         """The error for what ssh or the device's Python said, with the remedy if it is known."""
-        at, host = self._address.destination, self._address.host.strip("[]")
+        at, host, port = self._address.destination, self._address.host, self._address.port
+        host = host.strip("[]")
+        facts = {
+            "at": at,
+            "port": "" if port is None else f"-p {port} ",
+            # As known_hosts writes it.
+            "known": host if port in (None, _SSH_PORT) else f"'[{host}]:{port}'",
+        }
         for sign, remedy in _REMEDIES if code == _SSH_FAILED else ():
             if sign in stderr:
-                return WorkError(f"{self.name}: {remedy.format(at=at, host=host)}")
+                return WorkError(f"{self.name}: {remedy.format(**facts)}")
         last = stderr.strip().rpartition("\n")[2] or "it said nothing"
         if code in (126, 127):
             return WorkError(
@@ -280,6 +336,20 @@ class SshDevice(AgentDevice):
                 f"--device {self.name}?python=PATH"
             )
         return WorkError(f"{self.name}: the connection or the copying failed: {last}")
+
+
+def _told_of_signals(*words: str) -> tuple[str, ...]:
+    """A command whose exit code is 128 and the number where a signal ended it.
+
+    ssh says 255 for that, as for a lost connection, unless a shell stays in between.
+    """
+    return "sh", "-c", f"{' '.join(map(shlex.quote, words))}; exit $?"
+
+
+def _of_killed_calls(waiting: Sequence[str]) -> list[str]:
+    """Of the folders there that calls of this machine sent, those whose call is gone."""
+    rows = (line.partition(" ") for line in waiting if " " in line)
+    return [folder for process, _, folder in rows if not is_running(int(process))]
 
 
 def _engine_packages(work: Path) -> tuple[str, ...]:
@@ -295,6 +365,8 @@ def _packed(work: Path) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.add(work, ".")
+        # The last: with it, all has arrived.
+        archive.addfile(tarfile.TarInfo(job_file.WHOLE))
     return buffer.getvalue()
 
 

@@ -52,7 +52,9 @@ class CoreMLEngine(Engine):
         image = spec.input[0]
         self._is_image = image.type.WhichOneof("Type") == "imageType"
         height, width = image.type.imageType.height, image.type.imageType.width
-        self.inputs = (EngineTensor(image.name, (None, 3, height, width), "uint8"),)
+        # GRAYSCALE is 10 in Core ML's own list of colour spaces, RGB 20.
+        channels = 1 if image.type.imageType.colorSpace == 10 else 3
+        self.inputs = (EngineTensor(image.name, (None, channels, height, width), "uint8"),)
         self.outputs = tuple(EngineTensor(each.name, (None,), "float32") for each in spec.output)
         self.placement = placement
         self.settings = settings
@@ -97,8 +99,9 @@ class CoreMLEngine(Engine):
         pixels = np.asarray(feeds[spec.name])
         if len(pixels) != 1:
             raise EngineError("coreml takes one photo at a time")
-        # The bundle's model takes a photo, as an app gives it: (H, W, 3) bytes.
-        photo = Image.fromarray(np.ascontiguousarray(pixels[0].transpose(1, 2, 0)))
+        # The bundle's model takes a photo, as an app gives it: (H, W, 3) bytes, or (H, W) of grey.
+        bands = pixels[0][0] if len(pixels[0]) == 1 else pixels[0].transpose(1, 2, 0)
+        photo = Image.fromarray(np.ascontiguousarray(bands))
         found = self._model.predict({spec.name: photo if self._is_image else pixels})
         return {
             output.name: np.asarray(found[output.name], dtype=np.float32).reshape(1, -1)

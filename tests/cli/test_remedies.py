@@ -1,6 +1,7 @@
 """What an error message tells the user to run can be run: commands, options, extras, modules."""
 
 import ast
+import dataclasses
 import importlib.util
 import re
 import shlex
@@ -8,11 +9,13 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
 from edgeseed.cli._main import cli, main
+from edgeseed.core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("edgeseed", "distill", "export", "runtime", "profiles")
@@ -94,13 +97,125 @@ def test_commands_that_messages_name_exist_and_take_the_options_named() -> None:
     assert count > 20
 
 
+def _parsed(name: str, words: list[str]) -> dict[str, object]:
+    """What click makes of a call, without running it; raises where a word does not fit."""
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    context = click.Context(command, info_name=name, resilient_parsing=False)
+    parser = command.make_parser(context)
+    try:
+        values, _, _ = parser.parse_args(args=list(words))
+    except click.BadOptionUsage:  # its value was "..."
+        values, _, _ = parser.parse_args(args=[*words, "X"])
+    found: dict[str, object] = {}
+    for parameter in command.params:
+        if parameter.name in values and isinstance(parameter.type, click.Choice | click.IntRange):
+            value = values[parameter.name]
+            if not _is_placeholder(str(value)):
+                found[str(parameter.name)] = parameter.type.convert(value, parameter, context)
+    return found
+
+
+def _is_placeholder(text: str) -> bool:
+    """`N`, `NAME`, `DIR` and what stood for a value in the message."""
+    return text.strip("'\"") == "X" or re.sub(r"[^A-Za-z]", "", text).isupper()
+
+
+def test_calls_that_messages_name_are_parsed_by_their_command() -> None:
+    count = 0
+    for where, text in texts():
+        for name, *words in commands(text):
+            if name not in options():
+                continue  # `edgeseed {kind}s`: see below
+            try:
+                _parsed(name, words)
+            except click.UsageError as error:
+                raise AssertionError(
+                    f"{where}: edgeseed {name} {' '.join(words)}: {error}"
+                ) from error
+            count += 1
+    assert count > 20
+
+
+SETTING = re.compile(r"--set[ =]([a-z_]+(?:\.[a-z_]+)?)=")
+
+
+@cache
+def settings() -> set[str]:
+    """All that `--set` takes anywhere: fields of methods, of the recipe, of the views, ..."""
+    # Here, for they take seconds: most of this file needs the commands alone.
+    from edgeseed.distill.data.views import ViewSettings
+    from edgeseed.distill.evaluation.knn import KnnSettings
+    from edgeseed.distill.evaluation.linear import LinearSettings
+    from edgeseed.distill.methods import METHODS, load_method
+    from edgeseed.distill.training.recipe import Recipe
+    from edgeseed.distill.training.settings import StudentSettings
+    from edgeseed.distill.training.trainer import TrainingConfig
+    from edgeseed.export.quantize.config import QuantizeConfig
+    from edgeseed.export.targets import TARGETS
+    from edgeseed.export.targets.tensorrt.target import TensorRTOptions
+
+    found = set()
+    sections: dict[str, Any] = {
+        "recipe": Recipe, "views": ViewSettings, "training": TrainingConfig,
+        "student": StudentSettings, "knn": KnnSettings, "linear": LinearSettings,
+    }  # fmt: skip
+    for section, kind in sections.items():
+        found |= {f"{section}.{field.name}" for field in dataclasses.fields(kind)}
+    for name in METHODS.names():
+        found |= {field.name for field in dataclasses.fields(load_method(name).Config)}
+    for name in TARGETS.names():
+        found |= set(TARGETS.load(name).options)
+    found |= {field.name for field in dataclasses.fields(QuantizeConfig)}
+    return found | {field.name for field in dataclasses.fields(TensorRTOptions)}
+
+
+def test_settings_that_messages_name_exist() -> None:
+    count = 0
+    for where, text in texts():
+        for name in SETTING.findall(text):
+            count += 1
+            assert name in settings() | {"field"}, f"{where}: --set {name}=..."
+    assert count >= 5
+
+
+def test_addresses_of_devices_that_messages_name_are_read() -> None:
+    from edgeseed.runtime.devices import open_device
+
+    count = 0
+    for where, text in texts():
+        if text.startswith("--device "):
+            continue  # it refuses what it quotes
+        for address in re.findall(r"--device ((?:ssh|adb|browser|host)[^\s'\"`;,)]*)", text):
+            filled = address.replace("{}", "board").rstrip(".:")
+            if any(word in address for word in ("[", "HOST", "PATH", "ADDRESS", "SERIAL", "{}{}")):
+                filled = re.sub(r"\[[^\]]*\]", "", filled)
+                for word in ("HOST", "ADDRESS", "SERIAL"):
+                    filled = filled.replace(word, "board")
+            if address.endswith(("{}", "=")) and not filled.endswith("board"):
+                continue  # it quotes what was given
+            try:
+                open_device(filled)
+            except ConfigError as error:
+                if "{}" not in address:  # a message may quote the address that it refuses
+                    raise AssertionError(f"{where}: --device {address}: {error}") from error
+            count += 1
+    assert count >= 3
+
+
 def test_options_that_messages_name_exist() -> None:
     known = set().union(*options().values()) | FOREIGN
     for where, text in texts():
         if where.startswith(
-            ("runtime/runners", "export/apps", "runtime/devices", "runtime/engines")
+            (
+                "runtime/runners",
+                "export/apps",
+                "runtime/devices",
+                "runtime/engines",
+                "edgeseed/core/svg",
+            )
         ):
-            continue  # words of adb, npm, gradle and trtexec
+            continue  # words of adb, npm, gradle and trtexec, and colours of a style sheet
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
             if len(text) > len(option) + 3:  # a message, not a word of some command line
                 assert option.rstrip("-") in known, f"{where}: {option} in {text[:80]!r}"

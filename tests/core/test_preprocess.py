@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.preprocess import Preprocess, normalization
 from edgeseed.export.apps.reference import (
     FAULTS,
     StoredPhoto,
@@ -44,6 +44,33 @@ def test_python_and_the_literal_specification_give_the_same_bytes(
     photo = pixels(width, height, seed)
     expected = preprocess_photo(StoredPhoto(pixels=photo), preprocess)
     assert np.array_equal(preprocess.pixels(Image.fromarray(photo)), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@settings(max_examples=60, deadline=None)
+@given(
+    photo_width=st.integers(1, 130),
+    photo_height=st.integers(1, 130),
+    image_size=st.integers(1, 40),
+    width=st.integers(1, 60),
+    border=st.integers(0, 12),
+    interpolation=st.sampled_from(INTERPOLATIONS),
+)
+def test_other_inputs_are_those_of_the_literal_specification(
+    channels, photo_width, photo_height, image_size, width, border, interpolation
+):
+    if max(photo_width, photo_height) > 25 * min(photo_width, photo_height):
+        return
+    if max(image_size, width) > 25 * min(image_size, width):
+        return
+    preprocess = Preprocess(
+        image_size=image_size, width=width, resize=image_size + border,
+        interpolation=interpolation, **normalization(channels),
+    )  # fmt: skip
+    photo = pixels(photo_width, photo_height)
+    found = preprocess.pixels(Image.fromarray(photo))
+    assert found.shape == (channels, image_size, width)
+    assert np.array_equal(found, preprocess_photo(StoredPhoto(pixels=photo), preprocess))
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)

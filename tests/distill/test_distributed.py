@@ -56,6 +56,11 @@ dist.destroy_process_group()
 
 
 def launch(arguments: list[str], cwd: Path) -> None:
+    done = start(arguments, cwd)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def start(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
         "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *arguments,
@@ -63,10 +68,9 @@ def launch(arguments: list[str], cwd: Path) -> None:
     # The processes start elsewhere: they shall import what is tested here.
     paths = [str(Path(edgeseed.__file__).parents[1]), str(Path(__file__).parents[1])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_alone_every_collective_is_the_identity() -> None:
@@ -132,3 +136,44 @@ def test_run_on_two_processes_goes_on_with_one(tmp_path: Path, teacher_file: str
 def epochs_of(out: Path) -> list[float]:
     lines = (out / "metrics.jsonl").read_text().splitlines()
     return [record["epoch"] for record in map(json.loads, lines)]
+
+
+@pytest.mark.slow
+def test_an_error_of_all_ranks_is_said_once(tmp_path: Path) -> None:
+    # Each printed its own: the same line, and under --json a document, as often as there are GPUs.
+    words = ["-m", "edgeseed", "distill", "--teacher", "resnet50", "--student", "resnet18",
+             "--data", "nowhere/", "--out", "run", "--devices", "cpu", "--json"]  # fmt: skip
+    done = start(words, tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.count("edgeseed: error: nowhere/ does not exist") == 1
+    assert done.stdout.count('"error"') == 1
+    json.loads(done.stdout)
+
+
+ONE_FAILS = """
+import os, sys
+from edgeseed.core.errors import DataError
+from edgeseed.distill.training.trainer import Trainer
+from edgeseed.cli import main
+
+step = Trainer._train_step
+def fail_on_the_second(self, *arguments):
+    if os.environ["RANK"] == "1" and self.step == 2:
+        raise DataError("photo 7 cannot be read")
+    step(self, *arguments)
+Trainer._train_step = fail_on_the_second
+main(["distill", "--method", "seed", "--teacher", sys.argv[1], "--student", "test_efficientnet",
+      "--data", "digits", "--out", "run", "--epochs", "2", "--batch-size", "256",
+      "--image-size", "32", "--set", "queue_size=512", "--devices", "cpu"])
+"""
+
+
+@pytest.mark.slow
+def test_an_error_of_one_rank_is_said_by_it_alone(tmp_path: Path, teacher_file: str) -> None:
+    (tmp_path / "run.py").write_text(ONE_FAILS)
+    done = start([str(tmp_path / "run.py"), teacher_file], tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.count("edgeseed: error: ") == 1
+    assert "edgeseed: error: photo 7 cannot be read" in done.stderr
+    # The other fails in a collective, which says nothing that helps.
+    assert "Connection closed" not in done.stderr

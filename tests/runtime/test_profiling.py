@@ -146,7 +146,7 @@ def test_what_the_agent_refuses_is_raised_and_nothing_is_written(
 def test_an_agent_that_was_killed_is_told_by_its_last_line(bundle: Bundle, tmp_path: Path) -> None:
     device = FakeDevice(None, ended=Ended(exit_code=-9, stderr="warning\nout of memory\n"))
 
-    with pytest.raises(WorkError, match="ended with code -9: out of memory"):
+    with pytest.raises(WorkError, match="ended by SIGKILL, as happens when memory runs out: out"):
         profile(bundle.path, device=device, out=tmp_path / "result.json")
 
 

@@ -1,5 +1,8 @@
 """The only place that decodes images: upright 8-bit RGB, whatever phones and scanners made.
 
+For networks of four channels the fourth is kept as it is: an alpha channel that measures something,
+such as depth or near infrared.
+
 EXIF rotation, CMYK, grey, 16 bits, alpha and animation are handled.
 """
 
@@ -30,7 +33,9 @@ class Draft(NamedTuple):
     """Width and height of the whole photo, in pixels."""
 
 
-def decode(source: str | Path | bytes, *, name: str | None = None) -> Image.Image:
+def decode(
+    source: str | Path | bytes, *, name: str | None = None, channels: int = 3
+) -> Image.Image:
     """Reads one photo as upright 8-bit sRGB.
 
     The first frame of an animation; alpha over white; 16 bits scaled to 8; EXIF rotation and ICC
@@ -39,19 +44,25 @@ def decode(source: str | Path | bytes, *, name: str | None = None) -> Image.Imag
     Args:
         source: A file, or the bytes of one.
         name: What it is called in messages; by default its path.
+        channels: Of the network that will see it. With 4 the photo comes as RGBA, its fourth
+            channel untouched; with 1 as RGB, because `Preprocess` makes it grey.
 
     Raises:
-        DataError: If it is no image, truncated, or too large to be a photo.
+        DataError: If it is no image, truncated, too large to be a photo, or has no fourth channel.
     """
-    return _decode(source, side=None, name=name).image
+    return _decode(source, side=None, name=name, channels=channels).image
 
 
-def decode_draft(source: str | Path | bytes, *, side: int, name: str | None = None) -> Draft:
+def decode_draft(
+    source: str | Path | bytes, *, side: int, name: str | None = None, channels: int = 3
+) -> Draft:
     """As `decode`, but a JPEG may come smaller; see `PhotoSet.draft`."""
-    return _decode(source, side=side, name=name)
+    return _decode(source, side=side, name=name, channels=channels)
 
 
-def _decode(source: str | Path | bytes, *, side: int | None, name: str | None) -> Draft:
+def _decode(
+    source: str | Path | bytes, *, side: int | None, name: str | None, channels: int
+) -> Draft:
     try:
         with warnings.catch_warnings():
             # Large panoramas are fine; what is beyond twice that is refused by Pillow as an error.
@@ -64,7 +75,8 @@ def _decode(source: str | Path | bytes, *, side: int | None, name: str | None) -
                 image.load()
                 is_turned = image.getexif().get(_ORIENTATION) in _TURNED
                 size = (whole[1], whole[0]) if is_turned else whole
-                return Draft(_to_rgb(ImageOps.exif_transpose(image)), size)
+                upright = ImageOps.exif_transpose(image)
+                return Draft(_to_rgba(upright) if channels == 4 else _to_rgb(upright), size)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         name = name or ("the image" if isinstance(source, bytes) else str(source))
         raise DataError(f"{name} cannot be read as an image: {reason_of(error)}") from error
@@ -75,6 +87,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     # The pixels are sRGB now; a PNG written of them must not say otherwise.
     rgb.info.pop("icc_profile", None)
     return rgb
+
+
+def _to_rgba(image: Image.Image) -> Image.Image:
+    """Colours as sRGB, and the fourth channel as the file has it, not blended with anything."""
+    if image.mode not in ("RGBA", "RGBX"):
+        raise ValueError(
+            f"it has no fourth channel (Pillow calls it {image.mode}); this network needs one: "
+            "give PNG, TIFF or WebP files of red, green, blue and one channel more"
+        )
+    fourth = image.getchannel(3)
+    colours = Image.merge("RGB", image.split()[:3])
+    colours.info = dict(image.info)
+    return Image.merge("RGBA", (*_to_rgb(colours).split(), fourth))
 
 
 def _flatten(image: Image.Image) -> Image.Image:

@@ -49,13 +49,13 @@ class Files:
         start = int(self._ends[index - 1]) if index else 0
         return os.fsdecode(self._joined[start : int(self._ends[index])])
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, channels: int = 3) -> Image.Image:
         """The photo at `index`, upright, 8-bit RGB."""
-        return decode(self.root / self.name(index))
+        return decode(self.root / self.name(index), channels=channels)
 
-    def draft(self, index: int, side: int) -> Draft:
+    def draft(self, index: int, side: int, channels: int = 3) -> Draft:
         """As `image`, but a JPEG may come smaller."""
-        return decode_draft(self.root / self.name(index), side=side)
+        return decode_draft(self.root / self.name(index), side=side, channels=channels)
 
     def mark(self, index: int) -> Mark:
         """What tells copies of it, without decoding."""

@@ -29,15 +29,15 @@ class _Joined:
         at = int(part.indices[inner])
         return f"{part.name}/{at if name is None else name(at)}"
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, channels: int = 3) -> Image.Image:
         """The photo at `index`, upright, 8-bit RGB."""
         part, inner = self._place(index)
-        return part.image(inner)
+        return part.image(inner, channels=channels)
 
-    def draft(self, index: int, side: int) -> Draft:
+    def draft(self, index: int, side: int, channels: int = 3) -> Draft:
         """As `image`, but a JPEG may come smaller."""
         part, inner = self._place(index)
-        return part.draft(inner, side)
+        return part.draft(inner, side, channels=channels)
 
     def mark(self, index: int) -> Mark:
         """What tells copies of it, without decoding."""

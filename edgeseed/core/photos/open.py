@@ -48,6 +48,7 @@ def _open_digits(split: str, folder: str | None) -> PhotoSet:
     )
 
 
+_SHOWN = 200
 _NAMED = {"digits": _open_digits}
 
 
@@ -71,7 +72,14 @@ def open_photos(
         UnknownNameError: If it is neither a folder nor a known name.
     """
     parts = _parts(source)
-    opened = [_open(part, labels=labels) for part in parts]
+    if not parts:
+        raise DataError("no set of photos is named; give a folder, or one of the other kinds")
+    try:
+        opened = [_open(part, labels=labels) for part in parts]
+    except OSError as error:  # too long a name, or a folder that may not be looked into
+        raise DataError(
+            f"{str(source)[:_SHOWN]}: it cannot be opened ({error.strerror or error})"
+        ) from error
     photos = opened[0] if len(opened) == 1 else join_photos(",".join(parts), opened, labels=labels)
     if len(photos) < min_count:
         raise DataError(

@@ -5,9 +5,12 @@ A photo is read from its place, in any order, as one of a folder is.
 
 import collections
 import json
+import lzma
 import os
+import struct
 import threading
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -34,6 +37,11 @@ HUGGING_FACE = "hf:"
 """What the name of a Hugging Face dataset starts with."""
 _PARQUET = ".parquet"
 _KEPT_GROUPS = 2
+# What zipfile and its decompressors raise of broken bytes; pyarrow's errors are among these.
+_UNREADABLE = (
+    OSError, ValueError, RuntimeError, LookupError, EOFError, zipfile.BadZipFile, zlib.error,
+    lzma.LZMAError, struct.error,
+)  # fmt: skip
 
 
 class _Packed:
@@ -59,15 +67,18 @@ class _Packed:
         """As label lists and messages have it."""
         return self._names[index]
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, channels: int = 3) -> Image.Image:
         """The photo at `index`, upright, 8-bit RGB."""
-        return decode(self._read(index), name=f"{self._source}: {self.name(index)}")
+        return decode(
+            self._read(index), name=f"{self._source}: {self.name(index)}", channels=channels
+        )
 
-    def draft(self, index: int, side: int) -> Draft:
+    def draft(self, index: int, side: int, channels: int = 3) -> Draft:
         """As `image`, but a JPEG may come smaller."""
         return decode_draft(
-            self._read(index), side=side, name=f"{self._source}: {self.name(index)}"
-        )
+            self._read(index), side=side, name=f"{self._source}: {self.name(index)}",
+            channels=channels,
+        )  # fmt: skip
 
     def mark(self, index: int) -> Mark:
         """What tells copies of it, without decoding."""
@@ -80,7 +91,7 @@ class _Packed:
                 self._opened = (os.getpid(), self._open())
             try:
                 return self._read_from(self._opened[1], index)
-            except (OSError, ValueError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
+            except _UNREADABLE as error:
                 raise DataError(
                     f"{self._source}: {self.name(index)} cannot be read "
                     f"({' '.join(str(error).split())[:160]})"
@@ -123,7 +134,7 @@ def open_zip(path: Path, *, labels: bool | None) -> PhotoSet:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [item for item in archive.infolist() if not item.is_dir()]
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path} is not a whole zip archive ({error}); copy it again") from error
     visible = [item for item in members if not _is_hidden(item.filename)]
     if any(item.flag_bits & 1 for item in visible):
@@ -253,7 +264,7 @@ def open_parquet(path: Path, *, labels: bool | None) -> PhotoSet:
                             names.append(name)
                             sizes.append(len(content))
                             targets.append(found.column(label)[row].as_py() if label else None)
-            except (OSError, ValueError, KeyError) as error:
+            except _UNREADABLE as error:
                 if isinstance(error, DataError):
                     raise
                 raise DataError(

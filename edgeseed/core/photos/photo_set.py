@@ -20,11 +20,11 @@ from edgeseed.core.photos.overlap import Mark, sketch_of
 class PhotoSource(Protocol):
     """Where a set's photos lie: anything that gives the i-th as an image and survives pickling."""
 
-    def image(self, index: int) -> Image.Image:
-        """The photo, upright, 8-bit RGB."""
+    def image(self, index: int, channels: int = 3) -> Image.Image:
+        """The photo, upright, 8-bit RGB, or RGBA for 4 channels; see `decode`."""
         ...
 
-    def draft(self, index: int, side: int) -> Draft:
+    def draft(self, index: int, side: int, channels: int = 3) -> Draft:
         """As `image`, but a JPEG may come smaller."""
         ...
 
@@ -62,15 +62,15 @@ class PhotoSet:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def image(self, index: int) -> Image.Image:
-        """The photo at `index`, upright, 8-bit RGB.
+    def image(self, index: int, *, channels: int = 3) -> Image.Image:
+        """The photo at `index`, upright, 8-bit RGB; RGBA where a network has 4 `channels`.
 
         Raises:
-            DataError: If the file went away or is broken; the message names it.
+            DataError: If the file went away, is broken or has no fourth channel; it is named.
         """
-        return self.source.image(int(self.indices[index]))
+        return self.source.image(int(self.indices[index]), channels)
 
-    def draft(self, index: int, side: int) -> Draft:
+    def draft(self, index: int, side: int, *, channels: int = 3) -> Draft:
         """As `image`, for views that are random anyway: a JPEG may come smaller, and sooner.
 
         The decoder leaves out the fine frequencies, which is not bit for bit what a resize of the
@@ -79,11 +79,12 @@ class PhotoSet:
         Args:
             index: Which photo.
             side: In pixels; neither width nor height will be less, unless they are anyway.
+            channels: As for `image`.
 
         Raises:
             DataError: If the file went away or is broken; the message names it.
         """
-        return self.source.draft(int(self.indices[index]), side)
+        return self.source.draft(int(self.indices[index]), side, channels)
 
     def mark(self, index: int) -> Mark:
         """What tells copies of the photo at `index`, without decoding it.
@@ -150,12 +151,14 @@ class _Arrays:
 
     pixels: npt.NDArray[np.uint8]
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, channels: int = 3) -> Image.Image:
+        if channels == 4:
+            raise DataError("these photos have no fourth channel, which the network needs")
         return Image.fromarray(self.pixels[index]).convert("RGB")
 
-    def draft(self, index: int, side: int) -> Draft:
+    def draft(self, index: int, side: int, channels: int = 3) -> Draft:
         del side
-        image = self.image(index)
+        image = self.image(index, channels)
         return Draft(image, image.size)
 
     def mark(self, index: int) -> Mark:

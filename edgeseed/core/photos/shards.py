@@ -361,13 +361,13 @@ class Shards:
         shard = self._urls[int(self._numbers[index])].rpartition("/")[2]
         return f"{shard}/{self._members[index]}"
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, channels: int = 3) -> Image.Image:
         """The photo at `index`, upright, 8-bit RGB."""
-        return decode(self._read(index), name=self.name(index))
+        return decode(self._read(index), name=self.name(index), channels=channels)
 
-    def draft(self, index: int, side: int) -> Draft:
+    def draft(self, index: int, side: int, channels: int = 3) -> Draft:
         """As `image`, but a JPEG may come smaller."""
-        return decode_draft(self._read(index), side=side, name=self.name(index))
+        return decode_draft(self._read(index), side=side, name=self.name(index), channels=channels)
 
     def mark(self, index: int) -> Mark:
         """Its bytes; of a shard that lies elsewhere, its name, for each read is a request."""

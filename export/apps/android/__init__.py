@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from edgeseed.core.preprocess import COLORS
 from edgeseed.export.apps.contents import ModelFacts
 from edgeseed.export.apps.literals import kotlin_string, one_line
 from edgeseed.export.apps.platform import Platform
@@ -36,7 +37,8 @@ class AndroidPlatform(Platform):
             .replace("edgeseedmodule", facts.module)
             .replace("@MODEL@", one_line(facts.architecture))
             .replace("@PRECISION@", facts.precision)
-            .replace("@SIZE@", str(facts.preprocess.image_size))
+            .replace("@WIDTH@", str(facts.preprocess.size[1]))
+            .replace("@HEIGHT@", str(facts.preprocess.size[0]))
             .replace("@RUNTIME@", runtime_version(facts))
             .replace("@EDGESEED@", one_line(facts.edgeseed))
             .replace("@DIGEST@", facts.bundle_digest)
@@ -68,6 +70,7 @@ def _model_info(facts: ModelFacts) -> str:
         ", ".join(f"{value!r}f" for value in values) for values in (preprocess.mean, preprocess.std)
     )
     outputs = ", ".join(kotlin_string(output.name) for output in facts.outputs)
+    input_shape = f"(N, {', '.join(map(str, preprocess.shape))})"
     return f"""package edgeseed.{facts.module}
 
 import edgeseed.{facts.module}.core.Interpolation
@@ -84,7 +87,7 @@ object ModelInfo {{
     /** The model's file below [ASSETS]. */
     const val MODEL = {kotlin_string(facts.model)}
 
-    /** The model's input: RGB values 0 to 255, (N, 3, size, size). */
+    /** The model's input: {COLORS[preprocess.channels]} values 0 to 255, {input_shape}. */
     const val INPUT = {kotlin_string(facts.input.name)}
     val outputs: List<String> = listOf({outputs})
     const val EMBEDDING_DIM = {facts.embedding_dim}
@@ -107,6 +110,8 @@ object ModelInfo {{
             interpolation = Interpolation.{preprocess.interpolation.upper()},
             mean = floatArrayOf({mean}),
             std = floatArrayOf({std}),
+            width = {preprocess.size[1]},
+            channels = {preprocess.channels},
         )
 }}
 """

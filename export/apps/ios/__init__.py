@@ -28,7 +28,8 @@ class IosPlatform(Platform):
             text.replace("EdgeseedModule", facts.module_title)
             .replace("@MODEL@", one_line(facts.architecture))
             .replace("@PRECISION@", facts.precision)
-            .replace("@SIZE@", str(facts.preprocess.image_size))
+            .replace("@WIDTH@", str(facts.preprocess.size[1]))
+            .replace("@HEIGHT@", str(facts.preprocess.size[0]))
             .replace("@EDGESEED@", one_line(facts.edgeseed))
             .replace("@DIGEST@", facts.bundle_digest)
         )
@@ -46,7 +47,7 @@ public enum ModelInfo {{
   public static let precision = {swift_string(facts.precision)}
   /// The model's folder among the package's resources.
   static let model = {swift_string(facts.model)}
-  /// The model's input: an RGB image of `preprocess.imageSize` pixels.
+  /// The model's input: an image of `preprocess.imageSize` x `preprocess.width` pixels.
   static let input = {swift_string(facts.input.name)}
   static let outputs: [String] = [{outputs}]
   public static let embeddingDim = {facts.embedding_dim}
@@ -64,7 +65,9 @@ public enum ModelInfo {{
     resize: {preprocess.resize},
     interpolation: .{preprocess.interpolation},
     mean: [{mean}],
-    std: [{std}])
+    std: [{std}],
+    width: {preprocess.size[1]},
+    channels: {preprocess.channels})
 }}
 """
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edgeseed.core.agreement import relative_error
 from edgeseed.core.bundle import Manifest
-from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.preprocess import COLORS, Preprocess
 from edgeseed.export.program import INPUT_NAME
 from edgeseed.export.target import Finding
 from edgeseed.export.targets.coreml.interpreter.program import Program, Reference
@@ -31,7 +31,8 @@ def user_metadata(
     found = {
         "edgeseed.version": version,
         "edgeseed.preprocess": json.dumps(preprocess.to_dict()),
-        "edgeseed.input": "RGB pixels 0..255, normalised inside the graph",
+        "edgeseed.input": f"{COLORS[preprocess.channels]} pixels 0..255, "
+        "normalised inside the graph",
         "edgeseed.precision": precision,
     }
     if classes is not None:
@@ -42,13 +43,23 @@ def user_metadata(
 def feature_texts(preprocess: Preprocess) -> dict[str, str]:
     """What Xcode shows beside each input and output."""
     return {
-        INPUT_NAME: "The photo, already of this size: its shorter side resized to "
-        f"{preprocess.resize} pixels ({preprocess.interpolation}), its centre cut out.",
+        INPUT_NAME: f"The photo, already of this size: {_resized(preprocess)} "
+        f"({preprocess.interpolation}), its centre cut out.",
         "embedding": "What the student saw, for search and comparison (cosine).",
         "logits": "One score a class, before the softmax.",
         LABEL: "The likeliest class.",
         PROBABILITIES: "The probability of each class.",
     }
+
+
+def _resized(preprocess: Preprocess) -> str:
+    if preprocess.width is None:
+        return f"its shorter side resized to {preprocess.resize} pixels"
+    height, width = preprocess.size
+    return (
+        f"resized to cover {preprocess.resize} pixels of height and "
+        f"{preprocess.resize * width / height:g} of width"
+    )
 
 
 def check_package(

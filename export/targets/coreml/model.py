@@ -86,7 +86,8 @@ class CoreMLModel(Model):
         """
         program = self.interpreter.program
         images = [each for each in program.inputs if isinstance(each, ImageInput)]
-        colors = [each for each in images if each.color != "RGB"]
+        # That a photo has as many channels as the student's is seen where it is run.
+        colors = [each for each in images if each.color == "BGR"]
         return (
             *(Finding(each.name, f"takes its colours as {each.color}, not RGB") for each in colors),
             *(
@@ -213,7 +214,8 @@ def _weight_problems(weight: Operation) -> Iterator[str]:
 
 
 def _as_image(photo: npt.NDArray[np.uint8]) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(photo.transpose(1, 2, 0)))
+    bands = photo[0] if len(photo) == 1 else photo.transpose(1, 2, 0)
+    return Image.fromarray(np.ascontiguousarray(bands))
 
 
 def open_coreml(folder: Path, manifest: Manifest) -> CoreMLModel:

@@ -2,7 +2,7 @@
 
 What is in the package, and why:
 
-* **Input `image`**, a colour image of the student's size, RGB. Core ML's own image scaling has one
+* **Input `image`**, an image of the student's size, RGB or grey. Core ML's own scaling has one
   scale for all channels, which cannot divide by a standard deviation per channel; it is left at
   identity, and mean and std are in the graph, as for every target. Core ML fixes an image's batch
   at 1.
@@ -195,8 +195,9 @@ def convert(coremltools: Any, request: WriteRequest, settings: CoreMLSettings) -
     names = list(request.output_names)
     if request.spec.classes is not None:
         module, names = _WithProbabilities(module), [*names, _PROBABILITIES]
-    size = request.spec.preprocess.image_size
-    example = torch.zeros(1, 3, size, size)
+    example = torch.zeros(1, *request.spec.preprocess.shape)
+    layouts = coremltools.colorlayout
+    layout = layouts.GRAYSCALE if request.spec.preprocess.channels == 1 else layouts.RGB
 
     def run(source: object) -> Any:
         with quiet():
@@ -207,7 +208,7 @@ def convert(coremltools: Any, request: WriteRequest, settings: CoreMLSettings) -
                     coremltools.ImageType(
                         name=INPUT_NAME,
                         shape=tuple(example.shape),
-                        color_layout=coremltools.colorlayout.RGB,
+                        color_layout=layout,
                     )
                 ],
                 outputs=[coremltools.TensorType(name=name, dtype=np.float32) for name in names],

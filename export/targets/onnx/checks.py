@@ -7,7 +7,7 @@ from typing import Any
 from onnx import ModelProto
 
 from edgeseed.core.bundle import Manifest
-from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.preprocess import COLORS, Preprocess
 from edgeseed.export.target import Finding
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
@@ -19,7 +19,8 @@ def properties(
     """The metadata of a file: what an app needs when it has the one file only."""
     found = {
         "edgeseed.preprocess": json.dumps(preprocess.to_dict()),
-        "edgeseed.input": "RGB pixels 0..255, normalised inside the graph",
+        "edgeseed.input": f"{COLORS[preprocess.channels]} pixels 0..255, "
+        "normalised inside the graph",
         "edgeseed.precision": precision,
     }
     if classes is not None:

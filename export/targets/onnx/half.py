@@ -48,7 +48,9 @@ _SCALED = ("QuantizeLinear", "DequantizeLinear")
 _DEFAULT_DOMAIN = ("", "ai.onnx")
 
 
-def half_program(program: ExportedProgram, *, image_size: int, batch: Batch) -> ExportedProgram:
+def half_program(
+    program: ExportedProgram, *, shape: tuple[int, int, int], batch: Batch
+) -> ExportedProgram:
     """The program with a normalisation that float16 computes exactly.
 
     A program that does not start with `(image - mean) * factor` comes back as it is.
@@ -58,7 +60,7 @@ def half_program(program: ExportedProgram, *, image_size: int, batch: Batch) -> 
     graph = copy.deepcopy(graph)  # the program's own tensors are the student's
     if not centre_on_whole_numbers(graph):
         return program
-    return trace(graph, example_input(image_size, batch=batch), batch=batch)
+    return trace(graph, example_input(shape, batch=batch), batch=batch)
 
 
 def to_half(model: ModelProto, *, keep_float32: Collection[str] = ()) -> ModelProto:

@@ -1,6 +1,5 @@
 """An ONNX model as ONNX Runtime computes it on this machine's CPU."""
 
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import onnxruntime
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import ArtifactError
 from edgeseed.core.records import QuantizationRecord
+from edgeseed.core.scratch import scratch_folder
 from edgeseed.export.proof.scale_lint import lint_scales, lint_zero_points
 from edgeseed.export.target import Finding, Model
 from edgeseed.export.targets.onnx.byte_weights import large_float_readers
@@ -152,8 +152,8 @@ def optimised_graph(path: Path, *, signed: bool = False) -> onnx.GraphProto:
         path: The model.
         signed: Whether to treat int8 activations as ONNX Runtime does on Arm.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / "optimised.onnx"
+    with scratch_folder() as folder:
+        written = folder / "optimised.onnx"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.optimized_model_filepath = str(written)

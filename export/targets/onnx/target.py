@@ -67,6 +67,7 @@ class OnnxTarget(Target):
     precisions = ("fp32", "fp16", "w8", "int8")
     schemes: ClassVar[Mapping[Precision, tuple[str, ...]]] = {"int8": ("x86", "arm")}
     options: ClassVar[Mapping[str, Any]] = {"opset": DEFAULT_OPSET, "float32": ""}
+    channels: ClassVar[tuple[int, ...]] = (1, 3, 4)
     parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 1e-2}
     rounding_slack: ClassVar[float] = 0.25
 
@@ -151,8 +152,8 @@ def scheme_of_this_machine() -> str:
 def _as_asked(request: WriteRequest, settings: OnnxSettings) -> ModelProto:
     program = request.program
     if request.precision == "fp16":
-        size = request.spec.preprocess.image_size
-        program = half_program(program, image_size=size, batch=request.batch)
+        shape = request.spec.preprocess.shape
+        program = half_program(program, shape=shape, batch=request.batch)
     model = convert_program(program, output_names=request.output_names, opset=settings.opset)
     if request.precision == "fp16":
         return to_half(model, keep_float32=settings.float32)

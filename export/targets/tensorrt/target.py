@@ -98,6 +98,7 @@ class TensorRTTarget(Target):
     options: ClassVar[Mapping[str, Any]] = {
         field.name: field.default for field in dataclasses.fields(TensorRTOptions)
     }
+    channels: ClassVar[tuple[int, ...]] = (1, 3, 4)
     parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 1e-2}
 
     def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
@@ -112,9 +113,12 @@ class TensorRTTarget(Target):
         content = model.SerializeToString()
         with atomic_file(folder / MODEL_FILE) as temporary:
             temporary.write_bytes(content)
-        size = request.spec.preprocess.image_size
         recipe = build_recipe(
-            content, precision=request.precision, batch=request.batch, size=size, options=options
+            content,
+            precision=request.precision,
+            batch=request.batch,
+            shape=request.spec.preprocess.shape,
+            options=options,
         )
         write_json(folder / BUILD_FILE, recipe)
         return WrittenModel(
@@ -148,7 +152,12 @@ class TensorRTTarget(Target):
 
 
 def build_recipe(
-    content: bytes, *, precision: str, batch: Batch, size: int, options: TensorRTOptions
+    content: bytes,
+    *,
+    precision: str,
+    batch: Batch,
+    shape: tuple[int, int, int],
+    options: TensorRTOptions,
 ) -> dict[str, Any]:
     """`build.json`: how an engine is built of the file, for `runtime/agent/`."""
     return {
@@ -160,7 +169,7 @@ def build_recipe(
         "made_for": list(MADE_FOR),
         # By major version: a flag in 10, the only kind of network in 11.
         "strongly_typed": {"10": "flag", "11": "always"},
-        "profiles": profiles(batch, size, options),
+        "profiles": profiles(batch, shape, options),
         "workspace_mib": options.workspace_mib,
         "tf32": options.tf32,
         "dla_core": options.dla_core,
@@ -179,7 +188,7 @@ def _check_recipe(folder: Path, manifest: Manifest, content: bytes) -> Iterator[
         content,
         precision=manifest.precision,
         batch=batch if isinstance(batch, int) else "dynamic",
-        size=manifest.preprocess.image_size,
+        shape=manifest.preprocess.shape,
         options=options,
     )
     found = read_json(folder / BUILD_FILE, what="how to build an engine")
@@ -191,12 +200,17 @@ def _check_recipe(folder: Path, manifest: Manifest, content: bytes) -> Iterator[
             )
 
 
-def profiles(batch: Batch, size: int, options: TensorRTOptions) -> list[dict[str, Any]]:
-    """The optimization profiles: smallest, best and largest shape; none where there is one."""
+def profiles(
+    batch: Batch, shape: tuple[int, int, int], options: TensorRTOptions
+) -> list[dict[str, Any]]:
+    """The optimization profiles: smallest, best and largest batch of photos of (C, H, W).
+
+    None where there is one batch size.
+    """
     if batch != "dynamic":
         return []
     batches = {"min": 1, "opt": options.opt_batch, "max": options.max_batch}
-    return [{INPUT_NAME: {name: [count, 3, size, size] for name, count in batches.items()}}]
+    return [{INPUT_NAME: {name: [count, *shape] for name, count in batches.items()}}]
 
 
 def _check(request: WriteRequest, options: TensorRTOptions) -> None:
@@ -217,8 +231,8 @@ def _typed(request: WriteRequest, options: TensorRTOptions) -> ModelProto:
     halves = request.precision in _HALVES
     program = request.program
     if halves:
-        size = request.spec.preprocess.image_size
-        program = half_program(program, image_size=size, batch=request.batch)
+        shape = request.spec.preprocess.shape
+        program = half_program(program, shape=shape, batch=request.batch)
     model = convert_program(program, output_names=request.output_names, opset=options.opset)
     if halves:
         return to_half(model, keep_float32=options.float32)

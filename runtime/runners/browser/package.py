@@ -16,6 +16,7 @@ from pathlib import Path
 
 from edgeseed.core.console import say
 from edgeseed.core.errors import ArtifactError, ConfigError, MissingDependencyError, WorkError
+from edgeseed.core.scratch import scratch_folder
 
 PACKAGE = "onnxruntime-web"
 VERSION = "1.30.0"
@@ -130,8 +131,8 @@ def _sha256(path: Path) -> str:
 
 def _fetch(destination: Path) -> None:
     say(f"fetching {PACKAGE} {VERSION} by npm (33 MB, once; kept in {destination})")
-    with tempfile.TemporaryDirectory(prefix="edgeseed-npm-") as name:
-        archive = _npm_pack(Path(name))
+    with scratch_folder() as folder:
+        archive = _npm_pack(folder)
         _check_integrity(archive)
         destination.parent.mkdir(parents=True, exist_ok=True)
         # A folder beside it, then a rename: an interrupted call leaves no half of a package.

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import queue
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from edgeseed.core.bundle import Bundle
 from edgeseed.core.console import say, warn
 from edgeseed.core.errors import ArtifactError, EdgeseedError, GateError, WorkError
+from edgeseed.core.scratch import scratch_folder
 from edgeseed.runtime.agent.dispatch import Listener
 from edgeseed.runtime.agent.job_file import Job
 from edgeseed.runtime.conformance import Stages, read_measurement
@@ -78,8 +78,8 @@ def measure_in_browser(
     run = Run(work, job)
     limits = limits or _limits(job, 0 if pixels is None else len(pixels))
     with (
-        tempfile.TemporaryDirectory(prefix="edgeseed-") as folder,
-        serve(run, serving, folder=Path(folder)) as listening,
+        scratch_folder() as folder,
+        serve(run, serving, folder=folder) as listening,
     ):
         open_page(listening)
         posted, stages = _wait(run, job, name=name, limits=limits, watch=watch or (lambda: None))

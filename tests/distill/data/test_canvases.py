@@ -20,7 +20,7 @@ from edgeseed.distill.data.canvases import (
     native_side,
     open_canvases,
 )
-from edgeseed.distill.data.views import ViewPlan, weak_crop
+from edgeseed.distill.data.views import ViewPlan, center_crop, weak_crop
 
 MakePhotos = Callable[..., Path]
 CPU = torch.device("cpu")
@@ -86,7 +86,10 @@ def test_canvas_is_the_whole_photo_stretched() -> None:
 
 def test_canvas_side_follows_the_views_but_not_beyond_the_photos(make_photos: MakePhotos) -> None:
     photos = open_photos(make_photos(4, size=(36, 32)))
-    assert canvas_side(photos, ViewPlan(crops=(weak_crop(16), weak_crop(8)))) == 20
+    # Nine of ten crops have at least 0.28 of the area: 16 pixels of a view are 16 of a side of 30.
+    assert canvas_side(photos, ViewPlan(crops=(weak_crop(16), weak_crop(8)))) == 30
+    assert canvas_side(photos, ViewPlan(crops=(center_crop(16),))) == 20
+    assert canvas_side(photos, ViewPlan(crops=(weak_crop(16, min_scale=0.9),))) == 20
     assert canvas_side(photos, ViewPlan(crops=(weak_crop(224),))) == 36
     assert native_side(photos) == 32
 
@@ -203,7 +206,9 @@ def test_canvases_of_large_jpegs_are_drafted_and_keep_proportions_and_looks(
     sides: list[int] = []
     draft = photos.source.draft
     monkeypatch.setattr(
-        type(photos.source), "draft", lambda _, i, side: sides.append(side) or draft(i, side)
+        type(photos.source),
+        "draft",
+        lambda _, i, side, channels: sides.append(side) or draft(i, side, channels),
     )
     source = MemoryCanvases.decode(photos, side=40, device=CPU)
     assert sides == [80]

@@ -1,5 +1,6 @@
 """Label lists: drawn per class, the same for a seed, saved, refused where they teach nothing."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,14 @@ from PIL import Image
 
 from edgeseed.core.errors import DataError, UsageError
 from edgeseed.core.photos import PhotoSet, open_photos, photos_from_arrays
-from edgeseed.distill.data.labels import choose_labels, draw_share, labels_of, save_labels
+from edgeseed.distill.data.labels import (
+    choose_labels,
+    draw_share,
+    labels_of,
+    photo_names,
+    save_labels,
+    split_labelled,
+)
 
 
 def _photos(*counts: int) -> PhotoSet:
@@ -87,6 +95,73 @@ def test_missing_photos_in_a_list_are_named(folder: Path, tmp_path: Path) -> Non
     path.write_text("ant/ant_0.png\nbee/nothing.png\nbee/bee_0.png\n")
     with pytest.raises(DataError, match=r"names 1 photo that .* has not: bee/nothing\.png"):
         choose_labels(open_photos(folder), str(path), seed=0)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda names, folder: "\ufeff" + "\r\n".join(names),
+        lambda names, folder: "\n".join(name.replace("/", "\\") for name in names),
+        lambda names, folder: "\n".join(f"./{name}" for name in names),
+        lambda names, folder: "\n".join(f"{folder}/{name}" for name in names),
+        lambda names, folder: "\n".join(f"{folder.name}/{name}" for name in names),
+    ],
+    ids=["BOM and CRLF", "backslashes", "dots", "whole paths", "with the folder"],
+)
+def test_a_list_is_read_however_its_paths_are_written(
+    folder: Path, tmp_path: Path, write: Callable[[list[str], Path], str]
+) -> None:
+    # Photos that exist were "not there".
+    path = tmp_path / "list.txt"
+    path.write_text(write(["ant/ant_3.png", "bee/bee_4.png"], folder), encoding="utf-8", newline="")
+    photos = open_photos(folder)
+    chosen = choose_labels(photos, str(path), seed=0)
+    assert [photo_names(photos)[index] for index in chosen.indices] == [
+        "ant/ant_3.png", "bee/bee_4.png",
+    ]  # fmt: skip
+
+
+STRANGE = ("#1.png", " blank .png", '"quoted".png', "line\nbreak.png", "sep\u2028arator.png",
+           "bytes\udce9.png", "e\u0301.png", "back\\slash.png")  # fmt: skip
+
+
+def test_photos_of_any_name_survive_a_list(folder: Path, tmp_path: Path) -> None:
+    # A photo called "#1.png" was read as a comment, and one whose name is no text ended the run.
+    for name in STRANGE:
+        Image.new("RGB", (4, 4)).save(folder / "ant" / "new.png")
+        (folder / "ant/new.png").rename(folder / "ant" / name)
+    (folder / "#class").mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "#class/a.png")
+    photos = open_photos(folder)
+    chosen = choose_labels(photos, "100%", seed=0)
+    assert len(chosen.indices) == 12 + len(STRANGE) + 1
+    save_labels(tmp_path / "labels.txt", photos, chosen)
+    again = choose_labels(photos, str(tmp_path / "labels.txt"), seed=0)
+    assert np.array_equal(again.indices, chosen.indices)
+
+
+def test_a_list_of_a_mac_names_the_same_photos(folder: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(folder / "ant/caf\u00e9.png")
+    (tmp_path / "list.txt").write_text("ant/cafe\u0301.png\nbee/bee_0.png\n", encoding="utf-8")
+    chosen = choose_labels(open_photos(folder), str(tmp_path / "list.txt"), seed=0)
+    assert len(chosen.indices) == 2
+
+
+def test_a_photo_that_is_kept_to_test_on_is_no_missing_one(folder: Path, tmp_path: Path) -> None:
+    split = split_labelled(folder, seed=0)
+    tested = photo_names(split.test)[0]
+    path = tmp_path / "list.txt"
+    path.write_text(f"{tested}\nbee/bee_0.png\nant/ant_0.png\n")
+    with pytest.raises(DataError, match=r"keeps to test on: .*; use the --seed with which"):
+        choose_labels(split.train, str(path), seed=0, held_out=split.held_out)
+
+
+def test_a_bare_name_that_two_folders_have_is_told_so(folder: Path, tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        Image.new("RGB", (4, 4)).save(folder / name / "same.png")
+    (tmp_path / "list.txt").write_text("same.png\nant_0.png\n")
+    with pytest.raises(DataError, match=r"several folders of .* have: same\.png; write them with"):
+        choose_labels(open_photos(folder), str(tmp_path / "list.txt"), seed=0)
 
 
 @pytest.mark.parametrize(

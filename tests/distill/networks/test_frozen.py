@@ -42,7 +42,7 @@ def test_teacher_and_student_get_the_same_pixels_each_in_its_own_normalisation()
 
 def test_input_brings_pixels_to_the_size_that_a_network_insists_on() -> None:
     preprocess = Preprocess(image_size=48, resize=48)
-    assert PixelInput(preprocess, image_size=48)(torch.rand(1, 3, 32, 32)).shape[-1] == 48
+    assert PixelInput(preprocess, size=(48, 48))(torch.rand(1, 3, 32, 32)).shape[-1] == 48
     assert PixelInput(preprocess)(torch.rand(1, 3, 32, 32)).shape[-1] == 32
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from edgeseed.core.photos import decode
-from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.preprocess import Preprocess, normalization
 from edgeseed.export.apps.conformance import write_conformance_set
 from edgeseed.export.apps.gallery import classify, read_gallery
 from edgeseed.export.apps.reference import FAULTS, StoredPhoto, preprocess_photo
@@ -23,6 +23,11 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def description(folder):
     return json.loads((folder / "conformance.json").read_text())
+
+
+def preprocess_of(case) -> Preprocess:
+    sizes = dict(case["preprocess"])
+    return Preprocess(**normalization(sizes.pop("channels")), **sizes)
 
 
 def stored(folder, case) -> StoredPhoto:
@@ -45,7 +50,7 @@ def test_the_literal_specification_meets_every_photo(folder, description):
     assert len(description["photos"]) >= 28
     for case in description["photos"]:
         expected = np.load(folder / case["expected"])
-        found = preprocess_photo(stored(folder, case), Preprocess(**case["preprocess"]))
+        found = preprocess_photo(stored(folder, case), preprocess_of(case))
         assert np.array_equal(found, expected), case["name"]
 
 
@@ -66,7 +71,7 @@ def test_files_with_exif_become_upright(folder, description):
     assert all(not np.array_equal(results[0], other) for other in results[1:])
     for case, expected in zip(description["files"], results, strict=True):
         photo = decode(folder / case["file"])
-        assert np.array_equal(Preprocess(**case["preprocess"]).pixels(photo), expected)
+        assert np.array_equal(preprocess_of(case).pixels(photo), expected)
 
 
 def test_the_gallerys_answers_are_those_of_python(folder, description):

@@ -269,6 +269,29 @@ def test_a_job_of_another_version_is_refused(tmp_path: Path) -> None:
     assert "schema 99, this agent reads 1" in found["message"]
 
 
+def test_a_python_without_numpy_is_told_so(tmp_path: Path) -> None:
+    # Its check could never be reached: the agent had imported numpy before.
+    work = fake_work(tmp_path)
+    command = [sys.executable, "-I", "-S", str(work / job_file.AGENT), str(work)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stderr) == (1, "")
+    told = json.loads(done.stdout)["message"]
+    assert "numpy cannot be imported by" in told
+    assert "?install=venv" in told
+
+
+def test_a_python_that_is_too_old_is_told_so(tmp_path: Path) -> None:
+    work = fake_work(tmp_path)
+    old = "import runpy, sys; sys.version_info = (3, 6, 9); runpy.run_path(sys.argv[1])"
+    command = [sys.executable, "-I", "-c", old, str(work / job_file.AGENT)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "needs Python 3.8 or newer, and" in json.loads(done.stdout)["message"]
+    assert "3.6.9" in json.loads(done.stdout)["message"]
+
+
 def test_a_job_survives_the_way_to_the_device(tmp_path: Path) -> None:
     job = Job("e", "m", "cpu", 2, "quick", 1, 2.0, 3.0, 0.1, {"a": "b"})
     job.write(tmp_path / "job.json")

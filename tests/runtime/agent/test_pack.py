@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from edgeseed.runtime.agent._pack import DEVICE_FILES, MAIN, RUNTIME, engine_files, pack_agent
+from edgeseed.runtime.agent._pack import (
+    DEVICE_FILES,
+    MAIN,
+    RUNTIME,
+    START,
+    engine_files,
+    pack_agent,
+)
 
 SOURCES = [MAIN, *DEVICE_FILES, *engine_files()]
 AVAILABLE = {"numpy", "onnxruntime", "tensorrt", "coremltools", "PIL", "edgeseed", "resource"}
@@ -26,10 +33,17 @@ def test_the_archive_holds_the_very_files_of_the_package(tmp_path: Path) -> None
     pack_agent(tmp_path / "agent.pyz")
 
     with zipfile.ZipFile(tmp_path / "agent.pyz") as archive:
-        assert archive.read("__main__.py") == (RUNTIME / MAIN).read_bytes()
-        for name in (*DEVICE_FILES, *engine_files()):
+        for name in (MAIN, *DEVICE_FILES, *engine_files()):
             assert archive.read(f"edgeseed/runtime/{name}") == (RUNTIME / name).read_bytes()
         assert archive.read("edgeseed/__init__.py") == b""
+
+
+def test_what_starts_the_agent_can_be_read_by_a_python_that_is_too_old() -> None:
+    tree = ast.parse(START, feature_version=(3, 4))
+
+    assert not any(isinstance(node, ast.JoinedStr | ast.AnnAssign) for node in ast.walk(tree))
+    imported = [name for node in tree.body for name in _imported(node)]
+    assert imported == ["json", "sys", "edgeseed.runtime.agent.__main__"]
 
 
 def test_the_archive_is_small_enough_to_copy_over_any_cable(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from support import conformance
 
 from edgeseed.core.bundle import Bundle, read_bundle
 from edgeseed.core.errors import ConfigError, GateError, MissingDependencyError, WorkError
+from edgeseed.core.processes import machine
 from edgeseed.doctor import doctor
 from edgeseed.runtime import build, compare, profile, read_result
 from edgeseed.runtime.agent import job_file
@@ -305,6 +306,27 @@ def test_what_killed_runs_left_on_the_device_is_removed_by_the_next(
     ]  # fmt: skip
 
 
+def test_a_folder_that_waits_for_a_killed_call_is_removed_by_the_next(
+    board: Board, bundle: Bundle, instant: str, tmp_path: Path
+) -> None:
+    # Between copying, measuring and fetching, no process there owns it: it stayed ten minutes.
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    senders = {
+        "killed": f"{machine()} {ended.pid}",
+        "running": f"{machine()} {os.getpid()}",
+        "elsewhere": f"00000000 {ended.pid}",
+    }
+    for name, sender in senders.items():
+        (board.tmp / f"edgeseed-{name}").mkdir()
+        (board.tmp / f"edgeseed-{name}/sender").write_text(sender)
+
+    profile(bundle.path, device=here(), protocol=instant, out=tmp_path / "r.json")
+
+    left = sorted(path.name for path in board.tmp.iterdir())
+    assert left == ["edgeseed-elsewhere", "edgeseed-running"]
+
+
 def test_an_agent_whose_host_is_gone_removes_its_folder(
     board: Board, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -430,6 +452,41 @@ def test_an_error_of_ssh_says_what_to_do(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("stderr", "remedy"),
+    [
+        ("Permission denied (publickey).", "ssh-copy-id -p 2222 pi@rpi"),
+        ("Host key verification failed.", "by hand, `ssh -p 2222 pi@rpi`"),
+        ("REMOTE HOST IDENTIFICATION HAS CHANGED!", "ssh-keygen -R '[rpi]:2222'"),
+    ],
+)
+def test_a_remedy_names_the_port_of_the_device(
+    board: Board, bundle: Bundle, tmp_path: Path, stderr: str, remedy: str
+) -> None:
+    # ssh-copy-id without it talks to another server, or to none.
+    board.fail(stderr)
+
+    with pytest.raises(WorkError) as caught:
+        profile(bundle.path, device=here(port=2222), out=tmp_path / "result.json")
+
+    assert remedy in str(caught.value)
+
+
+def test_an_agent_that_a_signal_ended_is_no_lost_connection(
+    board: Board, bundle: Bundle, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    dying = f'case "$1" in *agent.pyz) kill -9 $$;; esac\nexec {sys.executable} "$@"'
+    python.write_text(f"#!/bin/sh\n{dying}\n")
+    python.chmod(0o755)
+    device = SshDevice(SshAddress(host="rpi", user="pi", python=str(python)))
+
+    with pytest.raises(WorkError, match="agent was ended by SIGKILL, as happens when memory runs"):
+        profile(bundle.path, device=device, out=tmp_path / "result.json")
+
+    assert list(board.tmp.iterdir()) == []
+
+
 def test_a_device_without_python_says_how_to_name_one(
     board: Board, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -509,7 +566,7 @@ def test_what_came_back_is_unpacked(tmp_path: Path) -> None:
     (tmp_path / "here/job.json").write_text("{}")
     _unpack(_packed(tmp_path / "there"), tmp_path / "here")
     found = {str(path.relative_to(tmp_path / "here")) for path in (tmp_path / "here").rglob("*")}
-    assert found == {"deep", "deep/engine.plan", "empty", "job.json"}
+    assert found == {"deep", "deep/engine.plan", "empty", "job.json", "whole"}
     assert (tmp_path / "here/deep/engine.plan").read_bytes() == b"engine"
 
 

@@ -15,7 +15,8 @@ from edgeseed.runtime.engines.coreml import CoreMLEngine
 
 def description() -> Any:
     kind = types.SimpleNamespace(
-        WhichOneof=lambda _: "imageType", imageType=types.SimpleNamespace(height=4, width=4)
+        WhichOneof=lambda _: "imageType",
+        imageType=types.SimpleNamespace(height=4, width=4, colorSpace=20),
     )
     return types.SimpleNamespace(
         description=types.SimpleNamespace(

@@ -119,7 +119,7 @@ class Interpreter:
         """Runs the program on photos, one after the other as far as the program can tell.
 
         Args:
-            pixels: (N, 3, H, W), RGB, 0..255.
+            pixels: (N, C, H, W), RGB or grey, 0..255.
 
         Returns:
             The outputs by name, (N, ...) each, without the batch of 1 that the program declares.
@@ -318,9 +318,8 @@ def _as_declared(photos: Tensor, feature: ImageInput | ArrayInput) -> Tensor:
     if isinstance(feature, ArrayInput):
         expected = feature.shape[1:]
     else:
-        expected = (3, feature.height, feature.width)
-        if feature.color == "GRAYSCALE":
-            raise WorkError(f"input {feature.name!r} takes grey images; photos are RGB")
+        channels = 1 if feature.color == "GRAYSCALE" else 3
+        expected = (channels, feature.height, feature.width)
         if feature.color == "BGR":
             photos = photos.flip(1)
     if tuple(photos.shape[1:]) != tuple(expected):

@@ -90,7 +90,7 @@ def test_networks_are_themselves_in_half(name: str, size: int) -> None:
         expected = [
             value.numpy() for value in program.module(check_guards=False)(torch.from_numpy(images))
         ]
-    half = half_program(program, image_size=size, batch="dynamic")
+    half = half_program(program, shape=(3, size, size), batch="dynamic")
     float32 = convert_program(half, output_names=output_names(program), opset=19)
     float16 = to_half(float32)
     for found, truth in zip(run(float16, images), expected, strict=True):
@@ -131,7 +131,7 @@ def test_a_photo_of_low_contrast_is_normalised_as_exactly_as_any() -> None:
         return float(np.abs(run(model, grey)[0] - truth).max() / np.abs(truth).max())
 
     assert error(program) > 5e-3
-    assert error(half_program(program, image_size=2, batch=1)) < 1e-3
+    assert error(half_program(program, shape=(3, 2, 2), batch=1)) < 1e-3
 
 
 def test_the_given_model_is_not_changed() -> None:

@@ -21,9 +21,9 @@ const model = await Embedder.load({ threads, runtime: "runtime/" });
 let gallery = model.newGallery(0.6);
 let embedding: Float32Array | null = null;
 
-const size = MODEL_INFO.preprocess.imageSize;
+const { imageSize: height, width } = MODEL_INFO.preprocess;
 element("model").textContent =
-  `${MODEL_INFO.architecture}, ${MODEL_INFO.precision}, ${size} x ${size} pixels, ${threads} threads`;
+  `${MODEL_INFO.architecture}, ${MODEL_INFO.precision}, ${width} x ${height} pixels, ${threads} threads`;
 element("latency").textContent = "Choose a photo, or start the camera.";
 document.body.dataset["ready"] = "true";
 

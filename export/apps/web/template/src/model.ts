@@ -82,10 +82,10 @@ export class Model {
     return found;
   }
 
-  /** The outputs of an input that was made by the app's own preprocessing: 3 x S x S, 0 to 255. */
+  /** The outputs of an input that was made by the app's own preprocessing: C x H x W, 0 to 255. */
   async runTensor(input: Float32Array): Promise<Outputs> {
-    const size = MODEL_INFO.preprocess.imageSize;
-    const tensor = new ort.Tensor("float32", input, [1, 3, size, size]);
+    const { imageSize, width, channels } = MODEL_INFO.preprocess;
+    const tensor = new ort.Tensor("float32", input, [1, channels, imageSize, width]);
     const found = await this.session.run({ [MODEL_INFO.input]: tensor });
     const outputs = Object.entries(found).map(([name, value]) => [
       name,

@@ -19,8 +19,9 @@
       let model = try Model(units: units)
       let loaded = clock()
       let golden = try NumpyArray(Resources.read("golden/inputs.npy")).bytes
-      let area = ModelInfo.preprocess.imageSize * ModelInfo.preprocess.imageSize
-      let square = (0..<3 * area).map { golden[$0 % 3 * area + $0 / 3] }
+      let channels = ModelInfo.preprocess.channels
+      let area = ModelInfo.preprocess.imageSize * ModelInfo.preprocess.width
+      let square = (0..<channels * area).map { golden[$0 % channels * area + $0 / channels] }
       let starting = clock()
       _ = try model.run(square)
       let firstRun = clock() - starting

@@ -28,7 +28,7 @@
 
     /// The same for several photos at once, in their order.
     public func classify(batch photos: [Photo], k: Int = 5) throws -> [[Prediction]] {
-      try model.run(batch: photos.map(ModelInfo.preprocess.square)).map { outputs in
+      try model.run(batch: photos.map(ModelInfo.preprocess.pixels)).map { outputs in
         topK(outputs["logits"] ?? [], labels: labels, k: k)
       }
     }
@@ -56,7 +56,7 @@
 
     /// The same for several photos at once, in their order.
     public func embed(batch photos: [Photo]) throws -> [[Float]] {
-      try model.run(batch: photos.map(ModelInfo.preprocess.square)).map { $0["embedding"] ?? [] }
+      try model.run(batch: photos.map(ModelInfo.preprocess.pixels)).map { $0["embedding"] ?? [] }
     }
 
     /// An empty gallery for this model's embeddings.

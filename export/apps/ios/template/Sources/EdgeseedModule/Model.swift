@@ -51,7 +51,7 @@
 
     /// The outputs of one photo, by name.
     ///
-    /// - Parameter square: R, G, B of each pixel, row by row, as `Preprocess.square` gives them.
+    /// - Parameter square: the pixels, row by row, as `Preprocess.pixels` gives them.
     func run(_ square: [UInt8]) throws -> [String: [Float]] {
       try run(batch: [square])[0]
     }
@@ -59,7 +59,7 @@
     /// The outputs of several photos, in their order.
     func run(batch squares: [[UInt8]]) throws -> [[String: [Float]]] {
       let inputs = try squares.map { square in
-        let image = try pixelBuffer(square, size: ModelInfo.preprocess.imageSize)
+        let image = try pixelBuffer(square, ModelInfo.preprocess)
         return try MLDictionaryFeatureProvider(dictionary: [
           ModelInfo.input: MLFeatureValue(pixelBuffer: image)
         ])

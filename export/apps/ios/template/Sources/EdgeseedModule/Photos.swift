@@ -136,11 +136,14 @@
     }
   #endif
 
-  /// The square as the model's input image. It carries no colour space, so that nothing converts it.
-  func pixelBuffer(_ square: [UInt8], size: Int) throws -> CVPixelBuffer {
+  /// The pixels as the model's input image. It carries no colour space, so that nothing converts it.
+  func pixelBuffer(_ square: [UInt8], _ preprocess: Preprocess) throws -> CVPixelBuffer {
+    let (width, height) = (preprocess.width, preprocess.imageSize)
+    let isGrey = preprocess.channels == 1
+    let format = isGrey ? kCVPixelFormatType_OneComponent8 : kCVPixelFormatType_32BGRA
     var made: CVPixelBuffer?
     let attributes = [kCVPixelBufferIOSurfacePropertiesKey: [:] as CFDictionary] as CFDictionary
-    CVPixelBufferCreate(nil, size, size, kCVPixelFormatType_32BGRA, attributes, &made)
+    CVPixelBufferCreate(nil, width, height, format, attributes, &made)
     guard let buffer = made else { throw FileError("no memory for a pixel buffer") }
     CVPixelBufferLockBaseAddress(buffer, [])
     defer { CVPixelBufferUnlockBaseAddress(buffer, []) }
@@ -149,9 +152,13 @@
     }
     let rowStride = CVPixelBufferGetBytesPerRow(buffer)
     let bytes = base.assumingMemoryBound(to: UInt8.self)
-    for y in 0..<size {
-      for x in 0..<size {
-        let (source, target) = ((y * size + x) * 3, y * rowStride + x * 4)
+    for y in 0..<height {
+      for x in 0..<width {
+        if isGrey {
+          bytes[y * rowStride + x] = square[y * width + x]
+          continue
+        }
+        let (source, target) = ((y * width + x) * 3, y * rowStride + x * 4)
         bytes[target] = square[source + 2]
         bytes[target + 1] = square[source + 1]
         bytes[target + 2] = square[source]

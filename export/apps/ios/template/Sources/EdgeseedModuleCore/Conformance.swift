@@ -13,6 +13,8 @@ public struct Conformance {
     var imageSize: Int
     var resize: Int
     var interpolation: String
+    var width: Int?
+    var channels: Int?
   }
 
   private struct Case: Decodable {
@@ -35,7 +37,8 @@ public struct Conformance {
     var sizes: Preprocess {
       Preprocess(
         imageSize: preprocess.imageSize, resize: preprocess.resize,
-        interpolation: Interpolation(rawValue: preprocess.interpolation) ?? .bilinear)
+        interpolation: Interpolation(rawValue: preprocess.interpolation) ?? .bilinear,
+        width: preprocess.width, channels: preprocess.channels ?? 3)
     }
   }
 

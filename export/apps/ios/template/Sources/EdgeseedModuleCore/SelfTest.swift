@@ -62,8 +62,9 @@ public func selfTest(
       problems.append("\(name): \(explain(photo, preprocess, found: found, expected: expected))")
     }
     // The model gets the right input in any case: so its own mistakes are told apart.
-    let area = size / 3
-    let square = (0..<size).map { planes[$0 % 3 * area + $0 / 3] }
+    let channels = preprocess.channels
+    let area = size / channels
+    let square = (0..<size).map { planes[$0 % channels * area + $0 / channels] }
     for (output, values) in try run(square) {
       guard let all = outputs[output] else { continue }
       let width = all.count / golden.photos.count

@@ -16,14 +16,20 @@ export type ReadAsset = (path: string) => Promise<Uint8Array>;
 /** A file as the app decodes photos. */
 export type Decode = (file: Uint8Array) => Promise<Photo>;
 
-/** The model's input of a photo, as the app makes it: 3 x S x S. */
+/** The model's input of a photo, as the app makes it: C x H x W. */
 export type MakeTensor = (photo: Photo, preprocess: Preprocess) => Float32Array;
 
 interface Case {
   name: string;
   file: string;
   expected: string;
-  preprocess: { image_size: number; resize: number; interpolation: Interpolation };
+  preprocess: {
+    image_size: number;
+    resize: number;
+    interpolation: Interpolation;
+    width?: number;
+    channels?: 1 | 3;
+  };
 }
 
 interface PhotoCase extends Case {
@@ -202,6 +208,8 @@ const sizesOf = ({ preprocess }: Case): Preprocess =>
     imageSize: preprocess.image_size,
     resize: preprocess.resize,
     interpolation: preprocess.interpolation,
+    width: preprocess.width ?? preprocess.image_size,
+    channels: preprocess.channels ?? 3,
   });
 
 /** The pixels as the set says that they are to be taken, whatever the decoder said. */

@@ -37,7 +37,7 @@ export interface Diagnosis {
  *
  * @param photo the photo before any step.
  * @param preprocess the model's.
- * @param found the tensor that the app made, 3 x S x S.
+ * @param found the tensor that the app made, C x H x W.
  * @param right the right tensor; by default what `preprocess` makes of the photo.
  * @returns `null` if the tensor is right.
  */

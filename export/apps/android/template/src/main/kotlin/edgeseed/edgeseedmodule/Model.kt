@@ -55,16 +55,16 @@ class Model(context: Context, engine: Engine = Engine.CPU, threads: Int = 4) : C
     internal fun run(photos: List<Photo>): List<Map<String, FloatArray>> {
         val most = ModelInfo.batch ?: photos.size
         return photos.chunked(maxOf(1, most)).flatMap { part ->
-            val size = ModelInfo.preprocess.imageSize
-            val input = floats((ModelInfo.batch ?: part.size) * 3 * size * size)
+            val count = ModelInfo.preprocess.count
+            val input = floats((ModelInfo.batch ?: part.size) * count)
             part.forEachIndexed { i, photo ->
-                ModelInfo.preprocess.fill(photo, input, offset = i * 3 * size * size)
+                ModelInfo.preprocess.fill(photo, input, offset = i * count)
             }
             runTensor(input, part.size)
         }
     }
 
-    /** The outputs of one photo's input: 3 x size x size values. */
+    /** The outputs of one photo's input: channels x height x width values. */
     internal fun run(input: FloatArray): Map<String, FloatArray> {
         val values = floats((ModelInfo.batch ?: 1) * input.size)
         values.duplicate().put(input)
@@ -75,8 +75,13 @@ class Model(context: Context, engine: Engine = Engine.CPU, threads: Int = 4) : C
         ByteBuffer.allocateDirect(4 * count).order(ByteOrder.nativeOrder()).asFloatBuffer()
 
     private fun runTensor(input: FloatBuffer, count: Int): List<Map<String, FloatArray>> {
-        val size = ModelInfo.preprocess.imageSize.toLong()
-        val shape = longArrayOf(input.capacity() / (3 * size * size), 3, size, size)
+        val preprocess = ModelInfo.preprocess
+        val shape = longArrayOf(
+            (input.capacity() / preprocess.count).toLong(),
+            preprocess.channels.toLong(),
+            preprocess.imageSize.toLong(),
+            preprocess.width.toLong(),
+        )
         return OnnxTensor.createTensor(environment, input, shape).use { tensor ->
             session.run(mapOf(ModelInfo.INPUT to tensor)).use { result ->
                 val outputs = ModelInfo.outputs.associateWith { name ->

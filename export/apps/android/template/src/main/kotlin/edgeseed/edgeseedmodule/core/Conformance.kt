@@ -120,6 +120,8 @@ class Conformance(private val read: (String) -> ByteArray) {
             imageSize = int(sizes, "image_size"),
             resize = int(sizes, "resize"),
             interpolation = Interpolation.valueOf((sizes["interpolation"] as String).uppercase()),
+            width = int(sizes, if ("width" in sizes) "width" else "image_size"),
+            channels = if ("channels" in sizes) int(sizes, "channels") else 3,
         )
     }
 

@@ -8,8 +8,10 @@ enum class Interpolation { NEAREST, BILINEAR, BICUBIC }
  *
  * The steps and their rounding are specified in edgeseed's docs/preprocessing.md.
  *
- * @property imageSize height and width of the input in pixels.
- * @property resize shorter side after the resize; at least [imageSize].
+ * @property imageSize height of the input in pixels.
+ * @property resize height of the box that the resized photo covers: of a square, the shorter side.
+ * @property width of the input in pixels.
+ * @property channels of the input: 3 for RGB, 1 for grey.
  */
 class Preprocess(
     val imageSize: Int,
@@ -17,13 +19,18 @@ class Preprocess(
     val interpolation: Interpolation = Interpolation.BILINEAR,
     val mean: FloatArray = floatArrayOf(0.485f, 0.456f, 0.406f),
     val std: FloatArray = floatArrayOf(0.229f, 0.224f, 0.225f),
+    val width: Int = imageSize,
+    val channels: Int = 3,
 ) {
     init {
         require(imageSize in 1..resize) { "imageSize=$imageSize and resize=$resize" }
     }
 
-    /** The pixels that the model gets: all red ones row by row, then green, then blue. */
-    fun pixels(photo: Photo): ByteArray = planes(square(photo, null))
+    /** Values of one photo's input. */
+    val count: Int get() = channels * imageSize * width
+
+    /** The pixels that the model gets: all red ones row by row, then green, then blue; or grey. */
+    fun pixels(photo: Photo): ByteArray = planes(box(photo, null))
 
     /** The same as unscaled floats, 0 to 255, written to [target] from [offset] on. */
     fun fill(photo: Photo, target: java.nio.FloatBuffer, offset: Int = 0) {
@@ -33,45 +40,53 @@ class Preprocess(
 
     /** What an app gets that makes a mistake; null makes none. For tests and [diagnose]. */
     fun tensor(photo: Photo, fault: Fault?): FloatArray {
-        val square = square(photo, fault)
-        val size = imageSize * imageSize
-        return FloatArray(3 * size) { i ->
-            val channel = if (fault == Fault.NHWC) i % 3 else i / size
-            val place = if (fault == Fault.NHWC) i / 3 else i % size
-            val source = if (fault == Fault.BGR) 2 - channel else channel
-            val value = (square[place * 3 + source].toInt() and 255).toFloat()
+        val box = box(photo, fault)
+        val size = imageSize * width
+        return FloatArray(count) { i ->
+            val channel = if (fault == Fault.NHWC) i % channels else i / size
+            val place = if (fault == Fault.NHWC) i / channels else i % size
+            val value = value(box, place, channel, isSwapped = fault == Fault.BGR).toFloat()
             if (fault == Fault.SCALED) (value / 255f - mean[channel]) / std[channel] else value
         }
     }
 
-    private fun planes(square: ByteArray): ByteArray {
-        val size = imageSize * imageSize
-        val planes = ByteArray(3 * size)
-        for (i in 0 until size) {
-            for (c in 0..2) planes[c * size + i] = square[i * 3 + c]
-        }
-        return planes
+    private fun planes(box: ByteArray): ByteArray {
+        val size = imageSize * width
+        return ByteArray(count) { value(box, it % size, it / size, isSwapped = false).toByte() }
     }
 
-    /** The square cut out of the resized photo: R, G, B of each pixel, row by row. */
-    private fun square(stored: Photo, fault: Fault?): ByteArray {
+    private fun value(box: ByteArray, place: Int, channel: Int, isSwapped: Boolean): Int {
+        fun at(c: Int) = box[place * 3 + (if (isSwapped) 2 - c else c)].toInt() and 255
+        // ITU-R 601 in whole numbers.
+        if (channels == 1) return (19595 * at(0) + 38470 * at(1) + 7471 * at(2) + 32768) shr 16
+        return at(channel)
+    }
+
+    private fun scale(photoWidth: Int, photoHeight: Int): Double {
+        if (width == imageSize) return resize.toDouble() / minOf(photoWidth, photoHeight)
+        val resizedWidth = resize.toDouble() * width / imageSize
+        return maxOf(resize.toDouble() / photoHeight, resizedWidth / photoWidth)
+    }
+
+    /** What is cut out of the resized photo: R, G, B of each pixel, row by row. */
+    private fun box(stored: Photo, fault: Fault?): ByteArray {
         var photo = stored.flattened(fault)
         if (fault == Fault.ORIENTATION_IGNORED) {
             photo = Photo(photo.pixels, photo.width, photo.height, photo.pixelStride, photo.rowStride)
         }
-        val width = photo.uprightWidth
-        val height = photo.uprightHeight
-        val scale = resize.toDouble() / minOf(width, height)
-        val newWidth = maxOf(imageSize, Math.floor(width * scale + 0.5).toInt())
-        val newHeight = maxOf(imageSize, Math.floor(height * scale + 0.5).toInt())
-        var left = (newWidth - imageSize) / 2
+        val photoWidth = photo.uprightWidth
+        val photoHeight = photo.uprightHeight
+        val scale = scale(photoWidth, photoHeight)
+        val newWidth = maxOf(width, Math.floor(photoWidth * scale + 0.5).toInt())
+        val newHeight = maxOf(imageSize, Math.floor(photoHeight * scale + 0.5).toInt())
+        var left = (newWidth - width) / 2
         var top = (newHeight - imageSize) / 2
         if (fault == Fault.CROP_OFF_BY_ONE) {
-            left = minOf(left + 1, newWidth - imageSize)
+            left = minOf(left + 1, newWidth - width)
             top = minOf(top + 1, newHeight - imageSize)
         }
-        val columns = Window.of(width, newWidth, left, imageSize, interpolation, fault)
-        val rows = Window.of(height, newHeight, top, imageSize, interpolation, fault)
+        val columns = Window.of(photoWidth, newWidth, left, width, interpolation, fault)
+        val rows = Window.of(photoHeight, newHeight, top, imageSize, interpolation, fault)
         if (fault == Fault.FLOAT_ROUNDING) return resampleInDoubles(photo, columns, rows)
         return resample(photo, columns, rows)
     }

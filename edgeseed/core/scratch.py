@@ -1,10 +1,11 @@
-"""Folders of runs in the system's temporary folder: each has an owner, and goes when that is gone.
+"""Folders in the system's temporary folder: each has an owner, and goes when that is gone.
 
-A run that is killed cannot clean up. The next one does: what it finds of an owner that is gone.
+A call that is killed cannot clean up. The next one does: what it finds of an owner that is gone.
 """
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -12,24 +13,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgeseed.core.files import disk_errors
+from edgeseed.core.processes import is_running, machine
 
 PREFIX = "edgeseed-"
 OWNER = "owner"
-# A folder without an owner is of an older edgeseed, or of a run that is just about to name itself.
+"""File with the number of the process that works in the folder; boards read it too."""
+_NAME = re.compile(rf"{PREFIX}([0-9a-f]{{8}})-(\d+)-\w+")
+# A folder without an owner is of an older edgeseed, or of a device's run.
 _UNOWNED_SECONDS = 24 * 3600
 
 
 @contextlib.contextmanager
-def work_folder() -> Iterator[Path]:
-    """A new folder that is removed in the end; what earlier runs left behind is removed first.
+def scratch_folder() -> Iterator[Path]:
+    """A new folder that is removed in the end; what killed calls left behind is removed first.
 
     Raises:
         WorkError: If the disk is full or may not be written.
     """
     sweep()
+    # In the name too: between two system calls there may be no file yet.
+    prefix = f"{PREFIX}{machine()}-{os.getpid()}-"
     with (
-        disk_errors(Path(tempfile.gettempdir())),
-        tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder,
+        disk_errors(Path(tempfile.gettempdir()) / PREFIX.rstrip("-")),
+        tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder,
     ):
         (Path(folder) / OWNER).write_text(str(os.getpid()))
         work = Path(folder) / "work"
@@ -38,7 +44,7 @@ def work_folder() -> Iterator[Path]:
 
 
 def sweep(parent: Path | None = None) -> list[Path]:
-    """Remove this user's folders whose owners are gone; returns them."""
+    """Removes this user's folders whose owners are gone; returns them."""
     parent = parent or Path(tempfile.gettempdir())
     removed = []
     for folder in parent.glob(f"{PREFIX}*"):
@@ -52,18 +58,11 @@ def sweep(parent: Path | None = None) -> list[Path]:
 def _is_left(folder: Path) -> bool:
     if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
         return False
+    named = _NAME.fullmatch(folder.name)
+    if named is not None and named[1] == machine():
+        return not is_running(int(named[2]))
     try:
         owner = int((folder / OWNER).read_text())
     except (OSError, ValueError):
         return time.time() - folder.stat().st_mtime > _UNOWNED_SECONDS
-    return not _is_running(owner)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return named is None and not is_running(owner)

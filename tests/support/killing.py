@@ -1,0 +1,113 @@
+"""Kills real calls of the command line at random moments, and looks at what is left.
+
+Calls are forked from this process, which has imported all that they need: a call takes a second
+instead of ten, and the moments fall into its work.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeseed.cli._main import main
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a call ended.
+
+    Attributes:
+        code: Its exit code; minus the number of the signal that ended it.
+        seconds: How long it ran.
+        log: What it printed.
+    """
+
+    code: int
+    seconds: float
+    log: str
+
+
+def run(
+    words: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None,
+    sign: signal.Signals | None = None, after: float = 0.0, limit: float = 600.0,
+) -> Call:  # fmt: skip
+    """Runs `edgeseed WORDS`, and sends it a signal after some seconds, unless it has ended."""
+    began = time.monotonic()
+    process = os.fork()
+    if process == 0:
+        _be_the_call(words, log, environment or {})
+    sent = False
+    while True:
+        done, status = os.waitpid(process, os.WNOHANG)
+        seconds = time.monotonic() - began
+        if done:
+            break
+        if sign is not None and not sent and seconds >= after:
+            os.kill(process, sign)
+            sent = True
+        if seconds > limit + (after if sign is not None else 0):
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            raise AssertionError(f"{' '.join(words)}: no end after {seconds:.0f} s")
+        time.sleep(0.005)
+    return Call(os.waitstatus_to_exitcode(status), seconds, log.read_text(errors="replace"))
+
+
+def _be_the_call(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    code = 70
+    try:
+        os.setsid()  # a terminal of its own: pytest's is not touched
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler if number == 2 else signal.SIG_DFL)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for stream in (1, 2):
+            os.dup2(descriptor, stream)
+        # What pytest has put in their place would keep the text to itself.
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+        os.environ.update(environment)
+        tempfile.tempdir = os.environ.get("TMPDIR", tempfile.tempdir)
+        main(list(words))
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        with contextlib.suppress(BaseException):
+            os.write(2, traceback.format_exc().encode())
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def moments(count: int, *, longest: float, seed: int) -> list[float]:
+    """Seconds after which to kill, a little beyond the end too."""
+    generator = random.Random(seed)
+    return [generator.uniform(0.0, 1.05 * longest) for _ in range(count)]
+
+
+def leftovers(*folders: Path) -> list[str]:
+    """What looks like ours and temporary in these folders, hidden files included."""
+    return sorted(
+        str(path)
+        for folder in folders
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if path.name.startswith("edgeseed-") or path.name.endswith((".tmp", ".old"))
+    )
+
+
+def wait_until_empty(folder: Path, *, seconds: float) -> list[str]:
+    """What is left in a folder after some patience: a device notices late that its host is gone."""
+    deadline = time.monotonic() + seconds
+    while (left := leftovers(folder)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
