@@ -49,7 +49,7 @@ def test_what_starts_the_agent_can_be_read_by_a_python_that_is_too_old() -> None
 def test_the_archive_is_small_enough_to_copy_over_any_cable(tmp_path: Path) -> None:
     pack_agent(tmp_path / "agent.pyz")
 
-    assert (tmp_path / "agent.pyz").stat().st_size < 50_000
+    assert (tmp_path / "agent.pyz").stat().st_size < 60_000
 
 
 @pytest.mark.parametrize("name", SOURCES)
