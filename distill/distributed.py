@@ -118,9 +118,9 @@ _FAILED = f"edgeseed/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 _STORE_ERRORS = (RuntimeError, ValueError, OSError)
 
 
-def _store() -> dist.Store:
+def _store() -> Any:
     """The store of torchrun, which outlives the processes that it starts."""
-    return dist.TCPStore(
+    return dist.TCPStore(  # type: ignore[attr-defined]
         os.environ.get("MASTER_ADDR", "localhost"),
         int(os.environ.get("MASTER_PORT", "0")),
         is_master=False,

@@ -330,14 +330,14 @@ def _crop_shares(crop: Crop, numbers: Floats, shapes: Floats) -> tuple[Floats, F
     aspect = (shapes[:, 0] / shapes[:, 1])[:, None]
     area = crop.scale[0] + (crop.scale[1] - crop.scale[0]) * numbers[:, 0::2]
     # Of the photo, such that the view is not distorted whatever its own shape.
-    ratios = tuple(ratio * crop.aspect for ratio in crop.ratio)
-    low, high = (math.log(ratio) for ratio in ratios)
+    least, most = (ratio * crop.aspect for ratio in crop.ratio)
+    low, high = math.log(least), math.log(most)
     ratio = np.exp(low + (high - low) * numbers[:, 1::2])
     widths, heights = np.sqrt(area * ratio / aspect), np.sqrt(area * aspect / ratio)
     fits = (widths <= 1) & (heights <= 1)
     first = fits.argmax(axis=1)
     rows = np.arange(len(first))
-    nearest = aspect[:, 0].clip(*ratios)
+    nearest = aspect[:, 0].clip(least, most)
     width = np.minimum(1.0, nearest / aspect[:, 0])
     height = np.minimum(1.0, aspect[:, 0] / nearest)
     found = fits.any(axis=1)

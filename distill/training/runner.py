@@ -273,7 +273,7 @@ class RunningJob:
 
     def _photo_channels(self) -> int:
         """What photos need: colours, and a fourth channel where any network sees it."""
-        networks = [*self.job.trained.values(), *self.job.frozen.values()]
+        networks: list[Any] = [*self.job.trained.values(), *self.job.frozen.values()]
         return 4 if any(network.preprocess.channels == 4 for network in networks) else 3
 
     # ------------------------------------------------------------------ method

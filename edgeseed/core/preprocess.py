@@ -5,7 +5,7 @@ docs/preprocessing.md states it in whole numbers, for whoever computes it in ano
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -189,7 +189,14 @@ class Preprocess:
         return found
 
 
-def normalization(channels: int) -> dict[str, tuple[float, ...]]:
+class Normalization(TypedDict):
+    """Two fields of `Preprocess`."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def normalization(channels: int) -> Normalization:
     """The `mean` and `std` that a network of this many channels is trained with."""
     mean, std = _NORMALIZATION[channels]
     return {"mean": mean, "std": std}

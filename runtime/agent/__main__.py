@@ -348,8 +348,9 @@ def _run_photos(engine: Engine, photos: Path, destination: Path) -> None:
             rows[name].append(value)
         if (index + 1) % PHOTO_REPORT_EVERY == 0:
             _say("progress", stage="photos", runs=index + 1)
+    outputs: Any = {name: np.concatenate(values) for name, values in rows.items()}
     with destination.open("wb") as file:
-        np.savez(file, **{name: np.concatenate(values) for name, values in rows.items()})
+        np.savez(file, **outputs)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
