@@ -37,9 +37,11 @@ class RunsAgents(Protocol):
     @property
     def name(self) -> str:
         """What `--device` was."""
+        ...
 
     def run_agent(self, work: Path, *, on_line: Callable[[str], None]) -> Ended:
         """Run the agent in a copy of the folder, and bring its result back."""
+        ...
 
 
 def dispatch(
