@@ -69,11 +69,12 @@ def test_the_first_version_is_that_after_the_last_failure() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "version"), [("native", "1.17.3"), ("web", "1.20.1")])
-def test_the_table_says_what_a_version_does(kind: str, version: str, tmp_path: Path) -> None:
+def test_a_version_does_what_the_table_says(kind: str, version: str, tmp_path: Path) -> None:
     folder = Path(os.environ.get("EDGESEED_ONNX_RUNTIMES", tmp_path))
     found = try_version(kind, version, folder)
     if found is None:
         pytest.skip(f"onnxruntime {version} ({kind}) cannot be installed: no network, pip or npm")
     table = json.loads(TABLE.read_text())[kind][version]
-    wrong = {name: found[name] for name in table if (found[name] == "ok") != (table[name] == "ok")}
+    # The other way is no false promise: 1.17.3 gets fp16 wrong for one student, right for another.
+    wrong = {name: found[name] for name in table if table[name] == "ok" and found[name] != "ok"}
     assert wrong == {}
