@@ -87,7 +87,7 @@ def test_the_agent_keeps_the_protocol_on_every_python(minor: int, bundle: Bundle
 
 # --------------------------------------------------------------------------- planted faults
 
-LATENCY, MAIN = "edgeseed/runtime/latency.py", "__main__.py"
+LATENCY, MAIN = "edgeseed/runtime/latency.py", "edgeseed/runtime/agent/__main__.py"
 SAMPLES = "samples_ns=seen.timings.samples_ns,"
 
 

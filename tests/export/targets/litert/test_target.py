@@ -163,7 +163,7 @@ def test_int8_computes_what_was_simulated(
     swish_program: Any, swish_file: Path, pixels: Any
 ) -> None:
     found = LiteRTModel(swish_file, precision="int8", quantization=None).infer(pixels[:8])
-    wanted = simulate_integers(swish_program, pixels[:8], batch=1)
+    wanted = simulate_integers(swish_program, pixels[:8], batch=1).outputs
     for output, values in wanted.items():
         norms = np.linalg.norm(found[output]) * np.linalg.norm(values)
         assert np.sum(found[output] * values) / norms > 0.99, output
