@@ -41,7 +41,7 @@ def test_no_family_of_timm_is_left_out() -> None:
     assert set(timm.list_modules()) - known - TOO_LARGE == set()
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_converts_as_the_table_says(name: str) -> None:
     if importlib.util.find_spec("coremltools") is None:
