@@ -64,6 +64,12 @@ def test_every_mistake_is_caught_by_several_photos(description):
     assert len(counts) == 10
 
 
+def test_the_order_of_the_axes_is_no_mistake_where_there_is_one_channel(description):
+    grey = [case for case in description["photos"] if preprocess_of(case).channels == 1]
+    assert len(grey) >= 2
+    assert all("nhwc" not in case["catches"] for case in grey)
+
+
 def test_files_with_exif_become_upright(folder, description):
     results = [np.load(folder / case["expected"]) for case in description["files"]]
     assert len(results) == 8
