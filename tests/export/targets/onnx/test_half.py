@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from support.export import lively
+from torch import Tensor, fx
+from torch.export import ExportedProgram
 
 from edgeseed.core.errors import UnknownNameError, WorkError
 from edgeseed.core.network import StudentNetwork, build_student
@@ -71,6 +74,22 @@ def network(name: str, size: int) -> tuple[StudentNetwork, Preprocess, npt.NDArr
     return lively(made, pixels), preprocess, pixels
 
 
+class RoundsToHalf(fx.Interpreter):
+    """Computes in float32 and rounds the result of every operator to float16."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        is_rounded = isinstance(value, Tensor) and value.is_floating_point()
+        return value.half().float() if is_rounded and n.op != "output" else value
+
+
+def run_in_half(program: ExportedProgram, images: Array) -> list[Array]:
+    module = program.module(check_guards=False)
+    assert isinstance(module, fx.GraphModule)
+    with torch.no_grad():
+        return [value.numpy() for value in RoundsToHalf(module).run(torch.from_numpy(images))]
+
+
 @pytest.mark.parametrize(
     ("name", "size"),
     [
@@ -93,10 +112,13 @@ def test_networks_are_themselves_in_half(name: str, size: int) -> None:
     half = half_program(program, shape=(3, size, size), batch="dynamic")
     float32 = convert_program(half, output_names=output_names(program), opset=19)
     float16 = to_half(float32)
-    for found, truth in zip(run(float16, images), expected, strict=True):
+    rounded = run_in_half(half, images)
+    for found, truth, simulated in zip(run(float16, images), expected, rounded, strict=True):
         assert found.dtype == np.float32
-        # One CPU adds in float32 what another adds in float16: up to 0.3 % and 1.7 % here.
-        assert np.abs(found - truth).max() <= 3e-2 * np.abs(truth).max()
+        # A deep network of random weights makes more of rounding than one in a hundred. The file
+        # may not make more of it than rounding every value does.
+        rounding = np.abs(simulated - truth).max()
+        assert np.abs(found - truth).max() <= max(1e-2 * np.abs(truth).max(), rounding)
     assert types(float16)[TensorProto.FLOAT] == 0
     assert float16.ByteSize() < 0.6 * float32.ByteSize()
 
