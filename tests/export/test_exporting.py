@@ -50,7 +50,7 @@ def test_a_float_bundle_holds_all_it_needs_and_passes(made_fp32: Path) -> None:
 
 def test_an_int8_bundle_decides_as_the_student_and_passes(made_int8: Path) -> None:
     values = gate_values(made_int8)
-    assert values["top1_agreement"] >= 0.9  # one of 32 photos is 3 points
+    assert values["top1_agreement"] >= 0.95  # one of 32 photos is 3 points
     assert values["embedding_cosine"] > 0.98
     result = verify(made_int8)
     assert result.passed
@@ -83,7 +83,7 @@ def test_several_precisions_share_what_they_have_in_common(
         count(name)
     results = export(
         student, precision=["int8", "fp32"], out=tmp_path / "both", calibration=photos,
-        min_agreement=0.9, quantization={"max_float_layers": 0},  # as `made_int8`
+        min_agreement=0.95, quantization={"max_float_layers": 0},  # as `made_int8`
     )  # fmt: skip
     assert sorted(counted) == ["build_program", "reference_outputs", "write_photos"]
     assert [Path(result.bundle).name for result in results] == ["int8", "fp32"]
@@ -423,7 +423,7 @@ def test_auto_for_a_device_tries_what_the_device_runs_and_does_not_time_it_here(
 ) -> None:
     result = export(
         student, precision="auto", profile="raspberry-pi-5", calibration=photos,
-        out=tmp_path / "bundle", min_agreement=0.9,
+        out=tmp_path / "bundle", min_agreement=0.95,
     )  # fmt: skip
     assert result.selection is not None
     assert [row.precision for row in result.selection.candidates] == ["int8", "w8", "fp32"]
@@ -435,7 +435,7 @@ def test_auto_for_a_device_tries_what_the_device_runs_and_does_not_time_it_here(
 
 
 def test_int8_is_compared_with_float_and_warned_of_if_slower(
-    made_int8: Path, student: Path, photos: Path, tmp_path: Path,
+    made_int8: Path, student: Path, many_photos: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     speed = read_bundle(made_int8).manifest.speed
@@ -454,7 +454,8 @@ def test_int8_is_compared_with_float_and_warned_of_if_slower(
 
     monkeypatch.setattr(builder, "compare_speed", slow)
     export(
-        student, precision="int8", calibration=photos, out=tmp_path / "bundle", min_agreement=0.9,
+        student, precision="int8", calibration=many_photos, out=tmp_path / "bundle",
+        min_agreement=0.95,  # as `made_int8`: plain ranges and no layer in float keep no more
         quantization={"max_float_layers": 0, "calibrator": "minmax"},
     )  # fmt: skip
     assert "warning: int8 is not faster than fp32 here: 0.50 times" in capsys.readouterr().err
@@ -462,13 +463,13 @@ def test_int8_is_compared_with_float_and_warned_of_if_slower(
 
 @pytest.mark.slow
 def test_another_processors_integers_are_not_timed(
-    student: Path, photos: Path, tmp_path: Path
+    student: Path, many_photos: Path, tmp_path: Path
 ) -> None:
     other = "arm" if scheme_of_this_machine() == "x86" else "x86"
     result = export(
-        student, precision="int8", scheme=other, calibration=photos, out=tmp_path / "bundle",
+        student, precision="int8", scheme=other, calibration=many_photos, out=tmp_path / "bundle",
         quantization={"max_float_layers": 0, "calibrator": "minmax"}, keep_float=["linear"],
-        min_agreement=0.9,
+        min_agreement=0.95,
     )  # fmt: skip
     assert result.speed is not None
     assert not result.speed.timed

@@ -512,7 +512,7 @@ def test_an_edited_gate_is_caught(int8_bundle: Path, limit: float) -> None:
         return dataclasses.replace(manifest, gates=better)
 
     reseal(int8_bundle, change)
-    with pytest.raises(GateError, match=rf"recorded.*limit {limit} recorded, 0.9 is in force"):
+    with pytest.raises(GateError, match=rf"recorded.*limit {limit} recorded, 0.95 is in force"):
         verify(int8_bundle)
 
 

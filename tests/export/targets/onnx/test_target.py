@@ -207,7 +207,7 @@ def test_signed_integers_are_judged_as_an_arm_processor_runs_them(
     export(
         student, precision="int8", scheme="arm", calibration=photos, out=tmp_path / "bundle",
         quantization={"max_float_layers": 0, "calibrator": "minmax"},
-        min_agreement=0.9,  # one of 32 photos is 3 points
+        min_agreement=0.95,  # one of 32 photos is 3 points
     )  # fmt: skip
     graph = optimised_graph(tmp_path / "bundle/model.onnx", signed=True)
     kinds = Counter(node.op_type for node in graph.node)

@@ -30,9 +30,7 @@ from edgeseed.runtime.tensorrt_engines import EngineRecipe, sha256
 
 
 def make(student: Path, photos: Path, out: Path, precision: str, **options: Any) -> Path:
-    extra: dict[str, Any] = {}
-    if precision == "int8":
-        extra = {"quantization": {"max_float_layers": 0}, "min_agreement": 0.9}
+    extra = {"quantization": {"max_float_layers": 0}} if precision == "int8" else {}
     export(
         student, target="tensorrt", precision=precision, calibration=photos, out=out,
         options=options, **extra,
