@@ -47,11 +47,7 @@ def feature_texts(preprocess: Preprocess) -> dict[str, str]:
 def _resized(preprocess: Preprocess) -> str:
     if preprocess.width is None:
         return f"its shorter side resized to {preprocess.resize} pixels"
-    height, width = preprocess.size
-    return (
-        f"resized to cover {preprocess.resize} pixels of height and "
-        f"{preprocess.resize * width / height:g} of width"
-    )
+    return f"resized to cover {preprocess.box_text}"
 
 
 def check_package(
