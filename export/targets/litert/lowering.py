@@ -1,7 +1,7 @@
 """An exported program as LiteRT's operators.
 
-PyTorch keeps channels in front of height and width, LiteRT behind. No tensor is moved for that: a
-value remembers in which order its axes lie in memory, a permutation only changes that note, and a
+PyTorch keeps channels in front of height and width, LiteRT behind. No tensor is moved for that. A
+value remembers in which order its axes lie in memory, and a permutation only changes that note. A
 `TRANSPOSE` is written where an operator insists on an order. So a convolutional network has none,
 and the `permute` in front of ConvNeXt's layers costs nothing.
 
