@@ -24,12 +24,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from support.killing import SIGNALS, Call, leftovers, moments, run, wait_until_empty
+from support.students import save_untrained_student
 
 from edgeseed.core.bundle import read_bundle
-from edgeseed.core.network import save_student
-from edgeseed.core.preprocess import Preprocess
-from edgeseed.core.student import StudentSpec
-from edgeseed.distill import create_student
 from edgeseed.runtime import latency, read_result
 
 KILLS = int(os.environ.get("EDGESEED_KILLS", "1"))
@@ -56,13 +53,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / f"photos/{index:02}.png")
     for name in ("test_resnet", "test_efficientnet"):
-        network, architecture = create_student(name, seed=1, image_size=SIZE)
-        spec = StudentSpec(
-            architecture=architecture,
-            preprocess=Preprocess(image_size=SIZE, resize=SIZE),
-            embedding_dim=network.embedding_dim,
-        )
-        save_student(root / f"{name}.safetensors", network, spec)
+        save_untrained_student(root / f"{name}.safetensors", name, size=SIZE)
     (root / "tmp").mkdir()
     call = run(export_words(root, root / "kept"), log=root / "log", environment=here(root))
     assert call.code == 0, call.log
