@@ -2,9 +2,9 @@
 
     python benchmarks/latency_fidelity.py BUNDLE [--pairs 20] [--repeats 4] [--out JSON]
 
-1. `profile` gives the p50 of a bare loop: a process of its own opens the bundle's model with plain
-   ONNX Runtime and times it; the ratio of the two p50 is within 2 % (median over the run).
-2. Two sets of runs of one bundle are told apart by `compare` in at most 1 of 20 pairs (A/A).
+1. `profile` gives the p50 of a bare loop, within 2 % (median of the ratios). The loop is a process
+   of its own that opens the bundle's model with plain ONNX Runtime and times it.
+2. Two sets of runs of one bundle are called different by `compare` in at most 1 of 20 pairs (A/A).
 3. The same bundle, 10 % slower, is called slower in at least 19 of 20 pairs.
 4. Throttling makes a result invalid: a clock that falls to 1/1.3 half-way, and stalls that no
    percentile shows. Of the runs without, few are flagged: on a virtual machine some are rightly.
@@ -14,8 +14,8 @@ back, by a wait without sleep, for a share of the time that it took. All else is
 with `--repeat`, but for shorter runs.
 
 The bundle (A) and its slower twin (S) are measured in turns, A S A S A ..., each in a process of
-its own. A pair is `repeats` neighbours of A and S, or for A/A of A and the next A; each A is in
-two of the A/A pairs. 20 pairs of 4 are 164 runs and take about nine minutes. Any claim that fails
+its own. A pair is `repeats` neighbours of A and S, or for A/A of A and the next A. So each A is in
+two of the A/A pairs. 20 pairs of 4 are 164 runs, and take about nine minutes. Any claim that fails
 ends it with code 1.
 """
 
@@ -189,7 +189,7 @@ def same_report(row: Row, *, pairs: int, repeats: int) -> dict[str, Any]:
     verdicts = [verdict(block[0::2], block[1::2]) for block in blocks]
     false = sum(each in ("faster", "slower") for each in verdicts)
     return {
-        "claim": "runs of one bundle are told apart in at most 1 of 20 pairs",
+        "claim": "runs of one bundle are called different in at most 1 of 20 pairs",
         "pairs": pairs,
         "verdicts": Counter(verdicts),
         "between_runs_cv_p50": spread(row.plain),

@@ -196,7 +196,7 @@ def _check_same(network: StudentNetwork, spec: StudentSpec, load: Callable[[], n
 def _resized(preprocess: Preprocess) -> str:
     if preprocess.width is None:
         return f"shorter side resized to {preprocess.resize} px"
-    return f"resized to cover {preprocess.resize} px of height and as much more of width"
+    return f"resized to cover {preprocess.box_text}"
 
 
 def model_card(spec: StudentSpec) -> str:

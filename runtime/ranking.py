@@ -24,7 +24,7 @@ Verdict = Literal["first", "faster", "slower", "indistinguishable", "not ranked"
 # (benchmarks/results/latency_single_runs.json). With neighbours on every core p50 was up to 9.6 %
 # apart, and p90 up to 258 % (latency_repeatability_busy.json): there p90 measures the neighbours.
 MIN_DIFFERENCE = 0.10
-"""Two single runs that are nearer are not told apart; runs in turns tell less apart."""
+"""Two single runs that differ by less are called indistinguishable. Runs in turns need less."""
 
 MIN_REPEATS = 3
 """Runs of each bundle from which on the spread between runs is judged, not that within one."""

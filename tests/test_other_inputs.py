@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from support.export import tinted_photo
+from support.students import save_untrained_student
 
 from edgeseed.convert import convert
 from edgeseed.core.bundle import read_bundle
@@ -58,13 +59,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             fourth = np.random.default_rng(seed).integers(0, 40, (40, 60)) + 90 * number
             bands = (*photo.split(), Image.fromarray(fourth.astype(np.uint8)))
             Image.merge("RGBA", bands).save(root / f"four/{kind}/{seed}.png")
-    network, architecture = create_student("test_resnet", seed=1, image_size=32)
-    spec = StudentSpec(
-        architecture=architecture,
-        preprocess=Preprocess(image_size=32, resize=32),
-        embedding_dim=network.embedding_dim,
-    )
-    save_student(root / "teacher.safetensors", network, spec)
+    save_untrained_student(root / "teacher.safetensors", "test_resnet", size=32)
     return root
 
 

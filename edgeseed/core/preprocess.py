@@ -44,11 +44,10 @@ COLORS = {1: "grey", 3: "RGB", 4: "RGB and a fourth channel"}
 class Preprocess:
     """How a photo becomes a model's input.
 
-    The photo is resized (antialiased) so that it just covers a box of the input's shape and the
-    height `resize`, the middle of the input's size is cut out, and each channel becomes
-    `(pixel / 255 - mean) / std`. For a square input, that is: the shorter side is resized to
-    `resize`, and the centre square cut out. An exported model holds the last step inside its graph,
-    so an app does only the first two.
+    The photo is resized (antialiased) until it just covers a box of the input's shape and the
+    height `resize`. Of a square input that is: its shorter side is resized to `resize`. Then the
+    middle of the input's size is cut out, and each channel becomes `(pixel / 255 - mean) / std`. An
+    exported model holds the last step inside its graph, so an app does only the first two.
 
     There is a mean for each channel: three in the order RGB, one for grey, or RGB and a fourth.
     """
@@ -91,6 +90,18 @@ class Preprocess:
         return self.image_size, self.image_size if self.width is None else self.width
 
     @property
+    def box(self) -> tuple[float, float]:
+        """Height and width of the box that the resized photo just covers, in pixels."""
+        height, width = self.size
+        return self.resize, self.resize * width / height
+
+    @property
+    def box_text(self) -> str:
+        """Such as "36 pixels of height and 60 of width", for people."""
+        height, width = self.box
+        return f"{height:g} pixels of height and {width:g} of width"
+
+    @property
     def channels(self) -> int:
         """Of the input: 3, 1 for grey, or 4."""
         return len(self.mean)
@@ -129,7 +140,8 @@ class Preprocess:
     def _fitted(self, photo: Image.Image) -> Image.Image:
         height, width = self.size
         photo_width, photo_height = photo.size
-        scale = self._scale(photo_width, photo_height)
+        box_height, box_width = self.box
+        scale = max(box_height / photo_height, box_width / photo_width)
         new_width = max(width, _half_up(photo_width * scale))
         new_height = max(height, _half_up(photo_height * scale))
         left, top = (new_width - width) // 2, (new_height - height) // 2
@@ -139,12 +151,6 @@ class Preprocess:
         photo = photo.crop((left, 0, left + width, photo_height))
         photo = self._resized(photo, (width, new_height))
         return photo.crop((0, top, width, top + height))
-
-    def _scale(self, photo_width: int, photo_height: int) -> float:
-        if self.width is None:
-            return self.resize / min(photo_width, photo_height)
-        box_width = self.resize * self.width / self.image_size
-        return max(self.resize / photo_height, box_width / photo_width)
 
     def _resized(self, photo: Image.Image, size: tuple[int, int]) -> Image.Image:
         return photo if photo.size == size else photo.resize(size, _RESAMPLING[self.interpolation])

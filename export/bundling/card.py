@@ -56,11 +56,7 @@ edgeseed {manifest.provenance.edgeseed_version}.
 def _resize_step(preprocess: Preprocess) -> str:
     if preprocess.width is None:
         return f"Resize the photo's shorter side to {preprocess.resize} pixels"
-    height, width = preprocess.size
-    return (
-        f"Resize the photo until it covers {preprocess.resize} pixels of height and "
-        f"{preprocess.resize * width / height:g} of width"
-    )
+    return f"Resize the photo until it covers {preprocess.box_text}"
 
 
 def _cut_step(preprocess: Preprocess) -> str:

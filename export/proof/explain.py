@@ -407,9 +407,10 @@ def _draw_ranges(picture: Svg, rows: list[LayerRow], across: Scale, *, top: floa
     spans = [row.range for row in rows if row.range is not None]
     low, high = min(span[0] for span in spans), max(span[1] for span in spans)
     up = Scale(_squeezed(min(low, 0.0)), _squeezed(max(high, 1.0)), top + _RANGES, top)
-    picture.text(_LEFT, top - 12, "range in which the layer's input is stored in 8 bits")
+    title = "range in which the layer's input is stored in 8 bits"
+    picture.text(_LEFT, top - 12, title)
     if any(_cuts(row) for row in rows):
-        x = _LEFT + text_width("range in which the layer's input is stored in 8 bits", size=12.5)
+        x = _LEFT + text_width(title, size=12.5)
         picture.add("rect", x=x, y=top - 21, width=10, height=10, css=f"bar {_CUT}")
         picture.text(x + 16, top - 12, "cuts off over 1 % of the values")
     for tick in (-100.0, -10.0, -1.0, 0.0, 1.0, 10.0, 100.0):

@@ -6,10 +6,11 @@ rounding may move the outputs is known: by the simulated program, which computes
 file is meant to compute. The file has to be as near to the float student as the simulation is, and
 nearer to the simulation than that.
 
-How much nearer, the network decides. Kernels add in another order, and a value between two integers
-goes the other way; deep networks make more of it. (Of a MobileNetV3-L at 64 pixels a sound file was
-as far from the simulation as half of what rounding costs, of small ones a hundredth.) So the
-program is simulated twice, the second time with the last bits of its weights changed.
+How much nearer depends on the network. Kernels add in another order, so a value half-way between
+two integers is rounded to the other one, and a deep network amplifies that. Measured as a share of
+what rounding costs, a sound file of a small network was a hundredth away from the simulation. One
+of a MobileNetV3-L at 64 pixels was half away. So the program is simulated twice, the second time
+with the last bits of its weights changed. A file may differ by what the two differ by as well.
 """
 
 import dataclasses
@@ -115,7 +116,11 @@ def read_simulated(folder: Path) -> Simulated | None:
             found = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); export anew") from error
-    again = {name.removeprefix(_AGAIN): found.pop(name) for name in list(found) if _AGAIN in name}
+    again = {
+        name.removeprefix(_AGAIN): found.pop(name)
+        for name in list(found)
+        if name.startswith(_AGAIN)
+    }
     return Simulated(outputs=found, again=again or None)
 
 

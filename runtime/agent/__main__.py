@@ -222,7 +222,7 @@ def _load_engine(name: str) -> type[Engine]:
 
 
 def _feed(engine: Engine, images: NDArray[Any]) -> Tensors:
-    """Photos, (N, 3, H, W) bytes, in the type and order of the engine's input."""
+    """Photos, (N, C, H, W) bytes, in the type and order of the engine's input."""
     spec = engine.inputs[0]
     channels = images.shape[1]
     if spec.shape[-1] == channels and spec.shape[1] != channels:

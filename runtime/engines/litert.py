@@ -8,7 +8,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import importlib
-import importlib.util
 import os
 import sys
 import tempfile
@@ -110,10 +109,6 @@ def _litert() -> tuple[Any, Any]:
         "LiteRT is not installed for this Python; install it there: "
         "python3 -m pip install ai-edge-litert"
     )
-
-
-def _is_installed() -> bool:
-    return any(importlib.util.find_spec(name) is not None for name in _MODULES)
 
 
 def _installed_version(name: str) -> str:

@@ -52,10 +52,10 @@ DTYPES = {
 # Asks a session to remember which provider took which node (ONNX Runtime 1.24 and newer; older
 # ones ignore the entry).
 RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
-
-
 _UNCOUNTED_RUNS = 3
 """The first runs of a session are slower."""
+_KERNEL = "_kernel_time"
+"""Ends the name of the event of a profile that is the layer's computation."""
 
 
 class OnnxRuntimeEngine(Engine):
@@ -223,7 +223,5 @@ def _read_profile(events: list[dict[str, Any]], runs: int) -> LayerTimes | None:
     run_ns = round(1000 * sum(event["dur"] for event in whole) / len(whole))
     return LayerTimes(len(whole), run_ns, layers) if layers else None
 
-
-_KERNEL = "_kernel_time"
 
 ENGINE = OnnxRuntimeEngine

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.students import save_untrained_student
 
 from edgeseed.cli._main import main
 from edgeseed.core.bundle import Manifest, seal_bundle
-from edgeseed.core.network import save_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.records import Provenance
-from edgeseed.core.student import StudentSpec
-from edgeseed.distill import create_student
 
 SIZE = 32
 DISTILL = ("distill", "--student", "test_efficientnet", "--out", "out", "--devices", "cpu",
@@ -51,13 +49,7 @@ def strange_photos(root: Path) -> None:
 
 def students(root: Path) -> None:
     for name, path in {"test_resnet": "teacher", "test_vit": "vit"}.items():
-        network, architecture = create_student(name, seed=1, image_size=SIZE)
-        spec = StudentSpec(
-            architecture=architecture,
-            preprocess=Preprocess(image_size=SIZE, resize=SIZE),
-            embedding_dim=network.embedding_dim,
-        )
-        save_student(root / f"{path}.safetensors", network, spec)
+        save_untrained_student(root / f"{path}.safetensors", name, size=SIZE)
     whole = (root / "teacher.safetensors").read_bytes()
     (root / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     (root / "words.safetensors").write_bytes(b"these are words, not weights")

@@ -73,6 +73,14 @@ def test_other_inputs_are_those_of_the_literal_specification(
     assert np.array_equal(found, preprocess_photo(StoredPhoto(pixels=photo), preprocess))
 
 
+def test_the_box_that_a_photo_covers_has_the_inputs_shape():
+    square = Preprocess(image_size=32, resize=36)
+    assert square.box == (36, 36)
+    wide = Preprocess(image_size=32, width=48, resize=36)
+    assert wide.box == (36, 54)
+    assert wide.box_text == "36 pixels of height and 54 of width"
+
+
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_black_and_white_noise_is_clipped_as_pillow_clips_it(interpolation):
     photo = (pixels(53, 41) > 127).astype(np.uint8) * 255

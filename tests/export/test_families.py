@@ -1,4 +1,4 @@
-"""One small network of each timm family on every target, in float and in integers."""
+"""One small network of each timm family on ONNX, TensorRT and Core ML, float and integers."""
 
 import importlib.util
 import json

@@ -1,12 +1,12 @@
-"""Tries one small network of each timm family on every target, and writes a table.
+"""Tries one small network of each timm family on ONNX, TensorRT and Core ML; writes a table.
 
     PYTHONPATH=tests python -m support.families [FAMILY ...]
 
 All take half an hour of two idle cores. A cell of the table is `ok`, or the one line that a user
 would read. `ok` takes, of fp32, outputs within the target's own limit of the student's; of int8,
-outputs as near to the simulated program as the gates ask, and no finding of the lint. Weights are
-timm's initial ones with statistics of real inputs, and depths and widths are cut down where timm
-allows: what converts is the subject, and how well such a network keeps its decisions is not.
+outputs as near to the simulated program as the gates ask, and no finding of the lint. What converts
+is the subject, not how well a network decides. So weights are timm's initial ones with statistics
+of real inputs, and depths and widths are cut down where timm allows. LiteRT is not tried here yet.
 """
 
 import contextlib

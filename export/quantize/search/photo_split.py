@@ -12,9 +12,8 @@ class PhotoSplit:
     """The photos of one quantization, by their use; none of them is in the export's proof.
 
     `calibration`, `held_out`, `acceptance` and `reserve` have no photo in common. `ranking` is
-    `held_out` and, where that is fewer than ranking needs, the last calibration photos before it: a
-    few photos that set no number are a worse judge of a small difference than many that each set
-    a few ranges.
+    `held_out` and, where that is too few to rank by, the last calibration photos before it. Many
+    photos that each set a few ranges judge a small difference better than a few that set none.
     """
 
     calibration: Photos

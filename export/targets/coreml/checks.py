@@ -1,6 +1,5 @@
 """What a Core ML package says beside its numbers: names, labels, probabilities, metadata."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,7 +8,8 @@ import numpy.typing as npt
 
 from edgeseed.core.agreement import relative_error
 from edgeseed.core.bundle import Manifest
-from edgeseed.core.preprocess import COLORS, Preprocess
+from edgeseed.core.preprocess import Preprocess
+from edgeseed.export.file_metadata import compare_metadata, file_metadata
 from edgeseed.export.program import INPUT_NAME
 from edgeseed.export.target import Finding
 from edgeseed.export.targets.coreml.interpreter.program import Program, Reference
@@ -28,16 +28,8 @@ def user_metadata(
     preprocess: Preprocess, *, precision: str, classes: tuple[str, ...] | None, version: str
 ) -> dict[str, str]:
     """The model's user-defined metadata: what an app needs that has only the package."""
-    found = {
-        "edgeseed.version": version,
-        "edgeseed.preprocess": json.dumps(preprocess.to_dict()),
-        "edgeseed.input": f"{COLORS[preprocess.channels]} pixels 0..255, "
-        "normalised inside the graph",
-        "edgeseed.precision": precision,
-    }
-    if classes is not None:
-        found["edgeseed.labels"] = json.dumps(list(classes), ensure_ascii=False)
-    return found
+    texts = file_metadata(preprocess, precision=precision, classes=classes)
+    return {"edgeseed.version": version, **texts}
 
 
 def feature_texts(preprocess: Preprocess) -> dict[str, str]:
@@ -55,11 +47,7 @@ def feature_texts(preprocess: Preprocess) -> dict[str, str]:
 def _resized(preprocess: Preprocess) -> str:
     if preprocess.width is None:
         return f"its shorter side resized to {preprocess.resize} pixels"
-    height, width = preprocess.size
-    return (
-        f"resized to cover {preprocess.resize} pixels of height and "
-        f"{preprocess.resize * width / height:g} of width"
-    )
+    return f"resized to cover {preprocess.box_text}"
 
 
 def check_package(
@@ -119,13 +107,9 @@ def _metadata(description: Any, manifest: Manifest) -> Iterator[Finding]:
         manifest.preprocess, precision=manifest.precision, classes=manifest.classes, version=version
     )
     found = dict(description.metadata.userDefined)
-    for name in sorted(wanted.keys() | found.keys()):
-        # Bundles of before have a digest that nothing can be compared with, and nothing reads.
-        if wanted.get(name) != found.get(name) and name != "edgeseed.weights":
-            yield Finding(
-                f"metadata {name}",
-                f"is {found.get(name)!r}, the manifest gives {wanted.get(name)!r}",
-            )
+    # Bundles of before have a digest that nothing can be compared with, and nothing reads.
+    found.pop("edgeseed.weights", None)
+    yield from compare_metadata(found, wanted)
     text = f"{manifest.name}, {manifest.precision}"
     if description.metadata.shortDescription != text:
         yield Finding("description", f"is {description.metadata.shortDescription!r}, not {text!r}")

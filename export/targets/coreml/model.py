@@ -80,9 +80,11 @@ class CoreMLModel(Model):
     def lint(self) -> tuple[Finding, ...]:
         """What is wrong with the package itself.
 
-        A photo that is not taken as RGB; weights that float16 cannot hold; a layer meant to
-        be int8 and is not, or whose weights have no scale of their own for each output channel;
-        scales and zero points of another calibration than the manifest's.
+        * A photo whose colours are not taken in the order RGB.
+        * Weights that float16 cannot hold.
+        * A layer that was meant to be int8 and is not, or whose weights have no scale of their own
+          for each output channel.
+        * Scales and zero points of another calibration than the manifest's.
         """
         program = self.interpreter.program
         images = [each for each in program.inputs if isinstance(each, ImageInput)]

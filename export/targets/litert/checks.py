@@ -1,26 +1,20 @@
 """What a LiteRT file and its manifest say of each other, beside the numbers that it computes."""
 
-import json
 from collections.abc import Iterator, Mapping
 
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.export.file_metadata import compare_metadata, file_metadata
 from edgeseed.export.target import Finding
 from edgeseed.export.targets.litert.flatbuffer import SIGNATURE, File
 
 
-def properties(
+def metadata_of(
     preprocess: Preprocess, *, precision: str, classes: tuple[str, ...] | None
 ) -> dict[str, str]:
-    """The metadata of a file: what an app needs when it has the one file only."""
-    found = {
-        "edgeseed.preprocess": json.dumps(preprocess.to_dict()),
-        "edgeseed.input": "RGB bytes, height, width, channels; normalised inside the graph",
-        "edgeseed.precision": precision,
-    }
-    if classes is not None:
-        found["edgeseed.labels"] = json.dumps(list(classes), ensure_ascii=False)
-    return found
+    """The texts in a file; its input is bytes, and their order another than in other formats."""
+    values = "bytes (height, width, channels)"
+    return file_metadata(preprocess, precision=precision, classes=classes, values=values)
 
 
 def check_file(
@@ -75,20 +69,10 @@ def _unread(file: File) -> Iterator[Finding]:
 
 
 def _metadata(file: File, manifest: Manifest) -> Iterator[Finding]:
-    wanted = properties(manifest.preprocess, precision=manifest.precision, classes=manifest.classes)
-    found = file.metadata()
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            yield Finding(
-                f"metadata {name}",
-                f"is {_short(found.get(name))}, the manifest gives {_short(wanted.get(name))}",
-            )
+    wanted = metadata_of(
+        manifest.preprocess, precision=manifest.precision, classes=manifest.classes
+    )
+    yield from compare_metadata(file.metadata(), wanted)
     name = (file.graph.name or b"").decode()
     if name != manifest.name:
         yield Finding("graph name", f"is {name!r}, the manifest's is {manifest.name!r}")
-
-
-def _short(value: str | None) -> str:
-    if value is None:
-        return "missing"
-    return repr(value if len(value) < 60 else f"{value[:57]}...")

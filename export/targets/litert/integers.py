@@ -32,19 +32,16 @@ from edgeseed.export.quantize.graph.layout import operator_of
 from edgeseed.export.quantize.scales import ops
 from edgeseed.export.targets.litert.flatbuffer import Scales
 from edgeseed.export.targets.litert.lowering import (
-    _RELU6,
     FACTOR,
     NHWC,
+    RELU6,
     Lowering,
     Value,
-    _reduce,
-    _shape_of,
     concatenated,
-    conv_geometry,
-    is_depthwise,
     max_pool,
     plain,
-    stored_kernel,
+    reduce_axes,
+    shape_of,
     zero_pads,
 )
 
@@ -162,7 +159,7 @@ class IntegerLowering(Lowering):
                 raise WorkError(
                     f"LiteRT cannot express {name}: a maximum of {top} is not that of a ReLU6"
                 )
-            fused = _RELU6
+            fused = RELU6
         # 64 is a power of two: the kernel's factor for the constant is a whole number of steps.
         other = self.builder.constant(
             f"{name}_added", np.full((1,) * len(value.shape), 64, np.int8),
@@ -231,10 +228,10 @@ class IntegerLowering(Lowering):
         name = _named(source.name, factor)
         if kind == "pool":
             value = self.in_order(reads[0].value, NHWC)
-            found = _reduce_like(self, name, value, _shape_of(source), scales)
+            found = _reduce_like(self, name, value, shape_of(source), scales)
         elif kind == "max_pool":
             value = self.in_order(reads[0].value, NHWC)
-            result = self.result(name, _shape_of(source), NHWC, like=value)
+            result = self.result(name, shape_of(source), NHWC, like=value)
             found = max_pool(self, source, value, result)
         elif kind == "sigmoid":
             value = reads[0].value
@@ -249,7 +246,7 @@ class IntegerLowering(Lowering):
     ) -> Value:
         """A sum or a product; `x + x` reads the same tensor twice."""
         values = [read.value for read in (reads if len(reads) == 2 else [*reads, *reads])]
-        shape = _shape_of(node)
+        shape = shape_of(node)
         wide = max(values, key=lambda each: (math.prod(each.shape), not each.is_plain))
         moved = [self.in_order(each, wide.order).index for each in values]
         result = self.result(name, shape, wide.order, like=wide, scales=scales)
@@ -289,29 +286,23 @@ class IntegerLowering(Lowering):
             f"{node.name}_bias", bias.astype(np.int32), scales=_row(steps, axis=0)
         )
         if _kind_of(node) == "linear":
-            rank = len(source.shape)
-            if source.order[-1] != rank - 1:
-                source = self.in_order(source, plain(rank))
+            source = self.with_last_axis_last(source)
             weight = self.builder.constant(
                 f"{node.name}_weight", integers, scales=_row(weight_scales, axis=0)
             )
-            result = self.result(name, _shape_of(node), source.order, dtype="int8", scales=out)
+            result = self.result(name, shape_of(node), source.order, dtype="int8", scales=out)
             return self.emit(
                 "FULLY_CONNECTED", [source.index, weight, bias_index], result,
-                options="FullyConnectedOptions", keepNumDims=rank != 2, version=12,
+                options="FullyConnectedOptions", keepNumDims=len(source.shape) != 2, version=12,
             )  # fmt: skip
         source = self.in_order(source, NHWC)
-        depthwise = is_depthwise(node, integers.shape, source.shape[1])
-        kernel, axis = stored_kernel(integers, depthwise=depthwise)
-        weight = self.builder.constant(
-            f"{node.name}_weight", kernel, scales=_row(weight_scales, axis=axis)
-        )
-        return self.emit_conv(
-            node, source, weight, bias_index,
-            self.result(name, _shape_of(node), NHWC, dtype="int8", scales=out),
-            geometry=conv_geometry(node, integers.shape),
-            multiplier=len(integers) // source.shape[1] if depthwise else 0,
-        )  # fmt: skip
+
+        def store_kernel(kernel: Array, axis: int) -> int:
+            scales = _row(weight_scales, axis=axis)
+            return self.builder.constant(f"{node.name}_weight", kernel, scales=scales)
+
+        result = self.result(name, shape_of(node), NHWC, dtype="int8", scales=out)
+        return self.emit_conv(node, source, integers, bias_index, result, store=store_kernel)
 
     def _padded_source(self, node: fx.Node, value: Value) -> Value:
         """With the zeros that a padding operator in front of a layer puts around."""
@@ -339,29 +330,25 @@ class IntegerLowering(Lowering):
         bias = self.builder.constant(f"{node.name}_bias", real_bias)
         if _kind_of(node) == "conv":
             source = self.in_order(self.value(input_of(node)), NHWC)
-            depthwise = is_depthwise(node, integers.shape, source.shape[1])
-            kernel, axis = stored_kernel(integers, depthwise=depthwise)
-            stored = self.builder.constant(
-                f"{node.name}_integers", kernel, scales=_row(scales, axis=axis)
-            )
-            weight = self.result(f"{node.name}_weight", kernel.shape, plain(4))
-            self.emit("DEQUANTIZE", [stored], weight, options="DequantizeOptions", version=5)
-            return self.emit_conv(
-                node, source, weight.index, bias, self.result(node.name, _shape_of(node), NHWC),
-                geometry=conv_geometry(node, integers.shape),
-                multiplier=len(integers) // source.shape[1] if depthwise else 0,
-            )  # fmt: skip
-        source = self._unrounded(input_of(node))
-        rank = len(source.shape)
-        if source.order[-1] != rank - 1:
-            source = self.in_order(source, plain(rank))
+
+            def store(kernel: Array, axis: int) -> int:
+                stored = self.builder.constant(
+                    f"{node.name}_integers", kernel, scales=_row(scales, axis=axis)
+                )
+                weight = self.result(f"{node.name}_weight", kernel.shape, plain(4))
+                self.emit("DEQUANTIZE", [stored], weight, options="DequantizeOptions", version=5)
+                return weight.index
+
+            result = self.result(node.name, shape_of(node), NHWC)
+            return self.emit_conv(node, source, integers, bias, result, store=store)
+        source = self.with_last_axis_last(self._unrounded(input_of(node)))
         weight_index = self.builder.constant(
             f"{node.name}_weight", integers, scales=_row(scales, axis=0)
         )
         return self.emit(
             "FULLY_CONNECTED", [source.index, weight_index, bias],
-            self.result(node.name, _shape_of(node), source.order),
-            options="FullyConnectedOptions", keepNumDims=rank != 2,
+            self.result(node.name, shape_of(node), source.order),
+            options="FullyConnectedOptions", keepNumDims=len(source.shape) != 2,
             asymmetricQuantizeInputs=True, fusedActivationFunction=self.fused.get(node, 0),
             version=12,
         )  # fmt: skip
@@ -386,11 +373,11 @@ def _reduce_like(
 ) -> Value:
     """The mean over height and width, in integers."""
     like = dataclasses.replace(value, scales=scales)
-    kept = _reduce(lowering, name, "MEAN", like, (2, 3), keep=True)
+    kept = reduce_axes(lowering, name, "MEAN", like, (2, 3), keep=True)
     if tuple(shape) == kept.shape:
         return kept
     result = lowering.result(f"{name}_flat", shape, plain(len(shape)), like=kept)
-    lowering._reshape(lowering.in_order(kept, plain(4)), result)
+    lowering.reshape(lowering.in_order(kept, plain(4)), result)
     return result
 
 

@@ -1,7 +1,7 @@
 """An exported program as LiteRT's operators.
 
-PyTorch keeps channels in front of height and width, LiteRT behind. No tensor is moved for that: a
-value remembers in which order its axes lie in memory, a permutation only changes that note, and a
+PyTorch keeps channels in front of height and width, LiteRT behind. No tensor is moved for that. A
+value remembers in which order its axes lie in memory, and a permutation only changes that note. A
 `TRANSPOSE` is written where an operator insists on an order. So a convolutional network has none,
 and the `permute` in front of ConvNeXt's layers costs nothing.
 
@@ -202,19 +202,25 @@ class Lowering:
         name = f"{self.builder.tensors[value.index].name}_moved"
         moved = self.result(name, value.shape, order, like=value)
         if _same_sequence(value, order):
-            self._reshape(value, moved)
+            self.reshape(value, moved)
             return moved
         axes = np.array([value.order.index(axis) for axis in order], np.int32)
         permutation = self.builder.constant("permutation", axes)
         self.emit("TRANSPOSE", [value.index, permutation], moved, options="TransposeOptions")
         return moved
 
+    def with_last_axis_last(self, value: Value) -> Value:
+        """The value as layers over the last axis read it: with that axis innermost in memory."""
+        rank = len(value.shape)
+        return value if value.order[-1] == rank - 1 else self.in_order(value, plain(rank))
+
     def plain_value(self, node: Any) -> Value:
         """A node's value in the program's own order."""
         value = self.value(node)
         return self.in_order(value, plain(len(value.shape)))
 
-    def _reshape(self, source: Value, result: Value) -> None:
+    def reshape(self, source: Value, result: Value) -> None:
+        """Writes the same sequence of numbers in the shape of `result`."""
         shape = np.array(result.stored_shape, np.int32)
         self.emit(
             "RESHAPE", [source.index, self.builder.constant("shape", shape)], result,
@@ -263,7 +269,7 @@ class Lowering:
         """A binary operator with broadcasting; either side may be a constant or a number."""
         shape = tuple(int(size) for size in node.meta["val"].shape)
         order = self._common_order(left, right, rank=len(shape))
-        first, second = (self._operand(each, shape, order) for each in (left, right))
+        first, second = (self.operand(each, shape, order) for each in (left, right))
         result = self.result(node.name, shape, order)
         values: dict[str, Any] = {}
         if options in ("AddOptions", "SubOptions", "MulOptions", "DivOptions"):
@@ -281,7 +287,8 @@ class Lowering:
             return plain(rank)
         return max(full, key=lambda value: (math.prod(value.shape), not value.is_plain)).order
 
-    def _operand(self, source: Any, shape: Sequence[int], order: tuple[int, ...]) -> int:
+    def operand(self, source: Any, shape: Sequence[int], order: tuple[int, ...]) -> int:
+        """The number of a tensor that is broadcast to `shape`, its axes in an order."""
         if isinstance(source, int | float):
             return self.number(source)
         assert isinstance(source, fx.Node)
@@ -295,7 +302,7 @@ class Lowering:
             wider = self.result(
                 f"{source.name}_wider", (1,) * missing + value.shape, plain(len(shape)), like=value
             )
-            self._reshape(value, wider)
+            self.reshape(value, wider)
             value = wider
         return self.in_order(value, order).index
 
@@ -356,20 +363,24 @@ class Lowering:
         return self.builder.constant(f"{node.name}_bias", constant(self.module, source).numpy())
 
     def emit_conv(
-        self, node: fx.Node, source: Value, weight: int, bias: int, result: Value,
-        *, geometry: ConvGeometry, multiplier: int = 0,
+        self, node: fx.Node, source: Value, weight: Array, bias: int, result: Value,
+        *, store: Callable[[Array, int], int],
     ) -> Value:  # fmt: skip
         """Writes a convolution, with a `PAD` in front where it needs one.
 
         Args:
             node: The program's.
             source: In the order of `NHWC`.
-            weight: Number of its tensor.
+            weight: (O, I, H, W).
             bias: Number of its tensor.
             result: Where it goes.
-            geometry: How it slides.
-            multiplier: Of a depthwise convolution, outputs per channel; 0 for any other.
+            store: Stores the weight as LiteRT orders it, with the axis of its output channels, and
+                gives the number of its tensor.
         """
+        channels = source.shape[1]
+        depthwise = is_depthwise(node, weight.shape, channels)
+        kernel, axis = stored_kernel(weight, depthwise=depthwise)
+        geometry = conv_geometry(node, weight.shape)
         source, padding = self.padded(node, source, result, geometry)
         values: dict[str, Any] = {
             "padding": padding,
@@ -378,10 +389,11 @@ class Lowering:
             "fusedActivationFunction": self.fused.get(node, 0),
         }  # fmt: skip
         kind, options = "CONV_2D", "Conv2DOptions"
-        if multiplier:
+        if depthwise:
             kind, options = "DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions"
-            values["depthMultiplier"] = multiplier
-        return self.emit(kind, [source.index, weight, bias], result, options=options, **values)
+            values["depthMultiplier"] = len(weight) // channels
+        inputs = [source.index, store(kernel, axis), bias]
+        return self.emit(kind, inputs, result, options=options, **values)
 
     def padded(
         self, node: fx.Node, source: Value, result: Value, geometry: ConvGeometry,
@@ -435,7 +447,7 @@ def _same_sequence(value: Value, order: tuple[int, ...]) -> bool:
     return before == [axis for axis in order if value.shape[axis] != 1]
 
 
-_RELU, _RELU6 = 1, 3  # schema.ActivationFunctionType
+RELU, RELU6 = 1, 3  # schema.ActivationFunctionType
 _FUSING = {
     _aten.conv2d.default, _aten.conv2d.padding, _aten.linear.default, _aten.add.Tensor,
     _aten.mul.Tensor,
@@ -444,11 +456,11 @@ _FUSING = {
 
 def _activation(node: fx.Node) -> int:
     if node.target is _aten.relu.default:
-        return _RELU
+        return RELU
     if node.target is _aten.relu6.default:
-        return _RELU6
+        return RELU6
     if node.target in (_aten.hardtanh.default, _aten.clamp.default):
-        return _RELU6 if list(node.args[1:3]) == [0, 6] else 0
+        return RELU6 if list(node.args[1:3]) == [0, 6] else 0
     return 0
 
 
@@ -506,7 +518,8 @@ def stored_kernel(weight: Array, *, depthwise: bool) -> tuple[Array, int]:
     return np.ascontiguousarray(weight.transpose(0, 2, 3, 1)), 0
 
 
-def _shape_of(node: fx.Node) -> tuple[int, ...]:
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Of what a node gives."""
     return tuple(int(size) for size in node.meta["val"].shape)
 
 
@@ -515,23 +528,17 @@ def _conv(lowering: Lowering, node: fx.Node) -> Value:
         raise unknown_operator(node)
     source = lowering.in_order(lowering.value(node.args[0]), NHWC)
     weight = constant(lowering.module, input_of(node, 1)).numpy()
-    depthwise = is_depthwise(node, weight.shape, source.shape[1])
-    kernel, axis = stored_kernel(weight, depthwise=depthwise)
-    return lowering.emit_conv(
-        node, source,
-        lowering.stored_weight(f"{node.name}_weight", kernel, axis=axis),
-        lowering.bias(node, len(weight)),
-        lowering.result(node.name, _shape_of(node), NHWC),
-        geometry=conv_geometry(node, weight.shape),
-        multiplier=len(weight) // source.shape[1] if depthwise else 0,
-    )  # fmt: skip
+
+    def store(kernel: Array, axis: int) -> int:
+        return lowering.stored_weight(f"{node.name}_weight", kernel, axis=axis)
+
+    bias = lowering.bias(node, len(weight))
+    result = lowering.result(node.name, shape_of(node), NHWC)
+    return lowering.emit_conv(node, source, weight, bias, result, store=store)
 
 
 def _linear(lowering: Lowering, node: fx.Node) -> Value:
-    source = lowering.value(node.args[0])
-    rank = len(source.shape)
-    if source.order[-1] != rank - 1:
-        source = lowering.in_order(source, plain(rank))
+    source = lowering.with_last_axis_last(lowering.value(node.args[0]))
     if not is_constant(node.args[1]):
         raise unknown_operator(node)
     weight = constant(lowering.module, input_of(node, 1)).numpy()
@@ -542,9 +549,9 @@ def _linear(lowering: Lowering, node: fx.Node) -> Value:
             lowering.stored_weight(f"{node.name}_weight", weight, axis=0),
             lowering.bias(node, len(weight)),
         ],
-        lowering.result(node.name, _shape_of(node), source.order),
+        lowering.result(node.name, shape_of(node), source.order),
         options="FullyConnectedOptions",
-        keepNumDims=rank != 2,
+        keepNumDims=len(source.shape) != 2,
         fusedActivationFunction=lowering.fused.get(node, 0),
     )
 
@@ -565,12 +572,12 @@ def _scaled_dot_product(lowering: Lowering, node: fx.Node) -> Value:
         shape=shares_shape, adjY=True,
     )  # fmt: skip
     if isinstance(arguments[3], fx.Node):
-        mask = lowering._operand(arguments[3], shares_shape, plain(len(shares_shape)))
+        mask = lowering.operand(arguments[3], shares_shape, plain(len(shares_shape)))
         shares = lowering.step(f"{name}_masked", "ADD", shares, mask, options="AddOptions")
     shares = lowering.step(f"{name}_shares", "SOFTMAX", shares, options="SoftmaxOptions", beta=1.0)
     return lowering.step(
         name, "BATCH_MATMUL", shares, value.index, options="BatchMatMulOptions",
-        shape=_shape_of(node),
+        shape=shape_of(node),
     )  # fmt: skip
 
 
@@ -580,7 +587,7 @@ def _matmul(lowering: Lowering, node: fx.Node) -> Value:
         raise unknown_operator(node)
     return lowering.step(
         node.name, "BATCH_MATMUL", left, right.index, options="BatchMatMulOptions",
-        shape=_shape_of(node),
+        shape=shape_of(node),
     )  # fmt: skip
 
 
@@ -610,7 +617,7 @@ def _relu(lowering: Lowering, node: fx.Node) -> Value:
     code = _activation(node)
     if not code:
         return _clamp(lowering, node)
-    return lowering.unary(node, "RELU6" if code == _RELU6 else "RELU")
+    return lowering.unary(node, "RELU6" if code == RELU6 else "RELU")
 
 
 def _clamp(lowering: Lowering, node: fx.Node) -> Value:
@@ -630,7 +637,7 @@ def _hardsigmoid(lowering: Lowering, node: fx.Node) -> Value:
     value = lowering.value(node.args[0])
     shifted = lowering.step(
         f"{node.name}_shifted", "ADD", value, lowering.number(3.0), options="AddOptions",
-        fusedActivationFunction=_RELU6,
+        fusedActivationFunction=RELU6,
     )  # fmt: skip
     return lowering.step(node.name, "MUL", shifted, lowering.number(1 / 6), options="MulOptions")
 
@@ -686,7 +693,7 @@ def _batch_norm(lowering: Lowering, node: fx.Node) -> Value:
 # ------------------------------------------------------------------ handlers: reductions
 
 
-def _reduce(
+def reduce_axes(
     lowering: Lowering, name: str, kind: str, value: Value, axes: Sequence[int], *, keep: bool
 ) -> Value:
     """A mean, sum or maximum over the program's axes."""
@@ -707,7 +714,7 @@ def _without_axes(lowering: Lowering, name: str, value: Value, axes: Sequence[in
     left = [axis for axis in range(len(value.shape)) if axis not in axes]
     order = [left.index(axis) for axis in value.order if axis in left]
     result = lowering.result(name, [value.shape[axis] for axis in left], order, like=value)
-    lowering._reshape(value, result)
+    lowering.reshape(value, result)
     return result
 
 
@@ -722,7 +729,7 @@ def _reduction(kind: str) -> Callable[[Lowering, fx.Node], Value]:
         value = lowering.value(node.args[0])
         axes = _axes(node.args[1] if len(node.args) > 1 else None, len(value.shape))
         keep = bool(node.args[2]) if len(node.args) > 2 else False
-        return _reduce(lowering, node.name, kind, value, axes, keep=keep)
+        return reduce_axes(lowering, node.name, kind, value, axes, keep=keep)
 
     return handle
 
@@ -735,7 +742,7 @@ def _vector_norm(lowering: Lowering, node: fx.Node) -> Value:
     value = lowering.value(source)
     axes = _axes(dims, len(value.shape))
     squares = lowering.step(f"{node.name}_squares", "SQUARE", value, options="SquareOptions")
-    total = _reduce(lowering, f"{node.name}_sum", "SUM", squares, axes, keep=bool(keep))
+    total = reduce_axes(lowering, f"{node.name}_sum", "SUM", squares, axes, keep=bool(keep))
     return lowering.step(node.name, "SQRT", total)
 
 
@@ -743,7 +750,7 @@ def _adaptive_pool(lowering: Lowering, node: fx.Node) -> Value:
     value = lowering.in_order(lowering.value(node.args[0]), NHWC)
     wanted = _pair(node.args[1])
     if wanted == (1, 1):
-        return _reduce(lowering, node.name, "MEAN", value, (2, 3), keep=True)
+        return reduce_axes(lowering, node.name, "MEAN", value, (2, 3), keep=True)
     assert wanted is not None
     if any(size % count for size, count in zip(value.shape[2:], wanted, strict=True)):
         raise unknown_operator(node)
@@ -767,7 +774,7 @@ def _average_pool(lowering: Lowering, node: fx.Node) -> Value:
 
 def _max_pool(lowering: Lowering, node: fx.Node) -> Value:
     value = lowering.in_order(lowering.value(node.args[0]), NHWC)
-    return max_pool(lowering, node, value, lowering.result(node.name, _shape_of(node), NHWC))
+    return max_pool(lowering, node, value, lowering.result(node.name, shape_of(node), NHWC))
 
 
 def max_pool(lowering: Lowering, node: fx.Node, value: Value, result: Value) -> Value:
@@ -806,7 +813,7 @@ def _pool(
     stride: tuple[int, int], padding: tuple[int, int],
 ) -> Value:  # fmt: skip
     geometry = ConvGeometry(kernel=kernel, stride=stride, padding=padding)
-    result = lowering.result(node.name, _shape_of(node), NHWC)
+    result = lowering.result(node.name, shape_of(node), NHWC)
     sizes, results = value.shape[2:], result.shape[2:]
     schema = lowering.builder.schema
     if not any(map(any, geometry.pads(sizes, results))):
@@ -855,10 +862,10 @@ def _group_norm(lowering: Lowering, node: fx.Node) -> Value:
         # Channels lie behind the pixels: the groups are a further axis there.
         shape = (count, height * width, groups, channels // groups)
         grouped = lowering.result(f"{node.name}_grouped", shape, plain(4))
-        lowering._reshape(value, grouped)
+        lowering.reshape(value, grouped)
         found = _standardise(lowering, node, grouped, (1, 3), epsilon)
         joined = lowering.result(f"{node.name}_joined", value.shape, NHWC)
-        lowering._reshape(found, joined)
+        lowering.reshape(found, joined)
         found = joined
     return _scale_and_shift(lowering, node, found, arguments[2], arguments[3], by_channel=True)
 
@@ -888,7 +895,7 @@ def _variance(lowering: Lowering, node: fx.Node) -> Value:
         correction = 1 if given is None else int(str(given))
         keep = bool(node.kwargs.get("keepdim", False))
     _, squares = _centred(lowering, node, value, axes)
-    kept = _reduce(lowering, f"{node.name}_kept", "MEAN", squares, axes, keep=True)
+    kept = reduce_axes(lowering, f"{node.name}_kept", "MEAN", squares, axes, keep=True)
     if correction:
         share = lowering.number(count / (count - correction))
         kept = lowering.step(f"{node.name}_true", "MUL", kept, share, options="MulOptions")
@@ -900,7 +907,7 @@ def _centred(
     lowering: Lowering, node: fx.Node, value: Value, axes: Sequence[int]
 ) -> tuple[Value, Value]:
     """`x - mean`, and its square."""
-    mean = _reduce(lowering, f"{node.name}_mean", "MEAN", value, axes, keep=True)
+    mean = reduce_axes(lowering, f"{node.name}_mean", "MEAN", value, axes, keep=True)
     centred = lowering.step(f"{node.name}_centred", "SUB", value, mean.index, options="SubOptions")
     squares = lowering.step(f"{node.name}_squares", "SQUARE", centred, options="SquareOptions")
     return centred, squares
@@ -919,7 +926,7 @@ def _divide_by_root(
     epsilon: float,
 ) -> Value:  # fmt: skip
     """`x / sqrt(mean of squares + epsilon)`."""
-    power = _reduce(lowering, f"{node.name}_power", "MEAN", squares, axes, keep=True)
+    power = reduce_axes(lowering, f"{node.name}_power", "MEAN", squares, axes, keep=True)
     safe = lowering.step(
         f"{node.name}_safe", "ADD", power, lowering.number(epsilon), options="AddOptions"
     )
@@ -948,7 +955,7 @@ def _scale_and_shift(
 
 def reshaped(lowering: Lowering, node: fx.Node, value: Value) -> Value:
     """A value in the shape of a node, whatever its type."""
-    shape = _shape_of(node)
+    shape = shape_of(node)
     if shape == value.shape:
         return value
     positions = (0, 2, 1)
@@ -962,7 +969,7 @@ def reshaped(lowering: Lowering, node: fx.Node, value: Value) -> Value:
     else:
         value = lowering.in_order(value, plain(len(value.shape)))
         result = lowering.result(node.name, shape, plain(len(shape)), like=value)
-    lowering._reshape(value, result)
+    lowering.reshape(value, result)
     return result
 
 
@@ -1002,7 +1009,7 @@ def concatenated(
     """Values one behind the other along an axis of the program, of any type."""
     order = next((each.order for each in values if not each.is_plain), values[0].order)
     moved = [lowering.in_order(each, order) for each in values]
-    result = lowering.result(name or node.name, shape or _shape_of(node), order, like=moved[0])
+    result = lowering.result(name or node.name, shape or shape_of(node), order, like=moved[0])
     at = order.index(axis % len(order))
     return lowering.emit(
         "CONCATENATION", [each.index for each in moved], result, options="ConcatenationOptions",
@@ -1029,13 +1036,13 @@ def _slice(lowering: Lowering, node: fx.Node) -> Value:
     axis = int(str(arguments[1] or 0)) % len(value.shape)
     start = 0 if arguments[2] is None else int(str(arguments[2]))
     step = 1 if arguments[4] is None else int(str(arguments[4]))
-    size = _shape_of(node)[axis]
+    size = shape_of(node)[axis]
     if start < 0:
         start += value.shape[axis]
     if step == 1:
         same = size == value.shape[axis]
         return value if same else _cut(lowering, node.name, value, axis, start, size)
-    result = lowering.result(node.name, _shape_of(node), value.order, like=value)
+    result = lowering.result(node.name, shape_of(node), value.order, like=value)
     rows = [
         [start if each == axis else 0 for each in value.order],
         [start + (size - 1) * step + 1 if each == axis else value.shape[each]
@@ -1107,7 +1114,7 @@ def _roll(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def _expand(lowering: Lowering, node: fx.Node) -> Value:
-    value, shape = lowering.value(node.args[0]), _shape_of(node)
+    value, shape = lowering.value(node.args[0]), shape_of(node)
     if value.shape == shape:
         return value
     value = lowering.in_order(value, plain(len(value.shape)))

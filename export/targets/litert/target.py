@@ -34,7 +34,7 @@ from edgeseed.export.target import (
     WriteRequest,
     WrittenModel,
 )
-from edgeseed.export.targets.litert.checks import check_file, properties
+from edgeseed.export.targets.litert.checks import check_file, metadata_of
 from edgeseed.export.targets.litert.integers import IntegerLowering
 from edgeseed.export.targets.litert.lowering import Lowering
 from edgeseed.export.targets.litert.model import LiteRTModel, open_litert
@@ -66,7 +66,9 @@ class LiteRTTarget(Target):
             name=spec.architecture.name,
             inputs=lowering.inputs,
             outputs=outputs,
-            metadata=properties(spec.preprocess, precision=request.precision, classes=spec.classes),
+            metadata=metadata_of(
+                spec.preprocess, precision=request.precision, classes=spec.classes
+            ),
         )
         with atomic_file(folder / MODEL_FILE) as temporary:
             temporary.write_bytes(content)

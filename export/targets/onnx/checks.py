@@ -1,31 +1,15 @@
 """What an ONNX file and its manifest say of each other, beside the numbers that it computes."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from onnx import ModelProto
 
 from edgeseed.core.bundle import Manifest
-from edgeseed.core.preprocess import COLORS, Preprocess
+from edgeseed.export.file_metadata import compare_metadata, file_metadata
 from edgeseed.export.target import Finding
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
-
-
-def properties(
-    preprocess: Preprocess, *, precision: str, classes: tuple[str, ...] | None
-) -> dict[str, str]:
-    """The metadata of a file: what an app needs when it has the one file only."""
-    found = {
-        "edgeseed.preprocess": json.dumps(preprocess.to_dict()),
-        "edgeseed.input": f"{COLORS[preprocess.channels]} pixels 0..255, "
-        "normalised inside the graph",
-        "edgeseed.precision": precision,
-    }
-    if classes is not None:
-        found["edgeseed.labels"] = json.dumps(list(classes), ensure_ascii=False)
-    return found
 
 
 def check_file(
@@ -83,21 +67,11 @@ def _unread(model: ModelProto) -> Iterator[Finding]:
 
 
 def _metadata(model: ModelProto, manifest: Manifest) -> Iterator[Finding]:
-    wanted = properties(manifest.preprocess, precision=manifest.precision, classes=manifest.classes)
-    found = {item.key: item.value for item in model.metadata_props}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            yield Finding(
-                f"metadata {name}",
-                f"is {_short(found.get(name))}, the manifest gives {_short(wanted.get(name))}",
-            )
+    wanted = file_metadata(
+        manifest.preprocess, precision=manifest.precision, classes=manifest.classes
+    )
+    yield from compare_metadata({item.key: item.value for item in model.metadata_props}, wanted)
     if model.graph.name != manifest.name:
         yield Finding("graph name", f"is {model.graph.name!r}, the manifest's is {manifest.name!r}")
     if model.doc_string or model.graph.doc_string:
         yield Finding("documentation", "is in the file, and the export writes none")
-
-
-def _short(value: str | None) -> str:
-    if value is None:
-        return "missing"
-    return repr(value if len(value) < 60 else f"{value[:57]}...")

@@ -34,6 +34,7 @@ from onnx import ModelProto, NodeProto
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import UsageError, WorkError
 from edgeseed.core.files import atomic_file
+from edgeseed.export.file_metadata import file_metadata
 from edgeseed.export.program import INPUT_NAME
 from edgeseed.export.target import (
     Finding,
@@ -44,7 +45,7 @@ from edgeseed.export.target import (
     WrittenModel,
 )
 from edgeseed.export.targets.onnx.byte_weights import store_as_bytes
-from edgeseed.export.targets.onnx.checks import check_file, properties
+from edgeseed.export.targets.onnx.checks import check_file
 from edgeseed.export.targets.onnx.half import half_program, to_half
 from edgeseed.export.targets.onnx.model import OnnxModel, open_onnx
 
@@ -275,7 +276,7 @@ def describe(model: ModelProto, request: WriteRequest) -> None:
     """Writes into the model's metadata what an app needs when it has the one file only."""
     spec = request.spec
     onnx.helper.set_model_props(
-        model, properties(spec.preprocess, precision=request.precision, classes=spec.classes)
+        model, file_metadata(spec.preprocess, precision=request.precision, classes=spec.classes)
     )
     model.producer_name = "edgeseed"
     model.producer_version = ""

@@ -1,5 +1,6 @@
 import sys
 import types
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from edgeseed.runtime.engines import litert as plugin
 from edgeseed.runtime.engines.litert import LiteRTEngine
 
 litert = pytest.mark.skipif(
-    not plugin._is_installed(), reason="needs ai-edge-litert: pip install edgeseed[litert]"
+    not any(map(find_spec, plugin._MODULES)),
+    reason="needs ai-edge-litert: pip install edgeseed[litert]",
 )
 
 

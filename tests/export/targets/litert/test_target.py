@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgeseed.core.agreement import relative_error
 from edgeseed.core.bundle import read_bundle
-from edgeseed.core.errors import ArtifactError, MissingDependencyError, WorkError
+from edgeseed.core.errors import ArtifactError, MissingDependencyError, UsageError, WorkError
 from edgeseed.core.network import StudentNetwork, build_student
 from edgeseed.core.student import Architecture, StudentSpec
 from edgeseed.export import export, verify
@@ -260,7 +260,7 @@ def test_without_its_package_the_command_that_installs_it_is_said(
 
 
 def test_a_batch_of_several_photos_is_refused(student: Path, tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="takes photos 1 at a time"):
+    with pytest.raises(UsageError, match="takes photos 1 at a time"):
         export(student, target="litert", precision="fp32", batch=4, out=tmp_path / "out")
 
 
