@@ -92,7 +92,7 @@ def _fill(work: Path, bundle: Bundle) -> None:
         if entry.role == "ship" and not name.startswith("golden/")
     }
     job_file.BuildJob(files=files).write(work / job_file.BUILD_JOB)
-    fill_with_bundle(work, bundle, files=files, engines=_HELPFUL)
+    fill_with_bundle(work, bundle, files=files, engine=None, engines=_HELPFUL)
 
 
 def _run(device: AgentDevice, work: Path) -> None:

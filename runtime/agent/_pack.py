@@ -70,9 +70,15 @@ def engine_files() -> tuple[str, ...]:
     return tuple(sorted(f"engines/{file.name}" for file in files if file.name != "__init__.py"))
 
 
-def pack_agent(destination: Path) -> None:
-    """Write the agent; the same sources give the same bytes."""
-    sources = sorted({MAIN, *DEVICE_FILES, *engine_files()})
+def pack_agent(destination: Path, *, engine: str | None) -> None:
+    """Write the agent; the same sources give the same bytes.
+
+    Args:
+        destination: the file.
+        engine: the one that the job asks for, as in `Job.engine`; None where nothing is run.
+    """
+    wanted = [name for name in engine_files() if Path(name).stem == engine]
+    sources = sorted({MAIN, *DEVICE_FILES, *wanted})
     packages = ["", *sorted({f"{Path(name).parent.as_posix()}/" for name in sources} - {"./"})]
     with zipfile.ZipFile(destination, "w", zipfile.ZIP_DEFLATED) as archive:
         _add(archive, "__main__.py", START.encode())

@@ -84,13 +84,13 @@ def _with_measurement(result: Path, device: RunsAgents, error: EdgeseedError) ->
 
 def _fill(work: Path, bundle: Bundle, job: job_file.Job, pixels: NDArray[np.uint8] | None) -> None:
     job.write(work / job_file.JOB)
-    fill_with_bundle(work, bundle, files=job.files, engines=("*",))
+    fill_with_bundle(work, bundle, files=job.files, engine=job.engine, engines=("*",))
     if pixels is not None:
         np.savez(work / job_file.PHOTOS, pixels=pixels)
 
 
 def fill_with_bundle(
-    work: Path, bundle: Bundle, *, files: Iterable[str], engines: Iterable[str]
+    work: Path, bundle: Bundle, *, files: Iterable[str], engine: str | None, engines: Iterable[str]
 ) -> None:
     """Put the agent, the manifest and the bundle's files where the agent looks for them.
 
@@ -98,9 +98,10 @@ def fill_with_bundle(
         work: the folder that will travel.
         bundle: where they come from.
         files: paths in the bundle.
+        engine: what the agent has to run the bundle with; None if it only builds.
         engines: patterns of what to take of the bundle's engines, which are not in the manifest.
     """
-    pack_agent(work / job_file.AGENT)
+    pack_agent(work / job_file.AGENT, engine=engine)
     built = [
         path.relative_to(bundle.path).as_posix()
         for pattern in engines

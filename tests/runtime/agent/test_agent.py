@@ -76,7 +76,7 @@ def fake_work(folder: Path, **changes: Any) -> Path:
         files=files,
     )
     dataclasses.replace(job, **changes).write(folder / job_file.JOB)
-    pack_agent(folder / job_file.AGENT)
+    pack_agent(folder / job_file.AGENT, engine="onnxruntime")
     with zipfile.ZipFile(folder / job_file.AGENT, "a") as archive:
         archive.write(fake_engine.__file__, "edgeseed/runtime/engines/fake.py")
     return folder
@@ -137,7 +137,7 @@ def onnx_work(work: Path, bundle: Bundle) -> Path:
     ship = {n: e.sha256 for n, e in bundle.manifest.files.items() if e.role == "ship"}
     fields = ("onnxruntime", "model.onnx", "cpu", 1, "instant", 8, 0.02, 5.0, 1e-3, ship)
     Job(*fields).write(work / job_file.JOB)
-    pack_agent(work / job_file.AGENT)
+    pack_agent(work / job_file.AGENT, engine="onnxruntime")
     return work
 
 
