@@ -62,8 +62,6 @@ class QuickstartPlan:
     protocol: str = "rapid"
     max_drop: float = 3.0
     """In points. A bundle is judged on 256 photos here, of which one is 0.4 points already."""
-    min_agreement: float = 0.95
-    """Of int8. A student of a minute's training is unsure of many digits, which rounding tips."""
     untrained_seeds: int = 3
     """Networks with fresh weights, for the level that training has to rise above."""
 
@@ -259,12 +257,10 @@ class _Quickstart:
         name = f"{target}-{precision}"
         folder = self.out / "bundles" / name
         self._say_step(f"A bundle: {target} {precision}")
-        min_agreement = plan.min_agreement if precision == "int8" else None
         self._say_command(
             "export", self.classifier, "--target", target, "--precision", precision,
-            "--calibration", plan.data, "--max-drop", plan.max_drop,
-            *(() if min_agreement is None else ("--min-agreement", min_agreement)),
-            "--seed", self.seed, "--out", folder,
+            "--calibration", plan.data, "--max-drop", plan.max_drop, "--seed", self.seed,
+            "--out", folder,
         )  # fmt: skip
         exported = export(
             self.classifier,
@@ -272,7 +268,6 @@ class _Quickstart:
             precision=precision,
             calibration=plan.data,
             max_drop=plan.max_drop,
-            min_agreement=min_agreement,
             out=folder,
             seed=self.seed,
         )
