@@ -5,6 +5,7 @@ what failed once is kept beside its test, as an `@example`.
 """
 
 import copy
+import dataclasses
 import io
 import json
 import os
@@ -35,11 +36,21 @@ from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.records import Provenance
 from edgeseed.core.student import Architecture, StudentSpec
+from edgeseed.distill.batch import ReplayedViews
 from edgeseed.distill.data.labels import choose_labels
+from edgeseed.distill.networks.teacher_cache import (
+    CACHE_FILE,
+    CacheKey,
+    TeacherCache,
+    ViewKey,
+    open_cache_folder,
+)
 from edgeseed.distill.training.recipe import Recipe
 from edgeseed.distill.training.run_folder import RunFolder
 from edgeseed.export.apps.gallery import make_gallery, read_gallery, write_gallery
+from edgeseed.export.apps.record import RECORD, read_record
 from edgeseed.export.proof.golden import read_golden
+from edgeseed.export.targets.coreml.interpreter.reading import parse_package
 from edgeseed.runtime import profile
 from edgeseed.runtime.agent.dispatch import Listener, raise_if_failed
 from edgeseed.runtime.agent.job_file import Job
@@ -542,6 +553,41 @@ def test_files_of_results_and_measurements_of_any_content(
     survives(lambda: read_result(path))
 
 
+CACHE_KEY = CacheKey(teacher="0", preprocess={}, precision="fp32", photos="0", num_photos=2, seed=0)
+CACHE = {"schema_version": 1, "key": dataclasses.asdict(CACHE_KEY)}
+MODULE = {
+    "kind": "edgeseed-module", "schema_version": 1, "platform": "web", "model": {},
+    "bundle": {"manifest_sha256": "0", "files": {}}, "files": {},
+}  # fmt: skip
+PACKAGE = {"itemInfoEntries": {"0": {"path": "model.mlmodel"}}, "rootModelIdentifier": "0"}
+
+
+@quickly
+@given(values=st.sampled_from([CACHE, MODULE, PACKAGE, {"dim": 3}]).flatmap(spoiled),
+       raw=st.one_of(st.none(), st.binary(max_size=60)))  # fmt: skip
+@example(values=5, raw=None)
+@example(values={**PACKAGE, "itemInfoEntries": {"0": {"path": "../../etc/passwd"}}}, raw=None)
+@example(values={**PACKAGE, "itemInfoEntries": {"0": {"path": 3}}}, raw=None)
+@example(values={"itemInfoEntries": [], "rootModelIdentifier": False}, raw=None)
+@example(values={**MODULE, "model": "0"}, raw=None)
+@example(values={"dim": 10**20}, raw=None)
+@example(values={"dim": -1}, raw=None)
+@example(values={"dim": "x"}, raw=None)
+def test_other_json_files_of_ours_of_any_content(
+    place: Path, values: Any, raw: bytes | None
+) -> None:
+    folder = place / "json"
+    folder.mkdir(exist_ok=True)
+    view = ViewKey(number=0, crop={}, canvas=32)
+    for name in (CACHE_FILE, RECORD, "Manifest.json", f"{view.file_name}.json"):
+        (folder / name).write_bytes(json.dumps(values).encode() if raw is None else raw)
+    survives(lambda: open_cache_folder(folder, CACHE_KEY))
+    cache = TeacherCache(num_photos=2, num_views=1, folder=folder, views={0: view})
+    survives(lambda: cache.get(ReplayedViews(number=0, photos=np.arange(2)), 0))
+    survives(lambda: read_record(folder))
+    survives(lambda: parse_package(folder))
+
+
 @quickly
 @given(
     text=TEXTS, kind=st.sampled_from(["", "ssh:", "adb:", "adb?", "browser?", "browser:", "host"])
@@ -553,6 +599,8 @@ def test_addresses_of_devices_of_any_text(text: str, kind: str) -> None:
 @quickly
 @given(name=st.sampled_from(["config.toml", "inputs.json", "state.pt", "metrics.jsonl"]),
        content=st.one_of(st.binary(max_size=60), st.text(max_size=60)))  # fmt: skip
+@example(name="inputs.json", content="Infinity")
+@example(name="inputs.json", content='["data"]')
 def test_run_folders_with_files_of_any_content(
     place: Path, name: str, content: str | bytes
 ) -> None:
@@ -622,6 +670,8 @@ HARMLESS = {"methods", "teachers", "students", "targets", "devices"}
 
 @quickly
 @given(words=calls())
+@example(words=["explain", "", "--picture", ""])
+@example(words=["explain", "bundle", "--picture="])
 def test_calls_of_any_options(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> None:
     here = tmp_path_factory.mktemp("here")
     before = Path.cwd()

@@ -30,6 +30,8 @@ from edgeseed.core.files import disk_errors, read_json, write_json
 from edgeseed.distill.batch import ReplayedViews
 
 CACHE_FILE = "cache.json"
+_LARGEST_DIM = 1_000_000
+"""Of an embedding; the largest of timm's networks have some thousands of values."""
 SCHEMA_VERSION = 1
 _CHECKSUM_OF_ZEROS = np.uint32(0x9E3779B9)
 """Not zero, so that a row of a new array is not taken for an answer."""
@@ -122,7 +124,12 @@ class TeacherCache:
         described = self._folder / f"{self._views[view].file_name}.json"
         if not described.is_file():
             return False
-        width = int(read_json(described, what="a kind of view")["dim"])
+        width = read_json(described, what="a kind of view").get("dim")
+        if type(width) is not int or not 1 <= width <= _LARGEST_DIM:
+            raise ArtifactError(
+                f"{described} is broken: dim is {width!r}, not a number of values; give another "
+                "--teacher-cache"
+            )
         self._arrays[view] = self._open(view, width)
         return True
 
@@ -224,7 +231,7 @@ def open_cache_folder(folder: Path, key: CacheKey) -> None:
         write_json(path, {"schema_version": SCHEMA_VERSION, "key": to_plain(key)})
         return
     values = read_json(path, what="a teacher cache")
-    known = values.get("key") if isinstance(values, dict) else None
+    known = values.get("key")
     if not isinstance(known, dict) or values.get("schema_version") != SCHEMA_VERSION:
         raise ArtifactError(
             f"{path} is no teacher cache of this edgeseed (schema version {SCHEMA_VERSION}); give "

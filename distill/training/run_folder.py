@@ -144,6 +144,7 @@ class RunFolder:
 
         Raises:
             ConfigError: If it had others; the message says what differs.
+            ArtifactError: If the list of what it had is broken.
         """
         path = self.path / INPUTS
         if not path.is_file():
@@ -153,6 +154,11 @@ class RunFolder:
             )
             return
         before = read_json(path, what="what a run is trained on")
+        if not all(isinstance(facts, Mapping | None) for facts in before.values()):
+            raise ArtifactError(
+                f"{path} is broken: not all of its entries are objects; begin anew with another "
+                "--out"
+            )
         differing = [
             text
             for name in sorted({*before, *inputs})

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pkgutil
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,16 @@ class _LazyGroup(click.Group):
         names = self.list_commands(ctx)
         if args and not args[0].startswith("-") and args[0] not in names:
             ctx.fail(str(unknown_name("command", args[0], names)))
+        _refuse_empty_words(ctx, args)
         return super().resolve_command(ctx, args)
+
+
+def _refuse_empty_words(ctx: click.Context, args: list[str]) -> None:
+    """An empty value is a shell's variable that was not set; as a path it would mean this folder."""
+    for before, word in zip(["", *args], args, strict=False):
+        if word == "" or re.fullmatch(r"--[a-z][a-z-]*=", word):
+            named = word[:-1] or (before if before.startswith("--") else "an argument")
+            ctx.fail(f"{named} is empty; give a value (is a variable of your shell not set?)")
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:

@@ -193,8 +193,8 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, *, what: str) -> Any:
-    """Reads a JSON file.
+def read_json(path: Path, *, what: str) -> dict[str, Any]:
+    """Reads a JSON file that holds an object, as all of ours do.
 
     Args:
         path: The file.
@@ -202,11 +202,11 @@ def read_json(path: Path, *, what: str) -> Any:
 
     Raises:
         UsageError: If there is no such file.
-        ArtifactError: If it is not JSON.
+        ArtifactError: If it is not JSON, or no object.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist; {what} was expected there") from error
     except IsADirectoryError as error:
@@ -218,6 +218,11 @@ def read_json(path: Path, *, what: str) -> Any:
         raise ArtifactError(
             f"{path} is not {what}: it is not valid JSON (truncated, or another kind of file)"
         ) from error
+    if not isinstance(values, dict):
+        raise ArtifactError(
+            f"{path} is not {what}: it holds a {type(values).__name__}, not a JSON object"
+        )
+    return values
 
 
 def append_jsonl(path: Path, value: Any) -> None:

@@ -104,8 +104,8 @@ class ModelFacts:
         Raises:
             ArtifactError: If a field is missing, unknown or makes no sense.
         """
-        fields = dict(values)
         try:
+            fields = dict(values)
             fields["preprocess"] = Preprocess.from_dict(fields["preprocess"])
             fields["input"] = _tensor_spec(fields["input"])
             fields["outputs"] = tuple(_tensor_spec(item) for item in fields["outputs"])

@@ -132,9 +132,11 @@ def _specification_path(package: Path) -> Path:
     manifest = read_json(contents, what="a .mlpackage")
     try:
         root = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError) as error:
         raise ArtifactError(f"{contents}: names no root model") from error
-    path: Path = package / "Data" / root
+    if not isinstance(root, str) or ".." in Path(root).parts or Path(root).is_absolute():
+        raise ArtifactError(f"{contents}: its root model {root!r} is no file of the package")
+    path = package / "Data" / root
     if not path.is_file():
         raise ArtifactError(f"{package}: its Manifest.json names {root}, which is not there")
     return path

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from support.onnx_runtimes import TABLE, first_version, try_version
+from support.onnx_runtimes import TABLE, cell, first_version, try_version
 
 from edgeseed.export.targets.onnx.target import minimum_runtime
 
@@ -67,6 +67,14 @@ def test_the_first_version_is_that_after_the_last_failure() -> None:
     assert first_version(table, "int8") == ""
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, 1.5])
+def test_an_answer_that_is_no_number_or_far_off_is_not_ok(bad: float | None) -> None:
+    truth = [[1.0, 2.0], [3.0, 4.0]]
+    assert cell([[1.0, 2.0], [3.0, 4.0]], truth, "fp32") == "ok"
+    assert cell([[1.0, bad], [3.0, 4.0]], truth, "fp32") != "ok"
+    assert cell([[1.0, 2.0], [bad, 4.0]], truth, "fp32") != "ok"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "version"), [("native", "1.17.3"), ("web", "1.20.1")])
 def test_a_version_does_what_the_table_says(kind: str, version: str, tmp_path: Path) -> None:
@@ -75,6 +83,6 @@ def test_a_version_does_what_the_table_says(kind: str, version: str, tmp_path: P
     if found is None:
         pytest.skip(f"onnxruntime {version} ({kind}) cannot be installed: no network, pip or npm")
     table = json.loads(TABLE.read_text())[kind][version]
-    # The other way is no false promise: 1.17.3 gets fp16 wrong for one student, right for another.
-    wrong = {name: found[name] for name in table if table[name] == "ok" and found[name] != "ok"}
-    assert wrong == {}
+    assert {name: cell == "ok" for name, cell in found.items()} == {
+        name: cell == "ok" for name, cell in table.items()
+    }
