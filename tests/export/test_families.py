@@ -1,4 +1,4 @@
-"""One small network of each timm family on ONNX, TensorRT and Core ML, float and integers."""
+"""One small network of each timm family on every target, float and integers."""
 
 import importlib.util
 import json
@@ -44,8 +44,9 @@ def test_no_family_of_timm_is_left_out() -> None:
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_converts_as_the_table_says(name: str) -> None:
-    if importlib.util.find_spec("coremltools") is None:
-        pytest.skip("needs coremltools")
+    for package in ("coremltools", "ai_edge_litert"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package}")
     if not timm.is_model(FAMILIES[name].name):
         pytest.skip(f"timm {timm.__version__} has no {FAMILIES[name].name}")
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Tries one small network of each timm family on ONNX, TensorRT and Core ML; writes a table.
+"""Tries one small network of each timm family on every target; writes a table.
 
     PYTHONPATH=tests python -m support.families [FAMILY ...]
 
@@ -6,7 +6,7 @@ All take half an hour of two idle cores. A cell of the table is `ok`, or the one
 would read. `ok` takes, of fp32, outputs within the target's own limit of the student's; of int8,
 outputs as near to the simulated program as the gates ask, and no finding of the lint. What converts
 is the subject, not how well a network decides. So weights are timm's initial ones with statistics
-of real inputs, and depths and widths are cut down where timm allows. LiteRT is not tried here yet.
+of real inputs, and depths and widths are cut down where timm allows.
 """
 
 import contextlib
@@ -39,13 +39,14 @@ from edgeseed.export.samples import Photos, synthetic_photo
 from edgeseed.export.target import Model, Precision, Target, WriteRequest
 from edgeseed.export.targets import TARGETS
 from edgeseed.export.targets.coreml.model import CoreMLModel
+from edgeseed.export.targets.litert.model import LiteRTModel
 from edgeseed.export.targets.onnx.model import OnnxModel
 from edgeseed.export.targets.tensorrt.model import TensorRTModel
 
 TABLE = Path(__file__).parents[1] / "export/families.json"
 WAYS: tuple[tuple[str, Precision], ...] = (
-    ("onnx", "fp32"), ("tensorrt", "fp32"), ("coreml", "fp32"),
-    ("onnx", "int8"), ("tensorrt", "int8"), ("coreml", "int8"),
+    ("onnx", "fp32"), ("tensorrt", "fp32"), ("coreml", "fp32"), ("litert", "fp32"),
+    ("onnx", "int8"), ("tensorrt", "int8"), ("coreml", "int8"), ("litert", "int8"),
 )  # fmt: skip
 NUM_CLASSES = 10
 _PHOTOS, _JUDGED = 8, 4
@@ -292,6 +293,8 @@ class Trial:
         path = folder / written.model
         if target.name == "coreml":
             return CoreMLModel(path, quantization=record)
+        if target.name == "litert":
+            return LiteRTModel(path, precision=precision, quantization=record)
         opened: Callable[..., Model] = OnnxModel if target.name == "onnx" else TensorRTModel
         return opened(path, batch="batch", precision=precision, quantization=record)
 

@@ -43,8 +43,11 @@ VARIANTS = {
 """Of the ONNX target, with the arguments of `export` that they take."""
 NETWORKS = ("mobilenetv3_small_050", "test_efficientnet")
 """Hard-swish, hard-sigmoid, ReLU, SiLU and gates: all that int8 has forms of its own for."""
-# Largest difference over the largest value: fp16 kernels round where others compute in float32.
-_TOLERANCE = {"fp32": 1e-4, "w8": 1e-4, "fp16": 2e-2, "int8 x86": 5e-2, "int8 arm": 5e-2}
+# A photo's largest difference over the largest value of all: fp16 kernels round where others
+# compute in float32. In integers a tie may be rounded the other way, and a network that has learnt
+# nothing makes much of it (0.26 for one photo of 32): there, three photos of four must be within.
+_TOLERANCE = {"fp32": 1e-4, "w8": 1e-4, "fp16": 2e-2, "int8 x86": 1e-2, "int8 arm": 1e-2}
+_OF_INTEGERS = 0.75
 _SIZE = 64
 # By photos in a batch, a runtime keeps its values at other places: 1.17 to 1.19 get fp16 wrong with
 # 8 and 32 photos and right with fewer, 1.17 of the web reads beyond its memory.
@@ -227,11 +230,14 @@ def cell(answer: Any, truth: Any, variant: str) -> str:
         return answer
     errors = []
     for found, expected in zip(answer, truth, strict=True):
-        # JSON of node has null for NaN.
-        values, wanted = (np.ravel(np.asarray(each, np.float64)) for each in (found, expected))
-        errors.append(float(np.abs(values - wanted).max() / np.abs(wanted).max()))
-    if not np.isfinite(errors).all():
-        return "not a number"
+        wanted = np.asarray(expected, np.float64)
+        # JSON of node has null for NaN, and no shape.
+        values = np.asarray(found, np.float64).reshape(wanted.shape)
+        photos = np.abs(values - wanted).max(axis=1) / np.abs(wanted).max()
+        share = _OF_INTEGERS if variant.startswith("int8") else 1.0
+        errors.append(float(np.quantile(photos, share, method="lower")))
+        if not np.isfinite(photos).all():
+            return "not a number"
     return "ok" if max(errors) <= _TOLERANCE[variant] else f"off by {max(errors):.2g}"
 
 

@@ -69,10 +69,19 @@ def test_the_first_version_is_that_after_the_last_failure() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, 1.5])
 def test_an_answer_that_is_no_number_or_far_off_is_not_ok(bad: float | None) -> None:
-    truth = [[1.0, 2.0], [3.0, 4.0]]
-    assert cell([[1.0, 2.0], [3.0, 4.0]], truth, "fp32") == "ok"
-    assert cell([[1.0, bad], [3.0, 4.0]], truth, "fp32") != "ok"
-    assert cell([[1.0, 2.0], [bad, 4.0]], truth, "fp32") != "ok"
+    truth = [[[1.0, 2.0], [2.0, 1.0]], [[3.0, 4.0], [4.0, 3.0]]]  # two outputs of two photos
+    assert cell([[1.0, 2.0, 2.0, 1.0], [3.0, 4.0, 4.0, 3.0]], truth, "fp32") == "ok"
+    assert cell([[1.0, bad, 2.0, 1.0], [3.0, 4.0, 4.0, 3.0]], truth, "fp32") != "ok"
+    assert cell([[1.0, 2.0, 2.0, 1.0], [3.0, 4.0, bad, 3.0]], truth, "fp32") != "ok"
+
+
+def test_integers_may_differ_by_a_tie_in_few_photos_alone() -> None:
+    truth = [np.ones((8, 2)).tolist()]
+    for differing, expected in ((1, True), (2, True), (3, False), (8, False)):
+        found = np.ones((8, 2))
+        found[:differing, 1] = 0.8
+        assert (cell([found.ravel().tolist()], truth, "int8 x86") == "ok") == expected
+    assert cell([[*[1.0] * 15, float("nan")]], truth, "int8 x86") != "ok"
 
 
 @pytest.mark.slow
