@@ -53,6 +53,7 @@ _CHANNELS = ops.dequantize_per_channel.default
 _PADS = (_aten.constant_pad_nd.default, _aten.pad.default)
 _LOWERED = {"conv", "linear", "add", "mul", "pool", "max_pool", "concat", "sigmoid"}
 _SAME = 1e-6
+_LARGEST_RATIO = 256
 SHIFTED = "_shifted"
 """Ends the name of a tensor that is another's integers with another zero point."""
 
@@ -278,6 +279,7 @@ class IntegerLowering(Lowering):
         bias, _ = self._channels(input_of(node, 2))
         # The sums' steps, which the kernel multiplies by steps of the result: what the program has.
         steps = (read.scale * scales.astype(np.float64)) * (declared / scale)
+        steps = multipliable(node, steps / declared, integers, bias) * declared
         weight_scales = steps / read.declared
         out = Scales.of(declared, zero_point)
         name = _named(node.name, declared / scale)
@@ -362,6 +364,32 @@ class IntegerLowering(Lowering):
         if store is not None and store.target is _QUANTIZE and input_of(store) not in self.inside:
             return self.value(input_of(store))
         return self.value(node)
+
+
+def multipliable(node: fx.Node, ratios: Array, integers: Array, bias: Array) -> Array:
+    """Steps of a layer's sums by steps of its result, as XNNPACK takes them.
+
+    A channel of zeros takes any. XNNPACK refuses a graph with a ratio of 256 or more, and LiteRT
+    2.3 may free memory twice on its way out.
+
+    Args:
+        node: The layer.
+        ratios: (O,) of its channels.
+        integers: (O, ...) its weights.
+        bias: (O,) its bias.
+
+    Raises:
+        WorkError: If a channel that is not all zeros has a ratio that is too large.
+    """
+    dead = ~integers.reshape(len(integers), -1).any(axis=1) & (bias == 0)
+    ratios = np.where(dead, np.minimum(ratios, 1.0), ratios)
+    if ratios.max() >= _LARGEST_RATIO:
+        raise WorkError(
+            f"{node.name}: a step of its sums is {ratios.max():.0f} steps of its result, LiteRT's "
+            f"kernels take less than {_LARGEST_RATIO}: in the calibration photos its results are "
+            f"nearly constant; give photos like those of the app, or --keep-float {node.name}"
+        )
+    return ratios
 
 
 def _same_factor(reads: Sequence[Read]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.export import CLASSES, SIZE, lively, tinted_photo, tiny_preprocess, tiny_student
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from edgeseed.core.agreement import relative_error
 from edgeseed.core.bundle import read_bundle
@@ -27,6 +27,7 @@ from edgeseed.export.samples import Photos
 from edgeseed.export.target import Precision, WriteRequest
 from edgeseed.export.targets import TARGETS
 from edgeseed.export.targets.litert.flatbuffer import File
+from edgeseed.export.targets.litert.integers import multipliable
 from edgeseed.export.targets.litert.lowering import ConvGeometry, Lowering, factor_of
 from edgeseed.export.targets.litert.model import LiteRTModel
 
@@ -199,6 +200,32 @@ def test_the_activation_behind_a_layer_that_gives_float_is_computed(
     found = LiteRTModel(path, precision="int8", quantization=None).infer(pixels[:4])["embedding"]
     assert found.min() >= 0
     assert found.max() <= 6
+
+
+def test_a_layer_of_zeros_runs(tmp_path: Path, pixels: Any) -> None:
+    # Its sums were 26,068 steps of its result each: LiteRT refused the file, or ended the process.
+    network = tiny_student("test_efficientnet")
+    norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm2d)]
+    with torch.no_grad():
+        norms[3].weight.zero_()
+        norms[3].bias.zero_()
+    program = quantized(network, pixels[:8])
+    path = write_program(program, spec_of(network, "test_efficientnet"), tmp_path, "int8")
+    found = LiteRTModel(path, precision="int8", quantization=None).infer(pixels[:4])
+    wanted = simulate_integers(program, pixels[:4], batch=1).outputs
+    for output, values in wanted.items():
+        assert relative_error(found[output], values) < 0.05, output
+
+
+def test_a_layer_whose_sums_are_far_coarser_than_its_result_is_named() -> None:
+    node = fx.Graph().placeholder("conv2d_4")
+    weights, bias = np.ones((2, 1, 1, 1), np.int8), np.zeros(2, np.int32)
+    weights[1] = 0
+    assert list(multipliable(node, np.array([255.0, 9e9]), weights, bias)) == [255.0, 1.0]
+    with pytest.raises(WorkError, match=r"conv2d_4: .*--keep-float conv2d_4"):
+        multipliable(node, np.array([256.0, 1.0]), weights, bias)
+    with pytest.raises(WorkError, match="conv2d_4"):
+        multipliable(node, np.array([1.0, 256.0]), weights, bias + 1)
 
 
 def test_a_layer_is_shown_before_its_activation(
