@@ -16,17 +16,21 @@ What happens to the graph on the way, and how exact it is:
   `self.training`; tools that trace modules in training mode bake in batch statistics and are wrong
   by factors. Here the network is traced to ATen operators in evaluation mode, where it *is* a batch
   norm and an activation, and a batch norm that is still in training mode is an error.
+* Blocks that train with parallel branches are the one convolution that they are equal to, by timm's
+  `reparameterize_model`, in float64.
 * What depends on constants alone, such as a table of positions resized to the photo, is computed.
 * Dropout is gone, in-place operators are replaced by their pure twins, constants nobody reads are
   removed.
 """
 
+import copy
 import operator
 import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+from timm.utils.model import reparameterize_model
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
@@ -76,6 +80,9 @@ def build_program(
 ) -> ExportedProgram:
     """Exports a student, its normalisation inside and its batch norms folded.
 
+    Blocks that train with parallel branches (RepVGG, MobileOne, FastViT, RepViT) become the one
+    convolution that they are equal to.
+
     Args:
         network: The student, with its weights.
         preprocess: The student's own preprocessing; its shape is the program's C, H and W.
@@ -87,9 +94,24 @@ def build_program(
     """
     example = example_input(preprocess.shape, batch=batch)
     was_training = network.training
-    program = _trace_folded(DeployableStudent(network, preprocess), example, batch)
+    merged = _merge_branches(network.eval())
+    program = _trace_folded(DeployableStudent(merged, preprocess), example, batch)
     network.train(was_training)
     return program
+
+
+_MERGING = ("fuse", "reparameterize", "switch_to_deploy")
+"""Methods by which timm's blocks turn into what they are at inference."""
+
+
+def _merge_branches(network: StudentNetwork) -> StudentNetwork:
+    """The network, or a copy whose blocks of several branches are one layer each."""
+    if not any(hasattr(module, name) for module in network.modules() for name in _MERGING):
+        return network
+    # In float64: sums of branches are rounded once.
+    merged = copy.deepcopy(network).double()
+    reparameterize_model(merged, inplace=True)
+    return merged.float()
 
 
 def _trace_folded(student: DeployableStudent, example: Tensor, batch: Batch) -> ExportedProgram:

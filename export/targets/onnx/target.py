@@ -19,6 +19,7 @@ import copy
 import dataclasses
 import io
 import logging
+import operator
 import platform
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -215,11 +216,12 @@ def convert_program(
     program: torch.export.ExportedProgram, *, output_names: tuple[str, ...], opset: int
 ) -> ModelProto:
     """Exported program -> ONNX, without the traces of the machine it was made on."""
+    known = _with_known_operators(program)
     with _quiet_exporter():
         try:
-            exported = _convert(_decomposed(program), output_names, opset)
+            exported = _convert(_decomposed(known), output_names, opset)
         except Exception:  # an operator that ONNX only has in parts: let torch take it apart
-            exported = _convert_or_say_why(program, output_names, opset)
+            exported = _convert_or_say_why(known, output_names, opset)
     model = exported.model_proto
     _strip_traces(model)
     _name_batch(model)
@@ -253,21 +255,45 @@ def _convert(
     return exported
 
 
+def _with_known_operators(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """A copy in which the two operators that are ours and not ONNX's are written by others.
+
+    Where torch takes a global pooling apart itself, it may give a view of strides, which ONNX has
+    as a table of indexes that is computed as the model runs.
+    """
+    aten = torch.ops.aten
+    known = copy.copy(program)
+    # The exporter edits the graph that it gets.
+    known._graph_module = copy.deepcopy(program.graph_module)
+    graph = known.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is aten.adaptive_avg_pool2d.default and list(node.args[1]) == [1, 1]:
+            node.target, node.args = aten.mean.dim, (node.args[0], [-1, -2], True)
+        elif node.target is aten.batch_norm.default:
+            image, weight, bias, mean, variance, _, momentum, epsilon, *_ = node.args
+            arguments = (image, weight, bias, mean, variance, momentum, epsilon)
+            with graph.inserting_before(node):
+                normed = graph.call_function(
+                    aten._native_batch_norm_legit_no_training.default, arguments
+                )
+                result = graph.call_function(operator.getitem, (normed, 0))
+            empty = node.meta["val"].new_empty(0)
+            normed.meta["val"] = (node.meta["val"], empty, empty)
+            result.meta["val"] = node.meta["val"]
+            node.replace_all_uses_with(result)
+            graph.erase_node(node)
+    known.graph_module.recompile()
+    return known
+
+
 def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """A copy that the exporter need not decompose, which is two thirds of its time.
 
-    It would trace the whole program anew to split operators that ONNX lacks. Ours is pure already,
-    and of our networks' operators ONNX lacks the one that is rewritten here. The exporter asks the
-    program to decompose itself; the copy answers that it has.
+    It would trace the whole program anew to split operators that ONNX lacks. Ours is pure already.
+    The exporter asks the program to decompose itself; the copy answers that it has.
     """
-    aten = torch.ops.aten
     ready = copy.copy(program)
-    # The exporter edits the graph that it gets.
     ready._graph_module = copy.deepcopy(program.graph_module)
-    for node in ready.graph_module.graph.nodes:
-        if node.target is aten.adaptive_avg_pool2d.default and list(node.args[1]) == [1, 1]:
-            node.target, node.args = aten.mean.dim, (node.args[0], [-1, -2], True)
-    ready.graph_module.recompile()
     setattr(ready, "run_decompositions", lambda *_, **__: ready)  # noqa: B010  # of this copy only
     return ready
 

@@ -8,8 +8,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from support.export import tiny_preprocess
+from support.export import tiny_preprocess, tiny_student
 
+from edgeseed.core.agreement import relative_error
 from edgeseed.core.bundle import read_bundle
 from edgeseed.core.errors import UsageError, WorkError
 from edgeseed.core.network import StudentNetwork
@@ -243,3 +244,20 @@ def test_the_short_road_through_the_exporter_gives_what_the_long_one_gives(
 def run(model: onnx.ModelProto, images: dict[str, npt.NDArray[np.float32]]) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(model.SerializeToString())
     return list(session.run(None, images))
+
+
+def test_a_pooling_beside_batch_norms_that_stay_is_one_operator(
+    pixels: npt.NDArray[np.uint8],
+) -> None:
+    # torch took the whole program apart for the batch norms, and the pooling became a view of
+    # strides: a table of indexes, computed for every photo, and no pooling in integers.
+    network = tiny_student("densenet121", trained=False, block_config=(1, 1), growth_rate=8)
+    program = build_program(network, tiny_preprocess())
+    model = convert_program(program, output_names=("embedding", "logits"), opset=18)
+    kinds = {node.op_type for node in model.graph.node}
+    assert {"BatchNormalization", "GlobalAveragePool"} <= kinds
+    assert not {"Range", "Gather", "Shape"} & kinds
+    truth = reference_outputs(network, tiny_preprocess(), pixels[:2])
+    found = run(model, {"image": pixels[:2].astype(np.float32)})
+    for value, wanted in zip(found, (truth["embedding"], truth["logits"]), strict=True):
+        assert relative_error(value, wanted) < 1e-5
