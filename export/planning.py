@@ -69,6 +69,8 @@ def make_plan(call: AnyCall, precisions: Collection[str]) -> ExportPlan:
         )
     _reject_unused_options(possible, target, asked, call)
     batch, config = _choose_batch(target, call.batch), quantize_config(call)
+    options = target_options(target, call.options)
+    target.check_options(options)
     settings = ExportSettings(
         target=call.target,
         requested=asked,
@@ -78,7 +80,7 @@ def make_plan(call: AnyCall, precisions: Collection[str]) -> ExportPlan:
         max_drop=MAX_DROP_POINTS if call.max_drop is None else call.max_drop,
         profile=call.profile,
         keep_float=list(call.keep_float),
-        options=target_options(target, call.options),
+        options=options,
         quantization=to_plain(config),
     )
     return ExportPlan(

@@ -140,6 +140,19 @@ class Target(abc.ABC):
     student. Less where the file computes in float32 between its integers, as the simulation does.
     """
 
+    def input_type_of(self, options: Mapping[str, Any]) -> InputType:
+        """Type of the model's input, where one of the target's own options may choose it."""
+        del options
+        return self.input_type
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuses values of the target's own options, before a photo is read.
+
+        Raises:
+            UsageError: If one is none that it takes.
+        """
+        del options
+
     def round_weight(
         self, weight: npt.NDArray[np.float32], options: Mapping[str, Any]
     ) -> npt.NDArray[np.float32]:

@@ -1,5 +1,8 @@
 """The inputs and outputs of a model, as its manifest lists them."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from edgeseed.core.bundle import TensorSpec
 from edgeseed.core.preprocess import COLORS
 from edgeseed.core.student import StudentSpec
@@ -9,9 +12,22 @@ from edgeseed.export.target import Target
 
 
 def tensor_specs(
-    spec: StudentSpec, target: Target, *, batch: Batch, outputs: tuple[str, ...]
+    spec: StudentSpec,
+    target: Target,
+    *,
+    batch: Batch,
+    outputs: tuple[str, ...],
+    options: Mapping[str, Any],
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs as the manifest lists them."""
+    """Inputs and outputs as the manifest lists them.
+
+    Args:
+        spec: The student's.
+        target: Of the bundle.
+        batch: Of the model.
+        outputs: Names of the outputs, in order.
+        options: The target's own.
+    """
     channels, height, width = spec.preprocess.shape
     channels_first = (channels, height, width)
     free: int | str = "batch" if batch == "dynamic" else batch
@@ -19,7 +35,7 @@ def tensor_specs(
     image = TensorSpec(
         name=INPUT_NAME,
         shape=(free, *(channels_first if target.layout == "NCHW" else (height, width, channels))),
-        dtype=target.input_type,
+        dtype=target.input_type_of(options),
         semantics=f"{COLORS[channels]} pixels 0..255",
     )
     results = tuple(

@@ -146,7 +146,9 @@ def describe_bundle(
 ) -> Manifest:
     """The manifest before there are gates and digests."""
     spec = source.spec
-    inputs, outputs = tensor_specs(spec, target, batch=request.batch, outputs=request.output_names)
+    inputs, outputs = tensor_specs(
+        spec, target, batch=request.batch, outputs=request.output_names, options=request.options
+    )
     return Manifest(
         name=spec.architecture.name,
         target=target.name,

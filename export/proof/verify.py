@@ -381,6 +381,7 @@ def _student_gate(evidence: Evidence) -> GateResult:
         evidence.target,
         batch=batch if isinstance(batch, int) else "dynamic",
         outputs=("embedding", "logits")[: 1 if spec.classes is None else 2],
+        options=manifest.provenance.export.options,
     )
     for kind, said, own in (
         ("inputs", manifest.inputs, inputs),

@@ -93,7 +93,7 @@ class TestTarget:
         assert (bundle.manifest.target, bundle.manifest.precision) == (name, precision)
         sizes = bundle.manifest.inputs[0].shape
         assert (sizes[1] if target.layout == "NCHW" else sizes[3]) == 3
-        assert bundle.manifest.inputs[0].dtype == target.input_type
+        assert bundle.manifest.inputs[0].dtype == target.input_type_of(target.options)
         outputs = target.open(made, bundle.manifest).infer(pixels[:3])
         assert {output: values.shape for output, values in outputs.items()} == {
             "embedding": (3, bundle.manifest.embedding_dim), "logits": (3, 4)

@@ -10,10 +10,11 @@ from edgeseed.export.targets.litert.flatbuffer import SIGNATURE, File
 
 
 def metadata_of(
-    preprocess: Preprocess, *, precision: str, classes: tuple[str, ...] | None
+    preprocess: Preprocess, *, precision: str, classes: tuple[str, ...] | None, input_type: str
 ) -> dict[str, str]:
-    """The texts in a file; its input is bytes, and their order another than in other formats."""
-    values = "bytes (height, width, channels)"
+    """The texts in a file; its input is of another order than in other formats, mostly bytes."""
+    numbers = "bytes" if input_type == "uint8" else "pixels 0..255 as floats"
+    values = f"{numbers} (height, width, channels)"
     return file_metadata(preprocess, precision=precision, classes=classes, values=values)
 
 
@@ -55,6 +56,10 @@ def _image(file: File) -> Iterator[Finding]:
     """The input's integers are the photo's bytes: their scale is 1 and their zero point 0."""
     (image,) = file.graph.inputs
     scales = file.scales(int(image))
+    if file.dtype(int(image)) == "float32":
+        if scales is not None:
+            yield Finding("input", "it is float, and has a scale that an app may divide by")
+        return
     if scales is None or (float(scales.scale[0]), int(scales.zero_point[0])) != (1.0, 0):
         yield Finding("input", "its bytes are not read as 0 to 255")
 
@@ -70,7 +75,10 @@ def _unread(file: File) -> Iterator[Finding]:
 
 def _metadata(file: File, manifest: Manifest) -> Iterator[Finding]:
     wanted = metadata_of(
-        manifest.preprocess, precision=manifest.precision, classes=manifest.classes
+        manifest.preprocess,
+        precision=manifest.precision,
+        classes=manifest.classes,
+        input_type=manifest.inputs[0].dtype,
     )
     yield from compare_metadata(file.metadata(), wanted)
     name = (file.graph.name or b"").decode()

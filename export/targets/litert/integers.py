@@ -91,8 +91,8 @@ def _named(name: str, factor: float) -> str:
 class IntegerLowering(Lowering):
     """As `Lowering`, for a program with quantize and dequantize operators."""
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        super().__init__(graph_module)
+    def __init__(self, graph_module: fx.GraphModule, *, input_type: str = "uint8") -> None:
+        super().__init__(graph_module, input_type=input_type)
         self.inside: set[fx.Node] = set()
         """Operators that are written together with the quantize operator behind them."""
         self.shifted: dict[tuple[fx.Node, int, int], Value] = {}

@@ -112,12 +112,16 @@ class Lowering:
     Args:
         graph_module: Of the program, for batches of one photo.
         weights: How the weights of layers are stored: `float32`, `float16` or `int8`.
+        input_type: Of the photo's values: `uint8` or `float32`.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, *, weights: str = "float32") -> None:
+    def __init__(
+        self, graph_module: fx.GraphModule, *, weights: str = "float32", input_type: str = "uint8"
+    ) -> None:
         self.module = graph_module
         self.graph = graph_module.graph
         self.weights = weights
+        self.input_type = input_type
         self.builder = ModelBuilder()
         self.values: dict[fx.Node, Value] = {}
         self.parts: dict[fx.Node, list[Value]] = {}
@@ -246,8 +250,12 @@ class Lowering:
         return result
 
     def _image(self, node: fx.Node) -> Value:
-        """The photo's bytes, as an app has them, as float32."""
+        """The photo as an app gives it, as float32."""
         shape = tuple(int(size) for size in node.meta["val"].shape)
+        if self.input_type == "float32":
+            image = self.result(node.name, shape, NHWC)
+            self.inputs[node.name] = image.index
+            return image
         image = self.result(node.name, shape, NHWC, dtype="uint8", scales=Scales.of(1.0, 0))
         self.inputs[node.name] = image.index
         real = self.result(f"{node.name}_real", shape, NHWC)

@@ -6,21 +6,23 @@ integer operators itself, where edgeseed's quantization has chosen them already;
 torch than edgeseed takes (below 2.15), and brings two gigabytes along. The file format's own
 classes come with LiteRT's runtime (`ai-edge-litert`, Apache-2.0), which the gates need anyway.
 
-The model takes the photo as Android has it, (1, H, W, 3) bytes, and normalises inside. One photo at
-a time: the sizes in a file are fixed. `fp16` and `w8` store weights small and unpack them once,
-when the file is loaded: XNNPACK computes in float32. `int8` follows the scheme `litert`.
+The model takes the photo as Android has it, (1, H, W, 3) bytes, and normalises inside. With the
+option `input=float32` it takes the same numbers, 0 to 255, as floats. One photo at a time: the
+sizes in a file are fixed. `fp16` and `w8` store weights small and unpack them once, when the file
+is loaded: XNNPACK computes in float32. `int8` follows the scheme `litert`.
 """
 
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 from torch import fx
 
 from edgeseed.core.bundle import Manifest
+from edgeseed.core.errors import UsageError
 from edgeseed.core.files import atomic_file
 from edgeseed.export.exact_normalisation import centre_on_whole_numbers
 from edgeseed.export.program import input_of
@@ -53,13 +55,27 @@ class LiteRTTarget(Target):
     modules = ("ai_edge_litert",)
     layout: ClassVar[Layout] = "NHWC"
     input_type: ClassVar[InputType] = "uint8"
+    options: ClassVar[Mapping[str, Any]] = {"input": "uint8"}
     fixed_batch: ClassVar[int | None] = 1
     parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 1e-2}
     rounding_slack: ClassVar[float] = 1.0
 
+    def input_type_of(self, options: Mapping[str, Any]) -> InputType:
+        """Bytes, or with `input=float32` floats; bundles of before have no such option."""
+        return "float32" if options.get("input") == "float32" else "uint8"
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuses an input of another type."""
+        if options["input"] not in get_args(InputType):
+            raise UsageError(
+                f"input is {options['input']!r}; known: uint8 (a photo's bytes), float32 (the same "
+                "numbers as floats)"
+            )
+
     def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
         """Writes `model.tflite`."""
-        lowering = _lowering(request)
+        input_type = self.input_type_of(request.options)
+        lowering = _lowering(request, input_type)
         outputs = lowering.run(request.output_names)
         spec = request.spec
         content = lowering.builder.finish(
@@ -67,7 +83,10 @@ class LiteRTTarget(Target):
             inputs=lowering.inputs,
             outputs=outputs,
             metadata=metadata_of(
-                spec.preprocess, precision=request.precision, classes=spec.classes
+                spec.preprocess,
+                precision=request.precision,
+                classes=spec.classes,
+                input_type=input_type,
             ),
         )
         with atomic_file(folder / MODEL_FILE) as temporary:
@@ -87,11 +106,11 @@ class LiteRTTarget(Target):
         return tuple(check_file(model.file, manifest, minimum_runtime=MINIMUM_RUNTIME))
 
 
-def _lowering(request: WriteRequest) -> Lowering:
+def _lowering(request: WriteRequest, input_type: InputType) -> Lowering:
     graph = request.program.module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
     if request.precision == "int8":
-        return IntegerLowering(graph)
+        return IntegerLowering(graph, input_type=input_type)
     if request.precision == "fp16":
         # A copy: the program's own tensors are the student's. GPUs compute it in float16.
         graph = copy.deepcopy(graph)
@@ -100,7 +119,7 @@ def _lowering(request: WriteRequest) -> Lowering:
             if node.op == "call_function" and "val" not in node.meta:
                 # Elementwise operators that were added to the normalisation.
                 node.meta["val"] = input_of(node).meta["val"]
-    return Lowering(graph, weights=_WEIGHTS[request.precision])
+    return Lowering(graph, weights=_WEIGHTS[request.precision], input_type=input_type)
 
 
 TARGET = LiteRTTarget()

@@ -1,5 +1,6 @@
 """Files that LiteRT itself computes, of networks that use every part of the lowering."""
 
+import dataclasses
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ from support.export import CLASSES, SIZE, lively, tinted_photo, tiny_preprocess,
 from torch import Tensor, fx, nn
 
 from edgeseed.core.agreement import relative_error
-from edgeseed.core.bundle import read_bundle
+from edgeseed.core.bundle import read_bundle, seal_bundle
 from edgeseed.core.errors import ArtifactError, MissingDependencyError, UsageError, WorkError
 from edgeseed.core.network import StudentNetwork, build_student
 from edgeseed.core.student import Architecture, StudentSpec
@@ -249,7 +250,30 @@ def made(workplace: Path, student: Path, photos: Path) -> Path:
     return out
 
 
-def test_ten_lines_that_follow_the_manifest_give_verifys_answers(made: Path) -> None:
+INPUTS = [
+    (kind, precision) for kind in ("uint8", "float32") for precision in ("fp32", "fp16", "int8")
+]
+
+
+@pytest.fixture(scope="module", params=INPUTS, ids=["-".join(each) for each in INPUTS])
+def of_an_input(
+    request: pytest.FixtureRequest, workplace: Path, student: Path, photos: Path
+) -> Path:
+    """A bundle of each type of input."""
+    kind, precision = request.param
+    out = workplace / f"litert-{kind}-{precision}"
+    integers = {"max_float_layers": 0, "calibrator": "minmax"} if precision == "int8" else {}
+    export(
+        student, target="litert", precision=precision, calibration=photos, out=out, speed=False,
+        options={"input": kind}, quantization=integers,
+        min_agreement=0.9 if precision == "int8" else None,
+    )  # fmt: skip
+    assert verify(out).passed
+    return out
+
+
+def test_ten_lines_that_follow_the_manifest_give_verifys_answers(of_an_input: Path) -> None:
+    made = of_an_input
     import json
 
     from ai_edge_litert.interpreter import Interpreter
@@ -302,3 +326,47 @@ def test_a_cut_off_file_is_refused(made: Path, tmp_path: Path) -> None:
 def test_the_manifest_says_how_the_photo_is_given(made: Path) -> None:
     (image,) = read_bundle(made).manifest.inputs
     assert (image.shape, image.dtype) == ((1, SIZE, SIZE, 3), "uint8")
+
+
+def test_a_float_input_is_said_everywhere_and_measured_by_the_engine(
+    of_an_input: Path,
+) -> None:
+    from edgeseed.runtime.engines.litert import ENGINE
+
+    manifest = read_bundle(of_an_input).manifest
+    kind = manifest.provenance.export.options["input"]
+    (image,) = manifest.inputs
+    assert (image.dtype, image.semantics) == (kind, "RGB pixels 0..255")
+    path = of_an_input / manifest.model
+    words = {"uint8": "RGB bytes (height", "float32": "RGB pixels 0..255 as floats (height"}
+    assert File(path.read_bytes()).metadata()["edgeseed.input"].startswith(words[kind])
+    assert f"{kind}, values 0 to 255" in (of_an_input / "MODEL_CARD.md").read_text()
+    engine = ENGINE.open(path, unit="xnnpack", threads=1)
+    assert engine.inputs[0].dtype == kind
+    engine.close()
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_the_other_type_of_input_in_the_manifest_is_caught(
+    kind: str, workplace: Path, tmp_path: Path, student: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    export(student, target="litert", out=bundle, options={"input": kind})
+    manifest = read_bundle(bundle).manifest
+    other = {"uint8": "float32", "float32": "uint8"}[kind]
+    (image,) = manifest.inputs
+    seal_bundle(
+        bundle, dataclasses.replace(manifest, inputs=(dataclasses.replace(image, dtype=other),))
+    )
+    with pytest.raises(ArtifactError, match="the manifest says"):
+        verify(bundle)
+
+
+def test_an_input_of_an_unknown_type_is_refused_before_a_photo_is_read(
+    student: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="input is 'int16'; known: uint8"):
+        export(
+            student, target="litert", out=tmp_path / "out", options={"input": "int16"},
+            calibration=tmp_path / "none",
+        )  # fmt: skip
