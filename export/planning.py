@@ -52,16 +52,19 @@ def make_plan(call: AnyCall, precisions: Collection[str]) -> ExportPlan:
     engine = None if call.profile is None else load_profile(call.profile).engine_for(call.target)
     if call.prefer not in get_args(Prefer):
         raise unknown_name("preference", call.prefer, get_args(Prefer))
+    options = target_options(target, call.options)
+    target.check_options(options)
     asked, possible = ",".join(precisions), list[Variant]()
     variants_of: dict[str, list[Variant]] = {}
     skipped: list[PrecisionTrial] = []
     for precision in precisions:
         variants = _list_variants(target, precision, engine=engine, call=call)
+        possible += variants
+        variants, refused = _split_unavailable(variants, target, precision, options)
         variants_of[precision], needs_photos = _split_variants(
             variants, target, precision, call.calibration
         )
-        possible += variants
-        skipped += needs_photos
+        skipped += refused + needs_photos
     if call.scheme is not None and not any(variant.scheme for variant in possible):
         raise UsageError(
             f"--scheme is about the integers of int8; --precision {asked} of target "
@@ -69,8 +72,6 @@ def make_plan(call: AnyCall, precisions: Collection[str]) -> ExportPlan:
         )
     _reject_unused_options(possible, target, asked, call)
     batch, config = _choose_batch(target, call.batch), quantize_config(call)
-    options = target_options(target, call.options)
-    target.check_options(options)
     settings = ExportSettings(
         target=call.target,
         requested=asked,
@@ -196,6 +197,25 @@ def _in_order(target: Target, engine: EngineFacts) -> list[Precision]:
     """The target's precisions that the device runs, in the device's order."""
     known: dict[str, Precision] = {name: name for name in target.precisions}
     return [known[name] for name in engine.precisions if name in known]
+
+
+def _split_unavailable(
+    variants: Sequence[Variant], target: Target, precision: str, options: Mapping[str, Any]
+) -> tuple[list[Variant], list[PrecisionTrial]]:
+    """The variants that the target's options leave, and for `auto` the others.
+
+    Raises:
+        UsageError: If that is none that was asked for by name.
+    """
+    why = {each.precision: target.unavailable(each.precision, options) for each in variants}
+    if precision != AUTO and (reason := next(iter(why.values()))):
+        raise UsageError(f"--precision {precision}: {reason}")
+    refused = [
+        PrecisionTrial(variant=each, problem=why[each.precision])
+        for each in variants
+        if why[each.precision]
+    ]
+    return [each for each in variants if not why[each.precision]], refused
 
 
 def _split_variants(

@@ -153,6 +153,11 @@ class Target(abc.ABC):
         """
         del options
 
+    def unavailable(self, precision: Precision, options: Mapping[str, Any]) -> str:
+        """Why a precision cannot be made with these options, and what to do; empty where it can."""
+        del precision, options
+        return ""
+
     def round_weight(
         self, weight: npt.NDArray[np.float32], options: Mapping[str, Any]
     ) -> npt.NDArray[np.float32]:

@@ -18,8 +18,16 @@ from edgeseed.export.targets.coreml.model import CoreMLModel
 
 LABEL = "classLabel"
 PROBABILITIES = f"{LABEL}_probs"
-FIRST_SYSTEM = {8: {"iOS": "17", "macOS": "14"}}
+DEPLOYMENT_TARGETS = {"iOS15": 6, "iOS16": 7, "iOS17": 8}
+"""Systems that an app may be for, and the version of the specification that they read."""
+FIRST_SYSTEM = {
+    6: {"iOS": "15", "macOS": "12"},
+    7: {"iOS": "16", "macOS": "13"},
+    8: {"iOS": "17", "macOS": "14"},
+}
 """By the version of the specification, the first systems that read it."""
+_FIRST_VERSION = {"constexpr": 7, "quantize": 8, "dequantize": 8}
+"""First version that has an operation, by its name up to a `_`."""
 # Probabilities of float16 logits are rounded to float16 once more.
 _PROBABILITY_LIMIT = 1e-2
 
@@ -71,6 +79,10 @@ def check_package(
             "minimum runtime",
             f"is {FIRST_SYSTEM.get(version)}, the manifest says {dict(manifest.minimum_runtime)}",
         )
+    asked = str(manifest.provenance.export.options.get("deployment_target", "iOS17"))
+    if version != DEPLOYMENT_TARGETS.get(asked):
+        yield Finding("specification", f"is of version {version}, and deployment_target is {asked}")
+    yield from _too_new(specification.mlProgram, model.interpreter.program, version)
     if list(specification.mlProgram.functions) != ["main"]:
         names = ", ".join(specification.mlProgram.functions)
         yield Finding("program", f"has the functions {names}; the export writes main alone")
@@ -79,6 +91,21 @@ def check_package(
     yield from _unread(model.interpreter.program)
     if manifest.classes is not None:
         yield from _probabilities(model, pixels)
+
+
+def _too_new(program: Any, read: Program, version: int) -> Iterator[Finding]:
+    """What systems that read this version of the specification do not know."""
+    wanted = f"CoreML{version - 1}"
+    for name, function in program.functions.items():
+        if function.opset != wanted:
+            found = function.opset
+            yield Finding(
+                name, f"has the operations of {found}, version {version} those of {wanted}"
+            )
+    for operation in read.operations:
+        first = _FIRST_VERSION.get(operation.type.partition("_")[0], 0)
+        if first > version:
+            yield Finding(operation.place, f"is of version {first}, the specification {version}")
 
 
 def _features(description: Any, manifest: Manifest) -> Iterator[Finding]:

@@ -11,7 +11,8 @@ What is in the package, and why:
 * **iOS 17, macOS 14** as the oldest system: the first whose programs have `quantize` and
   `dequantize`, without which int8 activations cannot be expressed. One floor for all precisions
   keeps an app's deployment target independent of the precision that it ships. Every iPhone from
-  2018 on runs it.
+  2018 on runs it. An app for older systems asks for them by `deployment_target`: w8 needs iOS 16,
+  whose programs unpack stored weights, and fp16 and fp32 run from iOS 15 on.
 * **float16** is the default of the Neural Engine; operations named by `float32` are kept in float32
   (they then run on the CPU or GPU).
 
@@ -51,6 +52,7 @@ from edgeseed.export.target import (
     WrittenModel,
 )
 from edgeseed.export.targets.coreml.checks import (
+    DEPLOYMENT_TARGETS,
     FIRST_SYSTEM,
     LABEL,
     PROBABILITIES,
@@ -64,6 +66,8 @@ from edgeseed.export.targets.coreml.tools import load_coremltools, quiet
 
 MODEL_FOLDER = "model.mlpackage"
 WEIGHTS = ("linear8", "palette8", "palette6", "palette4")
+_DEFAULT_DEPLOYMENT = "iOS17"
+_FIRST_DEPLOYMENT: Mapping[Precision, str] = {"w8": "iOS16", "int8": "iOS17"}
 _PROBABILITIES = "probabilities"
 _PADDING_PASSES_END = "common::fuse_pad_conv"
 # A compressed tensor has a scale or a palette beside it; below this size that eats what it saves.
@@ -79,12 +83,36 @@ class CoreMLTarget(Target):
     fixed_batch: ClassVar[int | None] = 1  # of an image input
     judges_natively: ClassVar[bool] = True  # on a Mac
     modules = ("coremltools",)
-    options: ClassVar[Mapping[str, Any]] = {"weights": "linear8", "float32": ""}
+    options: ClassVar[Mapping[str, Any]] = {
+        "weights": "linear8",
+        "float32": "",
+        "deployment_target": _DEFAULT_DEPLOYMENT,
+    }
     parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 2e-5, "fp16": 2e-3}
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuses unknown weights and systems."""
+        CoreMLSettings.from_options(options)
+
+    def unavailable(self, precision: Precision, options: Mapping[str, Any]) -> str:
+        """Says of a precision that it needs a newer system than the app is for."""
+        asked = str(options["deployment_target"])
+        first = {name: _FIRST_DEPLOYMENT.get(name, asked) for name in self.precisions}
+        able = [
+            name
+            for name in self.precisions
+            if DEPLOYMENT_TARGETS[asked] >= DEPLOYMENT_TARGETS[first[name]]
+        ]
+        if precision in able:
+            return ""
+        return (
+            f"it needs {first[precision]}, and deployment_target is {asked}; set "
+            f"deployment_target={first[precision]}, or make {' or '.join(able)}"
+        )
 
     def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
         """Writes `model.mlpackage`."""
-        settings = CoreMLSettings.from_request(request)
+        settings = CoreMLSettings.from_options(request.options)
         coremltools = load_coremltools("--target coreml")
         _say_what_has_no_effect(request, settings)
         model = convert(coremltools, request, settings)
@@ -139,23 +167,35 @@ class CoreMLSettings:
             palette of 256, 64 or 16 values a tensor (`palette8`, `palette6`, `palette4`).
         float32: Operations that a float16 package computes in float32: types or names of the
             program's operations, with commas between.
+        deployment_target: The oldest system that the app is for, as coremltools calls it.
     """
 
     weights: str
     float32: tuple[str, ...]
+    deployment_target: str
 
     @classmethod
-    def from_request(cls, request: WriteRequest) -> "CoreMLSettings":
+    def from_options(cls, options: Mapping[str, Any]) -> "CoreMLSettings":
         """The settings of one export.
 
         Raises:
             UsageError: If a value is none that the option takes.
         """
-        weights = str(request.options["weights"])
+        weights = str(options["weights"])
         if weights not in WEIGHTS:
             raise UsageError(f"weights is {weights!r}; known: {', '.join(WEIGHTS)}")
-        names = str(request.options["float32"]).split(",")
-        return cls(weights=weights, float32=tuple(name.strip() for name in names if name.strip()))
+        oldest = str(options["deployment_target"])
+        if oldest not in DEPLOYMENT_TARGETS:
+            raise UsageError(
+                f"deployment_target is {oldest!r}; known: {', '.join(DEPLOYMENT_TARGETS)}, and "
+                "later systems run what is made for these"
+            )
+        names = str(options["float32"]).split(",")
+        return cls(
+            weights=weights,
+            float32=tuple(name.strip() for name in names if name.strip()),
+            deployment_target=oldest,
+        )
 
 
 def _say_what_has_no_effect(request: WriteRequest, settings: CoreMLSettings) -> None:
@@ -212,7 +252,7 @@ def convert(coremltools: Any, request: WriteRequest, settings: CoreMLSettings) -
                     )
                 ],
                 outputs=[coremltools.TensorType(name=name, dtype=np.float32) for name in names],
-                minimum_deployment_target=coremltools.target.iOS17,
+                minimum_deployment_target=getattr(coremltools.target, settings.deployment_target),
                 compute_precision=precision.of(coremltools, request.precision),
                 pass_pipeline=pipeline,
                 # Loading compiles the model for this machine's devices; only a Mac can, and no one
