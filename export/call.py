@@ -93,6 +93,14 @@ class _Arguments:
             minimum=0, default_text="1.0",
         ),
     ] = None  # fmt: skip
+    add_outputs: Annotated[
+        Sequence[str],
+        Option(
+            "Outputs besides embedding and logits: probabilities, or the best classes as top5; "
+            "several with commas. For onnx and litert.",
+            metavar="NAME[,NAME]", multiple=True,
+        ),
+    ] = ()  # fmt: skip
     batch: Annotated[
         Batch, Option("dynamic, or the one batch size that the model takes.", metavar="N")
     ] = "dynamic"

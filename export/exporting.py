@@ -21,6 +21,7 @@ from edgeseed.core.pretrained import student_file
 from edgeseed.core.records import QuantizationRecord, SelectionRecord, SpeedRecord
 from edgeseed.core.scratch import scratch_folder
 from edgeseed.core.student import StudentSpec
+from edgeseed.export.added_outputs import check_added, parse_added
 from edgeseed.export.bundling.builder import BundleBuilder, baseline_precision, compare_with_float
 from edgeseed.export.bundling.writer import BuiltBundle, ExportSource, seal
 from edgeseed.export.call import AnyCall, ExportCall, ExportListCall, Prefer
@@ -144,6 +145,7 @@ def _export_file(call: AnyCall, places: Mapping[str, Path]) -> list[ExportResult
     plan = make_plan(call, places)
     network, spec = load_student(Path(call.student))
     _check_channels(plan.target, spec)
+    check_added(parse_added(call.add_outputs), spec.classes)
     # The float model first: the others are timed beside it.
     order = sorted(places, key=lambda name: name != baseline_precision(plan.target))
     bundles: list[Bundle] = []

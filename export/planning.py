@@ -9,6 +9,7 @@ from edgeseed.core.config import build_config, to_plain
 from edgeseed.core.errors import UsageError
 from edgeseed.core.records import ExportSettings
 from edgeseed.core.registry import unknown_name
+from edgeseed.export.added_outputs import parse_added
 from edgeseed.export.bundling.builder import Variant
 from edgeseed.export.call import AnyCall, Batch, Prefer
 from edgeseed.export.proof.gates import MAX_DROP_POINTS, MIN_AGREEMENT
@@ -54,6 +55,13 @@ def make_plan(call: AnyCall, precisions: Collection[str]) -> ExportPlan:
         raise unknown_name("preference", call.prefer, get_args(Prefer))
     options = target_options(target, call.options)
     target.check_options(options)
+    added = [each.name for each in parse_added(call.add_outputs)]
+    if added and not target.adds_outputs:
+        able = [name for name in TARGETS.names() if TARGETS.load(name).adds_outputs]
+        raise UsageError(
+            f"--add-outputs {','.join(added)}: target {target.name} adds no outputs; use --target "
+            f"{' or '.join(able)}, or leave it out"
+        )
     asked, possible = ",".join(precisions), list[Variant]()
     variants_of: dict[str, list[Variant]] = {}
     skipped: list[PrecisionTrial] = []
@@ -81,6 +89,7 @@ def make_plan(call: AnyCall, precisions: Collection[str]) -> ExportPlan:
         max_drop=MAX_DROP_POINTS if call.max_drop is None else call.max_drop,
         profile=call.profile,
         keep_float=list(call.keep_float),
+        add_outputs=added,
         options=options,
         quantization=to_plain(config),
     )

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 from edgeseed.core.bundle import GateResult, Manifest
 from edgeseed.core.student import StudentSpec
+from edgeseed.export.added_outputs import AddedOutput
 from edgeseed.export.call import Batch
 
 Precision = Literal["fp32", "fp16", "w8", "int8"]
@@ -38,6 +39,8 @@ class WriteRequest:
     batch: Batch
     options: Mapping[str, Any]
     """The target's own options, such as `opset`; unknown ones were refused before."""
+    added: tuple[AddedOutput, ...] = ()
+    """Outputs to compute from the logits, in float32."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,10 @@ class Model(abc.ABC):
             `embedding` (N, D) and, where there is one, `logits` (N, C).
         """
 
+    def answer(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
+        """As `infer`, with the outputs that were added, of the types that an app reads."""
+        return dict(self.infer(pixels))
+
     @abc.abstractmethod
     def layers(
         self, pixels: npt.NDArray[np.uint8], names: Sequence[str]
@@ -129,6 +136,8 @@ class Target(abc.ABC):
     """Type of the model's input, whose values are the photo's bytes in either case."""
     channels: ClassVar[tuple[int, ...]] = (1, 3)
     """How many channels a photo may have: 1 (grey), 3 (RGB), 4 (RGB and one more)."""
+    adds_outputs: ClassVar[bool] = False
+    """Whether it writes the outputs of `WriteRequest.added`."""
     fixed_batch: ClassVar[int | None] = None
     """The one batch size that the format takes; None where any goes."""
     judges_natively: ClassVar[bool] = False

@@ -61,6 +61,28 @@ def relative_error(value: NDArray[Any], reference: NDArray[Any]) -> float:
     return worst if np.isfinite(worst) else _UNKNOWN_ERROR
 
 
+def golden_error(name: str, value: NDArray[Any], golden: Mapping[str, NDArray[Any]]) -> float:
+    """How far one output is from its golden one.
+
+    Args:
+        name: Of the output.
+        value: (N, ...) what was found.
+        golden: All golden outputs. Of two classes that are nearly equal, either may come first on
+            another processor: so classes, which are integers, are compared by their logits.
+    """
+    expected = golden[name]
+    if expected.dtype.kind not in "iu":
+        return relative_error(value, expected)
+    logits = golden["logits"]
+    # Whatever type the host or the device keeps them in.
+    places = [np.asarray(each).astype(np.int64) for each in (value, expected)]
+    if any(each.min() < 0 or each.max() >= logits.shape[1] for each in places):
+        return _UNKNOWN_ERROR
+    found, meant = (np.take_along_axis(logits, each, axis=1) for each in places)
+    largest = np.maximum(np.abs(logits).max(axis=1), np.finfo(np.float32).tiny)
+    return float(np.max(np.abs(found - meant).max(axis=1) / largest))
+
+
 def relative_rms(value: NDArray[Any], reference: NDArray[Any]) -> float:
     """Root mean square of the difference over that of the reference, over all photos.
 

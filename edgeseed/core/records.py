@@ -224,6 +224,8 @@ class ExportSettings:
     """In points."""
     profile: str | None = None
     keep_float: Sequence[str] = ()
+    add_outputs: Sequence[str] = ()
+    """Outputs besides the student's own, such as `probabilities` or `top5`."""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The target's own."""
     quantization: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -31,6 +31,7 @@ from edgeseed.core.bundle import GOLDEN, Bundle, TensorSpec
 from edgeseed.core.environment import edgeseed_version
 from edgeseed.core.errors import ArtifactError, UsageError
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.export.added_outputs import OWN_OUTPUTS
 from edgeseed.export.apps.conformance import write_conformance_set
 from edgeseed.export.proof.golden import read_golden
 
@@ -149,7 +150,8 @@ def model_facts(bundle: Bundle, *, module: str | None) -> ModelFacts:
         scheme=None if manifest.quantization is None else manifest.quantization.scheme,
         model=manifest.model,
         input=manifest.inputs[0],
-        outputs=manifest.outputs,
+        # Modules compute probabilities and the best classes themselves, and read no more.
+        outputs=tuple(each for each in manifest.outputs if each.name in OWN_OUTPUTS),
         preprocess=manifest.preprocess,
         embedding_dim=manifest.embedding_dim,
         num_classes=len(manifest.classes or ()),
@@ -216,12 +218,13 @@ def _write_golden(bundle: Bundle, facts: ModelFacts, folder: Path) -> None:
     for name in photos:
         shutil.copyfile(bundle.path / GOLDEN / name, folder / name)
     np.save(folder / "inputs.npy", golden.inputs)
-    for name, values in golden.model_outputs.items():
+    outputs = {each.name: golden.model_outputs[each.name] for each in facts.outputs}
+    for name, values in outputs.items():
         np.save(folder / f"{name}.npy", values.astype(np.float32))
     description = {
         "photos": photos,
         "inputs": "inputs.npy",
-        "outputs": {name: f"{name}.npy" for name in golden.model_outputs},
+        "outputs": {name: f"{name}.npy" for name in outputs},
         "tolerance": facts.golden_tolerance,
     }
     (folder / "golden.json").write_text(json.dumps(description, indent=2) + "\n", encoding="ascii")

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from edgeseed.core.bundle import Bundle
 from edgeseed.core.errors import UsageError
 from edgeseed.core.records import ModelSpeed, QuantizationRecord, SpeedRecord
+from edgeseed.export.added_outputs import parse_added
 from edgeseed.export.bundling.writer import (
     BuiltBundle,
     ExportSource,
@@ -145,6 +146,7 @@ class BundleBuilder:
             precision=variant.precision,
             batch=self.batch,
             options=self.source.settings.options,
+            added=parse_added(self.source.settings.add_outputs),
         )
 
     def _simulate(self, variant: Variant, program: ExportedProgram) -> Simulated | None:

@@ -1,11 +1,12 @@
 """The inputs and outputs of a model, as its manifest lists them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeseed.core.bundle import TensorSpec
 from edgeseed.core.preprocess import COLORS
 from edgeseed.core.student import StudentSpec
+from edgeseed.export.added_outputs import AddedOutput, added_tensors
 from edgeseed.export.call import Batch
 from edgeseed.export.program import INPUT_NAME
 from edgeseed.export.target import Target
@@ -18,6 +19,7 @@ def tensor_specs(
     batch: Batch,
     outputs: tuple[str, ...],
     options: Mapping[str, Any],
+    added: Sequence[AddedOutput] = (),
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs as the manifest lists them.
 
@@ -27,6 +29,7 @@ def tensor_specs(
         batch: Of the model.
         outputs: Names of the outputs, in order.
         options: The target's own.
+        added: Outputs besides.
     """
     channels, height, width = spec.preprocess.shape
     channels_first = (channels, height, width)
@@ -42,4 +45,10 @@ def tensor_specs(
         TensorSpec(name=name, shape=(free, widths[name]), dtype="float32", semantics=name)
         for name in outputs
     )
-    return (image,), results
+    more = tuple(
+        TensorSpec(
+            name=each.name, shape=(free, each.width), dtype=each.dtype, semantics=each.semantics
+        )
+        for each in added_tensors(added, len(spec.classes or ()))
+    )
+    return (image,), (*results, *more)

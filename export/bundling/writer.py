@@ -131,7 +131,7 @@ def _write_golden(folder: Path, source: ExportSource, model: Model) -> None:
         photos=source.samples.golden,
         inputs=inputs,
         float_outputs=reference_outputs(source.network, source.spec.preprocess, inputs),
-        model_outputs=model.infer(inputs),
+        model_outputs=model.answer(inputs),
     )
     write_golden(folder, golden)
 
@@ -147,7 +147,12 @@ def describe_bundle(
     """The manifest before there are gates and digests."""
     spec = source.spec
     inputs, outputs = tensor_specs(
-        spec, target, batch=request.batch, outputs=request.output_names, options=request.options
+        spec,
+        target,
+        batch=request.batch,
+        outputs=request.output_names,
+        options=request.options,
+        added=request.added,
     )
     return Manifest(
         name=spec.architecture.name,

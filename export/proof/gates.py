@@ -15,6 +15,7 @@ worst_cosine      quantized      least cosine to the float embedding
 low_cosine        --against      5th percentile of the cosines to the float embedding
 neighbours        quantized      share of each photo's nearest photos that stay its nearest
 channels          quantized      worst channel's missing correlation, over what rounding explains
+added_outputs     --add-outputs  probabilities and best classes follow from the file's logits
 accuracy_drop     with labels    float accuracy minus this model's, in points
 batch             not Core ML    outputs alone, in pairs and in sevens agree
 golden            all            the golden photos give their stored tensors and outputs

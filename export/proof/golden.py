@@ -4,7 +4,7 @@
 golden/000.png ...  photos as they come, before any resize
 golden/inputs.npy   (G, 3, H, W) uint8, the photos after `preprocess`; as float32 the model's input
 golden/float.npz    embedding (G, D) [, logits (G, C)] of the float student in torch
-golden/model.npz    the same outputs of the exported model
+golden/model.npz    the same outputs of the exported model, and those that the export added
 ```
 
 An app that resizes differently from `preprocess` gets other inputs; an app with right inputs and
@@ -35,7 +35,7 @@ class Golden:
     photos: tuple[Image.Image, ...]
     inputs: npt.NDArray[np.uint8]
     float_outputs: Outputs
-    model_outputs: Outputs
+    model_outputs: dict[str, npt.NDArray[Any]]
 
 
 def golden_inputs(photos: Sequence[Image.Image], preprocess: Preprocess) -> npt.NDArray[np.uint8]:

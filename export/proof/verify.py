@@ -3,14 +3,14 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeseed.core.agreement import golden_limit, relative_error
+from edgeseed.core.agreement import golden_error, golden_limit
 from edgeseed.core.arrays import read_arrays
 from edgeseed.core.bundle import (
     LABELS_FILE,
@@ -26,13 +26,14 @@ from edgeseed.core.bundle import (
 from edgeseed.core.config import to_plain
 from edgeseed.core.console import say
 from edgeseed.core.environment import edgeseed_version
-from edgeseed.core.errors import ArtifactError, GateError, SchemaVersionError
+from edgeseed.core.errors import ArtifactError, GateError, SchemaVersionError, UsageError
 from edgeseed.core.files import sha256_file
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.scratch import scratch_folder
 from edgeseed.core.student import StudentSpec
+from edgeseed.export.added_outputs import AddedOutput, added_problems, parse_added
 from edgeseed.export.bundling.card import card_problems
 from edgeseed.export.bundling.interface import tensor_specs
 from edgeseed.export.proof import gates
@@ -62,6 +63,7 @@ _ADVICE = {
     "neighbours": _NOT_ROUNDING,
     "channels": _NOT_ROUNDING,
     "accuracy_drop": f"{_MORE_PHOTOS}, or accept more with --max-drop",
+    "added_outputs": "the file computes probabilities or classes wrongly; export it again",
     "batch": "export with --batch 1, or report the operator that mixes photos",
     "golden": "golden files, preprocessing and model do not belong together; export it again",
     "student": "the manifest describes another student; export it again",
@@ -291,11 +293,12 @@ def judge(evidence: Evidence, *, reference: Outputs | None = None) -> list[GateR
     pixels = evidence.proof.pixels
     if reference is None:
         reference = reference_outputs(evidence.network, evidence.spec.preprocess, pixels)
-    outputs = evidence.model.infer(pixels)
+    outputs = evidence.model.answer(pixels)
     return [
         _student_gate(evidence),
         *closeness_gates(evidence, outputs, reference, evidence.proof.labels),
         *_rounding_gates(evidence, outputs, reference),
+        *_added_gates(evidence, outputs),
         # Where the format itself takes one photo at a time, there is no batch that could mix them.
         *([] if evidence.target.fixed_batch == 1 else [_batch_gate(evidence)]),
         _golden_gate(evidence),
@@ -345,6 +348,26 @@ def _rounding_gates(evidence: Evidence, outputs: Outputs, reference: Outputs) ->
     )
 
 
+def _added(manifest: Manifest) -> tuple[AddedOutput, ...]:
+    """Outputs besides the student's own, as the export was asked for them.
+
+    Raises:
+        ArtifactError: If the manifest asks for what there is not.
+    """
+    try:
+        return parse_added(manifest.provenance.export.add_outputs)
+    except UsageError as error:
+        raise ArtifactError(f"the manifest's provenance: {error}") from error
+
+
+def _added_gates(evidence: Evidence, outputs: Mapping[str, npt.NDArray[Any]]) -> list[GateResult]:
+    added = _added(evidence.manifest)
+    if not added or evidence.spec.classes is None:
+        return []  # the gate of the student says that it has none
+    problems = added_problems(outputs, added)
+    return [gates.flag_gate("added_outputs", problems, n=len(outputs["logits"]))]
+
+
 def _student_gate(evidence: Evidence) -> GateResult:
     """The manifest and the labels say of the student what the student says of itself."""
     manifest, spec, folder = evidence.manifest, evidence.spec, evidence.folder
@@ -382,6 +405,7 @@ def _student_gate(evidence: Evidence) -> GateResult:
         batch=batch if isinstance(batch, int) else "dynamic",
         outputs=("embedding", "logits")[: 1 if spec.classes is None else 2],
         options=manifest.provenance.export.options,
+        added=_added(manifest),
     )
     for kind, said, own in (
         ("inputs", manifest.inputs, inputs),
@@ -431,12 +455,16 @@ def _golden_gate(evidence: Evidence) -> GateResult:
         (golden.float_outputs, floats, "golden/float.npz is not the float student's output"),
         (
             golden.model_outputs,
-            evidence.model.infer(golden.inputs),
+            evidence.model.answer(golden.inputs),
             "golden/model.npz is not the model's output",
         ),
     ):
         tolerance = limit if computed is not floats else golden_limit("fp32")
-        worst = max(relative_error(stored[name], computed[name]) for name in computed)
+        if stored.keys() != computed.keys():
+            has, meant = ", ".join(stored), ", ".join(computed)
+            problems.append(f"{what}: it has {has}, meant were {meant}")
+            continue
+        worst = max(golden_error(name, stored[name], computed) for name in computed)
         if worst > tolerance:
             problems.append(f"{what} (relative error {worst:.2g}, limit {tolerance:g})")
     return gates.flag_gate("golden", problems, n=len(golden.inputs))
@@ -505,8 +533,11 @@ def _judge_data(evidence: Evidence, data: str | Path) -> list[GateResult]:
             photos, evidence.spec.preprocess, classes=evidence.spec.classes, scratch=scratch
         )
         reference = reference_outputs(evidence.network, evidence.spec.preprocess, samples.pixels)
-        outputs = evidence.model.infer(samples.pixels)
-        found = closeness_gates(evidence, outputs, reference, samples.labels)
+        outputs = evidence.model.answer(samples.pixels)
+        found = [
+            *closeness_gates(evidence, outputs, reference, samples.labels),
+            *_added_gates(evidence, outputs),
+        ]
     return [dataclasses.replace(gate, name=f"{gate.name} on {photos.name}") for gate in found]
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeseed.core.agreement import relative_error
+from edgeseed.core.agreement import golden_error
 from edgeseed.runtime import latency, machine, power, thermals
 from edgeseed.runtime.agent import _build, job_file
 from edgeseed.runtime.engine import Engine, EngineError
@@ -238,7 +238,7 @@ def _check_golden(
     first = latency.time_once(lambda: engine.infer(_feed(engine, images[:1])))
     found = [first.value]
     found += [engine.infer(_feed(engine, images[i : i + 1])) for i in range(1, len(images))]
-    errors = {name: _relative_error(found, name, expected[name]) for name in sorted(expected)}
+    errors = {name: _golden_error(found, name, expected) for name in sorted(expected)}
     worst = max(errors, key=lambda name: errors[name])
     # Written this way round so that NaN fails.
     if not errors[worst] <= tolerance:
@@ -268,7 +268,8 @@ def _saturating_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     )
 
 
-def _relative_error(found: list[Tensors], name: str, expected: NDArray[Any]) -> float:
+def _golden_error(found: list[Tensors], name: str, golden: Tensors) -> float:
+    expected = golden[name]
     if name not in found[0]:
         raise AgentError(
             "golden", f"the model has no output {name!r}; it has: {', '.join(found[0])}"
@@ -279,7 +280,7 @@ def _relative_error(found: list[Tensors], name: str, expected: NDArray[Any]) -> 
             "golden",
             f"output {name!r} has shape {values.shape}, its golden output {expected.shape}",
         )
-    return relative_error(values, expected)
+    return golden_error(name, values, golden)
 
 
 class _TimedRuns:

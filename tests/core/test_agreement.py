@@ -137,3 +137,20 @@ def test_the_file_can_travel_to_a_device() -> None:
     names = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
              for node in imported}  # fmt: skip
     assert names == {"__future__", "typing", "numpy"}
+
+
+def test_classes_are_compared_by_their_logits() -> None:
+    golden = {
+        "logits": rows([5, 4.9999, -1], [0, 1, 2]),
+        "top2_indices": np.array([[0, 1], [2, 1]], np.int32),
+    }
+    for dtype in (np.int32, np.int64, np.float32):  # as hosts and devices keep them
+        same = golden["top2_indices"].astype(dtype)
+        assert agreement.golden_error("top2_indices", same, golden) == 0
+    tie, wrong = np.array([[1, 0], [2, 1]]), np.array([[0, 2], [2, 1]])
+    assert agreement.golden_error("top2_indices", tie, golden) < 1e-4
+    assert agreement.golden_error("top2_indices", wrong, golden) > 1
+    for beyond in (np.array([[0, 3], [2, 1]]), np.array([[0, -1], [2, 1]])):
+        assert agreement.golden_error("top2_indices", beyond, golden) == 1e30
+    off = golden["logits"] + 1
+    assert agreement.golden_error("logits", off, golden) == pytest.approx(0.5)

@@ -158,6 +158,26 @@ def made_int8_coreml(once: MakeOnce, student: Path, photos: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def added_of(once: MakeOnce, student: Path, photos: Path) -> Callable[[str, str], Path]:
+    """The bundle of a target and precision with probabilities and the three best classes."""
+
+    def make(target: str, precision: str) -> Path:
+        if target == "litert":
+            pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert")
+        integers = {"max_float_layers": 0, "calibrator": "minmax"} if precision == "int8" else {}
+        return once(
+            f"added-{target}-{precision}",
+            lambda out: export(
+                student, target=target, precision=precision, calibration=photos, out=out,
+                add_outputs=["probabilities", "top3"], speed=False, quantization=integers,
+                min_agreement=0.9 if precision in ("w8", "int8") else None,
+            ),
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def pixels() -> npt.NDArray[np.uint8]:
     """(40, 3, 32, 32) photos that no student was trained on."""
     photos = [tinted_photo(kind, seed) for seed in range(200, 210) for kind in CLASSES]

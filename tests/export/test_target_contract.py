@@ -13,7 +13,7 @@ import torch
 from support.export import tiny_student
 
 from edgeseed.core.bundle import read_bundle, seal_bundle
-from edgeseed.core.errors import ArtifactError, GateError
+from edgeseed.core.errors import ArtifactError, GateError, UsageError
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.export import export, targets, verify
 from edgeseed.export.bundling.builder import baseline_precision
@@ -130,6 +130,41 @@ class TestTarget:
         network, _ = load_student(student)
         rewrite(copy, network)
         assert read_bundle(copy).digest == read_bundle(made).digest
+
+
+OUTPUTS = {
+    "embedding": "float32", "logits": "float32", "probabilities": "float32",
+    "top3_probabilities": "float32", "top3_indices": "int32",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "precision"), _pairs())
+def test_outputs_are_added_and_proven_or_refused_in_one_line(
+    name: str, precision: str, added_of: BundleOf, pixels: Any, student: Path, tmp_path: Path
+) -> None:
+    target: Target = TARGETS.load(name)
+    if not target.adds_outputs:
+        with pytest.raises(UsageError, match=rf"target {name} adds no outputs; use --target"):
+            export(
+                student, target=name, precision=precision, calibration=tmp_path,
+                out=tmp_path / "out", add_outputs=["probabilities"],
+            )  # fmt: skip
+        return
+    made = added_of(name, precision)
+    bundle = read_bundle(made)
+    assert {each.name: each.dtype for each in bundle.manifest.outputs} == OUTPUTS
+    found = target.open(made, bundle.manifest).answer(pixels[:5])
+    assert {each: values.dtype.name for each, values in found.items()} == OUTPUTS
+    shares = torch.from_numpy(found["logits"]).softmax(dim=1)
+    best = shares.topk(3, dim=1)
+    np.testing.assert_allclose(found["probabilities"], shares, atol=1e-5)
+    np.testing.assert_allclose(found["top3_probabilities"], best.values, atol=1e-5)
+    assert found["top3_indices"].tolist() == best.indices.tolist()
+    result = verify(made)
+    assert result.passed
+    assert "added_outputs" in {gate.name for gate in result.gates}
+    golden = np.load(made / "golden/model.npz")
+    assert {each: golden[each].dtype.name for each in golden} == OUTPUTS
 
 
 def rewrite(bundle: Path, network: StudentNetwork) -> None:

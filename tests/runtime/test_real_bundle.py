@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeseed.core.bundle import read_bundle
+from edgeseed.core.bundle import read_bundle, seal_bundle
+from edgeseed.core.errors import GateError
 from edgeseed.runtime import compare, profile
 from edgeseed.runtime.accuracy import float_outputs
 
@@ -67,3 +68,30 @@ def test_an_exported_bundle_is_profiled_and_agrees_with_its_student(
     assert result.accuracy.top1 == result.accuracy.float_top1
     assert compare([tmp_path / "r.json"], html=tmp_path / "page.html").groups[0].rows
     assert float_outputs(read_bundle(tmp_path / "fp32"), np.zeros((2, 3, SIZE, SIZE), np.uint8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["onnx", "litert"])
+def test_outputs_that_were_added_are_checked_where_it_runs(
+    student: Path, instant: str, tmp_path: Path, target: str
+) -> None:
+    from edgeseed.export import export
+
+    if target == "litert":
+        pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert")
+    bundle = tmp_path / "bundle"
+    export(student, target=target, out=bundle, add_outputs=["probabilities", "top2"])
+
+    result = profile(bundle, protocol=instant, out=tmp_path / "r.json")
+
+    added = {"probabilities", "top2_probabilities", "top2_indices"}
+    assert added < set(result.golden.relative_error)
+    assert max(result.golden.relative_error.values()) < 1e-3
+
+    with np.load(bundle / "golden/model.npz") as archive:
+        golden = dict(archive)
+    golden["top2_indices"] = golden["top2_indices"][:, ::-1]
+    np.savez(bundle / "golden/model.npz", **golden)
+    seal_bundle(bundle, read_bundle(bundle, check=False).manifest)
+    with pytest.raises(GateError, match="top2_indices is off by"):
+        profile(bundle, protocol=instant, out=tmp_path / "again.json")

@@ -18,6 +18,7 @@ from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import ArtifactError
 from edgeseed.core.optional import require
 from edgeseed.core.records import QuantizationRecord
+from edgeseed.export.added_outputs import OWN_OUTPUTS
 from edgeseed.export.proof.scale_lint import lint_scales, lint_zero_points
 from edgeseed.export.target import Finding, Model
 from edgeseed.export.targets.litert.flatbuffer import File, StoredOperator, pack
@@ -62,6 +63,11 @@ class LiteRTModel(Model):
 
     def infer(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
         """Runs the photos one by one."""
+        found = self.answer(pixels)
+        return {name: found[name] for name in OWN_OUTPUTS if name in found}
+
+    def answer(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
+        """All outputs of the file."""
         return _run(self._interpreter, pixels)
 
     def layers(
@@ -276,7 +282,7 @@ def _invoke(interpreter: Any, photo: npt.NDArray[np.uint8]) -> None:
     interpreter.invoke()
 
 
-def _run(interpreter: Any, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+def _run(interpreter: Any, pixels: npt.NDArray[np.uint8]) -> dict[str, Array]:
     places = _output_places(interpreter)
     rows: dict[str, list[Array]] = {name: [] for name in places}
     for photo in pixels:
@@ -290,7 +296,8 @@ def _output_places(interpreter: Any) -> dict[str, int]:
     """Numbers of the outputs' tensors, in the manifest's order."""
     # Its runner must not outlive this: the interpreter does not run while another holds it.
     found = interpreter.get_signature_runner().get_output_details()
-    names = sorted(found, key=lambda name: name != "embedding")
+    own = [name for name in OWN_OUTPUTS if name in found]
+    names = [*own, *(name for name in found if name not in own)]
     return {name: found[name]["index"] for name in names}
 
 

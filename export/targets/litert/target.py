@@ -36,6 +36,7 @@ from edgeseed.export.target import (
     WriteRequest,
     WrittenModel,
 )
+from edgeseed.export.targets.litert.added import add_outputs
 from edgeseed.export.targets.litert.checks import check_file, metadata_of
 from edgeseed.export.targets.litert.integers import IntegerLowering
 from edgeseed.export.targets.litert.lowering import Lowering
@@ -56,6 +57,7 @@ class LiteRTTarget(Target):
     layout: ClassVar[Layout] = "NHWC"
     input_type: ClassVar[InputType] = "uint8"
     options: ClassVar[Mapping[str, Any]] = {"input": "uint8"}
+    adds_outputs: ClassVar[bool] = True
     fixed_batch: ClassVar[int | None] = 1
     parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 1e-2}
     rounding_slack: ClassVar[float] = 1.0
@@ -77,6 +79,7 @@ class LiteRTTarget(Target):
         input_type = self.input_type_of(request.options)
         lowering = _lowering(request, input_type)
         outputs = lowering.run(request.output_names)
+        outputs |= add_outputs(lowering.builder, outputs, request)
         spec = request.spec
         content = lowering.builder.finish(
             name=spec.architecture.name,

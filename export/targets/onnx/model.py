@@ -14,6 +14,7 @@ from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import ArtifactError
 from edgeseed.core.records import QuantizationRecord
 from edgeseed.core.scratch import scratch_folder
+from edgeseed.export.added_outputs import OWN_OUTPUTS
 from edgeseed.export.proof.scale_lint import lint_scales, lint_zero_points
 from edgeseed.export.target import Finding, Model
 from edgeseed.export.targets.onnx.byte_weights import large_float_readers
@@ -58,8 +59,15 @@ class OnnxModel(Model):
 
     def infer(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
         """Runs a batch, in pieces of a size that keeps memory small."""
-        names = [output.name for output in self._session.get_outputs()]
+        known = [output.name for output in self._session.get_outputs()]
+        names = [name for name in OWN_OUTPUTS if name in known]
         return run_photos(self._session, pixels, names, fixed_batch=self._batch)
+
+    def answer(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
+        """All outputs of the file."""
+        kinds = {each.name: _dtype(each.type) for each in self._session.get_outputs()}
+        found = run_photos(self._session, pixels, list(kinds), fixed_batch=self._batch)
+        return {name: values.astype(kinds[name], copy=False) for name, values in found.items()}
 
     def layers(
         self, pixels: npt.NDArray[np.uint8], names: Sequence[str]
@@ -112,8 +120,8 @@ class OnnxModel(Model):
             ("input", manifest.inputs, self._session.get_inputs()),
             ("output", manifest.outputs, self._session.get_outputs()),
         ):
-            expected = [(spec.name, list(spec.shape)) for spec in specs]
-            found = [(value.name, list(value.shape)) for value in actual]
+            expected = [(spec.name, list(spec.shape), spec.dtype) for spec in specs]
+            found = [(value.name, list(value.shape), _dtype(value.type)) for value in actual]
             if expected != found:
                 raise ArtifactError(
                     f"{self.path}: its {kind}s are {found}, the manifest says {expected}; "
@@ -134,6 +142,12 @@ class OnnxModel(Model):
             for operator, kernel in _KERNELS.items()
             if runs[kernel] < wanted[operator]
         ]
+
+
+def _dtype(text: str) -> str:
+    """ONNX Runtime's name of a tensor's type, such as `tensor(float)`, as numpy calls it."""
+    kind = text.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(kind, kind)
 
 
 # Operators that are worth an export only if they run in integers, and what ONNX Runtime calls them

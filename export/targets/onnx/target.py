@@ -35,6 +35,7 @@ from onnx import ModelProto, NodeProto
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import UsageError, WorkError
 from edgeseed.core.files import atomic_file
+from edgeseed.export.added_outputs import PROBABILITIES, added_tensors
 from edgeseed.export.file_metadata import file_metadata
 from edgeseed.export.program import INPUT_NAME
 from edgeseed.export.target import (
@@ -70,6 +71,7 @@ class OnnxTarget(Target):
     schemes: ClassVar[Mapping[Precision, tuple[str, ...]]] = {"int8": ("x86", "arm")}
     options: ClassVar[Mapping[str, Any]] = {"opset": DEFAULT_OPSET, "float32": ""}
     channels: ClassVar[tuple[int, ...]] = (1, 3, 4)
+    adds_outputs: ClassVar[bool] = True
     parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 1e-2}
     rounding_slack: ClassVar[float] = 0.25
 
@@ -77,6 +79,7 @@ class OnnxTarget(Target):
         """Writes `model.onnx`."""
         settings = OnnxSettings.from_options(request.options)
         model = _as_asked(request, settings)
+        add_outputs(model, request)
         describe(model, request)
         onnx.checker.check_model(model, full_check=True)
         with atomic_file(folder / MODEL_FILE) as temporary:
@@ -296,6 +299,34 @@ def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedP
     ready._graph_module = copy.deepcopy(program.graph_module)
     setattr(ready, "run_decompositions", lambda *_, **__: ready)  # noqa: B010  # of this copy only
     return ready
+
+
+def add_outputs(model: ModelProto, request: WriteRequest) -> None:
+    """Writes the outputs that follow from the logits, which are float32 in every file."""
+    if not request.added:
+        return
+    graph, make = model.graph, onnx.helper.make_node
+    names = {name for each in request.added for name in each.outputs}
+    shares = PROBABILITIES if PROBABILITIES in names else f"{PROBABILITIES}_of_logits"
+    graph.node.append(make("Softmax", ["logits"], [shares], name="softmax", axis=1))
+    for each in request.added:
+        if each.k is None:
+            continue
+        (values, indices), count, places = each.outputs, f"{each.name}_k", f"{each.name}_places"
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([each.k], np.int64), count))
+        graph.node.append(
+            make("TopK", [shares, count], [values, places], name=each.name, axis=1, largest=1,
+                 sorted=1)
+        )  # fmt: skip
+        # ONNX counts in int64, which browsers give as BigInt.
+        graph.node.append(make("Cast", [places], [indices], name=f"{each.name}_cast",
+                               to=onnx.TensorProto.INT32))  # fmt: skip
+    batch = "batch" if request.batch == "dynamic" else request.batch
+    kinds = {"float32": onnx.TensorProto.FLOAT, "int32": onnx.TensorProto.INT32}
+    graph.output.extend(
+        onnx.helper.make_tensor_value_info(each.name, kinds[each.dtype], [batch, each.width])
+        for each in added_tensors(request.added, len(request.spec.classes or ()))
+    )
 
 
 def describe(model: ModelProto, request: WriteRequest) -> None:

@@ -116,6 +116,41 @@ def test_a_model_that_computes_wrong_is_not_timed(
     assert not (tmp_path / "r.json").exists()
 
 
+def test_classes_are_compared_by_their_logits_in_the_browser(
+    chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, instant: str, tmp_path: Path
+) -> None:
+    import onnx
+    import onnxruntime
+    from onnx import helper, numpy_helper
+
+    model, golden = onnx.load(bundle.path / "model.onnx"), bundle.path / "golden" / "model.npz"
+    graph = model.graph
+    graph.initializer.append(numpy_helper.from_array(np.array([2], np.int64), "k"))
+    graph.node.append(helper.make_node("TopK", ["logits", "k"], ["top2_scores", "places"], axis=1))
+    cast = helper.make_node("Cast", ["places"], ["top2_indices"], to=onnx.TensorProto.INT32)
+    graph.node.append(cast)
+    more = {"top2_scores": onnx.TensorProto.FLOAT, "top2_indices": onnx.TensorProto.INT32}
+    for name, kind in more.items():
+        graph.output.append(helper.make_tensor_value_info(name, kind, ["batch", 2]))
+    onnx.save(model, bundle.path / "model.onnx")
+    session = onnxruntime.InferenceSession(bundle.path / "model.onnx")
+    names = [output.name for output in session.get_outputs()]
+    photos = np.load(bundle.path / "golden" / "inputs.npy").astype(np.float32)
+    answers = dict(zip(names, session.run(names, {"image": photos}), strict=True))
+    np.savez(golden, **answers)
+    seal_bundle(bundle.path, bundle.manifest)
+    device = browser_device(chromium)
+
+    result = profile(bundle.path, device=device, protocol=instant, out=tmp_path / "r.json")
+
+    assert result.golden.relative_error["top2_indices"] == 0
+
+    np.savez(golden, **{**answers, "top2_indices": answers["top2_indices"][:, ::-1]})
+    seal_bundle(bundle.path, bundle.manifest)
+    with pytest.raises(GateError, match="top2_indices is off by"):
+        profile(bundle.path, device=device, protocol=instant, out=tmp_path / "again.json")
+
+
 @pytest.mark.slow
 def test_a_file_that_is_no_model_is_one_line(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, tmp_path: Path

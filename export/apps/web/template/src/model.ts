@@ -86,7 +86,7 @@ export class Model {
   async runTensor(input: Float32Array): Promise<Outputs> {
     const { imageSize, width, channels } = MODEL_INFO.preprocess;
     const tensor = new ort.Tensor("float32", input, [1, channels, imageSize, width]);
-    const found = await this.session.run({ [MODEL_INFO.input]: tensor });
+    const found = await this.session.run({ [MODEL_INFO.input]: tensor }, MODEL_INFO.outputs);
     const outputs = Object.entries(found).map(([name, value]) => [
       name,
       value.data as Float32Array,
