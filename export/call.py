@@ -16,17 +16,22 @@ Batch = Literal["dynamic"] | int
 Prefer = Literal["speed", "size"]
 
 
+_TARGET = (
+    "See `edgeseed targets`. Several with commas: a bundle of each in --out, or with --precision "
+    "auto the one that is best of all."
+)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Arguments:
     student: Annotated[
         str | Path,
         Option("A `student.safetensors`, or any timm network: `NAME[.tag]`, `NAME=CHECKPOINT`."),
     ] = dataclasses.field(kw_only=False)
-    target: Annotated[str, Option("See `edgeseed targets`.", metavar="T")] = "onnx"
     out: Annotated[
         str | Path,
         Option(
-            "Folder of the bundle, or of the bundles of several precisions; must not exist.",
+            "Folder of the bundle, or of several targets' or precisions' bundles; must not exist.",
             metavar="BUNDLE",
         ),
     ]
@@ -143,14 +148,18 @@ _PRECISION = (
 class ExportCall(_Arguments):
     """The arguments of an export of one bundle."""
 
+    target: Annotated[str, Option(_TARGET, metavar="T[,T]")] = "onnx"
     precision: Annotated[str, Option(_PRECISION, metavar="P[,P]")] = "fp32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportListCall(_Arguments):
-    """The arguments of an export of several precisions, a bundle each."""
+    """The arguments of an export of several targets or precisions, a bundle each."""
 
-    precision: Annotated[Sequence[str], Option(_PRECISION, metavar="P[,P]", multiple=True)]
+    target: Annotated[str | Sequence[str], Option(_TARGET, metavar="T[,T]", multiple=True)] = "onnx"
+    precision: Annotated[
+        str | Sequence[str], Option(_PRECISION, metavar="P[,P]", multiple=True)
+    ] = "fp32"
 
 
 AnyCall = ExportCall | ExportListCall

@@ -22,11 +22,16 @@ from edgeseed.core.records import QuantizationRecord, SelectionRecord, SpeedReco
 from edgeseed.core.scratch import scratch_folder
 from edgeseed.core.student import StudentSpec
 from edgeseed.export.added_outputs import check_added, parse_added
-from edgeseed.export.bundling.builder import BundleBuilder, baseline_precision, compare_with_float
+from edgeseed.export.bundling.builder import (
+    BundleBuilder,
+    StudentWork,
+    baseline_precision,
+    compare_with_float,
+)
 from edgeseed.export.bundling.writer import BuiltBundle, ExportSource, seal
 from edgeseed.export.call import AnyCall, ExportCall, ExportListCall, Prefer
 from edgeseed.export.photo_statistics import check_photos
-from edgeseed.export.planning import AUTO, ExportPlan, make_plan, refuse_list
+from edgeseed.export.planning import AUTO, ExportPlan, make_plan, refuse_list, target_calls
 from edgeseed.export.proof.verify import require_passed
 from edgeseed.export.samples import (
     MAX_CALIBRATION,
@@ -43,6 +48,7 @@ from edgeseed.export.selection import (
 )
 from edgeseed.export.target import Target
 from edgeseed.export.targets import TARGETS
+from edgeseed.profiles import load as load_profile
 
 _One = ParamSpec("_One")
 _Several = ParamSpec("_Several")
@@ -109,13 +115,13 @@ def export(  # they are those of ExportCall, added by the decorator
 ) -> ExportResult | tuple[ExportResult, ...]:
     """Exports a student as a bundle, and proves it.
 
-    With a list of precisions, a bundle of each in `out`, in less time than by a call for each:
-    photos, trace, the float student's answers and the float model that int8 is timed beside are
-    shared. So all are proven on the same photos: those held out from calibration, if int8 is among
-    them.
+    With a list of targets or precisions, a bundle of each in `out`, in less time than by a call for
+    each: photos, trace, the float student's answers and the float model that int8 is timed beside
+    are shared. So all are proven on the same photos: those held out from calibration, if int8 is
+    among them. With a list of targets and `auto`, one bundle, in `out` itself.
 
     Returns:
-        Where the bundle is, and its gates; of several precisions a tuple, in their order. The
+        Where the bundle is, and its gates; of a list a tuple, in its order, targets first. The
         seconds of what is shared are those of the first that was made.
 
     Raises:
@@ -124,60 +130,113 @@ def export(  # they are those of ExportCall, added by the decorator
         WorkError: If the target cannot express the network.
         GateError: If a gate does not hold, for `auto` in every precision; nothing is written then.
     """
-    if isinstance(settings.get("precision", ""), str):
-        call = ExportCall(*arguments, **settings)
-        (result,) = _export(call, {call.precision: Path(call.out)})
-        return result
-    several = ExportListCall(*arguments, **settings)
-    refuse_list(several.precision)
-    return tuple(_export(several, {name: Path(several.out, name) for name in several.precision}))
-
-
-def _export(call: AnyCall, places: Mapping[str, Path]) -> list[ExportResult]:
-    """Makes each precision's bundle at its place, which is `out` or lies in it."""
+    several = any(not isinstance(settings.get(name, ""), str) for name in ("target", "precision"))
+    call = ExportListCall(*arguments, **settings) if several else ExportCall(*arguments, **settings)
+    if not isinstance(call.precision, str):
+        refuse_list(call.precision)
     with student_file(call.student) as file:
-        return _export_file(dataclasses.replace(call, student=file), places)
+        made = _export_file(dataclasses.replace(call, student=file))
+    return tuple(made) if several else made[0]
 
 
-def _export_file(call: AnyCall, places: Mapping[str, Path]) -> list[ExportResult]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """One bundle that is to be made."""
+
+    targets: tuple[str, ...]
+    """More than one for `auto`, which keeps the best of all."""
+    precision: str
+    label: str
+    """What tells it from the others: its folder in `out`; empty for one alone."""
+
+
+def _list_wanted(call: AnyCall, targets: Sequence[str]) -> list[_Wanted]:
+    precisions = [call.precision] if isinstance(call.precision, str) else list(call.precision)
+    if precisions == [AUTO]:
+        return [_Wanted(targets=tuple(targets), precision=AUTO, label="")]
+    # A list of one is a list: its bundle has a folder of its own, as those of more.
+    by_target = not isinstance(call.target, str)
+    by_precision = not isinstance(call.precision, str)
+    return [
+        _Wanted(
+            targets=(target,),
+            precision=precision,
+            label="-".join([target] * by_target + [precision] * by_precision),
+        )
+        for target in targets
+        for precision in precisions
+    ]
+
+
+def _export_file(call: AnyCall) -> list[ExportResult]:
+    """Makes each bundle at its place, which is `out` or lies in it."""
     out = Path(call.out)
     times = [time.monotonic()]
-    plan = make_plan(call, places)
+    calls = target_calls(call)
+    wanted = _list_wanted(call, list(calls))
+    plans = {
+        name: make_plan(own, [each.precision for each in wanted if name in each.targets])
+        for name, own in calls.items()
+    }
     network, spec = load_student(Path(call.student))
-    _check_channels(plan.target, spec)
+    for plan in plans.values():
+        _check_channels(plan.target, spec)
     check_added(parse_added(call.add_outputs), spec.classes)
-    # The float model first: the others are timed beside it.
-    order = sorted(places, key=lambda name: name != baseline_precision(plan.target))
+    # The float models first: the others are timed beside them.
+    order = sorted(
+        wanted, key=lambda each: each.precision != baseline_precision(plans[each.targets[0]].target)
+    )
     bundles: list[Bundle] = []
     with atomic_directory(out) as folder, scratch_folder() as scratch:
-        samples = _draw(call, plan, network, spec, scratch)
-        source = ExportSource(
-            student=Path(call.student), network=network, spec=spec, samples=samples,
-            settings=plan.settings, environment=environment(),
-        )  # fmt: skip
-        builder = BundleBuilder(
-            source, plan.target, batch=plan.batch, config=plan.config, scratch=scratch,
-            keep_float=call.keep_float,
-        )  # fmt: skip
-        for precision in order:
-            inside = folder / places[precision].relative_to(out)
+        samples = _draw(call, list(plans.values()), network, spec, scratch)
+        builders = _make_builders(call, plans, network, spec, samples, scratch)
+        for each in order:
+            inside = folder / each.label
             inside.mkdir(exist_ok=True)
+            if len(wanted) > 1:
+                say(f"making {each.targets[0]} {each.precision}")
             try:
-                bundles.append(_make(call, plan, builder, precision, inside))
+                bundles.append(_make(call, plans, builders, each, inside))
             except (GateError, WorkError) as error:
-                if len(places) == 1:
+                if len(wanted) == 1:
                     raise
-                named = f"{precision}: {error}"
+                named = f"{each.label}: {error}"
                 if isinstance(error, GateError):
                     raise GateError(named, result=error.result) from error
                 raise WorkError(named) from error
             times.append(time.monotonic())
     times[-1] = time.monotonic()
     made = {
-        precision: _result(bundle, out=places[precision], seconds=end - start)
-        for precision, bundle, start, end in zip(order, bundles, times, times[1:], strict=False)
+        each.label: _result(bundle, out=out / each.label, seconds=end - start)
+        for each, bundle, start, end in zip(order, bundles, times, times[1:], strict=False)
     }
-    return [made[precision] for precision in places]
+    return [made[each.label] for each in wanted]
+
+
+def _make_builders(
+    call: AnyCall,
+    plans: Mapping[str, ExportPlan],
+    network: StudentNetwork,
+    spec: StudentSpec,
+    samples: Samples,
+    scratch: Path,
+) -> dict[str, BundleBuilder]:
+    """One for each target; what does not depend on the target is computed once for all."""
+    found: dict[str, BundleBuilder] = {}
+    work = None
+    for name, plan in plans.items():
+        source = ExportSource(
+            student=Path(call.student), network=network, spec=spec, samples=samples,
+            settings=plan.settings, environment=environment(),
+        )  # fmt: skip
+        work = work or StudentWork(source, scratch)
+        own = scratch / name
+        own.mkdir()
+        found[name] = BundleBuilder(
+            source, plan.target, batch=plan.batch, config=plan.config, scratch=own,
+            keep_float=call.keep_float, work=work,
+        )  # fmt: skip
+    return found
 
 
 def _check_channels(target: Target, spec: StudentSpec) -> None:
@@ -191,7 +250,11 @@ def _check_channels(target: Target, spec: StudentSpec) -> None:
 
 
 def _draw(
-    call: AnyCall, plan: ExportPlan, network: StudentNetwork, spec: StudentSpec, scratch: Path
+    call: AnyCall,
+    plans: Sequence[ExportPlan],
+    network: StudentNetwork,
+    spec: StudentSpec,
+    scratch: Path,
 ) -> Samples:
     """The photos, with what there is to say of them."""
     samples = draw_samples(
@@ -199,14 +262,18 @@ def _draw(
         spec.preprocess,
         classes=spec.classes,
         scratch=scratch,
-        calibrate=any(variant.scheme for variant in plan.variants),
+        calibrate=any(variant.scheme for plan in plans for variant in plan.variants),
         max_calibration=call.calibration_count or MAX_CALIBRATION,
         seed=call.seed,
     )
     if shared := photos_trained_on(samples, spec):
         samples = samples.described(trained_on=shared)
     _say_what_proves(samples, max_drop=call.max_drop)
-    decide = any(variant.precision not in plan.target.parity_limit for variant in plan.variants)
+    decide = any(
+        variant.precision not in plan.target.parity_limit
+        for plan in plans
+        for variant in plan.variants
+    )
     if call.calibration is not None and decide:
         samples = samples.described(
             statistics=check_photos(samples.deciding, network, spec.preprocess)
@@ -215,29 +282,54 @@ def _draw(
 
 
 def _make(
-    call: AnyCall, plan: ExportPlan, builder: BundleBuilder, precision: str, folder: Path
+    call: AnyCall,
+    plans: Mapping[str, ExportPlan],
+    builders: Mapping[str, BundleBuilder],
+    wanted: _Wanted,
+    folder: Path,
 ) -> Bundle:
-    """The bundle of one precision that was asked for, proven."""
+    """One bundle that was asked for, proven."""
     timed = call.speed and call.profile in (None, _HOST)
-    variants = plan.variants_of[precision]
-    if precision == AUTO:
-        candidates = [
-            build_candidate(builder, variant, builder.scratch / variant.precision)
-            for variant in variants
-        ]
+    if wanted.precision == AUTO:
+        targets = [builders[name].target for name in wanted.targets]
+        candidates = _try_all(plans, builders, _by_preference(wanted.targets, call.profile))
+        baseline = baseline_precision(targets[0])
         return _keep_best(
-            builder, candidates + plan.skipped, folder,
-            timed=timed, prefer=call.prefer, profile=call.profile,
+            candidates, folder, timed=timed, prefer=call.prefer, profile=call.profile,
+            baseline=f"{targets[0].name} {baseline}" if len(targets) > 1 else baseline,
         )  # fmt: skip
-    if len(plan.variants_of) > 1:
-        say(f"making {plan.target.name} {precision}")
-    made = builder.make(variants[0], folder)
+    (target,) = wanted.targets
+    plan, builder = plans[target], builders[target]
+    made = builder.make(plan.variants_of[wanted.precision][0], folder)
     if call.verify:
         compiled = plan.target.compile_gate(folder, made.bundle.manifest)
         if compiled is not None:
             say(f"{compiled.name}: {compiled.detail}")
         require_passed(made.evidence, [*made.gates, *([] if compiled is None else [compiled])])
     return _with_speed(builder, made) if timed else made.bundle
+
+
+def _by_preference(targets: Sequence[str], profile: str | None) -> list[str]:
+    """Targets in the order of a profile's engines; without a profile as they are."""
+    if profile is None:
+        return list(targets)
+    engines = [engine.target for engine in load_profile(profile).engines]
+    return sorted(targets, key=engines.index)
+
+
+def _try_all(
+    plans: Mapping[str, ExportPlan], builders: Mapping[str, BundleBuilder], targets: Sequence[str]
+) -> list[PrecisionTrial]:
+    """All candidates of `auto`, those that could not be tried behind them."""
+    made, skipped = [], []
+    for name in targets:
+        plan, builder, label = plans[name], builders[name], name if len(targets) > 1 else ""
+        made += [
+            build_candidate(builder, variant, builder.scratch / variant.precision, target=label)
+            for variant in plan.variants_of[AUTO]
+        ]
+        skipped += [dataclasses.replace(trial, target=label) for trial in plan.skipped]
+    return made + skipped
 
 
 def photos_trained_on(samples: Samples, spec: StudentSpec) -> bool | dict[str, int]:
@@ -281,17 +373,16 @@ def _say_what_proves(samples: Samples, *, max_drop: float | None) -> None:
 
 
 def _keep_best(
-    builder: BundleBuilder,
     candidates: Sequence[PrecisionTrial],
     folder: Path,
     *,
     timed: bool,
     prefer: Prefer,
     profile: str | None,
+    baseline: str,
 ) -> Bundle:
-    """Chooses among the candidates and moves the chosen one into `folder`."""
-    baseline = baseline_precision(builder.target)
-    speeds = time_candidates(builder, candidates) if timed else {}
+    """Chooses among the candidates and copies the chosen one into `folder`."""
+    speeds = time_candidates(candidates, baseline=baseline) if timed else {}
     selection = select(candidates, speeds, baseline=baseline, prefer=prefer, profile=profile)
     made = selection.candidate.made
     assert made is not None

@@ -11,7 +11,7 @@ from edgeseed.core.records import ExportSettings
 from edgeseed.core.registry import unknown_name
 from edgeseed.export.added_outputs import parse_added
 from edgeseed.export.bundling.builder import Variant
-from edgeseed.export.call import AnyCall, Batch, Prefer
+from edgeseed.export.call import AnyCall, Batch, ExportCall, Prefer
 from edgeseed.export.proof.gates import MAX_DROP_POINTS, MIN_AGREEMENT
 from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.selection import PrecisionTrial
@@ -43,8 +43,50 @@ class ExportPlan:
         return [variant for variants in self.variants_of.values() for variant in variants]
 
 
-def make_plan(call: AnyCall, precisions: Collection[str]) -> ExportPlan:
-    """Checks a call, and says what it comes to.
+def target_calls(call: AnyCall) -> dict[str, ExportCall]:
+    """The call of each target: with those of its own options, and its own scheme, if several.
+
+    Raises:
+        UsageError: If there is no target, one twice, or an option or scheme that none has.
+    """
+    names = [call.target] if isinstance(call.target, str) else list(call.target)
+    twice = [name for name in names if names.count(name) > 1]
+    if not names:
+        raise UsageError("--target names none; give one, or several with commas")
+    if twice:
+        raise UsageError(f"--target {','.join(names)}: {twice[0]} is given twice; give each once")
+    targets: dict[str, Target] = {name: TARGETS.load(name) for name in names}
+    values = {field.name: getattr(call, field.name) for field in dataclasses.fields(call)}
+    if len(names) == 1:
+        return {names[0]: ExportCall(**{**values, "target": names[0], "precision": ""})}
+    known = dict.fromkeys(name for target in targets.values() for name in target.options)
+    for name in call.options:
+        if name not in known:
+            raise unknown_name(f"option of targets {', '.join(names)}", name, known)
+    schemes = {name: _all_schemes(target) for name, target in targets.items()}
+    if call.scheme is not None and not any(call.scheme in each for each in schemes.values()):
+        all_schemes = dict.fromkeys(scheme for each in schemes.values() for scheme in each)
+        raise unknown_name(f"scheme of targets {', '.join(names)}", call.scheme, all_schemes)
+    return {
+        name: ExportCall(
+            **{
+                **values,
+                "target": name,
+                "precision": "",
+                "options": {n: v for n, v in call.options.items() if n in target.options},
+                "scheme": call.scheme if call.scheme in schemes[name] else None,
+            }
+        )
+        for name, target in targets.items()
+    }
+
+
+def _all_schemes(target: Target) -> set[str]:
+    return {scheme for schemes in target.schemes.values() for scheme in schemes}
+
+
+def make_plan(call: ExportCall, precisions: Collection[str]) -> ExportPlan:
+    """Checks a call of one target, and says what it comes to.
 
     Raises:
         UsageError: If it does not make sense.
@@ -288,17 +330,18 @@ def target_options(target: Target, options: Mapping[str, Any]) -> dict[str, Any]
 
 
 def sort_settings(
-    target: str, settings: Mapping[str, Any]
+    targets: Sequence[str], settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings by name -> the target's options and the quantization's settings.
+    """Settings by name -> the targets' options and the quantization's settings.
 
     Raises:
         UnknownNameError: If a name is neither.
     """
-    options = TARGETS.load(target).options
+    options = dict.fromkeys(name for target in targets for name in TARGETS.load(target).options)
     fields = [field.name for field in dataclasses.fields(QuantizeConfig)]
     for name in settings:
         if name not in options and name not in fields:
-            raise unknown_name(f"setting of export to {target}", name, (*options, *fields))
+            where = f"setting of export to {','.join(targets)}"
+            raise unknown_name(where, name, (*options, *fields))
     own = {name: value for name, value in settings.items() if name in options}
     return own, {name: value for name, value in settings.items() if name not in own}

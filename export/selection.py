@@ -1,5 +1,7 @@
 """`--precision auto`: makes every precision, keeps those that are proven, and chooses one.
 
+Of several targets all precisions of all of them are tried, and one is chosen.
+
 With `prefer="speed"`, the fastest on this machine, and of those as fast within 5 % the smallest;
 int8 that is not faster than float is reported and not chosen. With `prefer="size"`, the smallest.
 What this machine cannot time (another processor's integers) is not chosen for its speed. Where it
@@ -25,7 +27,6 @@ from edgeseed.core.records import (
 from edgeseed.export.bundling.builder import (
     BundleBuilder,
     Variant,
-    baseline_precision,
     speed_record,
 )
 from edgeseed.export.bundling.writer import BuiltBundle
@@ -46,11 +47,14 @@ class PrecisionTrial:
     """Why there is no model, or which gates it does not hold."""
     helps: str = ""
     """Which knob helps against the problem."""
+    target: str = ""
+    """Where several are tried."""
 
     @property
     def name(self) -> str:
-        """The precision."""
-        return self.variant.precision
+        """The precision, after its target where several are tried."""
+        precision = self.variant.precision
+        return f"{self.target} {precision}" if self.target else precision
 
     @property
     def size_bytes(self) -> int:
@@ -75,25 +79,42 @@ class Selection:
     """For the manifest."""
 
 
-def build_candidate(builder: BundleBuilder, variant: Variant, folder: Path) -> PrecisionTrial:
-    """Makes one precision in an empty folder; what fails is part of the result."""
+def build_candidate(
+    builder: BundleBuilder, variant: Variant, folder: Path, *, target: str = ""
+) -> PrecisionTrial:
+    """Makes one precision in an empty folder; what fails is part of the result.
+
+    Args:
+        builder: Of its target.
+        variant: What to make.
+        folder: Where to.
+        target: The target's name, where several are tried.
+    """
     say(f"trying {builder.target.name} {variant.precision}")
     folder.mkdir()
     try:
         made = builder.make(variant, folder)
     except WorkError as error:
-        return PrecisionTrial(variant=variant, problem=str(error), helps="see the message")
+        return PrecisionTrial(
+            variant=variant, problem=str(error), helps="see the message", target=target
+        )
     failed = [gate for gate in made.gates if not gate.passed]
     problem = "; ".join(f"{gate.name} {shortfall(gate)}" for gate in failed)
     return PrecisionTrial(
-        variant=variant, made=made, problem=problem, helps=advice(failed[0]) if failed else ""
-    )
+        variant=variant, made=made, problem=problem, helps=advice(failed[0]) if failed else "",
+        target=target,
+    )  # fmt: skip
 
 
 def time_candidates(
-    builder: BundleBuilder, candidates: Sequence[PrecisionTrial]
+    candidates: Sequence[PrecisionTrial], *, baseline: str
 ) -> dict[str, ModelSpeed]:
-    """The speed of every candidate that this machine can tell, all in one interleaved run."""
+    """The speed of every candidate that this machine can tell, all in one interleaved run.
+
+    Args:
+        candidates: Those that were made, and others.
+        baseline: The name that the others are compared with, if it was made.
+    """
     runs = {}
     for candidate in candidates:
         run = None if candidate.made is None else candidate.made.evidence.model.single_run()
@@ -101,8 +122,7 @@ def time_candidates(
             runs[candidate.name] = run
     if not runs:
         return {}
-    wanted = baseline_precision(builder.target)
-    return compare_speed(runs, baseline=wanted if wanted in runs else next(iter(runs)))
+    return compare_speed(runs, baseline=baseline if baseline in runs else next(iter(runs)))
 
 
 def select(
@@ -125,7 +145,7 @@ def select(
     slower = _not_faster(passing, speeds, baseline=baseline)
     chosen, why = _choose(passing, speeds, slower=slower, prefer=prefer, profile=profile)
     rows = [
-        _row(candidate, speeds, baseline=baseline, chosen=candidate is chosen, slower=slower)
+        _row(candidate, speeds, baseline=baseline, chosen=chosen, slower=slower, prefer=prefer)
         for candidate in candidates
     ]
     record = SelectionRecord(
@@ -201,26 +221,53 @@ def _row(
     speeds: Mapping[str, ModelSpeed],
     *,
     baseline: str,
-    chosen: bool,
+    chosen: PrecisionTrial,
     slower: set[str],
+    prefer: Prefer,
 ) -> SelectionCandidate:
     speed, made = speeds.get(candidate.name), candidate.made
     gates = {} if made is None else {gate.name: gate for gate in made.gates}
     drop = gates.get("accuracy_drop")
+    reason = candidate.problem
+    if candidate.name in slower:
+        reason = f"not faster than {baseline} here"
+    elif candidate.passed and candidate is not chosen:
+        reason = _why_not(candidate, chosen, speeds, prefer=prefer)
     return SelectionCandidate(
-        precision=candidate.name,
+        precision=candidate.variant.precision,
         scheme=candidate.variant.scheme,
-        verdict=_verdict(candidate, chosen=chosen),
-        reason=f"not faster than {baseline} here"
-        if candidate.name in slower
-        else candidate.problem,
+        verdict=_verdict(candidate, chosen=candidate is chosen),
+        reason=reason,
         size_bytes=None if made is None else candidate.size_bytes,
         median_ms=None if speed is None else speed.median_ms,
         speedup=None if speed is None else speed.speedup,
         closeness=_closeness(gates),
         accuracy_drop=None if drop is None else drop.value,
         seconds=None if made is None else made.seconds,
+        target=candidate.target,
     )
+
+
+def _why_not(
+    candidate: PrecisionTrial,
+    chosen: PrecisionTrial,
+    speeds: Mapping[str, ModelSpeed],
+    *,
+    prefer: Prefer,
+) -> str:
+    """Why one that is proven was not kept."""
+    if prefer == "size":
+        return f"not smaller than {chosen.name}"
+    if chosen.name not in speeds:
+        return f"{chosen.name} comes first"
+    if candidate.name not in speeds:
+        return "could not be timed here"
+    ratio = speeds[chosen.name].speedup / speeds[candidate.name].speedup
+    if ratio > 1 / (1 - TIE):
+        return f"takes {ratio:.2f} times as long as {chosen.name}"
+    if ratio < 1 - TIE or candidate.size_bytes < chosen.size_bytes:
+        return f"{chosen.name} comes first"  # by a profile that lists what this machine cannot time
+    return f"as fast as {chosen.name} within {TIE:.0%}, and not smaller"
 
 
 def _verdict(candidate: PrecisionTrial, *, chosen: bool) -> Verdict:

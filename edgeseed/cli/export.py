@@ -22,6 +22,7 @@ Examples:
   edgeseed export student.safetensors --target coreml --precision fp16 --calibration photos/ --out bundles/coreml
   edgeseed export student.safetensors --precision auto --calibration photos/ --out bundles/onnx
   edgeseed export student.safetensors --precision fp32,int8 --calibration photos/ --out bundles
+  edgeseed export student.safetensors --target onnx,litert --precision auto --calibration photos/ --out bundles/best
   edgeseed export student.safetensors --precision int8 --recover --calibration photos/ --out bundles/onnx-int8
   edgeseed export mobilenetv3_large_100.ra_in1k --precision int8 --calibration photos/ --out bundles/timm
   edgeseed export resnet50=my_checkpoint.pth --out bundles/mine
@@ -46,26 +47,38 @@ def command(as_json: bool, settings: tuple[str, ...], batch: str, **options: Any
 
     if batch != "dynamic" and not (batch.isdecimal() and int(batch) > 0):
         raise ConfigError(f"--batch {batch!r} is neither dynamic nor a number above 0")
-    target_options, quantization = sort_settings(
-        options["target"], dict(map(split_override, settings))
+    targets, precisions = (
+        [part.strip() for part in options.pop(name).split(",")] for name in ("target", "precision")
     )
-    precisions = [name.strip() for name in options.pop("precision").split(",")]
+    target_options, quantization = sort_settings(
+        list(filter(None, targets)), dict(map(split_override, settings))
+    )
     with silence(as_json):
         options |= {
             "batch": "dynamic" if batch == "dynamic" else int(batch),
             "options": target_options,
             "quantization": quantization,
         }
-        if len(precisions) == 1:
-            results: tuple[ExportResult, ...] = (export(precision=precisions[0], **options),)
+        results: tuple[ExportResult, ...]
+        if len(targets) == len(precisions) == 1:
+            results = (export(target=targets[0], precision=precisions[0], **options),)
         else:
-            results = export(precision=[name for name in precisions if name], **options)
+            results = export(target=_listed(targets), precision=_listed(precisions), **options)
     found = [result.to_dict() for result in results]
     emit(
-        found[0] if len(precisions) == 1 else {"bundles": found},
+        {"bundles": found} if _makes_several(targets, precisions) else found[0],
         as_json=as_json,
         text="\n\n".join(map(_described, results)),
     )
+
+
+def _listed(names: list[str]) -> str | list[str]:
+    return names[0] if len(names) == 1 else [name for name in names if name]
+
+
+def _makes_several(targets: list[str], precisions: list[str]) -> bool:
+    """Whether a bundle is made of each; `auto` keeps one of all."""
+    return precisions != ["auto"] and len(targets) * len(precisions) > 1
 
 
 def _described(result: "ExportResult") -> str:
@@ -88,7 +101,7 @@ def selection_table(selection: "SelectionRecord") -> str:
 def _cells(row: "SelectionCandidate") -> tuple[str, ...]:
     close, drop = row.closeness, row.accuracy_drop
     return (
-        row.precision,
+        row.name,
         row.verdict,
         "-" if row.size_bytes is None else readable_size(row.size_bytes),
         "-" if row.median_ms is None else f"{row.median_ms:.2f} ms",

@@ -185,6 +185,13 @@ class SelectionCandidate:
     """In points."""
     seconds: float | None = None
     """That making it took."""
+    target: str = ""
+    """Where several were tried."""
+
+    @property
+    def name(self) -> str:
+        """The precision, after its target where several were tried."""
+        return f"{self.target} {self.precision}" if self.target else self.precision
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

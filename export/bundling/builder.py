@@ -45,47 +45,22 @@ class Variant:
     """Of the integers, where the precision has them."""
 
 
-class BundleBuilder:
-    """Turns one student into bundles for one target.
+class StudentWork:
+    """What bundles of all targets are made from, each part computed once.
 
     Args:
-        source: The student, its photos, and the settings that go into the manifest.
-        target: What to make.
-        batch: Of the models.
-        config: Settings of quantization.
-        scratch: A folder that lasts as long as the builder does.
-        keep_float: Patterns of layers that int8 leaves in float.
+        source: The student and its photos; of the settings nothing is read.
+        scratch: A folder that lasts as long as this is used.
     """
 
-    def __init__(
-        self,
-        source: ExportSource,
-        target: Target,
-        *,
-        batch: Batch,
-        config: QuantizeConfig,
-        scratch: Path,
-        keep_float: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, source: ExportSource, scratch: Path) -> None:
         self.source = source
-        self.target = target
-        self.batch: Batch = batch
-        self.config = config
         self.scratch = scratch
-        self.keep_float = tuple(keep_float)
-        self._float: Bundle | None = None
 
     @functools.cached_property
     def free_program(self) -> ExportedProgram:
         """The float program of any batch size."""
         return build_program(self.source.network, self.source.spec.preprocess, batch="dynamic")
-
-    @functools.cached_property
-    def program(self) -> ExportedProgram:
-        """The float program of the batch size that was asked for."""
-        if self.batch == "dynamic":
-            return self.free_program
-        return build_program(self.source.network, self.source.spec.preprocess, batch=self.batch)
 
     @functools.cached_property
     def reference(self) -> Outputs:
@@ -102,6 +77,47 @@ class BundleBuilder:
         write_photos(path, self.source.samples.proof)
         return path
 
+
+class BundleBuilder:
+    """Turns one student into bundles for one target.
+
+    Args:
+        source: The student, its photos, and the settings that go into the manifest.
+        target: What to make.
+        batch: Of the models.
+        config: Settings of quantization.
+        scratch: A folder that lasts as long as the builder does.
+        keep_float: Patterns of layers that int8 leaves in float.
+        work: What builders of other targets share with this one.
+    """
+
+    def __init__(
+        self,
+        source: ExportSource,
+        target: Target,
+        *,
+        batch: Batch,
+        config: QuantizeConfig,
+        scratch: Path,
+        keep_float: Sequence[str] = (),
+        work: StudentWork | None = None,
+    ) -> None:
+        self.source = source
+        self.target = target
+        self.batch: Batch = batch
+        self.config = config
+        self.scratch = scratch
+        self.keep_float = tuple(keep_float)
+        self.work = work or StudentWork(source, scratch)
+        self._float: Bundle | None = None
+
+    @functools.cached_property
+    def program(self) -> ExportedProgram:
+        """The float program of the batch size that was asked for."""
+        if self.batch == "dynamic":
+            return self.work.free_program
+        return build_program(self.source.network, self.source.spec.preprocess, batch=self.batch)
+
     def make(self, variant: Variant, folder: Path) -> BuiltBundle:
         """Writes one bundle into an empty folder, which has to stay, and judges it."""
         start = time.monotonic()
@@ -112,9 +128,9 @@ class BundleBuilder:
             self.target,
             self._request(variant, program),
             quantization=quantization,
-            reference=self.reference,
+            reference=self.work.reference,
             simulated=self._simulate(variant, program),
-            proof=self.proof,
+            proof=self.work.proof,
         )
         if variant.precision == baseline_precision(self.target):
             self._float = made.bundle
@@ -168,13 +184,13 @@ class BundleBuilder:
         assert self.source.samples.calibration is not None
         # Calibration runs photos in batches of its own, whatever the batch of the model will be.
         quantized = quantize(
-            self.free_program,
+            self.work.free_program,
             SCHEMES.load(variant.scheme),
             self.source.samples.calibration,
             reserve=self.source.samples.reserve,
             batch=self.batch,
             config=self.config,
-            keep_float=matching_layers(self.free_program, self.keep_float),
+            keep_float=matching_layers(self.work.free_program, self.keep_float),
         )
         return quantized.program, QuantizationRecord.from_dict(quantized.record)
 

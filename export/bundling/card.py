@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.preprocess import COLORS, Preprocess
-from edgeseed.core.records import PhotosRecord
+from edgeseed.core.records import PhotosRecord, SelectionCandidate
 from edgeseed.export.samples import SYNTHETIC
 
 
@@ -98,7 +98,9 @@ def _speed_lines(manifest: Manifest) -> str:
         return ""
     if not record.timed:
         return f"\n## Speed\n\nNot compared: {record.reason}.\n"
-    own = record.compared[manifest.precision]
+    own = record.compared.get(manifest.precision)
+    if own is None:  # several targets were compared
+        own = record.compared[f"{manifest.target} {manifest.precision}"]
     return (
         f"\n## Speed\n\n{record.speedup:.2f} times as fast as {record.baseline} on the "
         f"machine that exported it (one photo, one thread, {own.n} rounds in turns; "
@@ -111,9 +113,14 @@ def _selection_lines(manifest: Manifest) -> str:
     if record is None:
         return ""
     rows = "\n".join(
-        f"| {row.precision} | {row.verdict} | {row.reason} |" for row in record.candidates
+        f"| {row.name} | {row.verdict} | {_time(row)} | {row.reason} |" for row in record.candidates
     )
-    return f"\n## Chosen\n\n{record.why}.\n\n| precision | verdict | why |\n|---|---|---|\n{rows}\n"
+    head = "| precision | verdict | one photo | why |\n|---|---|---|---|"
+    return f"\n## Chosen\n\n{record.why}.\n\n{head}\n{rows}\n"
+
+
+def _time(row: SelectionCandidate) -> str:
+    return "not timed" if row.median_ms is None else f"{row.median_ms:.2f} ms"
 
 
 def card_problems(text: str, manifest: Manifest) -> list[str]:
@@ -129,7 +136,7 @@ def card_problems(text: str, manifest: Manifest) -> list[str]:
     rows = [line for line in lines if line.startswith("| ") and line.split("|")[1:2]]
     known = {row.split("|")[1] for row in wanted} | {line.split("|")[1] for line in headers}
     tried = () if manifest.selection is None else manifest.selection.candidates
-    known |= {f" {row.precision} " for row in tried}
+    known |= {f" {row.name} " for row in tried}
     problems += [f"MODEL_CARD.md has the row {row!r}" for row in rows
                  if row.split("|")[1] not in known]  # fmt: skip
     preprocess = manifest.preprocess

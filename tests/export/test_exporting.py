@@ -159,6 +159,119 @@ def test_several_precisions_are_different_and_made_by_name(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_several_targets_share_what_they_have_in_common(
+    student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert")
+    counted: list[str] = []
+
+    def count(name: str) -> None:
+        real = getattr(builder, name)
+
+        def watched(*arguments: Any, **options: Any) -> Any:
+            counted.append(name)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(builder, name, watched)
+
+    for name in ("reference_outputs", "write_photos"):
+        count(name)
+    results = export(
+        student, target=["litert", "onnx"], precision=["w8", "fp32"], out=tmp_path / "all",
+        calibration=photos, min_agreement=0.9, options={"opset": 20, "input": "float32"},
+    )  # fmt: skip
+    assert sorted(counted) == ["reference_outputs", "write_photos"]
+    names = ["litert-w8", "litert-fp32", "onnx-w8", "onnx-fp32"]
+    assert [result.bundle for result in results] == [str(tmp_path / "all" / name) for name in names]
+    assert all(verify(result.bundle).passed for result in results)
+    manifests = {name: read_bundle(tmp_path / "all" / name).manifest for name in names}
+    for name, manifest in manifests.items():
+        assert name == f"{manifest.target}-{manifest.precision}"
+    # Each target gets its own options.
+    assert manifests["onnx-w8"].provenance.model["opset"] == 20
+    assert manifests["litert-w8"].provenance.export.options == {"input": "float32"}
+    assert manifests["litert-w8"].inputs[0].dtype == "float32"
+    assert len({each.files["reference/photos.npz"].sha256 for each in manifests.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"target": []}, UsageError, "--target names none"),
+        ({"target": ["onnx", "tensorrt", "onnx"]}, UsageError, "onnx is given twice"),
+        ({"target": ["onnx", "tensorr"]}, UnknownNameError, "did you mean 'tensorrt'"),
+        (
+            {"options": {"opsett": 18}},
+            UnknownNameError,
+            "option of targets onnx, tensorrt 'opsett'",
+        ),
+        ({"scheme": "litert"}, UnknownNameError, "scheme of targets onnx, tensorrt 'litert'"),
+        ({"profile": "pixel-9", "precision": "auto"}, ConfigError, "runs no tensorrt bundle"),
+        ({"add_outputs": ["top2"]}, UsageError, "target tensorrt adds no outputs"),
+    ],
+)
+def test_several_targets_that_make_no_sense_are_refused_in_one_line(
+    student: Path, tmp_path: Path, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        export(student, **{"target": ["onnx", "tensorrt"], "out": tmp_path / "all", **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_several_targets_all_are_written_or_none(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(builder: builder.BundleBuilder, variant: builder.Variant, folder: Path) -> Any:
+        if builder.target.name == "tensorrt":
+            raise WorkError("TensorRT cannot express this network")
+        return real(builder, variant, folder)
+
+    real = builder.BundleBuilder.make
+    monkeypatch.setattr(builder.BundleBuilder, "make", make)
+    with pytest.raises(WorkError, match=r"^tensorrt: TensorRT cannot express this network"):
+        export(student, target=["onnx", "tensorrt"], precision="fp32", out=tmp_path / "all")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_keeps_the_best_of_several_targets(
+    student: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert")
+    out, command = tmp_path / "best", ["export", str(student), "--target", "onnx,litert"]
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--precision", "auto", "--out", str(out), "--json"])
+    assert caught.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bundle"] == str(out)
+    manifest = read_bundle(out).manifest
+    selection = manifest.selection
+    assert selection is not None
+    assert selection.chosen == f"{manifest.target} {manifest.precision}"
+    rows = {row.name: row for row in selection.candidates}
+    # w8 and int8 are judged by photos, and there are none.
+    timed = {f"{target} {name}" for target in ("onnx", "litert") for name in ("fp32", "fp16")}
+    assert {name for name, row in rows.items() if row.median_ms is not None} == timed
+    assert {name for name, row in rows.items() if row.verdict == "not made"} == {
+        f"{target} {name}" for target in ("onnx", "litert") for name in ("w8", "int8")
+    }  # fmt: skip
+    assert all(row.reason for row in selection.candidates if row.verdict != "chosen")
+    assert rows["onnx fp32"].speedup == 1
+    assert manifest.speed is not None
+    assert manifest.speed.baseline == "onnx fp32"
+    assert manifest.speed.compared.keys() == timed
+    assert verify(out).passed
+    card = (out / "MODEL_CARD.md").read_text()
+    kept_out = next(row for row in selection.candidates if row.verdict == "passed")
+    assert f"| {kept_out.name} | passed | {kept_out.median_ms:.2f} ms | {kept_out.reason} |" in card
+
+
+def test_for_a_device_the_order_of_its_engines_decides(tmp_path: Path) -> None:
+    from edgeseed.export.exporting import _by_preference
+
+    assert _by_preference(["litert", "onnx"], "pixel-9") == ["onnx", "litert"]
+    assert _by_preference(["litert", "onnx"], None) == ["litert", "onnx"]
+
+
 def test_int8_is_a_quarter_of_the_size(made_fp32: Path, made_int8: Path) -> None:
     sizes = [read_bundle(path).model_size_bytes for path in (made_fp32, made_int8)]
     assert (

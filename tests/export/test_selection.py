@@ -21,7 +21,9 @@ class _Manifest:
         self.files = {"model.onnx": FileEntry(sha256="", size_bytes=size, role="ship")}
 
 
-def candidate(precision: Precision, *, problem: str = "", helps: str = "") -> PrecisionTrial:
+def candidate(
+    precision: Precision, *, problem: str = "", helps: str = "", target: str = ""
+) -> PrecisionTrial:
     gate = GateResult(
         name="top1_agreement", value=0.99, limit=0.98, passed=True, unit="share of photos", n=64
     )
@@ -30,8 +32,9 @@ def candidate(precision: Precision, *, problem: str = "", helps: str = "") -> Pr
     made = BuiltBundle(bundle=bundle, evidence=cast("Any", None), gates=(gate,))
     scheme = "x86" if precision == "int8" else None
     return PrecisionTrial(
-        variant=Variant(precision=precision, scheme=scheme), made=made, problem=problem, helps=helps
-    )
+        variant=Variant(precision=precision, scheme=scheme), made=made, problem=problem,
+        helps=helps, target=target,
+    )  # fmt: skip
 
 
 def speeds(**speedups: float) -> dict[str, ModelSpeed]:
@@ -68,6 +71,61 @@ def test_int8_that_is_not_faster_than_float_is_reported_and_not_chosen() -> None
     assert found.candidate.name == "fp32"
     (row,) = [row for row in found.record.candidates if row.precision == "int8"]
     assert (row.verdict, row.reason) == ("passed", "not faster than fp32 here")
+
+
+def test_each_that_is_proven_and_not_kept_says_why() -> None:
+    reasons = {row.precision: row.reason for row in choose().record.candidates}
+    assert reasons == {
+        "fp32": "takes 1.50 times as long as int8", "fp16": "takes 1.88 times as long as int8",
+        "w8": "takes 1.50 times as long as int8", "int8": "",
+    }  # fmt: skip
+    near = choose(speeds=speeds(fp32=1, fp16=0.8, w8=0.97)).record.candidates
+    assert [row.reason for row in near] == [
+        "as fast as w8 within 5%, and not smaller", "takes 1.21 times as long as w8", "",
+        "could not be timed here",
+    ]  # fmt: skip
+    sizes = choose(prefer="size").record.candidates
+    assert [row.reason for row in sizes] == ["not smaller than w8"] * 2 + [
+        "",
+        "not smaller than w8",
+    ]
+    untimed = choose(speeds={}, profile="pixel-8").record.candidates
+    assert [row.reason for row in untimed] == ["", *["fp32 comes first"] * 3]
+
+
+def across(**speedups: float) -> Selection:
+    """A choice among two targets: onnx's fp32 and int8, litert's fp32, w8 and int8."""
+    candidates = [
+        *(candidate(precision, target="onnx") for precision in ("fp32", "int8")),
+        *(candidate(precision, target="litert") for precision in ("fp32", "w8", "int8")),
+    ]
+    found = {name.replace("_", " "): speed for name, speed in speeds(**speedups).items()}
+    return choose(candidates=candidates, speeds=found, baseline="onnx fp32")
+
+
+def test_of_several_targets_the_fastest_wins_and_the_others_are_named_with_their_times() -> None:
+    found = across(onnx_fp32=1, onnx_int8=1.2, litert_fp32=0.9, litert_w8=0.8, litert_int8=2.4)
+    assert (found.record.chosen, found.candidate.target) == ("litert int8", "litert")
+    rows = {row.name: (row.target, row.precision, row.verdict, row.reason, row.median_ms)
+            for row in found.record.candidates}  # fmt: skip
+    assert rows["onnx int8"] == (
+        "onnx", "int8", "passed", "takes 2.00 times as long as litert int8", 1 / 1.2,
+    )  # fmt: skip
+    assert rows["litert int8"][2:4] == ("chosen", "")
+    assert len(rows) == 5
+
+
+def test_integers_that_are_slower_than_another_targets_float_are_not_chosen() -> None:
+    found = across(onnx_fp32=1, onnx_int8=0.98, litert_fp32=0.9, litert_w8=0.5, litert_int8=0.97)
+    assert found.record.chosen == "onnx fp32"
+    reasons = {row.name: row.reason for row in found.record.candidates}
+    assert reasons["litert int8"] == reasons["onnx int8"] == "not faster than onnx fp32 here"
+
+
+def test_if_no_target_passes_each_is_named() -> None:
+    with pytest.raises(GateError, match=r"no precision passes: onnx fp32: a; litert fp32: b"):
+        choose(candidates=[candidate("fp32", target="onnx", problem="a"),
+                           candidate("fp32", target="litert", problem="b")])  # fmt: skip
 
 
 def test_who_asks_for_size_gets_the_smallest_even_if_it_is_slow() -> None:
