@@ -59,7 +59,7 @@ def _resized(preprocess: Preprocess) -> str:
 
 
 def check_package(
-    model: CoreMLModel, manifest: Manifest, pixels: npt.NDArray[np.uint8]
+    model: CoreMLModel, manifest: Manifest, pixels: npt.NDArray[np.uint8], *, asked: str
 ) -> Iterator[Finding]:
     """Differences between a package and its manifest.
 
@@ -67,6 +67,7 @@ def check_package(
         model: The open package.
         manifest: The bundle's.
         pixels: A few photos, whose probabilities are compared with the softmax of their logits.
+        asked: The oldest system that the package is for, of `DEPLOYMENT_TARGETS`.
     """
     specification = parse_package(model.package)
     said: Mapping[str, Any] = manifest.provenance.model
@@ -79,8 +80,7 @@ def check_package(
             "minimum runtime",
             f"is {FIRST_SYSTEM.get(version)}, the manifest says {dict(manifest.minimum_runtime)}",
         )
-    asked = str(manifest.provenance.export.options.get("deployment_target", "iOS17"))
-    if version != DEPLOYMENT_TARGETS.get(asked):
+    if version != DEPLOYMENT_TARGETS[asked]:
         yield Finding("specification", f"is of version {version}, and deployment_target is {asked}")
     yield from _too_new(specification.mlProgram, model.interpreter.program, version)
     if list(specification.mlProgram.functions) != ["main"]:

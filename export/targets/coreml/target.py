@@ -151,7 +151,13 @@ class CoreMLTarget(Target):
         """Compares outputs, probabilities, labels, versions and metadata."""
         del folder
         assert isinstance(model, CoreMLModel)
-        return tuple(check_package(model, manifest, pixels))
+        # Bundles of before have not all of today's options.
+        options = {**self.options, **manifest.provenance.export.options}
+        try:
+            settings = CoreMLSettings.from_options(options)
+        except UsageError as error:
+            return (Finding("the export's options", str(error)),)
+        return tuple(check_package(model, manifest, pixels, asked=settings.deployment_target))
 
     def open(self, folder: Path, manifest: Manifest) -> CoreMLModel:
         """Opens it in the reference interpreter."""

@@ -142,6 +142,24 @@ def test_a_file_for_other_systems_than_the_manifests_is_caught(
     assert message in contents.detail
 
 
+@pytest.mark.parametrize(
+    ("system", "message"),
+    [("iOS15", "is of version 7, and deployment_target is iOS15"), ("iOS9", "is 'iOS9'; known")],
+)
+def test_another_system_in_the_options_is_caught(
+    made: Callable[[str, str], Path], tmp_path: Path, system: str, message: str
+) -> None:
+    bundle = Path(shutil.copytree(made("iOS16", "fp16"), tmp_path / "bundle"))
+    manifest = read_bundle(bundle).manifest
+    export = manifest.provenance.export
+    options = {**export.options, "deployment_target": system}
+    export = dataclasses.replace(export, options=options)
+    provenance = dataclasses.replace(manifest.provenance, export=export)
+    seal_bundle(bundle, dataclasses.replace(manifest, provenance=provenance))
+    with pytest.raises(GateError, match=message):
+        verify(bundle)
+
+
 def test_another_system_in_the_manifest_is_caught(
     made: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
