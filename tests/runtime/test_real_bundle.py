@@ -85,6 +85,7 @@ def test_outputs_that_were_added_are_checked_where_it_runs(
     result = profile(bundle, protocol=instant, out=tmp_path / "r.json")
 
     added = {"probabilities", "top2_probabilities", "top2_indices"}
+    assert result.golden is not None
     assert added < set(result.golden.relative_error)
     assert max(result.golden.relative_error.values()) < 1e-3
 
