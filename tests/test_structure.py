@@ -217,6 +217,7 @@ def readme_words() -> tuple[int, int]:
     return len(text.split()), len(text.splitlines())
 
 
+@cache
 def counts() -> dict[str, float]:
     words, lines = readme_words()
     return {
