@@ -16,7 +16,11 @@ from support.export import (
     tiny_preprocess,
     tiny_student,
 )
-from support.memo import remember_operators, remember_programs
+from support.memo import (
+    remember_conformance_set,
+    remember_operators,
+    remember_programs,
+)
 from support.shared import make_once
 
 from edgeseed.core.network import StudentNetwork
@@ -35,8 +39,9 @@ def network() -> StudentNetwork:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def memo() -> Iterator[None]:
+def memo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
+        remember_conformance_set(monkeypatch, tmp_path_factory)
         remember_programs(monkeypatch)
         remember_operators(monkeypatch)
         yield

@@ -6,7 +6,9 @@ operators that torch's ONNX exporter makes anew for every file.
 
 import functools
 import hashlib
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ import torch
 from torch import nn
 
 from edgeseed.export import program
+from support.shared import make_once
 
 Trace = Callable[[program.DeployableStudent, torch.Tensor, Any], torch.export.ExportedProgram]
 
@@ -64,3 +67,19 @@ def remember_operators(monkeypatch: pytest.MonkeyPatch) -> None:
         return
     remembered = functools.cache(ONNXRegistry.from_torchlib)
     monkeypatch.setattr(ONNXRegistry, "from_torchlib", staticmethod(remembered))
+
+
+def remember_conformance_set(
+    monkeypatch: pytest.MonkeyPatch, factory: pytest.TempPathFactory
+) -> None:
+    """The photos that every module carries are made once for all workers: they are the same."""
+    from edgeseed.export.apps import conformance, contents
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        conformance.write_conformance_set(folder)
+
+    def copy(folder: Path) -> None:
+        shutil.copytree(make_once(factory, "conformance", make), folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(contents, "write_conformance_set", copy)

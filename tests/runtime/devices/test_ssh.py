@@ -182,14 +182,15 @@ JETPACK_7 = (
     ],
 )
 def test_a_jetsons_power_clocks_and_mode_are_read_during_the_run(
-    board: Board, bundle: Bundle, instant: str, tmp_path: Path, line: str, watts: float,
-    rails: set[str],
+    board: Board, bundle: Bundle, after_a_whole_warm_up: str, tmp_path: Path, line: str,
+    watts: float, rails: set[str],
 ) -> None:  # fmt: skip
     tool(board, "tegrastats", f'trap "exit 0" TERM\nwhile :; do echo "{line}"; sleep 0.02; done')
     tool(board, "nvpmodel", 'echo "NV Power Mode: 15W"; echo 0')
     tool(board, "jetson_clocks", 'echo "GPU MinFreq=306000000 MaxFreq=624750000 CurrentFreq=3"')
 
-    result = profile(bundle.path, device=here(), protocol=instant, out=tmp_path / "r.json")
+    protocol = after_a_whole_warm_up
+    result = profile(bundle.path, device=here(), protocol=protocol, out=tmp_path / "r.json")
 
     assert result.power is not None
     assert result.power.source == "tegrastats"
