@@ -118,7 +118,15 @@ def test_recorded_factors_are_applied_again(small: Photos) -> None:
             assert constant(graph, left).equal(constant(again, right))
 
 
-@pytest.mark.parametrize("name", ["mobilenetv3_small_100", "resnet10t", "efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenetv3_small_050", "resnet10t",
+        # Larger, with nothing that these two have not.
+        *(pytest.param(name, marks=pytest.mark.slow)
+          for name in ("mobilenetv3_small_100", "efficientnet_lite0")),
+    ],
+)  # fmt: skip
 def test_real_networks_compute_what_they_did(name: str, pixels: Pixels) -> None:
     """Squeeze-and-excitation, residual sums, a pooled head, max pooling."""
     graph = float_graph(build_program(tiny_student(name, trained=False), tiny_preprocess()))
