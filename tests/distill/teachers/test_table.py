@@ -78,6 +78,8 @@ def test_no_architecture_of_the_table_is_pooled_in_two_ways() -> None:
     assert all(pooling_of_architecture(name) is not None for name in names)
 
 
+# All networks of the table, up to the large ones; the rule itself is tested above.
+@pytest.mark.slow
 def test_networks_are_built_with_the_pooling_that_the_table_says() -> None:
     # The rule by which they are built is the core's, which has no table.
     pooling = {
