@@ -17,7 +17,9 @@ from support.export import (
     tiny_student,
 )
 from support.memo import (
+    CONVERT,
     remember_conformance_set,
+    remember_conversions,
     remember_operators,
     remember_programs,
 )
@@ -42,9 +44,16 @@ def network() -> StudentNetwork:
 def memo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         remember_conformance_set(monkeypatch, tmp_path_factory)
+        remember_conversions(monkeypatch, tmp_path_factory)
         remember_programs(monkeypatch)
         remember_operators(monkeypatch)
         yield
+
+
+@pytest.fixture
+def convert_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that ask whether a second conversion gives the same."""
+    monkeypatch.setattr("edgeseed.export.targets.onnx.target._convert", CONVERT)
 
 
 MakeOnce = Callable[[str, Callable[[Path], object]], Path]

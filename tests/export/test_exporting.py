@@ -275,6 +275,7 @@ def test_sizes_read_alike_on_both_streams(
     assert f"onnx fp32, {readable_size(result.size_bytes)}, " in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("convert_anew")
 def test_the_same_call_gives_the_same_model(student: Path, photos: Path, tmp_path: Path) -> None:
     digests = set()
     for name in ("one", "two"):

@@ -119,6 +119,7 @@ class TestTarget:
         with pytest.raises((GateError, ArtifactError)):
             verify(bundle)
 
+    @pytest.mark.usefixtures("convert_anew")
     def test_the_same_program_gives_the_same_bytes(
         self, name: str, precision: str, bundle_of: BundleOf,
         student: Path, photos: Path, tmp_path: Path,
