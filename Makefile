@@ -16,7 +16,7 @@ check:          ## what .ci/run checks after the tests
 docs:           ## the documentation, into docs/_build; a warning or a broken link is an error
 	sphinx-build --fail-on-warning --keep-going -q docs docs/_build
 
-test:           ## the quick suite: some ten minutes on two cores
+test:           ## the quick suite
 	pytest
 
 test-slow:      ## what the quick suite leaves out

@@ -2,6 +2,9 @@
 
 import gc
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -12,5 +15,23 @@ def pytest_collection_finish() -> None:
     torch, timm and onnx are a million objects, and each full collection looked at all of them. That
     was a tenth of an export, and nine tenths of a conversion by coremltools, which asks for one.
     """
+    _forget_what_is_alive()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Does so again where a file of tests begins: what the one before imported is there to stay.
+
+    Each measurement of a latency collects first, and took a second late in a run of all tests.
+    """
+    if _last_file != [item.path]:
+        _last_file[:] = [item.path]
+        _forget_what_is_alive()
+
+
+_last_file: list[Path] = []
+
+
+def _forget_what_is_alive() -> None:
     gc.collect()
     gc.freeze()

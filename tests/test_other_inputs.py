@@ -1,5 +1,7 @@
 """Inputs of one and of four channels, and inputs that are not square, through every stage."""
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,10 @@ import pytest
 import torch
 from PIL import Image
 from support.export import tinted_photo
+from support.memo import remember_conformance_set
+from support.shared import make_once
 from support.students import save_untrained_student
+from support.warm_up import warm_up_shortly
 
 from edgeseed.convert import convert
 from edgeseed.core.bundle import read_bundle
@@ -44,6 +49,13 @@ FORMS = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_conformance_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        remember_conformance_set(monkeypatch, tmp_path_factory)
+        yield
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photos of three kinds, the same with a fourth channel, and a teacher."""
@@ -67,11 +79,30 @@ def shape_of(path: Path | str) -> tuple[int, int, int]:
     return read_spec(path).preprocess.shape
 
 
-@pytest.fixture(scope="module", params=FORMS)
-def classifier(request: Any, world: Path) -> tuple[str, Path]:
+# One, three and four channels, higher and wider than square, are in these two: in the quick suite
+# they stand for the others.
+QUICK = ("high and grey", "four and wide")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in FORMS],
+)
+def classifier(
+    request: pytest.FixtureRequest, world: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
     """A student that was distilled, fine-tuned and evaluated: its form and its file."""
     name, form = request.param, FORMS[request.param]
-    data, out = world / form.data, world / f"runs-{request.param.replace(' ', '-')}"
+
+    def make(out: Path) -> None:
+        shutil.copy(train_classifier(world, form, out.with_suffix(".runs")), out)
+
+    file = f"classifier-{name.replace(' ', '-')}.safetensors"
+    return name, make_once(tmp_path_factory, file, make)
+
+
+def train_classifier(world: Path, form: Form, out: Path) -> Path:
+    data = world / form.data
     distilled = distill(
         method="regress", teacher=str(world / "teacher.safetensors"), student="test_efficientnet",
         data=data, out=out / "distilled", image_size=32, epochs=2, batch_size=28, devices="cpu",
@@ -84,7 +115,7 @@ def classifier(request: Any, world: Path) -> tuple[str, Path]:
     )  # fmt: skip
     assert shape_of(tuned.student) == form.shape
     assert tuned.metric.top1_percent > 60
-    return name, Path(tuned.student)
+    return Path(tuned.student)
 
 
 def export_words(world: Path, form: Form) -> dict[str, Any]:
@@ -139,6 +170,7 @@ def test_a_student_is_measured_embedded_and_taken_elsewhere(
     }
     assert next(iter(metrics.values())).top1_percent > 60
     export(student, calibration=world / form.data, out=tmp_path / "bundle", speed=False)
+    warm_up_shortly(monkeypatch)
     short = latency.LatencyProtocol("instant", min_runs=8, min_seconds=0.05, max_seconds=5)
     monkeypatch.setitem(latency.PROTOCOLS, "instant", short)
     result = profile(
@@ -163,16 +195,17 @@ def test_a_student_is_measured_embedded_and_taken_elsewhere(
 def test_a_network_learns_alone_from_views_of_its_shape(
     world: Path, tmp_path: Path, method: str
 ) -> None:
+    small = ["num_prototypes=64"] if method == "esvit" else []
     result = pretrain(
         method=method, model="test_vit" if method == "esvit" else "test_efficientnet",
         data=world / "photos", out=tmp_path / "run", image_size=32, epochs=1, batch_size=28,
-        devices="cpu", settings=["student.width=48", "student.channels=1"],
+        devices="cpu", settings=["student.width=48", "student.channels=1", *small],
     )  # fmt: skip
     assert shape_of(result.student) == (1, 32, 48)
     # A student goes on from its file in its own form.
     again = pretrain(
         method=method, model=str(result.student), data=world / "photos", out=tmp_path / "again",
-        image_size=32, epochs=1, batch_size=28, devices="cpu",
+        image_size=32, epochs=1, batch_size=28, devices="cpu", settings=small,
     )  # fmt: skip
     assert shape_of(again.student) == (1, 32, 48)
 

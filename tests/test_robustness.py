@@ -14,7 +14,7 @@ import signal
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from support.fake_device import FakeDevice, fake_measurement
+from support.memo import remember_conformance_set
 
 from edgeseed.cli._main import cli, main
 from edgeseed.core.bundle import Manifest, read_bundle, seal_bundle
@@ -690,9 +691,16 @@ def test_calls_of_any_options(tmp_path_factory: pytest.TempPathFactory, words: l
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def patches() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield monkeypatch
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, patches: pytest.MonkeyPatch) -> Path:
     """Photos, students, a bundle, results and a module: all that calls are made of."""
     root = tmp_path_factory.mktemp("whole")
+    remember_conformance_set(patches, tmp_path_factory)
     for number in range(12):
         folder = root / f"photos/{'ab'[number % 2]}"
         folder.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from support.killing import SIGNALS, Call, leftovers, moments, run, wait_until_empty
 from support.students import save_untrained_student
+from support.warm_up import warm_up_shortly
 
 from edgeseed.core.bundle import read_bundle
 from edgeseed.runtime import latency, read_result
@@ -41,11 +42,20 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 a_signal = pytest.mark.parametrize("sign", SIGNALS, ids=lambda sign: sign.name)
+# A training is ended by each: where SIGHUP is heard is one place for all commands.
+a_quick_signal = pytest.mark.parametrize(
+    "sign",
+    [pytest.param(s, marks=[pytest.mark.slow] if s == signal.SIGHUP else []) for s in SIGNALS],
+    ids=lambda sign: sign.name,
+)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos, a teacher, a student, a bundle of it, and an empty folder for temporary files."""
+    """Photos, a teacher, a student, a bundle of it, and an empty folder for temporary files.
+
+    `seconds` holds how long a whole export takes.
+    """
     root = tmp_path_factory.mktemp("kills")
     rng = np.random.default_rng(0)
     (root / "photos").mkdir()
@@ -57,6 +67,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "tmp").mkdir()
     call = run(export_words(root, root / "kept"), log=root / "log", environment=here(root))
     assert call.code == 0, call.log
+    (root / "seconds").write_text(str(call.seconds))
     return root
 
 
@@ -151,13 +162,11 @@ def export_words(root: Path, out: Path) -> list[str]:
     ]  # fmt: skip
 
 
-@a_signal
+@a_quick_signal
 def test_an_export_that_is_killed_leaves_a_whole_bundle_or_none(
     world: Path, sign: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = export_words(world, world / "first")
-    seconds = run(words, log=world / "log", environment=here(world)).seconds
-    shutil.rmtree(world / "first")
+    seconds = float((world / "seconds").read_text())
     kept = read_bundle(world / "kept").digest
     ends: Counter[int] = Counter()
     for number, moment in enumerate(shortly(seconds, sign, "export")):
@@ -251,11 +260,12 @@ def _wait_for(port: int) -> None:
 
 
 @pytest.mark.ssh
-@a_signal
+@a_quick_signal
 def test_a_measurement_by_ssh_that_is_killed_leaves_nothing_on_either_side(
     world: Path, board: Board, sign: signal.Signals, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    warm_up_shortly(monkeypatch)
     short = latency.LatencyProtocol("rapid", min_runs=8, min_seconds=0.3, max_seconds=5)
     monkeypatch.setitem(latency.PROTOCOLS, "rapid", short)
     environment = {**here(world), "PATH": board.path}

@@ -150,7 +150,11 @@ def test_official_dinov3_files_are_read(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize(
     ("architecture", "tag"),
-    [("vit_tiny_patch16_dinov3_qkvb", "eupe_lvd1689m"), ("vit_small_patch16_dinov3", "lvd1689m")],
+    [
+        ("vit_tiny_patch16_dinov3_qkvb", "eupe_lvd1689m"),
+        # The same rule for the name that most know.
+        pytest.param("vit_small_patch16_dinov3", "lvd1689m", marks=pytest.mark.slow),
+    ],
 )
 def test_a_checkpoint_is_embedded_by_its_class_token_with_a_tag_and_without(
     tmp_path: Path, architecture: str, tag: str, capsys: pytest.CaptureFixture[str]

@@ -16,7 +16,13 @@ from support.export import (
     tiny_preprocess,
     tiny_student,
 )
-from support.memo import remember_operators, remember_programs
+from support.memo import (
+    CONVERT,
+    remember_conformance_set,
+    remember_conversions,
+    remember_operators,
+    remember_programs,
+)
 from support.shared import make_once
 
 from edgeseed.core.network import StudentNetwork
@@ -35,11 +41,19 @@ def network() -> StudentNetwork:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def memo() -> Iterator[None]:
+def memo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
+        remember_conformance_set(monkeypatch, tmp_path_factory)
+        remember_conversions(monkeypatch, tmp_path_factory)
         remember_programs(monkeypatch)
         remember_operators(monkeypatch)
         yield
+
+
+@pytest.fixture
+def convert_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that ask whether a second conversion gives the same."""
+    monkeypatch.setattr("edgeseed.export.targets.onnx.target._convert", CONVERT)
 
 
 MakeOnce = Callable[[str, Callable[[Path], object]], Path]

@@ -64,6 +64,8 @@ def test_calibration_and_proof_photos_are_disjoint(made_int8: Path) -> None:
     assert photos.proof + photos.calibration <= photos.available == 64
 
 
+# The command below makes several; this one counts what is made, and compares with one made alone.
+@pytest.mark.slow
 def test_several_precisions_share_what_they_have_in_common(
     made_int8: Path, student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,6 +388,7 @@ def test_sizes_read_alike_on_both_streams(
     assert f"onnx fp32, {readable_size(result.size_bytes)}, " in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("convert_anew")
 def test_the_same_call_gives_the_same_model(student: Path, photos: Path, tmp_path: Path) -> None:
     digests = set()
     for name in ("one", "two"):
@@ -411,13 +414,22 @@ def test_verify_on_other_photos_adds_gates(made_int8: Path, photos: Path) -> Non
     assert f"accuracy_drop on {photos}" in names
 
 
+@pytest.mark.parametrize(
+    ("precision", "quantization"),
+    [
+        ("w8", {}),
+        pytest.param(
+            "int8", {"max_float_layers": 0, "calibrator": "minmax"}, marks=pytest.mark.slow
+        ),
+    ],
+)
 def test_a_gate_that_fails_leaves_nothing_behind(
-    student: Path, photos: Path, tmp_path: Path
+    student: Path, photos: Path, tmp_path: Path, precision: str, quantization: dict[str, Any]
 ) -> None:
     with pytest.raises(GateError, match=r"top1_agreement.*limit 1.01.*--min-agreement"):
         export(
-            student, precision="int8", calibration=photos, out=tmp_path / "bundle",
-            min_agreement=1.01, quantization={"max_float_layers": 0, "calibrator": "minmax"},
+            student, precision=precision, calibration=photos, out=tmp_path / "bundle",
+            min_agreement=1.01, quantization=quantization,
         )  # fmt: skip
     assert not list(tmp_path.iterdir())
 
@@ -620,8 +632,9 @@ def test_int8_can_learn_from_the_float_student(
 @pytest.mark.parametrize(
     ("calibration_count", "recover", "counting"),
     [
-        (12, False, 20),  # all that is left of 64 without 32 for the proof
-        # tests/export/quantize/search/test_photo_split.py deals out photos without an export.
+        # tests/export/quantize/search/test_photo_split.py deals out photos without an export, and
+        # the test of learning above sees that an export hands the count on.
+        pytest.param(12, False, 20, marks=pytest.mark.slow),  # all that 64 leave beside a proof
         pytest.param(20, False, 20, marks=pytest.mark.slow),  # fewer left than judge already
         pytest.param(10, True, 11, marks=pytest.mark.slow),  # half: the others are learnt on
         pytest.param(12, True, 12, marks=pytest.mark.slow),

@@ -5,10 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from support.export import tiny_preprocess, tiny_student
+from support.memo import CONVERT
 from torch import nn
 
 from edgeseed.core.network import StudentNetwork
 from edgeseed.export.program import build_program
+from edgeseed.export.targets.onnx import target
+from edgeseed.export.targets.onnx.target import convert_program
 
 
 def test_the_same_student_has_the_same_program() -> None:
@@ -31,7 +34,14 @@ def own_forward(network: StudentNetwork) -> None:
     network.backbone.forward = lambda image: real(image) * 2  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("change", [double_an_epsilon, change_a_weight, own_forward])
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_a_weight,
+        pytest.param(double_an_epsilon, marks=pytest.mark.slow),
+        pytest.param(own_forward, marks=pytest.mark.slow),
+    ],
+)
 def test_a_student_that_differs_in_anything_is_traced_anew(
     change: Callable[[StudentNetwork], None],
 ) -> None:
@@ -43,6 +53,24 @@ def test_a_student_that_differs_in_anything_is_traced_anew(
     images = torch.rand(2, 3, 32, 32) * 255
     one, other = (each.module()(images)[0] for each in (known, program))
     assert not torch.equal(one, other)
+
+
+def test_a_conversion_that_is_remembered_is_the_conversion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = build_program(tiny_student(), tiny_preprocess())
+    changed = tiny_student()
+    change_a_weight(changed)
+    other = build_program(changed, tiny_preprocess())
+
+    def convert(program: torch.export.ExportedProgram) -> bytes:
+        names = ("embedding", "logits")
+        return convert_program(program, output_names=names, opset=18).SerializeToString()
+
+    remembered = [convert(program), convert(program), convert(other)]
+    monkeypatch.setattr(target, "_convert", CONVERT)
+    assert remembered == [convert(program), convert(program), convert(other)]
+    assert remembered[1] != remembered[2]
 
 
 def test_another_batch_size_is_another_program() -> None:

@@ -34,14 +34,20 @@ def toy() -> Iterator[None]:
 
 
 def _pairs() -> list[Any]:
-    """Every target and precision; integers, whose search takes time, among the slow tests."""
+    """Every target and precision; those that take time among the slow tests.
+
+    Those are integers, for their search, and Core ML but for its own precision, for coremltools:
+    tests/export/targets/coreml/test_target.py has its float32 and its eight-bit weights.
+    """
     pairs: list[Any] = [("toy", "fp32"), ("toy", "w8")]
     for name in TARGETS.names():
         pairs += [(name, precision) for precision in TARGETS.load(name).precisions]
     return [
         pytest.param(
             *pair, id="-".join(pair),
-            marks=[pytest.mark.slow] if pair[1] == "int8" else [],
+            marks=[pytest.mark.slow]
+            if pair[1] == "int8" or pair in (("coreml", "fp32"), ("coreml", "w8"))
+            else [],
         )
         for pair in pairs
     ]  # fmt: skip
@@ -113,6 +119,7 @@ class TestTarget:
         with pytest.raises((GateError, ArtifactError)):
             verify(bundle)
 
+    @pytest.mark.usefixtures("convert_anew")
     def test_the_same_program_gives_the_same_bytes(
         self, name: str, precision: str, bundle_of: BundleOf,
         student: Path, photos: Path, tmp_path: Path,

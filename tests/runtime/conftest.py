@@ -15,11 +15,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support import fake_tensorrt
 from support.fake_device import FakeDevice, fake_measurement
+from support.warm_up import warm_up_shortly
 
 from edgeseed.core.bundle import Bundle, Manifest, TensorSpec, read_bundle, seal_bundle
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.records import Provenance
-from edgeseed.runtime import result, validity
+from edgeseed.runtime import latency, result, validity
 from edgeseed.runtime.accuracy import Accuracy, Share
 from edgeseed.runtime.profiling import profile
 
@@ -119,8 +120,17 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
 @pytest.fixture
 def instant(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a protocol that takes a fraction of a second."""
-    from edgeseed.runtime import latency
+    warm_up_shortly(monkeypatch)
+    return _short_protocol(monkeypatch)
 
+
+@pytest.fixture
+def after_a_whole_warm_up(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same, but for a warm-up of a second, in which a device's tools can begin to speak."""
+    return _short_protocol(monkeypatch)
+
+
+def _short_protocol(monkeypatch: pytest.MonkeyPatch) -> str:
     short = latency.LatencyProtocol("instant", min_runs=8, min_seconds=0.05, max_seconds=5)
     monkeypatch.setitem(latency.PROTOCOLS, "instant", short)
     return "instant"

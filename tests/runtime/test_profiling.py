@@ -356,9 +356,10 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-# A test run in the background inherits an ignored SIGINT.
+# A test run in the background inherits an ignored SIGINT, and one behind nohup an ignored SIGHUP.
 MAIN = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL);"
     "from edgeseed.cli import main; main()"
 )
 

@@ -6,14 +6,21 @@ operators that torch's ONNX exporter makes anew for every file.
 
 import functools
 import hashlib
+import os
+import shutil
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import nn
 
 from edgeseed.export import program
+from edgeseed.export.targets.onnx import target
+from support.shared import make_once, shared_folder
 
 Trace = Callable[[program.DeployableStudent, torch.Tensor, Any], torch.export.ExportedProgram]
 
@@ -64,3 +71,53 @@ def remember_operators(monkeypatch: pytest.MonkeyPatch) -> None:
         return
     remembered = functools.cache(ONNXRegistry.from_torchlib)
     monkeypatch.setattr(ONNXRegistry, "from_torchlib", staticmethod(remembered))
+
+
+def remember_conversions(monkeypatch: pytest.MonkeyPatch, factory: pytest.TempPathFactory) -> None:
+    """A program that any worker has converted to ONNX has the file of then.
+
+    Tests of the conversion itself take `CONVERT` in its place: see `convert_anew` of
+    tests/export/conftest.py.
+    """
+    place = shared_folder(factory) / "conversions"
+    place.mkdir(exist_ok=True)
+
+    def convert(program: torch.export.ExportedProgram, names: tuple[str, ...], opset: int) -> Any:
+        path = place / f"{_fingerprint_of_program(program)}-{'-'.join(names)}-{opset}.onnx"
+        if not path.exists():
+            made = CONVERT(program, names, opset).model_proto
+            part = path.with_name(f"{path.name}.{os.getpid()}")
+            part.write_bytes(made.SerializeToString())
+            part.rename(path)
+        return SimpleNamespace(model_proto=onnx.load_from_string(path.read_bytes()))
+
+    monkeypatch.setattr(target, "_convert", convert)
+
+
+CONVERT = target._convert
+
+
+def _fingerprint_of_program(program: torch.export.ExportedProgram) -> str:
+    """Digest of its operators with their names and shapes, of its signature and of its tensors."""
+    digest = hashlib.sha256(str(program).encode())
+    for name, value in sorted({**program.state_dict, **program.constants}.items()):
+        assert isinstance(value, torch.Tensor)
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def remember_conformance_set(
+    monkeypatch: pytest.MonkeyPatch, factory: pytest.TempPathFactory
+) -> None:
+    """The photos that every module carries are made once for all workers: they are the same."""
+    from edgeseed.export.apps import conformance, contents
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        conformance.write_conformance_set(folder)
+
+    def copy(folder: Path) -> None:
+        shutil.copytree(make_once(factory, "conformance", make), folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(contents, "write_conformance_set", copy)

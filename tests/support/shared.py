@@ -16,13 +16,20 @@ def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
         name: Of the file or folder, the same in all workers.
         make: Writes it, at the path it is called with. What fails is tried again by the next.
     """
-    root = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent  # each worker has a folder of its own in it
-    path = root / "shared" / name
+    path = shared_folder(factory) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             make(path)
     return path
+
+
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run of pytest that all workers see."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # each worker has a folder of its own in it
+    folder = root / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder

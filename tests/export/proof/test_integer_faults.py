@@ -48,13 +48,14 @@ def failed_gates(bundle: Path) -> tuple[set[str], str]:
 
 
 @pytest.fixture(scope="module")
-def made_trt(workplace: Path, student: Path, photos: Path) -> Path:
-    out = workplace / "integer-faults-trt"
-    export(
-        student, target="tensorrt", precision="int8", calibration=photos, out=out,
-        min_agreement=0.9, quantization={"max_float_layers": 0, "calibrator": "minmax"},
+def made_trt(once: Callable[..., Path], student: Path, photos: Path) -> Path:
+    return once(
+        "integer-faults-trt",
+        lambda out: export(
+            student, target="tensorrt", precision="int8", calibration=photos, out=out,
+            min_agreement=0.9, quantization={"max_float_layers": 0, "calibrator": "minmax"},
+        ),
     )  # fmt: skip
-    return out
 
 
 def edit_scales(edit: Callable[[np.ndarray], np.ndarray]) -> Edit:

@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from support.export import tiny_preprocess
 
 from edgeseed.core.network import StudentNetwork
@@ -25,6 +26,12 @@ RECORD = QuantizationRecord(
 )
 
 
+@pytest.fixture(scope="module")
+def record(network: StudentNetwork, pixels: Pixels) -> QuantizationRecord:
+    """Of the photos themselves."""
+    return record_of(network, pixels)
+
+
 def record_of(network: StudentNetwork, pixels: Pixels) -> QuantizationRecord:
     config = QuantizeConfig(calibrator="minmax", bias_correction=False, max_float_layers=0)
     program = build_program(network, tiny_preprocess())
@@ -42,8 +49,10 @@ def stale(network: StudentNetwork, pixels: Pixels, record: QuantizationRecord) -
     return stale_calibration(range_uses(graph, pixels[:8], record))
 
 
-def test_ranges_of_such_photos_fit(network: StudentNetwork, pixels: Pixels) -> None:
-    assert stale(network, pixels, record_of(network, pixels)) == ""
+def test_ranges_of_such_photos_fit(
+    network: StudentNetwork, pixels: Pixels, record: QuantizationRecord
+) -> None:
+    assert stale(network, pixels, record) == ""
 
 
 def test_ranges_of_fainter_photos_cut_off_and_a_layer_is_named(
@@ -55,8 +64,9 @@ def test_ranges_of_fainter_photos_cut_off_and_a_layer_is_named(
     assert found.endswith("measured on other photos or for another student")
 
 
-def test_ranges_that_are_hardly_used_are_as_stale(network: StudentNetwork, pixels: Pixels) -> None:
-    record = record_of(network, pixels)
+def test_ranges_that_are_hardly_used_are_as_stale(
+    network: StudentNetwork, pixels: Pixels, record: QuantizationRecord
+) -> None:
     wide = {name: (20 * low, 20 * high) for name, (low, high) in record.ranges.items()}
     assert "stale calibration" in stale(network, pixels, dataclasses.replace(record, ranges=wide))
 

@@ -178,18 +178,25 @@ JETPACK_7 = (
         # The board's own input rail, which holds the others.
         (JETPACK_6, 4.5, {"VDD_IN"}),
         # AGX Orin has none: its three rails do not hold each other.
-        (JETPACK_7, 13.907, {"VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"}),
+        # tests/runtime/test_tegrastats.py reads its lines without a run.
+        pytest.param(
+            JETPACK_7,
+            13.907,
+            {"VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_jetsons_power_clocks_and_mode_are_read_during_the_run(
-    board: Board, bundle: Bundle, instant: str, tmp_path: Path, line: str, watts: float,
-    rails: set[str],
+    board: Board, bundle: Bundle, after_a_whole_warm_up: str, tmp_path: Path, line: str,
+    watts: float, rails: set[str],
 ) -> None:  # fmt: skip
     tool(board, "tegrastats", f'trap "exit 0" TERM\nwhile :; do echo "{line}"; sleep 0.02; done')
     tool(board, "nvpmodel", 'echo "NV Power Mode: 15W"; echo 0')
     tool(board, "jetson_clocks", 'echo "GPU MinFreq=306000000 MaxFreq=624750000 CurrentFreq=3"')
 
-    result = profile(bundle.path, device=here(), protocol=instant, out=tmp_path / "r.json")
+    protocol = after_a_whole_warm_up
+    result = profile(bundle.path, device=here(), protocol=protocol, out=tmp_path / "r.json")
 
     assert result.power is not None
     assert result.power.source == "tegrastats"
@@ -677,6 +684,8 @@ def test_an_arm_interpreter_behind_a_real_server_gives_the_golden_outputs(
         profile(bundle.path, device=device, protocol=instant, out=tmp_path / "wrong.json")
 
 
+# A build without a server is in tests/runtime/test_tensorrt_build.py, a server without one above.
+@pytest.mark.slow
 @pytest.mark.ssh
 @needs_sshd
 def test_an_engine_is_built_and_profiled_through_a_real_server(

@@ -76,7 +76,8 @@ def _moved(graph: fx.GraphModule, name: str, quantizer: Quantizer, photos: Photo
 
 def test_what_rounding_costs_is_known_without_rounding() -> None:
     """By squared gradients, about as by rounding each tensor alone."""
-    graph = float_graph(build_program(tiny_student("mobilenetv3_small_050"), tiny_preprocess()))
+    network = tiny_student("mobilenetv3_small_050", trained=False)
+    graph = float_graph(build_program(network, tiny_preprocess()))
     made = [tinted_photo(kind, seed) for seed in range(100, 108) for kind in CLASSES]
     photos = Photos(pixels=np.stack([tiny_preprocess().pixels(photo) for photo in made]))
     scheme = SCHEMES.load("arm")

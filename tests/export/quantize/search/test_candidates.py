@@ -1,22 +1,25 @@
+import copy
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from support.export import tiny_preprocess, tiny_student
+import torch
+from support.export import SIZE, tiny_preprocess, tiny_student
 from torch import fx
 
 from edgeseed.export.program import build_program, float_graph
 from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.graph.layout import Layout, plan_layout
 from edgeseed.export.quantize.graph.rewriting import TensorScales
-from edgeseed.export.quantize.ranges.observers import METHODS
+from edgeseed.export.quantize.ranges.observers import METHODS, Statistics
 from edgeseed.export.quantize.ranges.statistics import calibrate
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.quantize.search import candidates as module
-from edgeseed.export.quantize.search.candidates import Candidates
+from edgeseed.export.quantize.search.candidates import Candidate, Candidates
 from edgeseed.export.quantize.search.float_layers import Score
 from edgeseed.export.quantize.search.photo_split import PhotoSplit
 from edgeseed.export.quantize.search.policy import POLICY
@@ -31,15 +34,16 @@ Make = Callable[..., tuple[Candidates, "_Scripted"]]
 class _Scripted(Judge):
     """Counts decisions by a script; distances are real, or scripted as well."""
 
-    def __init__(self, graph: fx.GraphModule, photos: Photos, shares: list[float]) -> None:
+    def __init__(self, graph: fx.GraphModule, photos: Photos) -> None:
         split = PhotoSplit.deal(photos, None, required=0.98, learning=False)
         super().__init__(graph, SCHEMES.load("x86"), split, required=0.98)
         # As if there were others.
         self.acceptance = Sample(graph, np.repeat(photos.pixels[:8], 32, axis=0))
-        self.shares = shares
+        self.shares: list[float] = []
         self.scored: list[tuple[str, str]] = []
         self.distances: Distances | None = None
         self.candidates: Candidates | None = None
+        self.known: dict[tuple[str, bool], Score] = {}
 
     def score(
         self,
@@ -54,7 +58,9 @@ class _Scripted(Judge):
         looked = sample is self.first_look
         self.scored.append((label, "look" if looked else "judge"))
         if self.distances is None:
-            return super().score(numbers, layout, sample)
+            if (label, looked) not in self.known:
+                self.known[label, looked] = super().score(numbers, layout, sample)
+            return self.known[label, looked]
         photos = len(sample.photos)
         return Score(agreement=1.0, distance=self.distances(label, looked), photos=photos)
 
@@ -62,18 +68,46 @@ class _Scripted(Judge):
         return Score(agreement=self.shares.pop(0), distance=score.distance, photos=256)
 
 
+class _Remembering(Candidates):
+    """Makes each candidate once for all tests, which ask for the same ones of the same photos."""
+
+    known: ClassVar[dict[tuple[bool, bool, Candidate], TensorScales]] = {}
+    scales: ClassVar[dict[bool, dict[str, torch.Tensor]]] = {True: {}, False: {}}
+
+    def __init__(self, judge: Judge, *rest: Any) -> None:
+        super().__init__(judge, *rest)
+        self.has_head = "logits" in judge.ranking.truth
+        # The candidates of a network share them, and the first to be made finds them.
+        self.weight_scales = self.scales[self.has_head]
+
+    def _make(self, candidate: Candidate) -> TensorScales:
+        key = (self.has_head, self.config.bias_correction, candidate)
+        if key not in self.known:
+            self.known[key] = super()._make(candidate)
+        return self.known[key]
+
+
+@functools.cache
+def _whole(head: bool, pixels: bytes) -> tuple[_Scripted, Layout, dict[str, Statistics]]:
+    """A judge, the layout and what was seen: the same for all tests."""
+    graph = float_graph(build_program(tiny_student(head=head), tiny_preprocess()))
+    photos = np.frombuffer(pixels, np.uint8).reshape(-1, 3, SIZE, SIZE)
+    # Three quarters set ranges: 120.
+    judge = _Scripted(graph, Photos(pixels=np.tile(photos, (4, 1, 1, 1))))
+    layout = plan_layout(graph.graph, judge.scheme)
+    return judge, layout, calibrate(graph, layout, judge.calibration)
+
+
 @pytest.fixture
 def make(pixels: npt.NDArray[np.uint8]) -> Make:
     def make(
         shares: list[float], *, head: bool = True, distances: Distances | None = None, **config: Any
     ) -> tuple[Candidates, _Scripted]:
-        graph = float_graph(build_program(tiny_student(head=head), tiny_preprocess()))
-        # Three quarters set ranges: 120.
-        judge = _Scripted(graph, Photos(pixels=np.tile(pixels, (4, 1, 1, 1))), shares)
-        layout = plan_layout(graph.graph, judge.scheme)
-        statistics = calibrate(graph, layout, judge.calibration)
-        made = Candidates(judge, QuantizeConfig(**config), statistics, layout)
-        judge.candidates, judge.distances = made, distances
+        whole, layout, statistics = _whole(head, pixels.tobytes())
+        judge = copy.copy(whole)
+        judge.shares, judge.scored, judge.distances = shares, [], distances
+        made = _Remembering(judge, QuantizeConfig(**config), statistics, layout)
+        judge.candidates = made
         return made, judge
 
     return make

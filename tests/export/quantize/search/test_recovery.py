@@ -75,19 +75,27 @@ def coarse() -> Coarse:
 COARSE_LR = 0.005
 
 
+@pytest.fixture(scope="module")
+def recovered(coarse: Coarse) -> TensorScales:
+    """What sixty steps make of it. A seed gives the same weights, so that one run is enough."""
+    return coarse.recover(steps=60, batch_size=16, lr=COARSE_LR)
+
+
 def _photos(first: int, last: int) -> Photos:
     photos = [tinted_photo(kind, seed) for seed in range(first, last) for kind in CLASSES]
     return Photos(pixels=np.stack([tiny_preprocess().pixels(photo) for photo in photos]))
 
 
-def test_photos_it_has_not_seen_are_decided_more_as_the_float_student_does(coarse: Coarse) -> None:
-    recovered = coarse.recover(steps=60, batch_size=16, lr=COARSE_LR)
+def test_photos_it_has_not_seen_are_decided_more_as_the_float_student_does(
+    coarse: Coarse, recovered: TensorScales
+) -> None:
     assert recovered.learned
     assert coarse.distance(recovered) < 0.75 * coarse.distance(coarse.numbers)
 
 
-def test_the_graph_keeps_its_form_and_its_zero_points(coarse: Coarse) -> None:
-    recovered = coarse.recover(steps=60, batch_size=16, lr=COARSE_LR)
+def test_the_graph_keeps_its_form_and_its_zero_points(
+    coarse: Coarse, recovered: TensorScales
+) -> None:
     for name, start in coarse.numbers.quantizers.items():
         assert recovered.quantizers[name].zero_point == start.zero_point
     before, after = (
@@ -121,8 +129,7 @@ def test_what_was_learnt_is_what_is_written(
             assert float((learnt - written).norm() / written.norm()) < 1e-3
 
 
-def test_ranges_that_are_no_functions_own_learn(coarse: Coarse) -> None:
-    recovered = coarse.recover(steps=60, batch_size=16, lr=COARSE_LR)
+def test_ranges_that_are_no_functions_own_learn(coarse: Coarse, recovered: TensorScales) -> None:
     moved = {
         coarse.layout.points[name]
         for name, start in coarse.numbers.quantizers.items()
@@ -154,9 +161,9 @@ def test_a_range_far_too_wide_is_narrowed(coarse: Coarse) -> None:
     assert np.mean([ratio < 1 for ratio in ratios if ratio != 1]) > 0.7
 
 
-def test_biases_move_in_units_of_their_channel(coarse: Coarse) -> None:
+def test_biases_move_in_units_of_their_channel(coarse: Coarse, recovered: TensorScales) -> None:
     """A unit of zero would leave every bias where it was, without a word."""
-    learned = coarse.recover(steps=60, batch_size=16, lr=COARSE_LR).learned
+    learned = recovered.learned
     quantized = insert_quantization(coarse.graph, coarse.layout, coarse.numbers, coarse.scheme)
     layers = _Learner(quantized, coarse.layout, coarse.scheme, RecoveryConfig()).layers
     moved = [layer.name for layer in layers if not layer.bias.equal(learned[layer.name][1])]

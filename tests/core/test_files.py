@@ -1,0 +1,98 @@
+"""Files and folders are whole or absent."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from edgeseed.core import files
+from edgeseed.core.errors import (
+    UsageError,
+    WorkError,
+)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"old": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(path, {"new": float("nan")})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert os.listdir(tmp_path) == ["a.json"]  # noqa: PTH208 - hidden files too
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path, code, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(code, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with (
+        pytest.raises(WorkError, match="disk full while writing"),
+        files.atomic_file(tmp_path / "a") as temporary,
+    ):
+        temporary.write_bytes(b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_really_full_disk_is_found():
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(WorkError, match="disk full"), files.disk_errors(full):
+        full.write_bytes(b"x" * 100)
+
+
+def test_a_full_disk_is_found_behind_a_librarys_own_error(tmp_path):
+    # torch.save: "RuntimeError: unexpected pos", raised while it cleans up after the disk's error.
+    def save():
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("unexpected pos")
+
+    with pytest.raises(WorkError, match="disk full"), files.disk_errors(tmp_path):
+        save()
+
+
+def test_other_errors_pass_through(tmp_path):
+    with pytest.raises(RuntimeError, match="mine"), files.disk_errors(tmp_path):
+        raise RuntimeError("mine")
+
+
+@pytest.mark.parametrize("below", ["file/new", "file/deep/new"])
+def test_a_file_where_a_folder_should_be_is_one_line(tmp_path, below):
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(UsageError, match=r"cannot be made: .* is no folder .* choose another --out"),
+        files.atomic_file(tmp_path / below),
+    ):
+        pass
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with (
+        pytest.raises(ZeroDivisionError),
+        files.atomic_directory(tmp_path / "out") as folder,
+    ):
+        (folder / "half").write_text(str(1 / 0))
+    assert list(tmp_path.iterdir()) == []
+    with files.atomic_directory(tmp_path / "out") as folder:
+        (folder / "whole").write_text("x")
+    assert (tmp_path / "out/whole").read_text() == "x"
+
+
+def test_a_folder_in_use_is_not_overwritten_unless_asked(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine").write_text("x")
+    with (
+        pytest.raises(UsageError, match="exists already"),
+        files.atomic_directory(tmp_path / "out"),
+    ):
+        pass
+    with files.atomic_directory(tmp_path / "out", replace=True) as folder:
+        (folder / "new").write_text("y")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
