@@ -34,6 +34,7 @@ class IntegerFormat:
 
 
 UINT8 = IntegerFormat(dtype=torch.uint8, low=0, high=255, symmetric=False)
+UINT16 = IntegerFormat(dtype=torch.uint16, low=0, high=65535, symmetric=False)
 INT8 = IntegerFormat(dtype=torch.int8, low=-128, high=127, symmetric=False)
 INT8_SYMMETRIC = IntegerFormat(dtype=torch.int8, low=-127, high=127, symmetric=True)
 
@@ -80,6 +81,9 @@ class Scheme:
     byte_weights: bool = False
     """Whether the file can keep the weights of float layers in bytes, one scale an output channel.
     See `byte_weights`."""
+    plain_qdq: bool = False
+    """Whether every operator stands between reads and a store of its own, and every tensor has one
+    scale and zero point: the only form that a compiler for NPUs takes. Outputs are stored too."""
     pair_limit: int = 0
     """What two neighbouring weights of one sign may come to, so that a kernel that adds their
     products in 16 bits is exact; 0 for anything. See `pairs`."""

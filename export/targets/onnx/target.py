@@ -66,7 +66,9 @@ class OnnxTarget(Target):
 
     name = "onnx"
     precisions = ("fp32", "fp16", "w8", "int8")
-    schemes: ClassVar[Mapping[Precision, tuple[str, ...]]] = {"int8": ("x86", "arm")}
+    schemes: ClassVar[Mapping[Precision, tuple[str, ...]]] = {
+        "int8": ("x86", "arm", "qnn", "qnn-w8a16")
+    }
     options: ClassVar[Mapping[str, Any]] = {"opset": DEFAULT_OPSET, "float32": ""}
     channels: ClassVar[tuple[int, ...]] = (1, 3, 4)
     parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 1e-2}
