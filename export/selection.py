@@ -85,9 +85,8 @@ def build_candidate(builder: BundleBuilder, variant: Variant, folder: Path) -> P
         return PrecisionTrial(variant=variant, problem=str(error), helps="see the message")
     failed = [gate for gate in made.gates if not gate.passed]
     problem = "; ".join(f"{gate.name} {shortfall(gate)}" for gate in failed)
-    return PrecisionTrial(
-        variant=variant, made=made, problem=problem, helps=advice(failed[0]) if failed else ""
-    )
+    helps = advice(failed[0], builder.target) if failed else ""
+    return PrecisionTrial(variant=variant, made=made, problem=problem, helps=helps)
 
 
 def time_candidates(

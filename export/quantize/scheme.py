@@ -84,6 +84,8 @@ class Scheme:
     plain_qdq: bool = False
     """Whether every operator stands between reads and a store of its own, and every tensor has one
     scale and zero point: the only form that a compiler for NPUs takes. Outputs are stored too."""
+    float_layers: bool = True
+    """Whether a layer with weights may stay in float because it loses much in integers."""
     pair_limit: int = 0
     """What two neighbouring weights of one sign may come to, so that a kernel that adds their
     products in 16 bits is exact; 0 for anything. See `pairs`."""
