@@ -32,6 +32,14 @@ class IntegerFormat:
         """Number of steps between the ends."""
         return self.high - self.low
 
+    @property
+    def byte_steps(self) -> int:
+        """How many steps one step of a photo's bytes is: as many as fit.
+
+        A kernel that drops low bits of its sums then drops none of the photo's.
+        """
+        return max(1, self.levels // 255)
+
 
 UINT8 = IntegerFormat(dtype=torch.uint8, low=0, high=255, symmetric=False)
 UINT16 = IntegerFormat(dtype=torch.uint16, low=0, high=65535, symmetric=False)
@@ -84,6 +92,8 @@ class Scheme:
     plain_qdq: bool = False
     """Whether every operator stands between reads and a store of its own, and every tensor has one
     scale and zero point: the only form that a compiler for NPUs takes. Outputs are stored too."""
+    first_calibrator: str = "fisher"
+    """The way of choosing ranges that is tried first. See `candidates`."""
     float_layers: bool = True
     """Whether a layer with weights may stay in float because it loses much in integers."""
     pair_limit: int = 0

@@ -102,7 +102,8 @@ def quantizer_of_kind(
         return quantizer_for_range(0.0, number_format.unit_end, number_format)
     if kind is Kind.IMAGE:
         base = quantizer_for_range(0.0, 255.0, number_format)
-        return dataclasses.replace(base, scale=1.0)
+        step = torch.tensor(1 / number_format.byte_steps, dtype=torch.float32)
+        return dataclasses.replace(base, scale=float(step))
     if kind in (Kind.RELU, Kind.RELU6):
         return quantizer_for_range(
             0.0, min(high, 6.0) if kind is Kind.RELU6 else high, number_format
@@ -337,7 +338,7 @@ class _Inserter:
         image = image_of(node)
         if image is not None and self.layout.points.get(image.name) is Kind.IMAGE:
             weight, value = self._fold_normalisation(source, image, weight, before=reader)
-            scale = 1.0
+            scale = self.stored[image][1].scale
         else:
             value, scale = self._read(source, before=reader), self.stored[source][1].scale
         reader.replace_input_with(source, value)
@@ -387,19 +388,23 @@ class _Inserter:
     def _read_image(self, image: fx.Node, grey: int, *, before: fx.Node) -> fx.Node:
         """(N, C + 1, H, W): `byte - grey`, and a channel of `255 - grey`."""
         stored, quantizer = self.stored[image]
+        steps = self.scheme.activation.byte_steps
         with self.graph.inserting_before(before):
             stored = self.graph.call_function(
-                _aten.constant_pad_nd.default, (stored, _ONE_CHANNEL, quantizer.low + _BRIGHTEST)
+                _aten.constant_pad_nd.default,
+                (stored, _ONE_CHANNEL, quantizer.low + _BRIGHTEST * steps),
             )
-        reading = quantizer.read_as(scale=1.0, zero_point=quantizer.low + grey)
+        reading = dataclasses.replace(quantizer, zero_point=quantizer.low + grey * steps)
         return self._read_as(stored, reading, before=before)
 
     def _read_plain_image(self, image: fx.Node, grey: int, *, before: fx.Node) -> fx.Node:
-        """The same by a subtraction and a padding of real numbers, in whole steps of 1: exact."""
+        """The same by a subtraction and a padding of real numbers, in whole steps: exact."""
         stored, quantizer = self.stored[image]
-        number = torch.tensor(quantizer.low + grey).to(quantizer.dtype)
-        constant_grey = new_constant(self.module, number, name="grey", before=before)
-        shifted = quantizer.read_as(scale=1.0, zero_point=quantizer.low + grey)
+        number = torch.tensor(quantizer.low + grey * self.scheme.activation.byte_steps)
+        constant_grey = new_constant(
+            self.module, number.to(quantizer.dtype), name="grey", before=before
+        )
+        shifted = dataclasses.replace(quantizer, zero_point=int(number))
         value = self._read_as(stored, quantizer, before=before)
         subtracted = self._read_as(constant_grey, quantizer, before=before)
         with self.graph.inserting_before(before):

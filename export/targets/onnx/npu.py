@@ -53,7 +53,7 @@ def is_available() -> bool:
 
 
 def npu_gate(
-    folder: Path, manifest: Manifest, model: OnnxModel, *, worker: Path = WORKER
+    folder: Path, manifest: Manifest, model: OnnxModel, *, worker: Path | None = None
 ) -> GateResult | NotRun:
     """Whether the simulated NPU takes the whole graph and gives the student's answers.
 
@@ -61,13 +61,13 @@ def npu_gate(
         folder: The bundle.
         manifest: The bundle's.
         model: Its file on the CPU, which is told of beside the student.
-        worker: The script that runs the simulator.
+        worker: The script that runs the simulator; by default `WORKER`.
     """
     if not is_available():
         return NotRun(GATE, f"onnxruntime-qnn is not installed; {INSTALL}")
     pixels = read_arrays(folder / PHOTOS_FILE)["pixels"][:MOST_PHOTOS]
     with scratch_folder() as scratch:
-        found = simulate_npu(folder / manifest.model, pixels, scratch, worker=worker)
+        found = simulate_npu(folder / manifest.model, pixels, scratch, worker=worker or WORKER)
     if isinstance(found, NotRun):
         return found
     if isinstance(found, str):
