@@ -92,8 +92,8 @@ class Scheme:
     plain_qdq: bool = False
     """Whether every operator stands between reads and a store of its own, and every tensor has one
     scale and zero point: the only form that a compiler for NPUs takes. Outputs are stored too."""
-    first_calibrator: str = "fisher"
-    """The way of choosing ranges that is tried first. See `candidates`."""
+    first_calibrator: str | None = None
+    """The way of choosing ranges that is tried first, in place of the policy's."""
     float_layers: bool = True
     """Whether a layer with weights may stay in float because it loses much in integers."""
     pair_limit: int = 0

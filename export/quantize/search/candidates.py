@@ -1,6 +1,6 @@
 """Ways of choosing ranges, with and without corrections: the one that comes nearest is taken.
 
-`fisher` is tried first (`Scheme.first_calibrator`): as it is, with corrected biases, and with weights rounded together. Where
+`fisher` is tried first: as it is, with corrected biases, and with weights rounded together. Where
 the nearest of the three keeps as many decisions as are wanted, of photos that had no part before,
 no other way is tried. Else all ways compete by their distance to the float model on photos that
 they have not seen: the nearest few are corrected, and the nearest of all is taken, unless it keeps
@@ -10,9 +10,10 @@ Of sixteen networks that were exported when all competed always, `fisher` came n
 among them the three that lose most; for the others it was up to three times as far, at distances
 below 0.005 (`benchmarks/log/int8-accuracy.md`).
 
-With activations of 16 bits `minmax` comes first. Steps are fine enough for the widest photo, and
-what is cut off is all that is lost. For a MobileNetV3-small of CIFAR-10 the worst of 300 photos had
-a cosine of -0.06 to the float embedding by `fisher`, and 0.95 by `minmax`.
+With activations of 16 bits `minmax` comes first (`Scheme.first_calibrator`). Steps are fine enough
+for the widest photo, and what is cut off is all that is lost. For a MobileNetV3-small of CIFAR-10
+the worst of 300 photos had a cosine of -0.06 to the float embedding by `fisher`, and 0.95 by
+`minmax`.
 """
 
 import dataclasses
@@ -120,9 +121,8 @@ class Candidates:
         calibrator = self.config.calibrator
         if calibrator != "auto":
             return self._counted(self._nearest([name for name in METHODS if name == calibrator]))
-        first = self._counted(
-            self._nearest([name for name in METHODS if name == self.judge.scheme.first_calibrator])
-        )
+        preferred = self.judge.scheme.first_calibrator or POLICY.first
+        first = self._counted(self._nearest([name for name in METHODS if name == preferred]))
         if self._is_enough(first.score):
             return first
         if first.score.agreement < self.wanted:
