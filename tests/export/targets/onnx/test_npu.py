@@ -98,7 +98,7 @@ def test_answers_like_the_students_pass_and_are_called_simulated(
     [
         ("logits = -logits", "too few by more than chance"),
         ("logits = np.roll(logits, 1, axis=1)", "too few by more than chance"),
-        ("logits[::8] = -logits[::8]", "too few by more than chance"),
+        ("logits[::3] = -logits[::3]", "too few by more than chance"),
         ("embedding = np.roll(embedding, 1, axis=0)", "limit 0.98"),
         ("embedding = np.abs(embedding) + 1", "limit 0.98"),
         ("embedding[:] = 0", "limit 0.98"),
