@@ -64,7 +64,7 @@ class _Arguments:
     scheme: Annotated[
         str | None,
         Option(
-            "The integers of int8: x86 or arm for onnx.",
+            "The integers of int8, for onnx: x86, arm, and for Qualcomm's NPU qnn or qnn-w8a16.",
             metavar="NAME", default_text="the profile's, else x86",
         ),
     ] = None  # fmt: skip

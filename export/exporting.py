@@ -46,7 +46,7 @@ from edgeseed.export.selection import (
     selected_speed,
     time_candidates,
 )
-from edgeseed.export.target import Target
+from edgeseed.export.target import NotRun, Target
 from edgeseed.export.targets import TARGETS
 from edgeseed.profiles import load as load_profile
 
@@ -303,9 +303,12 @@ def _make(
     made = builder.make(plan.variants_of[wanted.precision][0], folder)
     if call.verify:
         compiled = plan.target.compile_gate(folder, made.bundle.manifest)
-        if compiled is not None:
+        if isinstance(compiled, NotRun):
+            note(str(compiled))
+        elif compiled is not None:
             say(f"{compiled.name}: {compiled.detail}")
-        require_passed(made.evidence, [*made.gates, *([] if compiled is None else [compiled])])
+        own = [compiled] if isinstance(compiled, GateResult) else []
+        require_passed(made.evidence, [*made.gates, *own])
     return _with_speed(builder, made) if timed else made.bundle
 
 

@@ -14,6 +14,7 @@ from edgeseed.export.bundling.builder import Variant
 from edgeseed.export.call import AnyCall, Batch, ExportCall, Prefer
 from edgeseed.export.proof.gates import MAX_DROP_POINTS, MIN_AGREEMENT
 from edgeseed.export.quantize.config import QuantizeConfig
+from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.selection import PrecisionTrial
 from edgeseed.export.target import Precision, Target
 from edgeseed.export.targets import TARGETS
@@ -229,8 +230,20 @@ def _reject_unused_options(
         "--calibration-count": call.calibration_count is not None,
         **{f"--set {name}": True for name in call.quantization},
     }
+    all_integer = [
+        variant.scheme
+        for variant in variants
+        if variant.scheme is not None and not SCHEMES.load(variant.scheme).float_layers
+    ]
+    of_float_layers = {
+        "--keep-float": bool(call.keep_float),
+        # None at all may be asked for anywhere.
+        "--set max_float_layers": str(call.quantization.get("max_float_layers", 0)) != "0",
+    }
     rules = (
         (of_integers, integers, "is about int8"),
+        (of_float_layers, len(all_integer) < len(variants),
+         f"is about layers in float, and scheme {all_integer[0] if all_integer else ''} has none"),
         ({f"--prefer {call.prefer}": call.prefer != "speed"}, asked == AUTO,
          "is about --precision auto"),
         ({"--min-agreement": call.min_agreement is not None}, decides,

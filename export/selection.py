@@ -100,10 +100,8 @@ def build_candidate(
         )
     failed = [gate for gate in made.gates if not gate.passed]
     problem = "; ".join(f"{gate.name} {shortfall(gate)}" for gate in failed)
-    return PrecisionTrial(
-        variant=variant, made=made, problem=problem, helps=advice(failed[0]) if failed else "",
-        target=target,
-    )  # fmt: skip
+    helps = advice(failed[0], builder.target) if failed else ""
+    return PrecisionTrial(variant=variant, made=made, problem=problem, helps=helps, target=target)
 
 
 def time_candidates(

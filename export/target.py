@@ -66,6 +66,18 @@ class Finding:
         return f"{self.where}: {self.problem}"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class NotRun:
+    """A gate that there is for a bundle, and that could not be run here."""
+
+    gate: str
+    reason: str
+    """With what helps."""
+
+    def __str__(self) -> str:
+        return f"{self.gate}: not run: {self.reason}"
+
+
 def round_per_channel(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """To eight bits, symmetric, one scale an output channel."""
     largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
@@ -144,6 +156,8 @@ class Target(abc.ABC):
     """Whether its models have `infer_natively`, by which decisions are judged besides."""
     parity_limit: ClassVar[Mapping[Precision, float]]
     """Largest relative error of a float precision against the student itself."""
+    advice: ClassVar[Mapping[str, str]] = {}
+    """What helps where a gate of the target's own does not hold, by its name without ` on ...`."""
     rounding_slack: ClassVar[float] = 1.5
     """How far a quantized file may be from the simulated program, over how far that is from the
     student. Less where the file computes in float32 between its integers, as the simulation does.
@@ -207,10 +221,11 @@ class Target(abc.ABC):
         del folder, manifest, model, pixels
         return ()
 
-    def compile_gate(self, folder: Path, manifest: Manifest) -> GateResult | None:
+    def compile_gate(self, folder: Path, manifest: Manifest) -> GateResult | NotRun | None:
         """Whether the device's own compiler takes the files, where this machine has it.
 
-        Its name ends in ` on this machine`: it is told, and not recorded in the bundle.
+        Its name ends in ` on this machine`: it is told, and not recorded in the bundle. So is that
+        it was not run. None where there is nothing to say.
         """
         del folder, manifest
         return None

@@ -127,7 +127,7 @@ def lint_scales(scales: Iterable[float], record: QuantizationRecord) -> tuple[Fi
     levels = scheme.activation.levels
     recorded = [(high - low) / levels for low, high in record.ranges.values()]
     # Steps that no photo decides: of the photo's own bytes, of a sigmoid's table.
-    recorded += [1.0, scheme.activation.unit_end / levels]
+    recorded += [1 / scheme.activation.byte_steps, scheme.activation.unit_end / levels]
     found = list(scales)
     wrong = [scale for scale in found if not _is_among(scale, recorded)]
     if not wrong:
@@ -172,8 +172,9 @@ def lint_zero_points(
         same = np.isclose(scales, scale, rtol=_SAME_FLOAT, atol=0)
         # Core ML's files keep it as float16.
         same |= np.asarray(scales, np.float16) == scale
+        is_photo = np.isclose(scale, 1 / activation.byte_steps, rtol=_SAME_FLOAT, atol=0)
         # What is stored shifted is read with another zero point than it is written with.
-        if scale == 1.0 or not same.any() or np.any(np.array(is_shifted)[same]):
+        if is_photo or not same.any() or np.any(np.array(is_shifted)[same]):
             continue
         meant = np.array(zeros)[same]
         if zero not in meant:

@@ -42,7 +42,7 @@ from edgeseed.export.proof.golden import Golden, golden_inputs, read_golden
 from edgeseed.export.proof.reference import Outputs, reference_outputs, rounded_draws
 from edgeseed.export.proof.rounding import Simulated, read_simulated
 from edgeseed.export.samples import Photos, preprocess_photos
-from edgeseed.export.target import Model, Precision, Target
+from edgeseed.export.target import Model, NotRun, Precision, Target
 from edgeseed.export.targets import TARGETS
 
 _MORE_PHOTOS = (
@@ -68,8 +68,6 @@ _ADVICE = {
     "golden": "golden files, preprocessing and model do not belong together; export it again",
     "student": "the manifest describes another student; export it again",
     "recorded": "the manifest was edited; export it again",
-    "tensorrt_rtx": "NVIDIA's compiler refuses the graph; keep the operator that it names in float "
-    "with --keep-float, or export another --precision",
     "contents": "the files were edited, or belong to another bundle; export it again",
     "lint": "export it again; see `edgeseed explain` for what stayed in float and why",
 }
@@ -188,7 +186,8 @@ def verify(
         # Before `contents`: an edited gate is told as that, not by the card that it no longer fits.
         results.insert(-1, _recorded_gate(evidence, results))
     results += _judge_natively(evidence)
-    if (compiled := evidence.target.compile_gate(opened.path, opened.manifest)) is not None:
+    compiled = evidence.target.compile_gate(opened.path, opened.manifest)
+    if isinstance(compiled, GateResult):
         results.append(compiled)
     if data is not None:
         results += _judge_data(evidence, data)
@@ -198,7 +197,10 @@ def verify(
         precision=opened.manifest.precision,
         runner=evidence.model.runner,
         gates=tuple(results),
-        notes=tuple(_notes(evidence, data=data)),
+        notes=(
+            *_notes(evidence, data=data),
+            *([str(compiled)] if isinstance(compiled, NotRun) else []),
+        ),
     )
     try:
         require_passed(evidence, results)
@@ -555,7 +557,8 @@ def require_passed(evidence: Evidence, results: list[GateResult]) -> None:
     cause = _named_cause(evidence, failed)
     explanation = "; ".join(part for part in (shortfall(gate), cause) if part)
     raise GateError(
-        f"gate {gate.name}{others} failed: {explanation}; {advice(gate)}{_other_version(evidence)}"
+        f"gate {gate.name}{others} failed: {explanation}; {advice(gate, evidence.target)}"
+        f"{_other_version(evidence)}"
     )
 
 
@@ -575,9 +578,10 @@ def shortfall(gate: GateResult) -> str:
     return f"{gate.value:.4g} {gate.unit}, limit {gate.limit:g}"
 
 
-def advice(gate: GateResult) -> str:
+def advice(gate: GateResult, target: Target) -> str:
     """Which knob helps against a gate that does not hold."""
-    return _ADVICE.get(gate.name.partition(" on ")[0], "export it again")
+    known = {**_ADVICE, **target.advice}
+    return known.get(gate.name.partition(" on ")[0], "export it again")
 
 
 def _named_cause(evidence: Evidence, failed: list[GateResult]) -> str:

@@ -147,7 +147,8 @@ class _Worker:
         self.counted |= candidates.counted
         self.calibrator = chosen.candidate.method
         self.score, numbers = chosen.score, chosen.numbers
-        if self.config.max_float_layers and self.score.agreement < candidates.wanted:
+        most = self.config.max_float_layers if self.scheme.float_layers else 0
+        if most and self.score.agreement < candidates.wanted:
             numbers, layout = self._search(candidates, chosen, keep_float)
         if self.config.recover:
             # Last: weights that have learnt to make up for a layer are no use once it is in float.

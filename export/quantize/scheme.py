@@ -32,8 +32,17 @@ class IntegerFormat:
         """Number of steps between the ends."""
         return self.high - self.low
 
+    @property
+    def byte_steps(self) -> int:
+        """How many steps one step of a photo's bytes is: as many as fit.
+
+        A kernel that drops low bits of its sums then drops none of the photo's.
+        """
+        return max(1, self.levels // 255)
+
 
 UINT8 = IntegerFormat(dtype=torch.uint8, low=0, high=255, symmetric=False)
+UINT16 = IntegerFormat(dtype=torch.uint16, low=0, high=65535, symmetric=False)
 INT8 = IntegerFormat(dtype=torch.int8, low=-128, high=127, symmetric=False)
 INT8_SYMMETRIC = IntegerFormat(dtype=torch.int8, low=-127, high=127, symmetric=True)
 
@@ -80,6 +89,13 @@ class Scheme:
     byte_weights: bool = False
     """Whether the file can keep the weights of float layers in bytes, one scale an output channel.
     See `byte_weights`."""
+    plain_qdq: bool = False
+    """Whether every operator stands between reads and a store of its own, and every tensor has one
+    scale and zero point: the only form that a compiler for NPUs takes. Outputs are stored too."""
+    first_calibrator: str | None = None
+    """The way of choosing ranges that is tried first, in place of the policy's."""
+    float_layers: bool = True
+    """Whether a layer with weights may stay in float because it loses much in integers."""
     pair_limit: int = 0
     """What two neighbouring weights of one sign may come to, so that a kernel that adds their
     products in 16 bits is exact; 0 for anything. See `pairs`."""

@@ -475,6 +475,16 @@ def test_a_stricter_gate_makes_the_search_look_further(
         ({"scheme": "arm"}, UsageError, "--scheme is about the integers of int8"),
         ({"keep_float": ["conv2d"]}, UsageError, "--keep-float is about int8"),
         ({"precision": "int8", "keep_float": ["conv9d"]}, UsageError, "fits no layer"),
+        (
+            {"precision": "int8", "scheme": "qnn", "keep_float": ["conv2d"]},
+            UsageError,
+            "--keep-float is about layers in float, and scheme qnn has none",
+        ),
+        (
+            {"precision": "int8", "scheme": "qnn", "quantization": {"max_float_layers": 2}},
+            UsageError,
+            "--set max_float_layers is about layers in float, and scheme qnn has none",
+        ),
         ({"prefer": "sped"}, UnknownNameError, "did you mean 'speed'"),
         ({"prefer": "size"}, UsageError, "--prefer size is about --precision auto: with"),
         ({"min_agreement": 1.0}, UsageError, "is about w8 and int8; fp32 and fp16 are judged by p"),

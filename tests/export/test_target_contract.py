@@ -33,27 +33,30 @@ def toy() -> Iterator[None]:
     targets.__path__.remove(str(TOY))
 
 
-def _pairs() -> list[Any]:
-    """Every target and precision; those that take time among the slow tests.
+def _variants() -> list[Any]:
+    """Every target, precision and scheme; those that take time among the slow tests.
 
     Those are integers, for their search, and Core ML but for its own precision, for coremltools:
     tests/export/targets/coreml/test_target.py has its float32 and its eight-bit weights.
     """
-    pairs: list[Any] = [("toy", "fp32"), ("toy", "w8")]
+    variants: list[Any] = [("toy", "fp32", None), ("toy", "w8", None)]
     for name in TARGETS.names():
-        pairs += [(name, precision) for precision in TARGETS.load(name).precisions]
+        target: Target = TARGETS.load(name)
+        for precision in target.precisions:
+            schemes = target.schemes.get(precision, (None,))
+            variants += [(name, precision, scheme) for scheme in schemes]
     return [
         pytest.param(
-            *pair, id="-".join(pair),
+            *variant, id="-".join(filter(None, variant)),
             marks=[pytest.mark.slow]
-            if pair[1] == "int8" or pair in (("coreml", "fp32"), ("coreml", "w8"))
+            if variant[2] or variant[:2] in (("coreml", "fp32"), ("coreml", "w8"))
             else [],
         )
-        for pair in pairs
+        for variant in variants
     ]  # fmt: skip
 
 
-BundleOf = Callable[[str, str], Path]
+BundleOf = Callable[..., Path]
 # Bundles that other files of tests look at as well.
 SHARED = {
     ("onnx", "fp32"): "made_fp32",
@@ -67,33 +70,32 @@ SHARED = {
 def bundle_of(
     request: pytest.FixtureRequest, once: Callable[..., Path], student: Path, photos: Path
 ) -> BundleOf:
-    """The bundle of a target and precision, made once."""
+    """The bundle of a target, precision and scheme, made once."""
 
-    def make(target: str, precision: str) -> Path:
+    def make(target: str, precision: str, scheme: str | None = None) -> Path:
         if (target, precision) in SHARED:
             return Path(request.getfixturevalue(SHARED[target, precision]))
         for module in TARGETS.load(target).modules:
             if importlib.util.find_spec(module) is None:
                 pytest.skip(f"needs {module}")
-        quantization = SETTINGS if TARGETS.load(target).schemes.get(precision) else {}
         return once(
-            f"contract-{target}-{precision}",
+            f"contract-{target}-{precision}-{scheme}",
             lambda out: export(
-                student, target=target, precision=precision, calibration=photos, out=out,
+                student, target=target, precision=precision, scheme=scheme, calibration=photos,
+                out=out, quantization=SETTINGS if scheme else {},
                 min_agreement=0.9 if precision in ("w8", "int8") else None, speed=False,
-                quantization=quantization,
             ),
         )  # fmt: skip
 
     return make
 
 
-@pytest.mark.parametrize(("name", "precision"), _pairs())
+@pytest.mark.parametrize(("name", "precision", "scheme"), _variants())
 class TestTarget:
     def test_it_writes_opens_again_and_is_proven(
-        self, name: str, precision: str, bundle_of: BundleOf, pixels: Any,
+        self, name: str, precision: str, scheme: str | None, bundle_of: BundleOf, pixels: Any,
     ) -> None:  # fmt: skip
-        made = bundle_of(name, precision)
+        made = bundle_of(name, precision, scheme)
         bundle = read_bundle(made)
         target: Target = TARGETS.load(name)
         assert (bundle.manifest.target, bundle.manifest.precision) == (name, precision)
@@ -107,9 +109,9 @@ class TestTarget:
         assert verify(made).passed
 
     def test_another_networks_files_in_it_are_caught(
-        self, name: str, precision: str, bundle_of: BundleOf, tmp_path: Path,
+        self, name: str, precision: str, scheme: str | None, bundle_of: BundleOf, tmp_path: Path,
     ) -> None:  # fmt: skip
-        made = bundle_of(name, precision)
+        made = bundle_of(name, precision, scheme)
         bundle = Path(shutil.copytree(made, tmp_path / "bundle"))
         other = tiny_student(trained=False)
         with torch.no_grad():
@@ -121,15 +123,15 @@ class TestTarget:
 
     @pytest.mark.usefixtures("convert_anew")
     def test_the_same_program_gives_the_same_bytes(
-        self, name: str, precision: str, bundle_of: BundleOf,
+        self, name: str, precision: str, scheme: str | None, bundle_of: BundleOf,
         student: Path, photos: Path, tmp_path: Path,
     ) -> None:  # fmt: skip
-        made = bundle_of(name, precision)
-        if TARGETS.load(name).schemes.get(precision):
+        made = bundle_of(name, precision, scheme)
+        if scheme is not None:
             again = tmp_path / "again"
             export(
-                student, target=name, precision=precision, calibration=photos, out=again,
-                min_agreement=0.9, speed=False, quantization=SETTINGS,
+                student, target=name, precision=precision, scheme=scheme, calibration=photos,
+                out=again, min_agreement=0.9, speed=False, quantization=SETTINGS,
             )  # fmt: skip
             assert read_bundle(again).digest == read_bundle(made).digest
             return

@@ -37,7 +37,8 @@ class Kind(enum.Enum):
     RELU = "0 and up"
     RELU6 = "0 to 6"
     HARDSWISH = "the input of a hard-swish: below -3 all is one"
-    HARDSIGMOID = "the input of a hard-sigmoid: below -3 and above 3 all is one"
+    HARDSIGMOID = "the input of a hard-sigmoid, stored as x + 3: below -3 and above 3 all is one"
+    THREES = "the input of a hard-sigmoid that stays an operator: below -3 and above 3 all is one"
     SIGMOID = "0 to 1"
     IMAGE = "a photo's bytes"
     SHARED = "the integers of another tensor"
@@ -243,7 +244,8 @@ class _Planner:
             for source in sources:
                 self.points.setdefault(source, Kind.FREE)
         stays_float = self.scheme.float_results or node in self.tail
-        if not stays_float and any(user.op != "output" for user in node.users):
+        is_read = self.scheme.plain_qdq or any(user.op != "output" for user in node.users)
+        if is_read and not stays_float:
             self.points[node] = Kind.FREE
 
     def _take_skip(self, node: fx.Node, sources: list[fx.Node]) -> None:
@@ -261,6 +263,8 @@ class _Planner:
         source = sources[0]
         if operator == "relu":
             self._join(node, source)
+        elif operator in ("hardswish", "hardsigmoid") and self.scheme.plain_qdq:
+            self._keep_bent(node, operator, source)
         elif operator in ("hardswish", "hardsigmoid"):
             self._bend(node, operator, source)
         else:
@@ -273,11 +277,13 @@ class _Planner:
 
     def _join(self, node: fx.Node, source: fx.Node) -> None:
         """ReLU: the operator in front writes its result straight into the ReLU's range."""
-        if len(source.users) > 1 or self.operators[source] not in ("conv", "linear", "add"):
+        is_alone = len(source.users) == 1 and self.operators[source] in ("conv", "linear", "add")
+        if not is_alone and not self.scheme.plain_qdq:
             self.floats[node.name] = "its input has other readers"
             return
         self.operators[node] = "relu"
-        self.points.pop(source, None)
+        if is_alone:
+            self.points.pop(source, None)
         is_six = node.target is not _aten.relu.default
         self.points[node] = Kind.RELU6 if is_six else Kind.RELU
 
@@ -289,6 +295,13 @@ class _Planner:
         self.operators[node] = operator
         self.points[source] = Kind.HARDSWISH if operator == "hardswish" else Kind.HARDSIGMOID
         self.points[node] = Kind.FREE if operator == "hardswish" else Kind.SHARED
+
+    def _keep_bent(self, node: fx.Node, operator: Operator, source: fx.Node) -> None:
+        """The same as one operator: what its input has beyond the bends is not worth integers."""
+        self.operators[node] = operator
+        if len(source.users) == 1 and self.operators[source] in WEIGHTED:
+            self.points[source] = Kind.HARDSWISH if operator == "hardswish" else Kind.THREES
+        self.points[node] = Kind.FREE if operator == "hardswish" else Kind.SIGMOID
 
     def layout(self) -> Layout:
         for node in self.graph.nodes:
@@ -352,5 +365,5 @@ def _through(
 
 def observed_points(layout: Layout) -> Collection[str]:
     """The points whose range has to be measured."""
-    fixed = (Kind.HARDSIGMOID, Kind.SIGMOID, Kind.IMAGE, Kind.SHARED)
+    fixed = (Kind.HARDSIGMOID, Kind.THREES, Kind.SIGMOID, Kind.IMAGE, Kind.SHARED)
     return tuple(name for name, kind in layout.points.items() if kind not in fixed)

@@ -20,6 +20,8 @@ hard-sigmoid(x) = relu6(x + 3) / 6
 
 gates           squeeze-and-excitation's bytes are repeated along the row (`Scheme.gate_channels`)
 
+plain           none of the above: each operator reads and stores for itself (`Scheme.plain_qdq`)
+
 relu, relu6     the store's own saturation at 0 and at 6
 silu(x)         x * sigmoid(x), both read from the same bytes; the sigmoid is a table of 256 entries
 the photo       is bytes already: stored in steps of 1, and the normalisation folded into the first
@@ -54,6 +56,9 @@ from edgeseed.export.quantize.scheme import IntegerFormat, Scheme
 _aten = torch.ops.aten
 _INT32 = (-(2**31), 2**31 - 1)
 _LARGEST_BIAS = 2.0**30
+_BRIGHTEST = 255
+_ONE_CHANNEL = [0, 0, 0, 0, 0, 1]
+"""As `pad` takes it: one more channel at the end."""
 # A hard-sigmoid is stored as x + 3, see above.
 HARDSIGMOID_SHIFT = 3.0
 UNROUNDED = "unrounded"
@@ -91,11 +96,14 @@ def quantizer_of_kind(
     if kind is Kind.HARDSIGMOID:
         # Of x + 3, see above.
         return quantizer_for_range(0.0, 6.0, number_format)
+    if kind is Kind.THREES:
+        return _threes_quantizer(number_format)
     if kind is Kind.SIGMOID:
         return quantizer_for_range(0.0, number_format.unit_end, number_format)
     if kind is Kind.IMAGE:
         base = quantizer_for_range(0.0, 255.0, number_format)
-        return dataclasses.replace(base, scale=1.0)
+        step = torch.tensor(1 / number_format.byte_steps, dtype=torch.float32)
+        return dataclasses.replace(base, scale=float(step))
     if kind in (Kind.RELU, Kind.RELU6):
         return quantizer_for_range(
             0.0, min(high, 6.0) if kind is Kind.RELU6 else high, number_format
@@ -107,6 +115,14 @@ def _hardswish_quantizer(high: float, number_format: IntegerFormat) -> Quantizer
     """Steps of 3/z from -3, for a whole z, up to about `high`."""
     z = round(3 * number_format.levels / (max(high, 0.1) + 3))
     z = min(max(z, 1), number_format.levels)
+    base = quantizer_for_range(0.0, 1.0, number_format)
+    scale = float(torch.tensor(3 / z, dtype=torch.float32))
+    return dataclasses.replace(base, scale=scale, zero_point=number_format.low + z)
+
+
+def _threes_quantizer(number_format: IntegerFormat) -> Quantizer:
+    """Whole steps from -3 to a little above 3: a gate that is shut or open is so exactly."""
+    z = number_format.levels // 2
     base = quantizer_for_range(0.0, 1.0, number_format)
     scale = float(torch.tensor(3 / z, dtype=torch.float32))
     return dataclasses.replace(base, scale=scale, zero_point=number_format.low + z)
@@ -159,9 +175,12 @@ class _Inserter:
         self.handlers: dict[str, Callable[[fx.Node], None]] = {
             "conv": self._layer, "linear": self._layer, "relu": self._relu,
             "hardswish": self._hardswish, "hardsigmoid": self._hardsigmoid, "silu": self._silu,
-            "view": self._view, "max_pool": self._max_pool, "concat": self._plain,
+            "view": self._view, "max_pool": self._same_steps, "concat": self._plain,
             "add": self._plain, "mul": self._mul, "pool": self._plain, "sigmoid": self._plain,
         }  # fmt: skip
+        if scheme.plain_qdq:
+            operators = ("hardswish", "hardsigmoid", "mul")
+            self.handlers |= {**dict.fromkeys(operators, self._plain), "view": self._same_steps}
 
     def visit(self, node: fx.Node) -> None:
         operator = self.layout.operators.get(node.name)
@@ -244,8 +263,12 @@ class _Inserter:
             self._store(node, value=node)
 
     def _relu(self, node: fx.Node) -> None:
-        value = input_of(node)
-        self._store(node, value=value if self.scheme.saturation_is_activation else node)
+        source = input_of(node)
+        if source in self.stored:
+            node.replace_input_with(source, self._read(source, before=node))
+            self._store(node, value=node)
+            return
+        self._store(node, value=source if self.scheme.saturation_is_activation else node)
 
     def _hardswish(self, node: fx.Node) -> None:
         source = input_of(node)
@@ -292,7 +315,8 @@ class _Inserter:
             moved = self.graph.call_function(node.target, (stored, *node.args[1:]), node.kwargs)
         self.stored[node] = (moved, quantizer)
 
-    def _max_pool(self, node: fx.Node) -> None:
+    def _same_steps(self, node: fx.Node) -> None:
+        """What moves or drops values stores its output in the steps of its input."""
         source = input_of(node)
         _, quantizer = self.stored[source]
         node.replace_input_with(source, self._read(source, before=node))
@@ -314,7 +338,7 @@ class _Inserter:
         image = image_of(node)
         if image is not None and self.layout.points.get(image.name) is Kind.IMAGE:
             weight, value = self._fold_normalisation(source, image, weight, before=reader)
-            scale = 1.0
+            scale = self.stored[image][1].scale
         else:
             value, scale = self._read(source, before=reader), self.stored[source][1].scale
         reader.replace_input_with(source, value)
@@ -354,17 +378,51 @@ class _Inserter:
         offset = input_of(shifted, 1)
         mean = constant(self.module, offset).view(1, -1, 1, 1).double()
         folded = weight.double() * constant(self.module, factor).view(1, -1, 1, 1).double()
+        grey = round(float(mean.mean()))
+        # What each tap owes for reading `byte - grey` in place of `byte - mean`.
+        owed = (folded * (grey - mean)).sum(dim=1, keepdim=True) / (_BRIGHTEST - grey)
+        weight = torch.cat([folded, owed], dim=1).float()
+        read = self._read_plain_image if self.scheme.plain_qdq else self._read_image
+        return weight, read(image, grey, before=before)
+
+    def _read_image(self, image: fx.Node, grey: int, *, before: fx.Node) -> fx.Node:
+        """(N, C + 1, H, W): `byte - grey`, and a channel of `255 - grey`."""
         stored, quantizer = self.stored[image]
+        steps = self.scheme.activation.byte_steps
         with self.graph.inserting_before(before):
             stored = self.graph.call_function(
-                _aten.constant_pad_nd.default, (stored, [0, 0, 0, 0, 0, 1], quantizer.high)
+                _aten.constant_pad_nd.default,
+                (stored, _ONE_CHANNEL, quantizer.low + _BRIGHTEST * steps),
             )
-        grey = round(float(mean.mean()))
-        reading = quantizer.read_as(scale=1.0, zero_point=quantizer.low + grey)
-        # What each tap owes for reading `byte - grey` in place of `byte - mean`.
-        owed = (folded * (grey - mean)).sum(dim=1, keepdim=True) / (quantizer.levels - grey)
-        weight = torch.cat([folded, owed], dim=1).float()
-        return weight, self._read_as(stored, reading, before=before)
+        reading = dataclasses.replace(quantizer, zero_point=quantizer.low + grey * steps)
+        return self._read_as(stored, reading, before=before)
+
+    def _read_plain_image(self, image: fx.Node, grey: int, *, before: fx.Node) -> fx.Node:
+        """The same by a subtraction and a padding of real numbers, in whole steps: exact."""
+        stored, quantizer = self.stored[image]
+        number = torch.tensor(quantizer.low + grey * self.scheme.activation.byte_steps)
+        constant_grey = new_constant(
+            self.module, number.to(quantizer.dtype), name="grey", before=before
+        )
+        shifted = dataclasses.replace(quantizer, zero_point=int(number))
+        value = self._read_as(stored, quantizer, before=before)
+        subtracted = self._read_as(constant_grey, quantizer, before=before)
+        with self.graph.inserting_before(before):
+            value = self.graph.call_function(_aten.sub.Tensor, (value, subtracted))
+        value = self._again(value, shifted, before=before)
+        with self.graph.inserting_before(before):
+            value = self.graph.call_function(
+                _aten.constant_pad_nd.default, (value, _ONE_CHANNEL, float(_BRIGHTEST - grey))
+            )
+        return self._again(value, shifted, before=before)
+
+    def _again(self, value: fx.Node, quantizer: Quantizer, *, before: fx.Node) -> fx.Node:
+        """A real number stored and read."""
+        with self.graph.inserting_before(before):
+            stored = self.graph.call_function(
+                ops.quantize_per_tensor.default, (value, *quantizer.arguments)
+            )
+        return self._read_as(stored, quantizer, before=before)
 
     def _set_weights(
         self, node: fx.Node, weight: Tensor, bias: Tensor, scales: Tensor, *, input_scale: float

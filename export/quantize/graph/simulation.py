@@ -14,7 +14,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from edgeseed.export.program import constant, copy_graph, input_of, new_constant, tidy
+from edgeseed.export.program import (
+    constant,
+    copy_graph,
+    input_of,
+    is_constant,
+    new_constant,
+    tidy,
+)
 from edgeseed.export.quantize.graph.in_place import write_over
 from edgeseed.export.quantize.graph.rewriting import POINT
 from edgeseed.export.quantize.scales import ops
@@ -32,7 +39,9 @@ def simulate(quantized: fx.GraphModule, *, inference: bool = False) -> fx.GraphM
     """
     simulated = quantized if inference else copy_graph(quantized)
     for node in list(simulated.graph.nodes):
-        if node.target is ops.dequantize_per_channel.default:
+        if node.target is ops.dequantize_per_channel.default or (
+            node.target is ops.dequantize_per_tensor.default and is_constant(node.args[0])
+        ):
             _read_constant(simulated, node)
         elif node.target is ops.dequantize_per_tensor.default:
             _read_tensor(simulated, node)
@@ -105,9 +114,11 @@ def stretched_quantize(
 
 
 def _read_constant(module: fx.GraphModule, node: fx.Node) -> None:
-    tensors = [constant(module, input_of(node, index)) for index in range(3)]
-    others: list[Any] = list(node.args[3:])
-    value = ops.dequantize_per_channel.default(*tensors, *others)
+    arguments: list[Any] = [
+        constant(module, item) if isinstance(item, fx.Node) else item for item in node.args
+    ]
+    assert callable(node.target)
+    value = node.target(*arguments)
     node.replace_all_uses_with(new_constant(module, value, name=f"{node.name}_value", before=node))
     module.graph.erase_node(node)
 

@@ -16,8 +16,11 @@ from edgeseed.core.records import QuantizationRecord
 from edgeseed.core.scratch import scratch_folder
 from edgeseed.export.added_outputs import OWN_OUTPUTS
 from edgeseed.export.proof.scale_lint import lint_scales, lint_zero_points
+from edgeseed.export.quantize.scheme import Scheme
+from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.target import Finding, Model
 from edgeseed.export.targets.onnx.byte_weights import large_float_readers
+from edgeseed.export.targets.onnx.plain_qdq import lint_plain_qdq
 from edgeseed.export.targets.onnx.saturation import lint_pairs
 
 _BATCH = 16
@@ -85,14 +88,20 @@ class OnnxModel(Model):
 
         int8: weights that are not symmetric, weights that x86 CPUs without VNNI multiply wrongly,
         and layers that stayed in float; the last is asked of ONNX Runtime itself, which writes the
-        graph that it runs. w8 and fp16: large weights that are still float32.
+        graph that it runs. For an NPU: whatever is not plain QDQ. w8 and fp16: large weights that
+        are still float32.
         """
         graph = onnx.load(self.path).graph
         if self._quantization is not None:
+            scheme: Scheme = SCHEMES.load(self._quantization.scheme)
+            of_scheme = (
+                lint_plain_qdq(graph, self._quantization)
+                if scheme.plain_qdq
+                else (*lint_pairs(graph), *self._lint_layers())
+            )
             return (
                 *_lint_weights(graph),
-                *lint_pairs(graph),
-                *self._lint_layers(),
+                *of_scheme,
                 *lint_scales(stored_scales(graph), self._quantization),
                 *lint_zero_points(_stored_zero_points(graph), self._quantization),
             )

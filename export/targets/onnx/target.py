@@ -7,7 +7,8 @@ that these networks need: per-channel `DequantizeLinear` is of opset 13, `Clip` 
 
 int8 is the QDQ form: `DequantizeLinear -> operator -> QuantizeLinear`. ONNX Runtime replaces each
 such group by an integer kernel when it loads the file. It follows the scheme: `x86` (uint8
-activations, the fast path of VNNI and AMX) or `arm` (int8).
+activations, the fast path of VNNI and AMX), `arm` (int8), or for Qualcomm's NPU `qnn` (uint8) and
+`qnn-w8a16` (uint16, of which ONNX knows from opset 21 on).
 
 `w8` is for size alone: weights are stored as bytes and unpacked once, when the file is loaded.
 `fp16` halves the file; it is for engines with half-precision kernels (WebGPU, Arm). Where there are
@@ -32,15 +33,19 @@ import onnx
 import torch
 from onnx import ModelProto, NodeProto
 
-from edgeseed.core.bundle import Manifest
+from edgeseed.core.bundle import GateResult, Manifest
 from edgeseed.core.errors import UsageError, WorkError
 from edgeseed.core.files import atomic_file
 from edgeseed.export.added_outputs import PROBABILITIES, added_tensors
 from edgeseed.export.file_metadata import file_metadata
 from edgeseed.export.program import INPUT_NAME
+from edgeseed.export.quantize.scales import ops
+from edgeseed.export.quantize.scheme import Scheme
+from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.target import (
     Finding,
     Model,
+    NotRun,
     Precision,
     Target,
     WriteRequest,
@@ -50,6 +55,7 @@ from edgeseed.export.targets.onnx.byte_weights import store_as_bytes
 from edgeseed.export.targets.onnx.checks import check_file
 from edgeseed.export.targets.onnx.half import half_program, to_half
 from edgeseed.export.targets.onnx.model import OnnxModel, open_onnx
+from edgeseed.export.targets.onnx.npu import npu_gate
 
 MODEL_FILE = "model.onnx"
 DEFAULT_OPSET = 18
@@ -59,7 +65,9 @@ _FIRST_RUNTIME = {18: "1.14", 19: "1.15", 20: "1.17", 21: "1.20", 22: "1.21", 23
 # gives wrong numbers on CPUs in 1.17 to 1.19, and crashes 1.17 and 1.18 for the web.
 _FIRST_WITH_HALF = "1.20"
 _FIRST_WITH_MINIMUM_OF_BYTES = "1.24"
+_FIRST_OPSET_WITH_UINT16 = 21
 _BYTES = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8)
+_QUANTIZE = ops.quantize_per_tensor.default
 _IR_OF_OPSET = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 
 
@@ -68,16 +76,22 @@ class OnnxTarget(Target):
 
     name = "onnx"
     precisions = ("fp32", "fp16", "w8", "int8")
-    schemes: ClassVar[Mapping[Precision, tuple[str, ...]]] = {"int8": ("x86", "arm")}
+    schemes: ClassVar[Mapping[Precision, tuple[str, ...]]] = {
+        "int8": ("x86", "arm", "qnn", "qnn-w8a16")
+    }
     options: ClassVar[Mapping[str, Any]] = {"opset": DEFAULT_OPSET, "float32": ""}
     channels: ClassVar[tuple[int, ...]] = (1, 3, 4)
     adds_outputs: ClassVar[bool] = True
     parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 1e-2}
     rounding_slack: ClassVar[float] = 0.25
+    advice: ClassVar[Mapping[str, str]] = {
+        "qnn_simulator": "--scheme qnn-w8a16 rounds activations 256 times as finely, and the NPU "
+        "takes --precision fp32 files as well, which it computes in float16"
+    }
 
     def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
         """Writes `model.onnx`."""
-        settings = OnnxSettings.from_options(request.options)
+        settings = OnnxSettings.from_options(request.options).fitting(request.program)
         model = _as_asked(request, settings)
         add_outputs(model, request)
         describe(model, request)
@@ -102,6 +116,15 @@ class OnnxTarget(Target):
         """Opens it in ONNX Runtime on the CPU."""
         scheme = None if manifest.quantization is None else manifest.quantization.scheme
         return open_onnx(folder, manifest, is_engine=scheme in (None, scheme_of_this_machine()))
+
+    def compile_gate(self, folder: Path, manifest: Manifest) -> GateResult | NotRun | None:
+        """Runs a plain QDQ file on the simulator of Qualcomm's NPU; see `npu.py`."""
+        if manifest.quantization is None:
+            return None
+        scheme: Scheme = SCHEMES.load(manifest.quantization.scheme)
+        if not scheme.plain_qdq:
+            return None
+        return npu_gate(folder, manifest, self.open(folder, manifest))
 
 
 def minimum_runtime(model: ModelProto) -> dict[str, str]:
@@ -147,6 +170,23 @@ class OnnxSettings:
             raise UsageError(f"opset is {given!r}; known: {', '.join(map(str, _IR_OF_OPSET))}")
         names = str(options["float32"]).split(",")
         return cls(opset=int(given), float32=tuple(n.strip() for n in names if n.strip()))
+
+    def fitting(self, program: torch.export.ExportedProgram) -> "OnnxSettings":
+        """The same, with the opset that a program's integers need in place of the default.
+
+        Raises:
+            UsageError: If another was asked for that has no such integers.
+        """
+        stored = [node for node in program.graph.nodes if node.target is _QUANTIZE]
+        if not any(torch.uint16 in node.args for node in stored):
+            return self
+        least = _FIRST_OPSET_WITH_UINT16
+        if self.opset not in (DEFAULT_OPSET, *range(least, max(_IR_OF_OPSET) + 1)):
+            raise UsageError(
+                f"opset is {self.opset}, and ONNX quantizes to uint16 from {least} on; "
+                "leave it out, or ask for a later one"
+            )
+        return dataclasses.replace(self, opset=max(self.opset, least))
 
 
 def scheme_of_this_machine() -> str:

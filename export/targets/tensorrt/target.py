@@ -100,6 +100,10 @@ class TensorRTTarget(Target):
     }
     channels: ClassVar[tuple[int, ...]] = (1, 3, 4)
     parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 1e-2}
+    advice: ClassVar[Mapping[str, str]] = {
+        "tensorrt_rtx": "NVIDIA's compiler refuses the graph; keep the operator that it names in "
+        "float with --keep-float, or export another --precision"
+    }
 
     def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
         """Writes `model.onnx` and `build.json`."""

@@ -19,10 +19,12 @@ from edgeseed.export.program import build_program, example_input, trace
 from edgeseed.export.proof.gates import FLOAT16_MOST, float16_limit
 from edgeseed.export.proof.reference import reference_outputs, rounded_draws
 from edgeseed.export.proof.verify import gather
+from edgeseed.export.quantize.scales import ops
 from edgeseed.export.targets.onnx import target as onnx_target
 from edgeseed.export.targets.onnx.model import OnnxModel, optimised_graph
 from edgeseed.export.targets.onnx.target import (
     TARGET,
+    OnnxSettings,
     convert_program,
     keep_floats_float,
     scheme_of_this_machine,
@@ -199,6 +201,21 @@ def test_only_the_engine_that_an_app_has_may_be_timed(made_int8: Path) -> None:
 def test_an_opset_without_known_runtimes_is_refused(student: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="opset is '17'; known: 18, 19"):
         export(student, out=tmp_path / "bundle", options={"opset": 17})
+
+
+@pytest.mark.parametrize(("asked", "written"), [(18, 21), (21, 21), (23, 23), (19, None)])
+def test_uint16_takes_the_opset_that_has_it(asked: int, written: int | None) -> None:
+    class Stored(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return ops.quantize_per_tensor(image, 1.0, 0, 0, 65535, torch.uint16)
+
+    program = trace(Stored(), example_input(8, batch="dynamic"), batch="dynamic")
+    settings = OnnxSettings(opset=asked, float32=())
+    if written is None:
+        with pytest.raises(UsageError, match="opset is 19, and ONNX quantizes to uint16 from 21"):
+            settings.fitting(program)
+    else:
+        assert settings.fitting(program).opset == written
 
 
 def test_signed_integers_are_judged_as_an_arm_processor_runs_them(
