@@ -6,6 +6,7 @@ gives the same bytes: nothing in a file depends on the day or the machine.
 
 import dataclasses
 import importlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -281,6 +282,97 @@ def unpack(content: bytes) -> Any:
     return model
 
 
+def _problems(model: Any) -> Iterator[str]:
+    """What refers to something that the file lacks; `File` and its readers look up blindly."""
+    buffers = model.buffers or []
+    if not model.subgraphs:
+        yield "it has no graph"
+    for note in model.metadata or ():
+        text = _text(note.name)
+        if text is None:
+            yield "a metadata entry has no name"
+        elif not 0 <= note.buffer < len(buffers) or _text(buffers[note.buffer].data) is None:
+            yield f"the metadata entry {text!r} has no text"
+    for graph in model.subgraphs or ():
+        yield from _graph_problems(model, graph)
+    first = model.subgraphs[0]
+    for signature in model.signatureDefs or ():
+        if _text(signature.signatureKey) is None:
+            yield "a signature has no name"
+        for what, numbers in (("inputs", first.inputs), ("outputs", first.outputs)):
+            named = sorted(each.tensorIndex for each in getattr(signature, what) or ())
+            if named != sorted(int(at) for at in numbers):
+                yield f"a signature names other {what} than its graph has"
+        for each in (*(signature.inputs or ()), *(signature.outputs or ())):
+            if _text(each.name) is None:
+                yield "an input or output of a signature has no name"
+
+
+def _graph_problems(model: Any, graph: Any) -> Iterator[str]:
+    number = len(graph.tensors if graph.tensors is not None else ())
+    for what in ("tensors", "operators", "inputs", "outputs"):
+        if getattr(graph, what) is None or len(getattr(graph, what)) == 0:
+            yield f"a graph has no {what}"
+    for at, tensor in enumerate(graph.tensors):
+        yield from (f"tensor {at} {problem}" for problem in _tensor_problems(model, tensor))
+    known = {-1, *(int(at) for at in graph.inputs)}
+    known |= {at for at, each in enumerate(graph.tensors) if _is_stored(model, each)}
+    for place, operator in enumerate(graph.operators):
+        if operator.inputs is None or operator.outputs is None or not len(operator.outputs):
+            yield f"operator {place} has no inputs or outputs"
+        if not 0 <= operator.opcodeIndex < len(model.operatorCodes or ()):
+            yield f"operator {place} is of an unknown kind"
+        for at in operator.inputs:
+            if int(at) not in known:
+                yield f"operator {place} reads tensor {at}, which nothing gives"
+        known |= {int(at) for at in operator.outputs}
+    for at in (*graph.inputs, *graph.outputs, *(known - {-1})):
+        if not 0 <= at < number:
+            yield f"a graph refers to tensor {at} of {number}"
+    for at in graph.outputs:
+        if int(at) not in known:
+            yield f"the graph gives tensor {at}, which nothing computes"
+
+
+def _is_stored(model: Any, tensor: Any) -> bool:
+    return model.buffers[tensor.buffer].data is not None
+
+
+def _tensor_problems(model: Any, tensor: Any) -> Iterator[str]:
+    if _text(tensor.name) is None:
+        yield "has no name"
+    if not 0 <= tensor.buffer < len(model.buffers or ()):
+        yield f"is stored in buffer {tensor.buffer} of {len(model.buffers or ())}"
+    shape = [] if tensor.shape is None else [int(size) for size in tensor.shape]
+    if any(size < 0 for size in shape):
+        yield f"has the shape {shape}"
+    sizes = {getattr(schema().TensorType, text): np.dtype(name) for name, text in _TYPES.items()}
+    content = model.buffers[tensor.buffer].data
+    if content is not None and tensor.type in sizes:
+        wanted = math.prod(shape) * sizes[tensor.type].itemsize
+        if len(content) != wanted:
+            yield f"stores {len(content)} bytes, and its shape {shape} wants {wanted}"
+    scales = tensor.quantization
+    if scales is None or scales.scale is None or len(scales.scale) == 0:
+        return
+    if scales.zeroPoint is not None and len(scales.zeroPoint) != len(scales.scale):
+        yield f"has {len(scales.scale)} scales and {len(scales.zeroPoint)} zero points"
+    if len(scales.scale) > 1:
+        axis = scales.quantizedDimension
+        if not 0 <= axis < len(shape) or shape[axis] != len(scales.scale):
+            yield f"has {len(scales.scale)} scales along axis {axis} of the shape {shape}"
+
+
+def _text(content: Any) -> str | None:
+    """A stored text; None where there is none, or no text."""
+    if content is None:
+        return None
+    try:
+        return bytes(content).decode()
+    except UnicodeDecodeError:
+        return None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoredOperator:
     """One operator of a file, with its tensors."""
@@ -303,6 +395,8 @@ class File:
 
     def __init__(self, content: bytes) -> None:
         self.model = unpack(content)
+        for problem in _problems(self.model):
+            raise ValueError(f"it is broken: {problem}")
         names = {
             value: name
             for name, value in vars(schema().BuiltinOperator).items()

@@ -23,6 +23,7 @@ from edgeseed.export.target import Finding, Model
 from edgeseed.export.targets.litert.flatbuffer import File, StoredOperator, pack
 from edgeseed.export.targets.litert.integers import SHIFTED
 from edgeseed.export.targets.litert.lowering import factor_of
+from edgeseed.export.targets.litert.trial import try_model
 
 Array = npt.NDArray[Any]
 _LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
@@ -54,10 +55,11 @@ class LiteRTModel(Model):
         content = path.read_bytes()
         try:
             self.file = File(content)
-        except (ValueError, AttributeError, IndexError, TypeError) as error:
+        except ValueError as error:
             raise ArtifactError(
                 f"{path} is not a LiteRT model: {error}; it may be truncated: export it anew"
             ) from error
+        try_model(content, source=path)
         self._interpreter = open_interpreter(content, source=path)
 
     def infer(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
@@ -93,7 +95,10 @@ class LiteRTModel(Model):
         copy = File(self.path.read_bytes())
         copy.graph.outputs = np.array(numbers, np.int32)
         copy.model.signatureDefs = []
-        interpreter = open_interpreter(pack(copy.model), source=self.path)
+        content = pack(copy.model)
+        # With other outputs it needs other memory.
+        try_model(content, source=self.path)
+        interpreter = open_interpreter(content, source=self.path)
         places = [each["index"] for each in interpreter.get_output_details()]
         rows: list[list[Array]] = []
         for photo in pixels:
