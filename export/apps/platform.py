@@ -50,6 +50,11 @@ class Platform(abc.ABC):
     def readme(self, facts: ModelFacts) -> str:
         """The module's README.md: how an app uses it, in five minutes."""
 
+    def templates(self, facts: ModelFacts) -> tuple[Path, ...]:
+        """Folders of source files; further ones where targets need sources of their own."""
+        del facts
+        return (self.template,)
+
     def advice(self, facts: ModelFacts) -> str | None:
         """What would serve the platform better than this bundle, for a warning; None if nothing."""
         del facts

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ def _write_module(
 ) -> dict[str, Role]:
     """Fills an empty folder; returns each file's role."""
     roles: dict[str, Role] = {}
-    for path, source in _template_files(platform):
+    for path, source in _template_files(platform.templates(facts)):
         place = folder / render(path, facts)
         place.parent.mkdir(parents=True, exist_ok=True)
         content = source.read_bytes()
@@ -145,10 +145,11 @@ def _write_module(
     return roles
 
 
-def _template_files(platform: Platform) -> Iterator[tuple[str, Path]]:
-    for source in sorted(platform.template.rglob("*")):
-        if source.is_file() and "__pycache__" not in source.parts:
-            yield source.relative_to(platform.template).as_posix(), source
+def _template_files(templates: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    for template in templates:
+        for source in sorted(template.rglob("*")):
+            if source.is_file() and "__pycache__" not in source.parts:
+                yield source.relative_to(template).as_posix(), source
 
 
 def render(text: str, facts: ModelFacts) -> str:

@@ -89,6 +89,14 @@ def made_fp32(once: MakeOnce, student: Path, photos: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def made_litert(once: MakeOnce, student: Path, photos: Path) -> Path:
+    return once(
+        "litert",
+        lambda out: export(student, target="litert", calibration=photos, out=out, speed=False),
+    )
+
+
+@pytest.fixture(scope="session")
 def made_fp16(once: MakeOnce, student: Path, photos: Path) -> Path:
     return once("fp16", lambda out: export(student, precision="fp16", calibration=photos, out=out))
 

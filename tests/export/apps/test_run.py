@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import shutil
 
@@ -12,19 +13,26 @@ from edgeseed.export import embed, verify_module
 from edgeseed.export.apps.contents import ModelFacts
 from edgeseed.export.apps.platform import PLATFORMS
 
+KINDS = [(name, target) for name in PLATFORMS.names() for target in PLATFORMS.load(name).targets]
+
 
 @pytest.fixture(scope="session")
-def bundles(made_fp32, made_coreml):
-    """A bundle of each target that a platform runs."""
-    return {"onnx": made_fp32, "coreml": made_coreml}
+def bundles(request, made_fp32, made_coreml):
+    """A bundle of each target that a platform runs, as far as this machine makes them."""
+    made = {"onnx": made_fp32, "coreml": made_coreml}
+    if importlib.util.find_spec("ai_edge_litert"):
+        made["litert"] = request.getfixturevalue("made_litert")
+    return made
 
 
-@pytest.fixture(scope="session", params=PLATFORMS.names())
+@pytest.fixture(scope="session", params=KINDS, ids="-".join)
 def module(request, bundles, tmp_path_factory):
-    """A module of each platform; tests that damage it copy it."""
-    platform = PLATFORMS.load(request.param)
+    """A module of each platform and target; tests that damage it copy it."""
+    name, target = request.param
+    if target not in bundles:
+        pytest.skip("needs ai-edge-litert: pip install edgeseed[litert]")
     place = tmp_path_factory.mktemp("module") / "birds"
-    embed(bundles[platform.targets[0]], platform=platform.name, out=place, name="birds")
+    embed(bundles[target], platform=name, out=place, name="birds")
     return place
 
 
@@ -36,6 +44,10 @@ def copy(module, tmp_path):
 
 def platform_of(module) -> str:
     return json.loads((module / "module.json").read_text())["platform"]
+
+
+def target_of(module) -> str:
+    return json.loads((module / "module.json").read_text())["model"]["target"]
 
 
 def assets(module):
@@ -77,7 +89,9 @@ def test_no_stand_in_and_no_token_is_left_in_a_module(module):
         if file.suffix in {".kt", ".kts", ".swift", ".md", ".xml", ".json"}:
             text = file.read_text(encoding="utf-8")
             assert "edgeseedmodule" not in text.lower(), file
-            assert not {"@MODEL@", "@SIZE@", "@RUNTIME@", "@DIGEST@"} & set(text.split()), file
+            assert not {"@MODEL@", "@SIZE@", "@RUNTIME@", "@DIGEST@", "@ENGINES@"} & set(
+                text.split()
+            ), file
 
 
 def test_nothing_generated_speaks_to_the_network(module):
@@ -92,7 +106,7 @@ def test_nothing_generated_speaks_to_the_network(module):
 
 
 def test_a_fresh_module_is_the_bundles(module, bundles):
-    target = PLATFORMS.load(platform_of(module)).targets[0]
+    target = target_of(module)
     report = verify_module(module, bundle=bundles[target])
     assert report.edited == ()
     assert set(report.checked) == {
@@ -116,7 +130,9 @@ def test_a_changed_file_is_named(copy, victim):
 
 def test_a_changed_model_is_named(copy):
     model = next(
-        file for file in sorted(assets(copy).rglob("*")) if file.suffix in {".onnx", ".mlmodel"}
+        file
+        for file in sorted(assets(copy).rglob("*"))
+        if file.suffix in {".onnx", ".mlmodel", ".tflite"}
     )
     model.write_bytes(model.read_bytes()[:-1] + b"x")
     with pytest.raises(ArtifactError, match=f"{model.name} .model. was changed"):
@@ -149,7 +165,7 @@ def test_a_change_with_a_new_digest_in_the_record_is_told_by_the_bundle(copy, bu
     record["bundle"]["files"].pop(victim, None)
     (copy / "module.json").write_text(json.dumps(record))
     verify_module(copy)
-    target = PLATFORMS.load(platform_of(copy)).targets[0]
+    target = target_of(copy)
     with pytest.raises(ArtifactError, match=rf"{victim} is not as .* has it"):
         verify_module(copy, bundle=bundles[target])
 
@@ -177,7 +193,7 @@ def test_edited_sources_are_the_authors_right_and_are_listed(copy):
 
 
 def test_a_module_of_another_bundle_is_told(module, bundles, tmp_path, student):
-    target = PLATFORMS.load(platform_of(module)).targets[0]
+    target = target_of(module)
     other = tmp_path / "other"
     shutil.copytree(bundles[target], other)
     from edgeseed.core.bundle import read_bundle
@@ -197,6 +213,36 @@ def test_a_bundle_of_another_target_names_the_one_that_is_needed(bundles, tmp_pa
     with pytest.raises(UsageError, match=r"target coreml.*--target onnx"):
         embed(bundles["coreml"], platform="android", out=tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "package", "called", "engine"),
+    [
+        ("onnx", "com.microsoft.onnxruntime:onnxruntime-android:", "ai.onnxruntime", "onnxruntime"),
+        ("litert", "com.google.ai.edge.litert:litert:", "org.tensorflow.lite", "litert"),
+    ],
+)
+def test_an_android_module_depends_on_the_runtime_of_its_model(
+    bundles, tmp_path, target, package, called, engine
+):
+    if target not in bundles:
+        pytest.skip("needs ai-edge-litert: pip install edgeseed[litert]")
+    embed(bundles[target], platform="android", out=tmp_path / "m", name="birds")
+    dependency = (tmp_path / "m/runtime.dependency").read_text().strip()
+    assert dependency.startswith(package)
+    assert dependency in (tmp_path / "m/README.md").read_text()
+    sources = tmp_path / "m/src/main/kotlin/edgeseed/birds"
+    runtimes = {"ai.onnxruntime", "org.tensorflow.lite"}
+    imported = "".join(path.read_text() for path in sources.rglob("*.kt"))
+    assert {name for name in runtimes if f"import {name}" in imported} == {called}
+    facts = (sources / "ModelInfo.kt").read_text()
+    assert f'RUNTIME = "{engine}"' in facts
+    shape, is_float = {
+        "onnx": ("(N, 3, 36, 36)", "true"),
+        "litert": ("(1, 36, 36, 3)", "false"),
+    }[target]
+    assert shape in facts
+    assert f"inputIsFloat: Boolean = {is_float}" in facts
 
 
 def test_an_unknown_platform_names_the_nearest(bundles, tmp_path):
@@ -263,7 +309,7 @@ def test_facts_survive_their_json(module):
 
 
 def test_the_command_verifies_a_module(module, bundles):
-    target = PLATFORMS.load(platform_of(module)).targets[0]
+    target = target_of(module)
     result = CliRunner().invoke(cli, ["verify", str(module), "--bundle", str(bundles[target])])
     assert result.exit_code == 0, result.output
     assert "birds" in result.output

@@ -37,10 +37,12 @@ def nasty_bundle(student, folder: Path, *, target: str, precision: str) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def android(student, tmp_path_factory):
+@pytest.fixture(scope="module", params=["onnx", "litert"])
+def android(request, student, tmp_path_factory):
+    if request.param == "litert":
+        pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert")
     place = tmp_path_factory.mktemp("android")
-    bundle = nasty_bundle(student, place / "bundle", target="onnx", precision="fp32")
+    bundle = nasty_bundle(student, place / "bundle", target=request.param, precision="fp32")
     embed(bundle, platform="android", out=place / "birds", name="birds")
     return place / "birds"
 
@@ -66,9 +68,12 @@ def test_the_kotlin_core_meets_the_conformance_set_and_names_each_mistake(androi
 @pytest.mark.kotlin
 def test_the_whole_android_module_compiles_against_signatures(android, tmp_path):
     kotlin = Kotlin()
+    # Each module sees the signatures of its own runtime alone.
+    runtime = json.loads((android / "module.json").read_text())["model"]["target"]
+    runtime = {"onnx": "onnxruntime"}.get(runtime, runtime)
     stubs = [
         path
-        for name in ("android_stubs", "onnxruntime_stubs")
+        for name in ("android_stubs", f"{runtime}_stubs")
         for path in write_stubs(HERE / f"{name}.txt", tmp_path / "stubs")
     ]
     classes = tmp_path / "classes"

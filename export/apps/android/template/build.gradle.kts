@@ -4,7 +4,7 @@ plugins {
 }
 
 // By `edgeseed embed`: a runtime that takes the model.
-val runtime = file("onnxruntime.version").readText().trim()
+val runtime = file("runtime.dependency").readText().trim()
 
 android {
     namespace = "edgeseed.edgeseedmodule"
@@ -26,7 +26,7 @@ kotlin { jvmToolchain(17) }
 
 dependencies {
     // The one dependency that goes into the app.
-    api("com.microsoft.onnxruntime:onnxruntime-android:$runtime")
+    api(runtime)
     // Only to compile CameraX.kt against: an app that uses CameraX brings its own.
     compileOnly("androidx.camera:camera-core:1.4.2")
 

@@ -25,7 +25,7 @@ fun benchmark(
     context: Context,
     file: File,
     protocol: Protocol = Protocol.QUICK,
-    engine: Engine = Engine.CPU,
+    engine: Engine = Engine.DEFAULT,
     threads: Int = 4,
 ) {
     val loading = System.nanoTime()
@@ -68,7 +68,8 @@ private fun deviceFacts(
     system = "Android ${Build.VERSION.RELEASE} (API ${Build.VERSION.SDK_INT})",
     logicalCores = Runtime.getRuntime().availableProcessors(),
     memoryMib = null,
-    engineVersion = ai.onnxruntime.OrtEnvironment.getEnvironment().version,
+    engine = ModelInfo.RUNTIME,
+    engineVersion = runtimeVersion(),
     unit = engine.name.lowercase(),
     threads = threads,
     settings = mapOf("engine" to engine.name.lowercase(), "threads" to threads),
@@ -76,7 +77,7 @@ private fun deviceFacts(
     facts = facts,
     limitations = listOf(
         "an app does not see how busy the phone is, nor its clocks",
-        "ONNX Runtime does not say which layers XNNPACK took",
+        "the runtime does not say which layers XNNPACK took",
     ).take(if (engine == Engine.XNNPACK) 2 else 1),
 )
 
@@ -107,7 +108,7 @@ class BenchmarkActivity : Activity() {
         result.delete()
         failure.delete()
         val name = intent.getStringExtra("protocol") ?: "quick"
-        val engine = intent.getStringExtra("engine") ?: "cpu"
+        val engine = intent.getStringExtra("engine") ?: Engine.DEFAULT.name
         val threads = intent.getIntExtra("threads", 4)
         thread {
             try {

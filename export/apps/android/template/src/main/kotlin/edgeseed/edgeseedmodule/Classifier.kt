@@ -16,7 +16,7 @@ import java.io.Closeable
  * }
  * ```
  */
-class Classifier(context: Context, engine: Engine = Engine.CPU, threads: Int = 4) : Closeable {
+class Classifier(context: Context, engine: Engine = Engine.DEFAULT, threads: Int = 4) : Closeable {
     /** The opened model, for its self-test. */
     val model: Model
 

@@ -15,7 +15,7 @@ import java.io.Closeable
  * file.writeBytes(gallery.toBytes())
  * ```
  */
-class Embedder(context: Context, engine: Engine = Engine.CPU, threads: Int = 4) : Closeable {
+class Embedder(context: Context, engine: Engine = Engine.DEFAULT, threads: Int = 4) : Closeable {
     /** The opened model, for its self-test. */
     val model = Model(context, engine, threads)
 

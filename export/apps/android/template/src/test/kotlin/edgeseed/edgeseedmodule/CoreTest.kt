@@ -82,6 +82,24 @@ class CoreTest {
     )
 
     @Test
+    fun aRowOfPixelsHoldsWhatThePlanesDo() {
+        val preprocess = ModelInfo.preprocess
+        val inputs = NumpyArray.read(read("golden/inputs.npy")).bytes()
+        val channels = preprocess.channels
+        val size = preprocess.count / channels
+        for (name in listOf("golden/000.png", "conformance/photos/tall.png")) {
+            val photo = decodeFile(read(name))
+            val planes = preprocess.pixels(photo)
+            val rows = preprocess.rows(photo)
+            for (i in rows.indices) assertEquals(planes[i % channels * size + i / channels], rows[i])
+            assertTrue(rows.contentEquals(preprocess.rows(preprocess.tensor(photo, null))))
+            if (name.startsWith("golden")) {
+                assertTrue(planes.contentEquals(inputs.copyOf(preprocess.count)))
+            }
+        }
+    }
+
+    @Test
     fun wrongOutputsFailTheSelfTest() {
         val golden = goldenOutputs()
         val run = { input: FloatArray ->
@@ -121,6 +139,7 @@ class CoreTest {
             system = "Android 14",
             logicalCores = 8,
             memoryMib = 8000.0,
+            engine = ModelInfo.RUNTIME,
             engineVersion = "1.29.0",
             unit = "cpu",
             threads = 4,

@@ -19,8 +19,16 @@ enum class Engine {
     CPU,
 
     /** XNNPACK for float layers; what it lacks stays on the CPU. */
-    XNNPACK,
+    XNNPACK;
+
+    companion object {
+        /** What computes if nothing else is asked for. */
+        val DEFAULT = CPU
+    }
 }
+
+/** Version of ONNX Runtime, for measurements. */
+internal fun runtimeVersion(): String = OrtEnvironment.getEnvironment().version
 
 /**
  * The module's model, opened: [Classifier] and [Embedder] are what an app uses.
@@ -31,7 +39,7 @@ enum class Engine {
  * @param context any of the app's.
  * @param threads that compute one photo.
  */
-class Model(context: Context, engine: Engine = Engine.CPU, threads: Int = 4) : Closeable {
+class Model(context: Context, engine: Engine = Engine.DEFAULT, threads: Int = 4) : Closeable {
     private val assets = context.applicationContext.assets
     private val environment = OrtEnvironment.getEnvironment()
     private val session: OrtSession

@@ -96,6 +96,7 @@ private fun median(samples: List<Long>): Double {
  * What a device says of itself; null where it does not.
  *
  * @property system name and version of the operating system.
+ * @property engine what runs the model, as `edgeseed profile` calls it: `onnxruntime`, `litert`.
  * @property unit what was asked to compute the model: `cpu`, `xnnpack`.
  * @property settings what the engine was opened with.
  * @property facts other facts before and after the timed runs, by name.
@@ -107,6 +108,7 @@ class DeviceFacts(
     val system: String,
     val logicalCores: Int,
     val memoryMib: Double?,
+    val engine: String,
     val engineVersion: String,
     val unit: String,
     val threads: Int,
@@ -135,7 +137,7 @@ fun measurementJson(
             "runner" to "android-app",
             "request" to mapOf(
                 "bundle_digest" to bundleDigest,
-                "engine" to "onnxruntime",
+                "engine" to device.engine,
                 "threads" to device.threads,
                 "protocol" to protocol.name.lowercase(),
                 "min_runs" to protocol.minRuns,

@@ -32,7 +32,19 @@ class Preprocess(
     /** The pixels that the model gets: all red ones row by row, then green, then blue; or grey. */
     fun pixels(photo: Photo): ByteArray = planes(box(photo, null))
 
-    /** The same as unscaled floats, 0 to 255, written to [target] from [offset] on. */
+    /** The same pixel by pixel, row by row, the channels of each together: as LiteRT wants them. */
+    fun rows(photo: Photo): ByteArray {
+        val box = box(photo, null)
+        return ByteArray(count) { value(box, it / channels, it % channels, isSwapped = false).toByte() }
+    }
+
+    /** What [rows] gives, of values 0 to 255 in planes as [tensor] gives them. */
+    fun rows(planes: FloatArray): ByteArray {
+        val size = imageSize * width
+        return ByteArray(count) { planes[it % channels * size + it / channels].toInt().toByte() }
+    }
+
+    /** [pixels] as unscaled floats, 0 to 255, written to [target] from [offset] on. */
     fun fill(photo: Photo, target: java.nio.FloatBuffer, offset: Int = 0) {
         val values = pixels(photo)
         for (i in values.indices) target.put(offset + i, (values[i].toInt() and 255).toFloat())
