@@ -238,8 +238,8 @@ def test_an_android_module_depends_on_the_runtime_of_its_model(
     facts = (sources / "ModelInfo.kt").read_text()
     assert f'RUNTIME = "{engine}"' in facts
     shape, is_float = {
-        "onnx": ("(N, 3, 36, 36)", "true"),
-        "litert": ("(1, 36, 36, 3)", "false"),
+        "onnx": ("(N, 3, 32, 32)", "true"),
+        "litert": ("(1, 32, 32, 3)", "false"),
     }[target]
     assert shape in facts
     assert f"inputIsFloat: Boolean = {is_float}" in facts
