@@ -147,6 +147,18 @@ OUTPUTS = {
 }  # fmt: skip
 
 
+def _pairs() -> list[Any]:
+    """Every target and precision, once; integers among the slow tests."""
+    pairs = [("toy", "fp32"), ("toy", "w8")]
+    for name in TARGETS.names():
+        pairs += [(name, precision) for precision in TARGETS.load(name).precisions]
+    slow = pytest.mark.slow
+    return [
+        pytest.param(*pair, id="-".join(pair), marks=[slow] if pair[1] == "int8" else [])
+        for pair in pairs
+    ]
+
+
 @pytest.mark.parametrize(("name", "precision"), _pairs())
 def test_outputs_are_added_and_proven_or_refused_in_one_line(
     name: str, precision: str, added_of: BundleOf, pixels: Any, student: Path, tmp_path: Path
