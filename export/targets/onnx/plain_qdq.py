@@ -81,7 +81,7 @@ def _read_as_integers(node: NodeProto, makers: Mapping[str, NodeProto]) -> str:
     """The name of a stored tensor that an operator reads as it is, or nothing."""
     for name in node.input:
         if name in makers and makers[name].op_type == "QuantizeLinear":
-            return name
+            return str(name)
     return ""
 
 
