@@ -235,10 +235,11 @@ def _reject_unused_options(
         for variant in variants
         if variant.scheme is not None and not SCHEMES.load(variant.scheme).float_layers
     ]
+    settings = call.quantization
     of_float_layers = {
         "--keep-float": bool(call.keep_float),
         # None at all may be asked for anywhere.
-        "--set max_float_layers": str(call.quantization.get("max_float_layers", 0)) != "0",
+        "--set max_float_layers": str(settings.get("max_float_layers", 0)) != "0",
     }
     rules = (
         (of_integers, integers, "is about int8"),

@@ -56,7 +56,9 @@ def test_every_kind_of_data_file_is_shipped():
     shipped = {pattern.removeprefix("*") for pattern in patterns} | {".py"}
     for folder in SOURCES.values():
         for file in folder.rglob("*"):
-            in_template = "template" in file.parts and folder.name == "export"
+            in_template = folder.name == "export" and any(
+                part.partition("_")[0] == "template" for part in file.parts
+            )
             if in_template or "__pycache__" in file.parts or file.name == "py.typed":
                 continue
             if file.is_file():
@@ -70,7 +72,7 @@ def test_every_file_of_an_app_template_is_shipped():
     shipped = {
         Path(found) for pattern in patterns for found in glob(str(root / pattern), recursive=True)
     }
-    templates = {file for file in root.glob("*/template/**/*") if file.is_file()}
+    templates = {file for file in root.glob("*/template*/**/*") if file.is_file()}
     assert templates
     assert templates <= shipped
 

@@ -267,7 +267,7 @@ def test_a_measurement_by_ssh_that_is_killed_leaves_nothing_on_either_side(
 ) -> None:  # fmt: skip
     warm_up_shortly(monkeypatch)
     short = latency.LatencyProtocol("rapid", min_runs=8, min_seconds=0.3, max_seconds=5)
-    monkeypatch.setitem(latency.PROTOCOLS, "rapid", short)
+    monkeypatch.setitem(latency.PROTOCOLS, "rapid", short)  # to read the results here
     environment = {**here(world), "PATH": board.path}
 
     def words(out: Path) -> list[str]:
@@ -275,22 +275,28 @@ def test_a_measurement_by_ssh_that_is_killed_leaves_nothing_on_either_side(
                 "--data", str(world / "photos"), "--out", str(out)]  # fmt: skip
 
     kept = world / f"kept-{sign}.json"
-    first = run(words(kept), log=world / "log", environment=environment)
+    first = run(words(kept), log=world / "log", environment=environment, protocols={"rapid": short})
     assert first.code == 0, first.log
     before = kept.read_bytes()
     ends: Counter[int] = Counter()
     for number, moment in enumerate(shortly(first.seconds, sign, "profile")):
         out = world / f"result-{sign}-{number}.json"
         killed = run(
-            words(out), log=world / "log", environment=environment, sign=sign, after=moment
-        )
+            words(out), log=world / "log", environment=environment, sign=sign, after=moment,
+            protocols={"rapid": short},
+        )  # fmt: skip
         ends[killed.code] += 1
         check_end(killed, sign, world, world)
         if sign != signal.SIGKILL:
             assert wait_until_empty(board.tmp, seconds=20) == []
         if out.exists():
             read_result(out)
-        then = run(words(world / "next.json"), log=world / "log", environment=environment)
+        then = run(
+            words(world / "next.json"),
+            log=world / "log",
+            environment=environment,
+            protocols={"rapid": short},
+        )
         assert then.code == 0, then.log
         read_result(world / "next.json")
         (world / "next.json").unlink()

@@ -1,3 +1,4 @@
+import functools
 import json
 
 import pytest
@@ -14,7 +15,8 @@ from edgeseed.export.targets.litert.checks import metadata_of
 def test_the_input_is_described_in_the_students_colours(channels: int, colours: str) -> None:
     # A LiteRT file of a grey student said that it takes RGB.
     preprocess = Preprocess(image_size=8, resize=8, **normalization(channels))
-    for describe in (file_metadata, metadata_of):
+    of_litert = functools.partial(metadata_of, input_type="uint8")
+    for describe in (file_metadata, of_litert):
         texts = describe(preprocess, precision="int8", classes=None)
         assert texts["edgeseed.input"].startswith(f"{colours} ")
         assert json.loads(texts["edgeseed.preprocess"]) == preprocess.to_dict()

@@ -1,10 +1,12 @@
 """Kills real calls of the command line at random moments, and looks at what is left.
 
-Calls are forked from this process, which has imported all that they need: a call takes a second
-instead of ten, and the moments fall into its work.
+Calls are forked from a server that has imported all that they need: a call takes a second instead
+of ten, and the moments fall into its work. The server is no process of tests: torch cannot train in
+a fork of a process that has trained.
 """
 
 import contextlib
+import multiprocessing
 import os
 import random
 import signal
@@ -17,8 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeseed.cli._main import main
+from edgeseed.runtime.latency import PROTOCOLS, LatencyProtocol
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
+
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    [
+        "support.killing", "edgeseed.distill", "edgeseed.export", "edgeseed.runtime", "timm",
+        "torch.export", "torch.onnx", "onnx", "onnxruntime", "onnxscript",
+    ]
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,32 +51,50 @@ class Call:
 def run(
     words: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None,
     sign: signal.Signals | None = None, after: float = 0.0, limit: float = 600.0,
+    protocols: Mapping[str, LatencyProtocol] | None = None,
 ) -> Call:  # fmt: skip
-    """Runs `edgeseed WORDS`, and sends it a signal after some seconds, unless it has ended."""
+    """Runs `edgeseed WORDS`, and sends it a signal after some seconds, unless it has ended.
+
+    Args:
+        words: Of the call.
+        log: Where what it prints goes.
+        environment: Variables on top of this process's.
+        sign: What to send; None for nothing.
+        after: Seconds.
+        limit: Seconds after which it is an error that the call has not ended.
+        protocols: Of latency, for the call alone.
+    """
+    process = _SERVER.Process(
+        target=_be_the_call, args=(list(words), log, dict(environment or {}), protocols or {})
+    )
     began = time.monotonic()
-    process = os.fork()
-    if process == 0:
-        _be_the_call(words, log, environment or {})
+    process.start()
+    assert process.pid is not None
     sent = False
-    while True:
-        done, status = os.waitpid(process, os.WNOHANG)
+    while process.exitcode is None:
         seconds = time.monotonic() - began
-        if done:
-            break
         if sign is not None and not sent and seconds >= after:
-            os.kill(process, sign)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(process.pid, sign)
             sent = True
         if seconds > limit + (after if sign is not None else 0):
-            os.kill(process, signal.SIGKILL)
-            os.waitpid(process, 0)
+            process.kill()
+            process.join()
             raise AssertionError(f"{' '.join(words)}: no end after {seconds:.0f} s")
-        time.sleep(0.005)
-    return Call(os.waitstatus_to_exitcode(status), seconds, log.read_text(errors="replace"))
+        process.join(0.005)
+    seconds = time.monotonic() - began
+    return Call(process.exitcode, seconds, log.read_text(errors="replace"))
 
 
-def _be_the_call(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+def _be_the_call(
+    words: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    protocols: Mapping[str, LatencyProtocol],
+) -> None:
     code = 70
     try:
+        PROTOCOLS.update(protocols)
         os.setsid()  # a terminal of its own: pytest's is not touched
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.default_int_handler if number == 2 else signal.SIG_DFL)

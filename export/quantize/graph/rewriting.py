@@ -388,7 +388,7 @@ class _Inserter:
     def _read_image(self, image: fx.Node, grey: int, *, before: fx.Node) -> fx.Node:
         """(N, C + 1, H, W): `byte - grey`, and a channel of `255 - grey`."""
         stored, quantizer = self.stored[image]
-        steps = self.scheme.activation.byte_steps
+        steps = round(1 / quantizer.scale)
         with self.graph.inserting_before(before):
             stored = self.graph.call_function(
                 _aten.constant_pad_nd.default,
@@ -400,7 +400,7 @@ class _Inserter:
     def _read_plain_image(self, image: fx.Node, grey: int, *, before: fx.Node) -> fx.Node:
         """The same by a subtraction and a padding of real numbers, in whole steps: exact."""
         stored, quantizer = self.stored[image]
-        number = torch.tensor(quantizer.low + grey * self.scheme.activation.byte_steps)
+        number = torch.tensor(quantizer.low + grey * round(1 / quantizer.scale))
         constant_grey = new_constant(
             self.module, number.to(quantizer.dtype), name="grey", before=before
         )

@@ -312,7 +312,7 @@ def _with_known_operators(program: torch.export.ExportedProgram) -> torch.export
     for node in list(graph.nodes):
         if node.target is aten.adaptive_avg_pool2d.default and list(node.args[1]) == [1, 1]:
             node.target, node.args = aten.mean.dim, (node.args[0], [-1, -2], True)
-        elif node.target is aten.batch_norm.default:
+        elif node.target is aten.batch_norm.default and not node.args[5]:
             image, weight, bias, mean, variance, _, momentum, epsilon, *_ = node.args
             arguments = (image, weight, bias, mean, variance, momentum, epsilon)
             with graph.inserting_before(node):
