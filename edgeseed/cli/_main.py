@@ -16,7 +16,7 @@ import click
 from edgeseed.core.console import printable
 from edgeseed.core.errors import EdgeseedError, WorkError
 from edgeseed.core.registry import unknown_name
-from edgeseed.core.signals import ended_by_exception
+from edgeseed.core.signals import ended_by_exception, ending_code
 
 # In the order in which a user meets them; what is not named here follows in alphabetical order.
 _ORDER = (
@@ -99,8 +99,10 @@ def main(arguments: list[str] | None = None) -> None:
         with contextlib.nullcontext() if _is_one_of_many() else ended_by_exception():
             code = cli.main(args=arguments, prog_name="edgeseed", standalone_mode=False)
     except EdgeseedError as error:
-        code = error.exit_code
-        if _is_first_to_say(str(error)):
+        # What a library's own trouble with a signal was taken for is not worth a message.
+        ended = ending_code(error)
+        code = error.exit_code if ended is None else ended
+        if (ended is None or _is_of_signal(error)) and _is_first_to_say(str(error)):
             _report(error, as_json=as_json)
     except click.ClickException as error:
         code = error.exit_code
@@ -118,13 +120,22 @@ def main(arguments: list[str] | None = None) -> None:
         code = told.exit_code
         if _is_first_to_say(str(told)):
             _report(told, as_json=as_json)
-    except RuntimeError:
+    except Exception as error:
+        ended = ending_code(error)
+        if ended is not None:
+            code = ended
         # A collective fails where another process is gone; that one has said why.
-        if not _has_another_failed():
+        elif isinstance(error, RuntimeError) and _has_another_failed():
+            code = EdgeseedError.exit_code
+        else:
             raise
-        code = EdgeseedError.exit_code
     # Commands return nothing; what a context was left with is an exit code.
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _is_of_signal(error: EdgeseedError) -> bool:
+    """Whether an error of ours was raised because a signal came, to say what was kept."""
+    return isinstance(error.__cause__ or error.__context__, SystemExit | KeyboardInterrupt)
 
 
 def _is_one_of_many() -> bool:

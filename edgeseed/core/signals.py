@@ -37,3 +37,27 @@ def ended_by_exception() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def ending_code(error: BaseException) -> int | None:
+    """The exit code of a call that a signal or Ctrl-C ended, whatever came of it afterwards.
+
+    An exception may be raised at any line, also while a library takes its own state down, and that
+    library's error is then what comes out (torch: "Trying to pop empty mode stack").
+
+    Args:
+        error: What came out.
+
+    Returns:
+        128 and the number of the signal, or None if neither was the beginning of it.
+    """
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        if isinstance(each, KeyboardInterrupt):
+            return SIGNALLED + signal.SIGINT
+        if isinstance(each, SystemExit) and isinstance(each.code, int) and each.code > SIGNALLED:
+            return each.code
+        each = each.__cause__ or each.__context__
+    return None
