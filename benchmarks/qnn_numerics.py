@@ -22,7 +22,7 @@ import argparse
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,13 @@ from edgeseed.core.student import Architecture, StudentSpec
 from edgeseed.export import export
 from edgeseed.export.proof.reference import Outputs, reference_outputs
 from edgeseed.export.targets.onnx.npu import INSTALL, is_available
-from edgeseed.export.targets.onnx.npu_worker import HTP_ARCHITECTURE, SOC_MODEL, run
-from edgeseed.export.targets.onnx.npu_worker import open_session as npu_session
+from edgeseed.export.targets.onnx.npu_worker import (
+    HTP_ARCHITECTURE,
+    SOC_MODEL,
+    open_session,
+    run,
+    session_options,
+)
 
 Pixels = npt.NDArray[np.uint8]
 SCHEMES = ("qnn", "qnn-w8a16", "fp32")
@@ -143,6 +148,11 @@ def on_cpu(content: bytes, feeds: dict[str, Any]) -> dict[str, Any]:
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 
+def npu_session(path: Path) -> Any:
+    """A model on the simulated NPU."""
+    return open_session(str(path), session_options())
+
+
 class Operators:
     """A plain QDQ model taken apart: each operator with the tensors that it reads and stores.
 
@@ -208,30 +218,41 @@ class Operators:
         return on_cpu(content, dict(zip(names, inputs, strict=True)))["out"]
 
 
-def with_all_outputs(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """The model with every stored tensor read as an output, and which output is whose."""
-    told = onnx.ModelProto()
-    told.CopyFrom(model)
+def readings(model: onnx.ModelProto) -> dict[str, str]:
+    """Stored tensor -> the real numbers that it is read as."""
     stored = {node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     outputs: dict[str, str] = {}
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in stored:
             outputs.setdefault(node.input[0], node.output[0])
+    return outputs
+
+
+def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """The model with some of its values as outputs, besides its own."""
+    told = onnx.ModelProto()
+    told.CopyFrom(model)
     known = {item.name for item in model.graph.output}
-    for name in outputs.values():
-        if name not in known:
-            told.graph.output.append(helper.make_empty_tensor_value_info(name))
-    return told, outputs
+    told.graph.output.extend(
+        helper.make_empty_tensor_value_info(name) for name in names if name not in known
+    )
+    return told
+
+
+def npu_values(model: onnx.ModelProto, pixels: Pixels, scratch: Path) -> dict[str, Any]:
+    """Every stored tensor of the simulated NPU, as real numbers."""
+    outputs = readings(model)
+    # In one session: others fuse other operators, and their tensors do not belong together.
+    onnx.save(with_outputs(model, outputs.values()), scratch)
+    found = run(npu_session(scratch), pixels, seconds=1e9)
+    return {tensor: found[name] for tensor, name in outputs.items()}
 
 
 def evidence(path: Path, pixels: Pixels, scratch: Path) -> dict[str, Any]:
     """Where the NPU and the CPU part, by the kind of operator."""
     model = onnx.load(path)
     operators = Operators(model)
-    told, outputs = with_all_outputs(model)
-    onnx.save(told, scratch)
-    told_of = run(npu_session(str(scratch)), pixels, seconds=1e9)
-    npu = {tensor: told_of[name] for tensor, name in outputs.items()}
+    npu = npu_values(model, pixels, scratch)
     photo = next(node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear")
     own: dict[str, Any] = {}
     by_kind: dict[str, list[Any]] = defaultdict(list)
@@ -261,6 +282,9 @@ def evidence(path: Path, pixels: Pixels, scratch: Path) -> dict[str, Any]:
         "kinds": rows,
         "distance_of_all_kinds": _distance(everything[last], plain[last]),
         "distance_of_the_npu": _distance(npu[last], plain[last]),
+        "distance_of_the_npu_without_the_outputs": _distance(
+            run(npu_session(path), pixels, seconds=1e9)["embedding"], plain[last]
+        ),
         "along_the_network": [
             {"tensor": stored, "kind": kind, "distance": _distance(npu[stored], plain[stored])}
             for kind, _, stored in operators.steps
@@ -303,7 +327,7 @@ def measure(
     reference = reference_outputs(network, spec.preprocess, pixels)
     cpu = on_cpu(path.read_bytes(), {"image": pixels.astype(np.float32)})
     start = time.monotonic()
-    session = npu_session(str(path))
+    session = npu_session(path)
     opened = time.monotonic() - start
     npu = run(session, pixels, seconds=1e9)
     row = {

@@ -1,6 +1,7 @@
 """What the benchmark of the NPU's numerics takes apart, without the NPU's simulator."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,7 @@ def test_a_missing_simulator_is_named(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, SCRIPT, tmp_path / "out", "--photos", tmp_path],
         capture_output=True, text=True, check=False, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode != 0
     assert "pip install 'edgeseed[qnn]'" in done.stderr
@@ -61,7 +63,8 @@ def test_operators_one_by_one_compute_the_whole_model(
     script: ModuleType, model: onnx.ModelProto
 ) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (2, 3, 32, 32)).astype(np.float32)
-    told, outputs = script.with_all_outputs(model)
+    outputs = script.readings(model)
+    told = script.with_outputs(model, outputs.values())
     whole = script.on_cpu(told.SerializeToString(), {"image": pixels})
     operators = script.Operators(model)
     photo = next(node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear")

@@ -39,9 +39,9 @@ GATE = "qnn_simulator on this machine"
 WORKER = Path(__file__).with_name("npu_worker.py")
 INSTALL = "pip install 'edgeseed[qnn]'"
 MOST_PHOTOS = 64
-# At 32 px a photo takes 0.1 to 0.3 s, at 224 px half a minute.
+# At 64 px a photo takes 0.2 to 0.5 s.
 _RUN_SECONDS = 120
-# Compiling takes a second at 32 px; a graph of 224 px was not compiled in 200 s.
+# Compiling takes a second or two at 64 px; a graph of 224 px was not done in 200 s.
 TIME_LIMIT_S = 900
 # With fewer decisions lost than this chance allows, the simulator does not contradict the limit.
 _CHANCE = 0.01
@@ -119,8 +119,9 @@ def simulate_npu(
     refused = [line for line in done.stdout.splitlines() if line.startswith("REFUSED")]
     if refused:
         return f"the NPU's compiler refuses the graph: {refused[0].removeprefix('REFUSED ')}"
+    # Not a verdict on the graph: the vendor's simulator does crash on some that are sound.
     last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    return f"the simulator ended with code {done.returncode}: {last}"
+    return NotRun(GATE, f"the simulator broke down (exit code {done.returncode}): {last}")
 
 
 def compare(found: Outputs, reference: Outputs, *, required: float) -> tuple[list[str], str]:
