@@ -350,7 +350,7 @@ def measure(
 
 def main() -> None:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--student", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--train", action="append", default=[], metavar="ARCHITECTURE=SECONDS")
