@@ -737,3 +737,36 @@ def test_a_key_that_is_not_accepted_says_how_to_install_it(
 
     with pytest.raises(WorkError, match="ssh-copy-id"):
         profile(bundle.path, device=connect(sshd, key="stranger"), out=tmp_path / "result.json")
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("listens", [True, False])
+def test_what_would_write_a_removed_folder_anew_is_ended_first(
+    tmp_path: Path, listens: bool
+) -> None:
+    # Its agent still ran, or the copy had not begun: the folder came back after it was removed.
+    name = f"edgeseed-{tmp_path.name}"
+    writer = (
+        "import os, signal, sys, time\n"
+        f"signal.signal(signal.SIGTERM, signal.SIG_{'DFL' if listens else 'IGN'})\n"
+        "while True:\n"
+        "    os.makedirs(sys.argv[1], exist_ok=True)\n"
+        "    open(os.path.join(sys.argv[1], 'owner'), 'w').close()\n"
+        "    print('there', flush=True)\n"
+        "    time.sleep(0.01)\n"
+    )
+    folder = tmp_path / name
+    with subprocess.Popen(
+        [sys.executable, "-c", writer, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        done = subprocess.run(
+            [sys.executable, "-c", ssh_module._REMOVE, name],
+            env={**os.environ, "TMPDIR": str(tmp_path)}, check=False,
+        )  # fmt: skip
+        alive = process.poll() is None
+        process.kill()
+    assert done.returncode == 0
+    assert not alive
+    assert not folder.exists()
