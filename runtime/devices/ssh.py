@@ -330,6 +330,16 @@ class SshDevice(AgentDevice):
         return done.stdout.partition(_MARK)[2]
 
     def _remove(self, folder: str, *left: str) -> None:
+        """Remove folders there, also if a signal comes in the middle of it."""
+        try:
+            self._remove_once(folder, *left)
+        except Exception:
+            raise
+        except BaseException:
+            self._remove_once(folder, *left)
+            raise
+
+    def _remove_once(self, folder: str, *left: str) -> None:
         command = self._command(self._address.python, "-c", _REMOVE, folder, *left)
         try:
             done = subprocess.run(

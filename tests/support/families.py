@@ -110,11 +110,9 @@ FAMILIES: dict[str, Family] = {
     "hardcorenas": Family("hardcorenas_a"),
     "hgnet": Family("hgnetv2_b0"),
     "hiera": Family("hiera_tiny_224", 224, {"stages": _FOUR, "embed_dim": 48}),
-    "hieradet_sam2": Family(
-        "sam2_hiera_tiny", 128, {"stages": _FOUR, "embed_dim": 48, "global_att_blocks": (2,)}
-    ),
+    "hieradet_sam2": Family("sam2_hiera_tiny", 224),
     "hrnet": Family("hrnet_w18_small"),
-    "iformer": Family("iformer_t", 128, {"depths": (1, 1, 2, 2)}),
+    "iformer": Family("iformer_t", 128),
     "inception_next": Family("inception_next_atto", 64, {"depths": _FOUR}),
     "inception_v3": Family("inception_v3", 128),
     "inception_v4": Family("inception_v4", 128),
@@ -131,13 +129,10 @@ FAMILIES: dict[str, Family] = {
     "naflexvit": Family(
         "naflexvit_base_patch16_gap", 64, {"depth": 2, "embed_dim": 96, "num_heads": 3}
     ),
-    "nest": Family(
-        "nest_tiny_jx", 224,
-        {"depths": (1, 1, 1), "embed_dims": (48, 96, 192), "num_heads": (1, 2, 4)},
-    ),
-    "nextvit": Family("nextvit_small", 64, {"depths": (1, 1, 2, 1)}),
+    "nest": Family("nest_tiny_jx", 224),
+    "nextvit": Family("nextvit_small"),
     "nfnet": Family("nf_resnet26"),
-    "pit": Family("pit_ti_224", 224, {"depths": (1, 1, 1)}),
+    "pit": Family("pit_ti_224", 224),
     "pvt_v2": Family("pvt_v2_b0", 64, {"depths": _FOUR}),
     "rdnet": Family("rdnet_tiny"),
     "regnet": Family("regnety_002"),

@@ -770,3 +770,22 @@ def test_what_would_write_a_removed_folder_anew_is_ended_first(
     assert done.returncode == 0
     assert not alive
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("ending", [SystemExit(143), KeyboardInterrupt()])
+def test_a_signal_while_the_folder_is_removed_does_not_leave_it(
+    ending: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It came in the last tenth of a second of a run that had all: the folder stayed on the board.
+    device = SshDevice(parse_address("board"))
+    asked: list[str] = []
+
+    def removing(*folders: str) -> None:
+        asked.extend(folders)
+        if len(asked) == 1:
+            raise ending
+
+    monkeypatch.setattr(device, "_remove_once", removing)
+    with pytest.raises(type(ending)):
+        device._remove("/tmp/edgeseed-1")
+    assert asked == ["/tmp/edgeseed-1"] * 2
