@@ -309,27 +309,32 @@ def _problems(model: Any) -> Iterator[str]:
 
 
 def _graph_problems(model: Any, graph: Any) -> Iterator[str]:
-    number = len(graph.tensors if graph.tensors is not None else ())
+    parts: dict[str, list[Any]] = {}
     for what in ("tensors", "operators", "inputs", "outputs"):
-        if getattr(graph, what) is None or len(getattr(graph, what)) == 0:
+        found = getattr(graph, what)
+        parts[what] = [] if found is None else list(found)
+        if not parts[what]:
             yield f"a graph has no {what}"
-    for at, tensor in enumerate(graph.tensors):
+    tensors, operators, inputs, outputs = parts.values()
+    for at, tensor in enumerate(tensors):
         yield from (f"tensor {at} {problem}" for problem in _tensor_problems(model, tensor))
-    known = {-1, *(int(at) for at in graph.inputs)}
-    known |= {at for at, each in enumerate(graph.tensors) if _is_stored(model, each)}
-    for place, operator in enumerate(graph.operators):
-        if operator.inputs is None or operator.outputs is None or not len(operator.outputs):
+    known = {-1, *(int(at) for at in inputs)}
+    known |= {at for at, each in enumerate(tensors) if _is_stored(model, each)}
+    for place, operator in enumerate(operators):
+        read, given = operator.inputs, operator.outputs
+        if read is None or given is None or not len(given):
             yield f"operator {place} has no inputs or outputs"
+            continue
         if not 0 <= operator.opcodeIndex < len(model.operatorCodes or ()):
             yield f"operator {place} is of an unknown kind"
-        for at in operator.inputs:
+        for at in read:
             if int(at) not in known:
                 yield f"operator {place} reads tensor {at}, which nothing gives"
-        known |= {int(at) for at in operator.outputs}
-    for at in (*graph.inputs, *graph.outputs, *(known - {-1})):
-        if not 0 <= at < number:
-            yield f"a graph refers to tensor {at} of {number}"
-    for at in graph.outputs:
+        known |= {int(at) for at in given}
+    for at in (*inputs, *outputs, *(known - {-1})):
+        if not 0 <= at < len(tensors):
+            yield f"a graph refers to tensor {at} of {len(tensors)}"
+    for at in outputs:
         if int(at) not in known:
             yield f"the graph gives tensor {at}, which nothing computes"
 
