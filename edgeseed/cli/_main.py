@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
         with contextlib.nullcontext() if _is_one_of_many() else ended_by_exception():
             code = cli.main(args=arguments, prog_name="edgeseed", standalone_mode=False)
     except EdgeseedError as error:
-        # What a library's own trouble with a signal was taken for is not worth a message.
+        # A library that a signal interrupts may fail in a way of its own: that is not the cause.
         ended = ending_code(error)
         code = error.exit_code if ended is None else ended
         if (ended is None or _is_of_signal(error)) and _is_first_to_say(str(error)):

@@ -64,11 +64,8 @@ def test_calibration_and_proof_photos_are_disjoint(made_int8: Path) -> None:
     assert photos.proof + photos.calibration <= photos.available == 64
 
 
-# The command below makes several; this one counts what is made, and compares with one made alone.
-@pytest.mark.slow
-def test_several_precisions_share_what_they_have_in_common(
-    made_int8: Path, student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def count_calls(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
+    """The names of the builder's functions in the order in which they are called from now on."""
     counted: list[str] = []
 
     def count(name: str) -> None:
@@ -80,9 +77,20 @@ def test_several_precisions_share_what_they_have_in_common(
 
         monkeypatch.setattr(builder, name, watched)
 
-    # The last writes a float model only to be timed, which there is one for already.
-    for name in ("build_program", "reference_outputs", "write_photos", "describe_bundle"):
+    for name in names:
         count(name)
+    return counted
+
+
+# The command below makes several; this one counts what is made, and compares with one made alone.
+@pytest.mark.slow
+def test_several_precisions_share_what_they_have_in_common(
+    made_int8: Path, student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The last writes a float model only to be timed, which there is one for already.
+    counted = count_calls(
+        monkeypatch, "build_program", "reference_outputs", "write_photos", "describe_bundle"
+    )
     results = export(
         student, precision=["int8", "fp32"], out=tmp_path / "both", calibration=photos,
         min_agreement=0.95, quantization={"max_float_layers": 0},  # as `made_int8`
@@ -165,19 +173,7 @@ def test_several_targets_share_what_they_have_in_common(
     student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert")
-    counted: list[str] = []
-
-    def count(name: str) -> None:
-        real = getattr(builder, name)
-
-        def watched(*arguments: Any, **options: Any) -> Any:
-            counted.append(name)
-            return real(*arguments, **options)
-
-        monkeypatch.setattr(builder, name, watched)
-
-    for name in ("reference_outputs", "write_photos"):
-        count(name)
+    counted = count_calls(monkeypatch, "reference_outputs", "write_photos")
     results = export(
         student, target=["litert", "onnx"], precision=["w8", "fp32"], out=tmp_path / "all",
         calibration=photos, min_agreement=0.9, options={"opset": 20, "input": "float32"},
