@@ -272,7 +272,10 @@ def _split_unavailable(
     Raises:
         UsageError: If that is none that was asked for by name.
     """
-    why = {each.precision: target.unavailable(each.precision, options) for each in variants}
+    why = {
+        each.precision: target.unavailable(each.precision, each.scheme, options)
+        for each in variants
+    }
     if precision != AUTO and (reason := next(iter(why.values()))):
         raise UsageError(f"--precision {precision}: {reason}")
     refused = [

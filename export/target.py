@@ -176,9 +176,17 @@ class Target(abc.ABC):
         """
         del options
 
-    def unavailable(self, precision: Precision, options: Mapping[str, Any]) -> str:
-        """Why a precision cannot be made with these options, and what to do; empty where it can."""
-        del precision, options
+    def unavailable(
+        self, precision: Precision, scheme: str | None, options: Mapping[str, Any]
+    ) -> str:
+        """Why a precision cannot be made with these options, and what to do; empty where it can.
+
+        Args:
+            precision: One of the target's.
+            scheme: Of its integers; None where it is float.
+            options: The target's own, checked.
+        """
+        del precision, scheme, options
         return ""
 
     def round_weight(

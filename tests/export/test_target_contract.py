@@ -13,7 +13,7 @@ import torch
 from support.export import tiny_student
 
 from edgeseed.core.bundle import read_bundle, seal_bundle
-from edgeseed.core.errors import ArtifactError, GateError, UsageError
+from edgeseed.core.errors import ArtifactError, EdgeseedError, GateError, UsageError
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.export import export, targets, verify
 from edgeseed.export.bundling.builder import baseline_precision
@@ -208,6 +208,28 @@ def rewrite(bundle: Path, network: StudentNetwork) -> None:
     shutil.rmtree(model) if model.is_dir() else model.unlink()
     target.write(request, bundle)
     seal_bundle(bundle, manifest)
+
+
+def _options() -> list[tuple[str, str]]:
+    """Every option of every target but those whose values are names within the network."""
+    return [
+        (name, option)
+        for name in TARGETS.names()
+        for option in TARGETS.load(name).options
+        if option != "float32"
+    ]
+
+
+@pytest.mark.parametrize(("target", "option"), _options())
+def test_an_options_wrong_value_is_refused_before_a_photo_is_read(
+    student: Path, tmp_path: Path, target: str, option: str
+) -> None:
+    with pytest.raises(EdgeseedError, match=rf"{option}\b.*nonsense"):
+        export(
+            student, target=target, precision="int8", out=tmp_path / "out",
+            calibration=tmp_path / "none", options={option: "nonsense"},
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_target_in_a_folder_is_listed_and_refuses_what_it_lacks(student: Path) -> None:

@@ -94,8 +94,11 @@ class CoreMLTarget(Target):
         """Refuses unknown weights and systems."""
         CoreMLSettings.from_options(options)
 
-    def unavailable(self, precision: Precision, options: Mapping[str, Any]) -> str:
+    def unavailable(
+        self, precision: Precision, scheme: str | None, options: Mapping[str, Any]
+    ) -> str:
         """Says of a precision that it needs a newer system than the app is for."""
+        del scheme
         asked = str(options["deployment_target"])
         first = {name: _FIRST_DEPLOYMENT.get(name, asked) for name in self.precisions}
         able = [

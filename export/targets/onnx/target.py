@@ -89,6 +89,19 @@ class OnnxTarget(Target):
         "takes --precision fp32 files as well, which it computes in float16"
     }
 
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuses opsets that the oldest runtimes are not known for."""
+        OnnxSettings.from_options(options)
+
+    def unavailable(
+        self, precision: Precision, scheme: str | None, options: Mapping[str, Any]
+    ) -> str:
+        """Says of a scheme that the opset has no such integers."""
+        del precision
+        if scheme is None or SCHEMES.load(scheme).activation.dtype != torch.uint16:
+            return ""
+        return OnnxSettings.from_options(options).problem_with_uint16()
+
     def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
         """Writes `model.onnx`."""
         settings = OnnxSettings.from_options(request.options).fitting(request.program)
@@ -180,13 +193,19 @@ class OnnxSettings:
         stored = [node for node in program.graph.nodes if node.target is _QUANTIZE]
         if not any(torch.uint16 in node.args for node in stored):
             return self
+        if problem := self.problem_with_uint16():
+            raise UsageError(problem)
+        return dataclasses.replace(self, opset=max(self.opset, _FIRST_OPSET_WITH_UINT16))
+
+    def problem_with_uint16(self) -> str:
+        """Why a file of uint16 cannot have this opset; empty if it can, or if it is the default."""
         least = _FIRST_OPSET_WITH_UINT16
-        if self.opset not in (DEFAULT_OPSET, *range(least, max(_IR_OF_OPSET) + 1)):
-            raise UsageError(
-                f"opset is {self.opset}, and ONNX quantizes to uint16 from {least} on; "
-                "leave it out, or ask for a later one"
-            )
-        return dataclasses.replace(self, opset=max(self.opset, least))
+        if self.opset in (DEFAULT_OPSET, *range(least, max(_IR_OF_OPSET) + 1)):
+            return ""
+        return (
+            f"opset is {self.opset}, and ONNX quantizes to uint16 from {least} on; "
+            "leave it out, or ask for a later one"
+        )
 
 
 def scheme_of_this_machine() -> str:

@@ -105,9 +105,20 @@ class TensorRTTarget(Target):
         "float with --keep-float, or export another --precision"
     }
 
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuses values that TensorRT does not take."""
+        _read_options(options)
+
+    def unavailable(
+        self, precision: Precision, scheme: str | None, options: Mapping[str, Any]
+    ) -> str:
+        """Says of a precision that the DLA does not compute it."""
+        del scheme
+        return _problem_with_dla(precision, _read_options(options))
+
     def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
         """Writes `model.onnx` and `build.json`."""
-        options = build_config(TensorRTOptions, values=request.options, what="--target tensorrt")
+        options = _read_options(request.options)
         _check(request, options)
         model = _typed(request, options)
         describe(model, request)
@@ -217,17 +228,26 @@ def profiles(
     return [{INPUT_NAME: {name: [count, *shape] for name, count in batches.items()}}]
 
 
-def _check(request: WriteRequest, options: TensorRTOptions) -> None:
-    if options.dla_core is None:
-        return
-    if request.precision == "fp32":
-        raise UsageError("--set dla_core: the DLA computes in float16; add --precision fp16")
-    if request.precision == "int8":
+def _read_options(options: Mapping[str, Any]) -> TensorRTOptions:
+    return build_config(TensorRTOptions, values=options, what="--target tensorrt")
+
+
+def _problem_with_dla(precision: Precision, options: TensorRTOptions) -> str:
+    """Why the DLA does not compute a precision; empty if it does, or if it is not asked for."""
+    if options.dla_core is None or precision == "fp16":
+        return ""
+    if precision == "int8":
         # Its int8 wants scales by tensor, not Q/DQ; NVIDIA's own translator is a tool apart.
-        raise UsageError(
+        return (
             "--set dla_core: the DLA takes no Q/DQ graph, which int8 is here; use --precision fp16"
         )
-    if request.batch == "dynamic":
+    return "--set dla_core: the DLA computes in float16; add --precision fp16"
+
+
+def _check(request: WriteRequest, options: TensorRTOptions) -> None:
+    if problem := _problem_with_dla(request.precision, options):
+        raise UsageError(problem)
+    if options.dla_core is not None and request.batch == "dynamic":
         raise UsageError("--set dla_core: the DLA has one batch size; add --batch 1")
 
 

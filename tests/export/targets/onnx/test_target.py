@@ -203,6 +203,16 @@ def test_an_opset_without_known_runtimes_is_refused(student: Path, tmp_path: Pat
         export(student, out=tmp_path / "bundle", options={"opset": 17})
 
 
+def test_a_scheme_that_an_opset_lacks_is_refused_before_a_photo_is_read(
+    student: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="--precision int8: opset is 19, and ONNX quantizes"):
+        export(
+            student, precision="int8", scheme="qnn-w8a16", out=tmp_path / "bundle",
+            calibration=tmp_path / "none", options={"opset": 19},
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize(("asked", "written"), [(18, 21), (21, 21), (23, 23), (19, None)])
 def test_uint16_takes_the_opset_that_has_it(asked: int, written: int | None) -> None:
     class Stored(torch.nn.Module):

@@ -191,6 +191,14 @@ def test_what_the_dla_cannot_is_refused_with_the_way_out(
         )  # fmt: skip
 
 
+def test_int8_for_the_dla_is_refused_before_a_photo_is_read(student: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the DLA takes no Q/DQ graph"):
+        export(
+            student, target="tensorrt", precision="int8", batch=1, out=tmp_path / "out",
+            calibration=tmp_path / "none", options={"dla_core": 0},
+        )  # fmt: skip
+
+
 def test_a_profile_says_which_versions_and_which_accelerators_there_are(
     made_tensorrt: Path,
 ) -> None:
