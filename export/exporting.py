@@ -180,6 +180,7 @@ def _export_file(call: AnyCall) -> list[ExportResult]:
     }
     network, spec = load_student(Path(call.student))
     for plan in plans.values():
+        plan.target.require_modules()
         _check_channels(plan.target, spec)
     check_added(parse_added(call.add_outputs), spec.classes)
     # The float models first: the others are timed beside them.

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from torch.export import ExportedProgram
 
 from edgeseed.core.bundle import GateResult, Manifest
+from edgeseed.core.optional import require
 from edgeseed.core.student import StudentSpec
 from edgeseed.export.added_outputs import AddedOutput
 from edgeseed.export.call import Batch
@@ -175,6 +176,15 @@ class Target(abc.ABC):
             UsageError: If one is none that it takes.
         """
         del options
+
+    def require_modules(self) -> None:
+        """Imports what `modules` names, before a photo is read.
+
+        Raises:
+            MissingDependencyError: If one is not installed or broken; it says what to do.
+        """
+        for module in self.modules:
+            require(module, extra=self.name, why=f"--target {self.name}")
 
     def unavailable(
         self, precision: Precision, scheme: str | None, options: Mapping[str, Any]

@@ -17,12 +17,17 @@ def require(module: str, *, extra: str, why: str) -> ModuleType:
     Raises:
         MissingDependencyError: If it is not installed, or fails as it is imported.
     """
+    package = module.partition(".")[0]
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
-            raise
+    except (ImportError, OSError) as error:  # OSError: of its own libraries that do not load
+        if isinstance(error, ModuleNotFoundError) and error.name in (package, module):
+            raise MissingDependencyError(
+                f"{why} needs {module}, which is not installed; install it: pip install "
+                f"'edgeseed[{extra}]'"
+            ) from error
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise MissingDependencyError(
-            f"{why} needs {module}, which is not installed; install it: pip install "
-            f"'edgeseed[{extra}]'"
+            f"{why} needs {module}, which is installed and cannot be imported ({reason}); install "
+            f"it anew: pip install --force-reinstall 'edgeseed[{extra}]'"
         ) from error

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ import torch
 from support.export import tiny_student
 
 from edgeseed.core.bundle import read_bundle, seal_bundle
-from edgeseed.core.errors import ArtifactError, EdgeseedError, GateError, UsageError
+from edgeseed.core.errors import (
+    ArtifactError,
+    EdgeseedError,
+    GateError,
+    MissingDependencyError,
+    UsageError,
+)
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.export import export, targets, verify
 from edgeseed.export.bundling.builder import baseline_precision
@@ -228,6 +235,20 @@ def test_an_options_wrong_value_is_refused_before_a_photo_is_read(
         export(
             student, target=target, precision="int8", out=tmp_path / "out",
             calibration=tmp_path / "none", options={option: "nonsense"},
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("precision", ["int8", "auto"])
+@pytest.mark.parametrize("target", ["coreml", "litert"])
+def test_a_missing_package_is_told_before_a_photo_is_read(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, precision: str
+) -> None:
+    monkeypatch.setitem(sys.modules, TARGETS.load(target).modules[0], None)
+    with pytest.raises(MissingDependencyError, match=rf"pip install 'edgeseed\[{target}\]'"):
+        export(
+            student, target=["onnx", target], precision=precision, out=tmp_path / "out",
+            calibration=tmp_path / "none",
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 

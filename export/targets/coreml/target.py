@@ -94,6 +94,10 @@ class CoreMLTarget(Target):
         """Refuses unknown weights and systems."""
         CoreMLSettings.from_options(options)
 
+    def require_modules(self) -> None:
+        """Imports coremltools."""
+        load_coremltools("--target coreml")
+
     def unavailable(
         self, precision: Precision, scheme: str | None, options: Mapping[str, Any]
     ) -> str:

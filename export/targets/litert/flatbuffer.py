@@ -5,7 +5,6 @@ gives the same bytes: nothing in a file depends on the day or the machine.
 """
 
 import dataclasses
-import importlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -33,7 +32,7 @@ def schema() -> Any:
         MissingDependencyError: If LiteRT's package is not installed.
     """
     require("ai_edge_litert", extra="litert", why="--target litert")
-    return importlib.import_module("ai_edge_litert.schema_py_generated")
+    return require("ai_edge_litert.schema_py_generated", extra="litert", why="--target litert")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """A LiteRT model as LiteRT itself computes it on this machine's CPU, with XNNPACK."""
 
 import contextlib
-import importlib
 import os
 import sys
 import tempfile
@@ -238,6 +237,17 @@ def open_litert(folder: Path, manifest: Manifest) -> LiteRTModel:
     return model
 
 
+def load_litert() -> Any:
+    """The module of LiteRT's interpreter.
+
+    Raises:
+        MissingDependencyError: If its package is not installed, or broken.
+    """
+    # The package by its name first: that is what may be missing.
+    require("ai_edge_litert", extra="litert", why="--target litert")
+    return require("ai_edge_litert.interpreter", extra="litert", why="--target litert")
+
+
 def open_interpreter(content: bytes, *, source: Path, threads: int = 1) -> Any:
     """LiteRT's interpreter, ready to run.
 
@@ -245,8 +255,7 @@ def open_interpreter(content: bytes, *, source: Path, threads: int = 1) -> Any:
         ArtifactError: If LiteRT refuses the file.
         MissingDependencyError: If its package is not installed.
     """
-    require("ai_edge_litert", extra="litert", why="--target litert")
-    litert = importlib.import_module("ai_edge_litert.interpreter")
+    litert = load_litert()
     with _quiet_stderr() as said:
         try:
             interpreter = litert.Interpreter(model_content=content, num_threads=threads)

@@ -40,7 +40,7 @@ from edgeseed.export.targets.litert.added import add_outputs
 from edgeseed.export.targets.litert.checks import check_file, metadata_of
 from edgeseed.export.targets.litert.integers import IntegerLowering
 from edgeseed.export.targets.litert.lowering import Lowering
-from edgeseed.export.targets.litert.model import LiteRTModel, open_litert
+from edgeseed.export.targets.litert.model import LiteRTModel, load_litert, open_litert
 
 MODEL_FILE = "model.tflite"
 MINIMUM_RUNTIME = {"ai-edge-litert": "2.3.0"}
@@ -73,6 +73,10 @@ class LiteRTTarget(Target):
                 f"input is {options['input']!r}; known: uint8 (a photo's bytes), float32 (the same "
                 "numbers as floats)"
             )
+
+    def require_modules(self) -> None:
+        """Imports LiteRT's interpreter."""
+        load_litert()
 
     def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
         """Writes `model.tflite`."""
