@@ -170,8 +170,9 @@ def lint_zero_points(
         # By chance a step of other origin (the photo's own bytes, a sum's) is near to one of a
         # hundred recorded ones. So only the step itself counts, to the last bits of float32.
         same = np.isclose(scales, scale, rtol=_SAME_FLOAT, atol=0)
-        # Core ML's files keep it as float16.
-        same |= np.asarray(scales, np.float16) == scale
+        # Core ML's files keep it as float16, in which a large one is infinite.
+        with np.errstate(over="ignore"):
+            same |= np.asarray(scales, np.float16) == scale
         is_photo = np.isclose(scale, 1 / activation.byte_steps, rtol=_SAME_FLOAT, atol=0)
         # What is stored shifted is read with another zero point than it is written with.
         if is_photo or not same.any() or np.any(np.array(is_shifted)[same]):

@@ -104,6 +104,12 @@ def test_a_step_of_other_origin_that_is_near_to_a_recorded_one_is_no_mistake() -
     assert lint_zero_points([("sum", near, 0), ("photo", 1.0, 0)], RECORD) == ()
 
 
+def test_a_step_beyond_float16_is_looked_up_without_a_warning() -> None:
+    # Of an untrained network, whose values may be of any size.
+    record = dataclasses.replace(RECORD, ranges={"large": (0.0, 255e6)})
+    assert lint_zero_points([("large", 1e6, 0)], record) == ()
+
+
 def test_steps_stored_as_float32_are_recognised() -> None:
     ranges = {name: (-1.0 - 0.01 * index, 3.1) for index, name in enumerate("abcdefgh")}
     record = dataclasses.replace(RECORD, ranges=ranges)
