@@ -360,7 +360,11 @@ def _describe(value: Array, truth: Array) -> str:
     What explains three quarters of the difference's energy is the mistake; the rest may be the
     noise of integers.
     """
-    rows = [np.moveaxis(array, 1, 0).reshape(array.shape[1], -1) for array in (value, truth)]
+    # In float64: a broken weight gives values whose squares float32 does not hold.
+    rows = [
+        np.moveaxis(array, 1, 0).reshape(array.shape[1], -1).astype(np.float64)
+        for array in (value, truth)
+    ]
     difference = rows[0] - rows[1]
     energy = float(np.mean(difference**2))
     # Small noise in place of large values is no small multiple of them.
