@@ -33,14 +33,17 @@ async function start() {
   const worker = new Worker("runner.mjs", { type: "module" });
   const outputs = [];
   const finished = new Promise((resolve, reject) => {
-    worker.onerror = (event) => reject(new Error(event.message || "the worker could not start"));
+    // Not before the command has heard of it: after an end nothing is posted any more.
+    const end = (error) => queue(error).then(() => reject(new Error(error.message)));
+    worker.onerror = ({ message }) =>
+      end({ event: "error", kind: "unexpected", message: message || "the worker could not start" });
     worker.onmessage = ({ data }) => {
       if (data.event === "done") resolve(data.measurement);
       else if (data.event === "output") outputs.push(data);
+      else if (data.event === "error") end(data);
       else {
         queue(data);
-        if (data.event === "error") reject(new Error(data.message));
-        else advance(data, answer.work);
+        advance(data, answer.work);
       }
     };
   });
@@ -67,7 +70,7 @@ async function send(path, body, type) {
 function queue(event) {
   pending.push(event);
   // A stage or an error should not wait for the next heartbeat; progress may.
-  if (event.event !== "progress") beat();
+  return event.event === "progress" ? posting : beat();
 }
 
 // One post at a time: two that are on the way together may arrive in either order, and the command

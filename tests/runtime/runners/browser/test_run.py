@@ -427,14 +427,15 @@ def test_the_runner_times_no_model_that_computes_wrong(
 
 
 def plant_in_runner(
-    change: Callable[[str], str], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Serve a runner.mjs with a fault in it."""
+    change: Callable[[str], str], folder: Path, monkeypatch: pytest.MonkeyPatch,
+    *, file: str = "runner.mjs",
+) -> None:  # fmt: skip
+    """Serve a runner.mjs, or another of the page's files, with a fault in it."""
     here = folder / "page"
     here.mkdir()
     for name, _ in server.PAGE_FILES.values():
         text = (server.HERE / name).read_text(encoding="utf-8")
-        changed = change(text) if name == "runner.mjs" else text
+        changed = change(text) if name == file else text
         (here / name).write_text(changed, encoding="utf-8")
     monkeypatch.setattr(server, "HERE", here)
 
@@ -445,6 +446,31 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
         return text.replace(old, new)
 
     return change
+
+
+_POST = "const response = await fetch(new URL(path, session), {"
+SLOWLY = replaced(_POST, f"await new Promise((go) => setTimeout(go, 300));\n  {_POST}")
+
+
+def test_an_error_is_told_also_while_another_event_is_on_its_way(
+    chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    # The page took itself for ended before the error's turn came: the command waited for 90 s and
+    # said that the tab was closed.
+    plant_in_runner(SLOWLY, tmp_path, monkeypatch, file="page.mjs")
+    conformance.plant_wrong_golden_outputs(bundle)
+    wrong = read_bundle(bundle.path)
+    assert conformance.refuses_a_wrong_model(measured_by(chromium), wrong, browser_job(wrong))
+
+
+def test_a_worker_that_does_not_start_is_told(
+    chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    plant_in_runner(lambda text: "this is no program;" + text, tmp_path, monkeypatch)
+    with pytest.raises(WorkError, match=r"SyntaxError|could not start"):
+        measured_by(chromium)(bundle, browser_job(bundle))
 
 
 @pytest.mark.slow
