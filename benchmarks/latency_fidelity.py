@@ -1,6 +1,6 @@
 """Whether `profile` and `compare` can be believed on this machine: four claims, held by ratios.
 
-    python benchmarks/latency_fidelity.py BUNDLE [--pairs 20] [--repeats 4] [--out JSON]
+    python benchmarks/latency_fidelity.py BUNDLE [--pairs 20] [--repeats 10] [--out JSON]
 
 1. `profile` gives the p50 of a bare loop, within 2 % (median of the ratios). The loop is a process
    of its own that opens the bundle's model with plain ONNX Runtime and times it.
@@ -15,7 +15,7 @@ with `--repeat`, but for shorter runs.
 
 The bundle (A) and its slower twin (S) are measured in turns, A S A S A ..., each in a process of
 its own. A pair is `repeats` neighbours of A and S, or for A/A of A and the next A. So each A is in
-two of the A/A pairs. 20 pairs of 4 are 164 runs, and take about nine minutes. Any claim that fails
+two of the A/A pairs. 20 pairs of 10 are 410 runs, and take about twenty minutes. Any claim that fails
 ends it with code 1.
 """
 
@@ -249,7 +249,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--out", type=Path, default=RESULTS / "latency_fidelity.json")
     arguments = parser.parse_args()
     load, began = load_now(), time.monotonic()

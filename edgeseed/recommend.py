@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeseed.core.console import say, warn
+from edgeseed.core.console import quiet, say, warn
 from edgeseed.core.environment import edgeseed_version, environment
 from edgeseed.core.errors import ConfigError, EdgeseedError, WorkError
 from edgeseed.core.scratch import scratch_folder
@@ -302,17 +302,19 @@ class _Call:
             size = _save_untrained(student, file, image_size=self.image_size)
             quantized = precision in ("int8", "w8")
             photos = _write_photos(scratch / "photos", size) if quantized else None
-            export(
-                str(file),
-                target="onnx",
-                precision=precision,
-                scheme=self.scheme if precision == "int8" else None,
-                calibration=photos,
-                verify=False,
-                speed=False,
-                quantization=_TIMING_ONLY if precision == "int8" else {},
-                out=scratch / f"{student}-{precision}",
-            )
+            # Its warnings are about answers, and nobody will use those of an untrained network.
+            with quiet(warnings=True):
+                export(
+                    str(file),
+                    target="onnx",
+                    precision=precision,
+                    scheme=self.scheme if precision == "int8" else None,
+                    calibration=photos,
+                    verify=False,
+                    speed=False,
+                    quantization=_TIMING_ONLY if precision == "int8" else {},
+                    out=scratch / f"{student}-{precision}",
+                )
             return profile(
                 scratch / f"{student}-{precision}",
                 device=self.device,

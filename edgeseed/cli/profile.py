@@ -14,7 +14,7 @@ Examples:
   edgeseed profile bundles/onnx-int8 --device browser --lan --out results/phone.json
   edgeseed profile bundles/onnx-int8 --device host --protocol normal --threads 1 \\
       --data labelled/test --out results/int8-normal.json
-  edgeseed profile bundles/onnx-fp32 bundles/onnx-int8 --repeat 5 --out results/in-turns
+  edgeseed profile bundles/onnx-fp32 bundles/onnx-int8 --repeat 10 --out results/in-turns
   edgeseed profile bundles/onnx-int8 --device adb --out results/phone.json
 """
 )

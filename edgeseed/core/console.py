@@ -14,23 +14,27 @@ if TYPE_CHECKING:
 _PLAIN_INTERVAL_S = 15.0
 _quiet = False
 _without_notes = False
+_without_warnings = False
 
 
 @contextlib.contextmanager
-def quiet(enabled: bool = True, *, notes: bool = False) -> Iterator[None]:
+def quiet(enabled: bool = True, *, notes: bool = False, warnings: bool = False) -> Iterator[None]:
     """Silences `say` and `progress` inside the block; warnings are still shown, and notes.
 
     Args:
         enabled: Whether to silence anything.
         notes: Whether to silence notes as well: of many processes, one says them.
+        warnings: Whether to silence warnings as well: of work whose result nobody will use.
     """
-    global _quiet, _without_notes
-    before = _quiet, _without_notes
-    _quiet, _without_notes = enabled or _quiet, (enabled and notes) or _without_notes
+    global _quiet, _without_notes, _without_warnings
+    before = _quiet, _without_notes, _without_warnings
+    _quiet = enabled or _quiet
+    _without_notes = (enabled and notes) or _without_notes
+    _without_warnings = (enabled and warnings) or _without_warnings
     try:
         yield
     finally:
-        _quiet, _without_notes = before
+        _quiet, _without_notes, _without_warnings = before
 
 
 @functools.cache
@@ -85,7 +89,8 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """One line that the user should not miss, also under `--json`."""
-    console().print(f"warning: {printable(text)}", style="yellow", markup=False)
+    if not _without_warnings:
+        console().print(f"warning: {printable(text)}", style="yellow", markup=False)
 
 
 def count_of(number: int, noun: str) -> str:

@@ -27,6 +27,9 @@ _LOG_FROM = 3.0
 # Nor leave one tail that it takes up the whole axis.
 _LOG_FROM_TAIL = 8.0
 _LARGEST_DISC = 30.0
+# From so many models on, each makes the picture so much higher: their names need the room.
+_CROWD = 8
+_CROWD_LINE = 14
 # Wide enough to write names beside the lines.
 _ROOMY = 600
 
@@ -432,7 +435,7 @@ def tradeoff(
         roomy = width >= _ROOMY
         left, bottom = 56, 46
         top = 24 if roomy else 34 + _KEY_LINE * len(points)
-        height = top + 316
+        height = top + 316 + _CROWD_LINE * max(0, len(points) - _CROWD)
         svg = Svg(
             width,
             height,
@@ -540,8 +543,21 @@ def _name_discs(
             across.clamp(_low(point.latency)), y - 4, across.clamp(_high(point.latency)), y + 4
         )
         labels.avoid(x - radius, y - 0.7 * radius, x + radius, y + 0.7 * radius)
-    for point, radius, (x, y) in zip(points, radii, centres, strict=True):
-        labels.place(_with_size(point), x, y, gap=radius + 7)
+    waiting = [
+        (_with_size(point), x, y, radius + 7)
+        for point, radius, (x, y) in zip(points, radii, centres, strict=True)
+    ]
+    # Those with room at their own disc first: one that has none would take it from a neighbour.
+    for reach in _RISES:
+        waiting = [item for item in waiting if not labels.place(*item, reach=reach)]
+    for item in waiting:
+        labels.squeeze_in(*item)
+
+
+_Box = tuple[float, float, float, float]
+_Spot = tuple[float, float]
+"""How much lower than its disc a label stands, and where it begins."""
+_RISES = range(0, 300, 20)
 
 
 class _Labels:
@@ -556,36 +572,60 @@ class _Labels:
         """Keep labels off a part of the picture."""
         self._taken.append((left, top, right, bottom))
 
-    def place(self, text: str, x: float, y: float, *, gap: float) -> None:
-        """Write a label beside (x, y), with a line to it when it had to move away."""
+    def place(self, text: str, x: float, y: float, gap: float, *, reach: int) -> bool:
+        """Write a label beside (x, y), up to `reach` higher or lower; False if no spot is free."""
+        text, spots = self._spots(text, x, y, gap)
+        width = text_width(text, size=_NAME)
+        for spot in spots:
+            if abs(spot[0]) <= max(reach, gap + 8) and not self._covered(self._box(spot, y, width)):
+                self._write(text, x, y, spot)
+                return True
+        return False
+
+    def squeeze_in(self, text: str, x: float, y: float, gap: float) -> None:
+        """Write a label that has no free spot where it covers least."""
+        text, spots = self._spots(text, x, y, gap)
+        width = text_width(text, size=_NAME)
+        self._write(
+            text, x, y, min(spots, key=lambda spot: self._covered(self._box(spot, y, width)))
+        )
+
+    def _spots(self, text: str, x: float, y: float, gap: float) -> tuple[str, list[_Spot]]:
+        """The text, shortened to fit, and where it may begin: nearest first."""
         text = shorten(text, width=0.62 * self._svg.width, size=_NAME)
         width = text_width(text, size=_NAME)
-        spots = [(float(rise), left) for rise in _RISES for left in (x + gap, x - gap - width)]
+        rises = sorted({sign * rise for rise in _RISES for sign in (-1, 1)}, key=abs)
+        spots = [(float(rise), left) for rise in rises for left in (x + gap, x - gap - width)]
         spots += [(rise, x - width / 2) for rise in (-gap - 8, gap + 8)]
-        free = [spot for spot in spots if self._is_free(self._box(spot, y, width))]
-        rise, left = free[0] if free else spots[0]
-        self._taken.append(self._box((rise, left), y, width))
+        spots.sort(key=lambda spot: abs(spot[0]))
+        return text, [s for s in spots if self._is_inside(self._box(s, y, width))] or spots[:1]
+
+    def _write(self, text: str, x: float, y: float, spot: _Spot) -> None:
+        """The text, with a line to (x, y) where it had to move away."""
+        rise, left = spot
+        width = text_width(text, size=_NAME)
+        self._taken.append(self._box(spot, y, width))
         if abs(rise) > 12 and (left > x or left + width < x):
             end = left - 3 if left > x else left + width + 3
             self._svg.line(x, y, end, y + rise, css="leader")
         self._svg.text(left, y + rise + 4.5, text, css="name")
 
-    def _box(self, spot: tuple[float, float], y: float, width: float) -> "_Box":
+    def _box(self, spot: _Spot, y: float, width: float) -> _Box:
         rise, left = spot
         return (left - 3, y + rise - 9, left + width + 3, y + rise + 9)
 
-    def _is_free(self, box: "_Box") -> bool:
+    def _is_inside(self, box: _Box) -> bool:
         left, top, right, bottom = self._frame
-        inside = box[0] >= left and box[1] >= top and box[2] <= right and box[3] <= bottom
-        return inside and not any(_overlap(box, other) for other in self._taken)
+        return box[0] >= left and box[1] >= top and box[2] <= right and box[3] <= bottom
+
+    def _covered(self, box: _Box) -> float:
+        return sum(_overlap(box, other) for other in self._taken)
 
 
-_Box = tuple[float, float, float, float]
-_RISES = (0, -20, 20, -40, 40, -60, 60, -80, 80, -100, 100)
-
-
-def _overlap(a: _Box, b: _Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _overlap(a: _Box, b: _Box) -> float:
+    """The area that two boxes have in common."""
+    across, up = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(0.0, across) * max(0.0, up)
 
 
 # --------------------------------------------------------------------------- bars

@@ -19,6 +19,20 @@ def test_a_noun_agrees_with_its_number(number: int, noun: str, text: str) -> Non
     assert count_of(number, noun) == text
 
 
+def test_warnings_are_said_but_where_nobody_will_use_the_result(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with quiet():
+        warn("the photos are all alike")
+        with quiet(warnings=True):
+            warn("the photos are all black")
+
+    warn("the photos are all white")
+    assert capsys.readouterr().err == (
+        "warning: the photos are all alike\nwarning: the photos are all white\n"
+    )
+
+
 def test_notes_are_said_where_progress_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     with quiet():
         say("halfway")

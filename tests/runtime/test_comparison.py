@@ -272,7 +272,7 @@ def test_a_break_within_the_noise_says_so_and_still_breaks(make_result: Any) -> 
     results = [make_result(folder="a", n=128), make_result(folder="b", n=128, seed=3)]
 
     with pytest.raises(
-        GateError, match="told apart: measure both in turns, with --repeat 5"
+        GateError, match="told apart: measure both in turns, with --repeat 10"
     ) as caught:
         compare(results, fail_if="p90<+50%")
 

@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from edgeseed.core.svg import text_width
 from edgeseed.runtime.report import charts
 from edgeseed.runtime.report.charts import Bar, Draw, Point, Series, TimeUnit
 from edgeseed.runtime.report.page import NARROW, WIDE
@@ -100,6 +101,54 @@ def test_labels_of_models_at_one_place_do_not_cover_each_other() -> None:
         for i, a in enumerate(places)
         for b in places[:i]
     )
+
+
+# What `recommend` timed on two cores of a Xeon: p90, a published accuracy and megabytes.
+RECOMMENDED = [
+    ("resnet50 int8", 18.8, 0.804, 25.86),
+    ("mobilenetv4_conv_medium int8", 6.89, 0.791, 10.06),
+    ("mobilenetv4_conv_medium fp32", 18.1, 0.791, 38.63),
+    ("efficientnet_b0 int8", 8.74, 0.777, 5.79),
+    ("efficientnet_b0 fp32", 11.7, 0.777, 20.99),
+    ("mobilenetv3_large_100 int8", 3.77, 0.758, 5.77),
+    ("mobilenetv3_large_100 fp32", 5.48, 0.758, 21.84),
+    ("mobilenetv4_conv_small int8", 1.88, 0.738, 3.96),
+    ("mobilenetv4_conv_small fp32", 3.38, 0.738, 15.02),
+    ("resnet18 int8", 7.89, 0.715, 11.77),
+    ("tiny_vit_5m_224 int8", 33.2, 0.809, 10.6),
+    ("tiny_vit_5m_224 fp32", 41.1, 0.809, 26.37),
+    ("resnet50 fp32", 59.6, 0.804, 102.05),
+    ("resnet18 fp32", 28.3, 0.715, 46.74),
+]
+
+
+def test_labels_of_many_models_neither_cover_each_other_nor_leave_the_picture() -> None:
+    points = [
+        charts.Point(
+            label=name,
+            colour=0,
+            latency=Estimate(value=ms, low=None, high=None),
+            quality=Estimate(value=top1, low=None, high=None),
+            size_mb=size_mb,
+        )
+        for name, ms, top1, size_mb in RECOMMENDED
+    ]
+    root = ElementTree.fromstring(charts.tradeoff(points, unit=MS, quality="top-1")(WIDE).render())
+
+    boxes = {
+        str(node.text): (float(str(node.get("x"))), float(str(node.get("y"))))
+        for node in root.iter("text")
+        if str(node.text).endswith("MB")
+    }
+    assert len(boxes) == len(RECOMMENDED)
+    ends = {text: x + text_width(text, size=13.5) for text, (x, _) in boxes.items()}
+    assert max(ends.values()) <= WIDE
+    assert not [
+        (one, other)
+        for one, (x, y) in boxes.items()
+        for other, (at, row) in boxes.items()
+        if one < other and x < ends[other] and at < ends[one] and abs(y - row) < 14
+    ]
 
 
 def test_a_discs_area_is_the_models_size() -> None:
