@@ -25,6 +25,7 @@ from edgeseed.core.console import count_of, note, progress, warn
 from edgeseed.core.environment import memory_gib, usable_cores
 from edgeseed.core.errors import DataError
 from edgeseed.core.photos import MAX_BROKEN_SHARE, PhotoSet
+from edgeseed.core.photos.accounting import reasons_in_words
 from edgeseed.distill import distributed
 from edgeseed.distill.data.views import Crop, ViewPlan, uniforms
 from edgeseed.distill.training.device import send
@@ -305,9 +306,7 @@ class MemoryCanvases:
 
 
 def _judge_broken(photos: PhotoSet, reasons: list[str]) -> None:
-    listing = "; ".join(reasons[:3]) + (
-        f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-    )
+    listing = reasons_in_words(reasons)
     if len(reasons) > MAX_BROKEN_SHARE * len(photos):
         raise DataError(
             f"{photos.name}: {len(reasons)} of {len(photos)} photos cannot be read, more than "

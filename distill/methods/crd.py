@@ -52,8 +52,11 @@ EPSILON = 1e-7
 UNLABELLED = -1
 _CHUNK_NUMBERS = 2**24
 """Numbers of a bank that are copied at once: 64 MiB in float32."""
-_SMALL_BANK = 4
-"""Rows of a bank over K up to which all of its products are cheaper than looking rows up."""
+_SMALL_BANK = 64
+"""Rows of a bank over K up to which all of its products are cheaper than looking rows up: on a CPU
+20 to 56 times for 3 to 12 times K, 4.5 times for 49, and the same for 313."""
+_MOST_PRODUCTS = 2**27
+"""No more of all products at once: 512 MiB in float32."""
 _SMALL_IMAGE = 64
 
 Negatives = Literal["auto", "uniform", "exact", "relax"]
@@ -131,7 +134,8 @@ def bank_products(anchors: Tensor, bank: Tensor, indices: Tensor) -> Tensor:
     Returns:
         (B, K + 1).
     """
-    if len(bank) <= _SMALL_BANK * indices.shape[1]:
+    is_small = len(bank) <= _SMALL_BANK * indices.shape[1]
+    if is_small and len(anchors) * len(bank) <= _MOST_PRODUCTS:
         return (anchors @ bank.T).gather(1, indices)
     return cast(Tensor, cast(Any, _ChunkedProducts).apply(anchors, bank, indices))
 

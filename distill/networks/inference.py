@@ -14,11 +14,11 @@ from edgeseed.core.console import count_of, progress, warn
 from edgeseed.core.environment import usable_cores
 from edgeseed.core.errors import DataError
 from edgeseed.core.photos import MAX_BROKEN_SHARE, PhotoSet
+from edgeseed.core.photos.accounting import reasons_in_words
 from edgeseed.core.preprocess import Preprocess
 
 # Decoding threads run ahead of the network by this many batches.
 _AHEAD = 2
-_LISTED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,5 +232,4 @@ class _Decoding:
         return photos.subset(self._good)
 
     def _listing(self) -> str:
-        more = len(self._reasons) - _LISTED
-        return "; ".join(self._reasons[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
+        return reasons_in_words(self._reasons)

@@ -35,6 +35,19 @@ class Skipped:
     reason: str
 
 
+def reasons_in_words(reasons: Sequence[str], *, most: int = 3) -> str:
+    """The first different reasons, how often each occurs, and how many more there are.
+
+    Args:
+        reasons: One for each photo that is not used, alike or not.
+        most: How many different ones are written out.
+    """
+    named = list(Counter(reasons).items())[:most]
+    words = [reason if count == 1 else f"{reason} ({count} times)" for reason, count in named]
+    left = len(reasons) - sum(count for _, count in named)
+    return "; ".join([*words, *([f"and {left} more"] if left else [])])
+
+
 def judge_skipped(source: str, *, num_used: int, skipped: Sequence[Skipped]) -> None:
     """Warns of what is skipped, and refuses a set of which too much is.
 

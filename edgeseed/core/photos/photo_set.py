@@ -153,7 +153,10 @@ class _Arrays:
 
     def image(self, index: int, channels: int = 3) -> Image.Image:
         if channels == 4:
-            raise DataError("these photos have no fourth channel, which the network needs")
+            raise DataError(
+                "these photos are grey or RGB, and the network has four channels: give photos of "
+                "four, or a network of three (--set student.channels=3)"
+            )
         return Image.fromarray(self.pixels[index]).convert("RGB")
 
     def draft(self, index: int, side: int, channels: int = 3) -> Draft:

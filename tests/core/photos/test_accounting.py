@@ -13,6 +13,7 @@ from PIL import Image
 
 from edgeseed.core.errors import DataError
 from edgeseed.core.photos import PhotoSet, open_photos
+from edgeseed.core.photos.accounting import reasons_in_words
 
 
 def photo(index: int) -> bytes:
@@ -239,3 +240,10 @@ def test_a_member_that_claims_to_be_huge_is_not_read(tmp_path: Path) -> None:
     photos = open_photos(path)
     assert len(photos) == 20
     assert "too large for a photo" in photos.skipped[0].reason
+
+
+def test_one_reason_of_many_photos_is_told_once_and_counted() -> None:
+    # The same line was printed three times, "and 1344 more".
+    assert reasons_in_words(["too large"] * 1347) == "too large (1347 times)"
+    assert reasons_in_words(["a: empty", "b: empty"]) == "a: empty; b: empty"
+    assert reasons_in_words(["a", "b", "b", "c", "d", "e"]) == "a; b (2 times); c; and 2 more"

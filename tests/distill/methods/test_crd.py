@@ -165,8 +165,13 @@ def test_products_in_chunks_are_the_products_at_once(monkeypatch: pytest.MonkeyP
     indices = torch.randint(40, (5, 9), generator=torch.Generator().manual_seed(0))
     weights = waves(5, 9, shift=3)
     results = []
-    for small_bank, numbers in ((100, 1), (0, 1), (0, 5 * 8 * 4), (0, 10**6)):
+    everything = 5 * 40
+    for small_bank, most, numbers in (
+        (100, everything, 1), (0, everything, 1), (0, everything, 5 * 8 * 4),
+        (0, everything, 10**6), (100, everything - 1, 5 * 8 * 4),
+    ):  # fmt: skip
         monkeypatch.setattr(crd, "_SMALL_BANK", small_bank)
+        monkeypatch.setattr(crd, "_MOST_PRODUCTS", most)
         monkeypatch.setattr(crd, "_CHUNK_NUMBERS", numbers)
         products = bank_products(anchors, bank, indices)
         (gradient,) = torch.autograd.grad((products * weights).sum(), anchors)
@@ -183,6 +188,21 @@ def test_no_more_rows_are_copied_at_once_than_said() -> None:
     widest = max(part.shape[1] for part in crd._column_chunks(indices, 128))
     assert 256 * widest * 128 <= crd._CHUNK_NUMBERS
     assert sum(part.shape[1] for part in crd._column_chunks(indices, 128)) == 16_385
+
+
+def test_the_products_of_a_large_bank_are_never_all_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def apply(anchors: Tensor, bank: Tensor, indices: Tensor) -> Tensor:
+        asked.append(len(bank))
+        return anchors.new_zeros(indices.shape)
+
+    monkeypatch.setattr(crd._ChunkedProducts, "apply", apply)
+    monkeypatch.setattr(crd, "_MOST_PRODUCTS", 4 * 60)
+    for rows in (60, 61):
+        indices = torch.zeros(4, 30, dtype=torch.int64)
+        bank_products(units(4, 8, shift=0), units(rows, 8, shift=1), indices)
+    assert asked == [61]
 
 
 def test_nothing_of_the_banks_is_kept_for_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
