@@ -11,6 +11,7 @@ check:          ## what .ci/run checks after the tests
 	ruff format --check .
 	ruff check .
 	mypy
+	mypy tests
 	pyright
 
 docs:           ## the documentation, into docs/_build; a warning or a broken link is an error

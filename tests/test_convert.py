@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
 from edgeseed.convert import convert
@@ -77,7 +78,7 @@ def test_the_hub_folder_states_the_students_input(tmp_path: Path) -> None:
     save_student(tmp_path / "student.safetensors", network, spec)
     convert(tmp_path / "student.safetensors", to="hub", out=tmp_path / "out")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
-    config = timm.data.resolve_model_data_config(model)
+    config = resolve_model_data_config(model)
     assert config["input_size"] == (3, 64, 64)
     assert list(config["mean"]) == [0.5, 0.4, 0.3]
     assert round(64 / config["crop_pct"]) == 80

@@ -177,6 +177,7 @@ def test_a_student_is_measured_embedded_and_taken_elsewhere(
         tmp_path / "bundle", data=world / form.data, protocol="instant", out=tmp_path / "r.json"
     )
     assert result.accuracy is not None
+    assert result.accuracy.agreement is not None
     assert result.accuracy.agreement.value == 1.0
     made = gallery(student, data=world / form.data, out=tmp_path / "gallery.bin", per_class=4)
     assert made.num_classes == 3

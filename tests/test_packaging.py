@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from setuptools.glob import glob
@@ -21,14 +22,14 @@ SOURCES = {
 }
 STAGES = ("distill", "export", "runtime")
 # What a part may import of the others. The command, and what it runs, stand on top.
-ALLOWED = {
+ALLOWED: dict[str, set[str]] = {
     "core": set(),
     "profiles": {"core"},
     **{stage: {"core", "profiles"} for stage in STAGES},
 }
 
 
-def project() -> dict:
+def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -41,17 +42,17 @@ def packages_on_disk() -> set[str]:
     return found
 
 
-def test_every_package_is_listed_so_that_none_vanishes_from_the_wheel():
+def test_every_package_is_listed_so_that_none_vanishes_from_the_wheel() -> None:
     assert set(project()["tool"]["setuptools"]["packages"]) == packages_on_disk()
 
 
-def test_every_folder_with_python_files_is_a_package():
+def test_every_folder_with_python_files_is_a_package() -> None:
     for folder in SOURCES.values():
         for file in folder.rglob("*.py"):
             assert (file.parent / "__init__.py").exists(), f"{file.parent} has no __init__.py"
 
 
-def test_every_kind_of_data_file_is_shipped():
+def test_every_kind_of_data_file_is_shipped() -> None:
     patterns = project()["tool"]["setuptools"]["package-data"]["*"]
     shipped = {pattern.removeprefix("*") for pattern in patterns} | {".py"}
     for folder in SOURCES.values():
@@ -65,7 +66,7 @@ def test_every_kind_of_data_file_is_shipped():
                 assert file.suffix in shipped, f"{file} would not be in the wheel"
 
 
-def test_every_file_of_an_app_template_is_shipped():
+def test_every_file_of_an_app_template_is_shipped() -> None:
     # These folders are no packages, so that the patterns above do not reach them.
     patterns = project()["tool"]["setuptools"]["package-data"]["edgeseed.export.apps"]
     root = ROOT / "export/apps"
@@ -77,7 +78,7 @@ def test_every_file_of_an_app_template_is_shipped():
     assert templates <= shipped
 
 
-def test_type_checkers_see_every_package():
+def test_type_checkers_see_every_package() -> None:
     links = {path.name for path in (ROOT / ".typing/edgeseed").iterdir()}
     tops = {path.name for path in (ROOT / "edgeseed").iterdir() if path.name != "__pycache__"}
     assert links == tops | set(STAGES) | {"profiles"}
@@ -96,7 +97,7 @@ def imported_modules(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("part", sorted(ALLOWED))
-def test_a_part_imports_only_what_lies_below_it(part):
+def test_a_part_imports_only_what_lies_below_it(part: str) -> None:
     folder = ROOT / "edgeseed/core" if part == "core" else SOURCES[f"edgeseed.{part}"]
     for path in folder.rglob("*.py"):
         for name in imported_modules(path):
@@ -105,7 +106,7 @@ def test_a_part_imports_only_what_lies_below_it(part):
                 assert other == part or other in ALLOWED[part], f"{path} imports {name}"
 
 
-def test_the_readme_and_ci_run_the_same_test_command():
+def test_the_readme_and_ci_run_the_same_test_command() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     found = re.search(r"^command='(.*)'$", (ROOT / ".ci/run").read_text(encoding="utf-8"), re.M)
     assert found is not None

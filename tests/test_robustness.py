@@ -15,6 +15,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +308,7 @@ def test_tars_with_broken_bytes(place: Path, cuts: list[tuple[int, bytes]], end:
     photos = survives(lambda: open_photos(path))
     if photos is not None:
         for index in range(len(photos)):
-            survives(lambda index=index: photos.image(index))
+            survives(partial(photos.image, index))
 
 
 @quickly
@@ -332,13 +333,17 @@ def test_tars_with_strange_names_and_labels(place: Path, label: bytes, name: str
     survives(lambda: open_photos(path))
 
 
+def read_and_unwrap(path: Path) -> object:
+    return unwrap(read_weights(path), path=path)
+
+
 @quickly
 @example(content=b"\x80\x00")
 @given(content=st.binary(max_size=300))
 def test_checkpoints_of_any_bytes(place: Path, content: bytes) -> None:
     for name in ("a.pth", "a.safetensors"):
         (place / name).write_bytes(content)
-        survives(lambda name=name: unwrap(read_weights(place / name), path=place / name))
+        survives(partial(read_and_unwrap, place / name))
 
 
 @quickly
@@ -396,9 +401,9 @@ def zip_of_photos() -> bytes:
 def look_at_all(photos: Any) -> None:
     for index in range(len(photos)):
         for channels in (3, 4):
-            survives(lambda index=index, channels=channels: photos.image(index, channels=channels))
-        survives(lambda index=index: photos.draft(index, 4))
-        survives(lambda index=index: photos.mark(index))
+            survives(partial(photos.image, index, channels=channels))
+        survives(partial(photos.draft, index, 4))
+        survives(partial(photos.mark, index))
 
 
 ZIP = zip_of_photos()
@@ -537,7 +542,7 @@ def test_lines_of_an_agent_of_any_content(event: Any, raw: str | None) -> None:
     job = Job("e", "m", "cpu", 2, "quick", 1, 2.0, 3.0, 0.1, {})
     with Listener(job, "ssh:board", num_photos=3) as listen:
         for line in (json.dumps(event), "{}" if raw is None else raw):
-            survives(lambda line=line: listen(line))
+            survives(partial(listen, line))
         survives(
             lambda: raise_if_failed(FakeDevice(None), Ended(exit_code=1, stderr=""), listen.error)
         )

@@ -225,5 +225,6 @@ def _read(result: Path, device: RunsAgents, *, stages: Stages, wants_outputs: bo
 
 
 def _load_outputs(path: Path) -> dict[str, NDArray[np.float32]]:
-    with np.load(path) as archive:
+    # Opened here: numpy leaves a file open that is no archive.
+    with path.open("rb") as file, np.load(file) as archive:
         return {name: np.asarray(archive[name], dtype=np.float32) for name in archive.files}

@@ -30,7 +30,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 )
 def test_an_arm_processor_gives_the_answers_of_this_one(tmp_path: Path) -> None:
     out = tmp_path / "arm.json"
-    command = [sys.executable, SCRIPT, os.environ["EDGESEED_ARM64_BUNDLE"], "--photos", "32"]
+    command = [sys.executable, str(SCRIPT), os.environ["EDGESEED_ARM64_BUNDLE"], "--photos", "32"]
     command += ["--userland", os.environ["EDGESEED_ARM64_USERLAND"], "--out", str(out)]
 
     subprocess.run(command, check=True, cwd=ROOT)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from edgeseed.core.photos import PhotoSet
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -179,6 +181,15 @@ def test_a_small_draw_is_part_of_a_larger_one(proof: ModuleType) -> None:
     assert all(few.image(index).tobytes() in seen for index in range(len(few)))
 
 
+def pairs(photos: PhotoSet) -> set[tuple[str, bytes]]:
+    """Class and pixels of each photo."""
+    assert photos.classes is not None
+    assert photos.labels is not None
+    return {
+        (photos.classes[label], photos.image(i).tobytes()) for i, label in enumerate(photos.labels)
+    }
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_photos_are_written_as_they_were(proof: ModuleType, tmp_path: Path, packed: bool) -> None:
     from edgeseed.core.photos import open_photos
@@ -187,10 +198,7 @@ def test_photos_are_written_as_they_were(proof: ModuleType, tmp_path: Path, pack
     proof._write(photos, tmp_path / "set", packed=packed)
     found = open_photos(tmp_path / "set", labels=True)
     assert len(found) == len(photos) == 30
-    pairs = {(found.classes[found.labels[i]], found.image(i).tobytes()) for i in range(30)}
-    assert pairs == {
-        (photos.classes[photos.labels[i]], photos.image(i).tobytes()) for i in range(30)
-    }
+    assert pairs(found) == pairs(photos)
 
 
 def test_the_untrained_network_is_the_one_that_a_run_starts_from(

@@ -5,6 +5,9 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -12,12 +15,10 @@ from click.testing import CliRunner
 
 from edgeseed import convert, distill, export, quickstart, recommend, runtime
 from edgeseed.cli._main import cli, main
-from edgeseed.core.bundle import GateResult
-from edgeseed.core.errors import GateError
 from edgeseed.distill.methods import load_method
 from edgeseed.distill.training.settings import build_settings
 
-CALLS = {
+CALLS: dict[str, Callable[..., Any]] = {
     "quickstart": quickstart.quickstart, "distill": distill.distill, "pretrain": distill.pretrain,
     "finetune": distill.finetune, "evaluate": distill.evaluate, "export": export.export,
     "verify": export.verify, "build": runtime.build, "profile": runtime.profile,
@@ -27,21 +28,21 @@ CALLS = {
 COMMANDS = cli.list_commands(click.Context(cli))
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     code = "from edgeseed.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-P", "-c", code, *arguments], capture_output=True, text=True, check=False
     )
 
 
-def test_no_help_shows_the_marks_that_format_it():
+def test_no_help_shows_the_marks_that_format_it() -> None:
     group = CliRunner().invoke(cli, ["--help"]).output
     assert "\\b" not in group
     assert "photos + teacher -> distill -> student.safetensors -> export" in group
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_and_json(command):
+def test_every_command_has_help_and_json(command: str) -> None:
     result = CliRunner().invoke(cli, [command, "--help"])
     assert result.exit_code == 0
     assert "--json" in result.output
@@ -59,7 +60,7 @@ def examples(name: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_example_in_a_help_is_a_call_that_the_command_takes(command):
+def test_every_example_in_a_help_is_a_call_that_the_command_takes(command: str) -> None:
     # The help of distill advised --set teacher_temperature, which seed calls tau_teacher.
     lines = examples(command)
     assert lines
@@ -78,7 +79,7 @@ def test_every_example_in_a_help_is_a_call_that_the_command_takes(command):
 
 
 @pytest.mark.parametrize("command", sorted(CALLS))
-def test_every_option_is_an_argument_of_the_python_call(command):
+def test_every_option_is_an_argument_of_the_python_call(command: str) -> None:
     found = cli.get_command(click.Context(cli), command)
     assert found is not None
     options = {parameter.name for parameter in found.params} - {"as_json"}
@@ -91,7 +92,7 @@ def test_every_option_is_an_argument_of_the_python_call(command):
     assert {renamed.get(name, name) for name in options} <= arguments
 
 
-def test_help_imports_nothing_heavy():
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "from edgeseed.cli import main\n"
@@ -104,7 +105,7 @@ def test_help_imports_nothing_heavy():
     subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True)
 
 
-def test_every_commands_help_imports_no_torch():
+def test_every_commands_help_imports_no_torch() -> None:
     code = (
         "import sys\n"
         "from edgeseed.cli import main\n"
@@ -116,7 +117,7 @@ def test_every_commands_help_imports_no_torch():
         subprocess.run([sys.executable, "-P", "-c", code, command], check=True, capture_output=True)
 
 
-def test_the_options_that_scripts_rely_on_are_there():
+def test_the_options_that_scripts_rely_on_are_there() -> None:
     expected = {
         "quickstart": "--out --seed --json",
         "distill": "--method --teacher --student --peer --activation --drop-se --data --out "
@@ -165,8 +166,12 @@ def test_the_options_that_scripts_rely_on_are_there():
     ],
 )
 def test_a_wrong_call_is_one_line_and_exit_code_2(
-    arguments, message, tmp_path, monkeypatch, capsys
-):
+    arguments: tuple[str] | tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
         main(list(arguments))
@@ -177,14 +182,14 @@ def test_a_wrong_call_is_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_of_its_own_ends_with_the_error_and_its_code():
+def test_a_process_of_its_own_ends_with_the_error_and_its_code() -> None:
     done = run("distil")
     assert done.returncode == 2
     assert "did you mean 'distill'?" in done.stderr
     assert done.stdout == ""
 
 
-def test_the_module_is_the_command():
+def test_the_module_is_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "edgeseed", "--version"],
         capture_output=True, text=True, check=True,
@@ -192,82 +197,17 @@ def test_the_module_is_the_command():
     assert done.stdout.startswith("edgeseed ")
 
 
-def test_profile_says_each_warning_once(monkeypatch, capsys):
-    # They were warnings on stderr and notes below the table as well.
-    class Compared:
-        def table(self, *, notes):
-            return "the table" + (" and the notes" if notes else "")
-
-    monkeypatch.setattr("edgeseed.runtime.profile", lambda **_: None)
-    monkeypatch.setattr("edgeseed.runtime.compare", lambda _: Compared())
-    with pytest.raises(SystemExit) as caught:
-        main(["profile", "bundle", "--out", "r.json"])
-    assert caught.value.code == 0
-    assert capsys.readouterr().out == "the table\n\nwritten to r.json\n"
-
-
-def test_json_errors_are_json(capsys):
+def test_json_errors_are_json(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["verify", "nowhere", "--json"])
     assert json.loads(capsys.readouterr().out)["error"]["type"] == "UsageError"
     assert caught.value.code == 2
 
 
-@pytest.mark.parametrize("extra", [(), ("--json",)])
-def test_verify_shows_all_gates_also_when_one_fails(extra, monkeypatch, capsys):
-    gates = (
-        GateResult(name="student", value=0, limit=0, passed=True, unit="problems", n=1),
-        GateResult(name="lint", value=2, limit=0, passed=False, unit="problems", n=1),
-    )
-    result = export.VerifyResult(
-        bundle="b", target="onnx", precision="int8", runner="onnxruntime CPU", gates=gates
-    )
-
-    def fail(bundle, **_):
-        raise GateError("gate lint failed: two layers are float", result=result)
-
-    monkeypatch.setattr("edgeseed.export.verify", fail)
-    with pytest.raises(SystemExit) as caught:
-        main(["verify", "b", *extra])
-    assert caught.value.code == 1
-    output = capsys.readouterr()
-    assert output.err == "edgeseed: error: gate lint failed: two layers are float\n"
-    if extra:
-        value = json.loads(output.out)
-        assert [gate["passed"] for gate in value["gates"]] == [True, False]
-        assert value["failed"] == "gate lint failed: two layers are float"
-    else:
-        lines = output.out.splitlines()
-        assert any("lint" in line and "FAIL" in line for line in lines), lines
-        assert any("student" in line and "ok" in line for line in lines), lines
-
-
-class BrokenLimit:
-    """A comparison of which one result breaks a limit."""
-
-    def to_dict(self):
-        return {"groups": []}
-
-    def table(self):
-        return "the table"
-
-    def check(self, limits):
-        raise GateError(f"new.json breaks {limits[0]}")
-
-
-def test_a_broken_limit_is_in_the_one_json_value_that_compare_prints(monkeypatch, capsys):
-    # It was a second value behind the first: no JSON reader took both.
-    monkeypatch.setattr("edgeseed.runtime.compare", lambda *_, **__: BrokenLimit())
-    with pytest.raises(SystemExit) as caught:
-        main(["compare", "a.json", "--fail-if", "p90>+5%", "--json"])
-    assert caught.value.code == 1
-    output = capsys.readouterr()
-    assert json.loads(output.out) == {"groups": [], "failed": "new.json breaks p90>+5%"}
-    assert output.err == "edgeseed: error: new.json breaks p90>+5%\n"
-
-
-def test_ctrl_c_is_one_word_and_the_shells_code(monkeypatch, capsys):
-    def interrupted(*_, **__):
+def test_ctrl_c_is_one_word_and_the_shells_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "main", interrupted)
@@ -278,31 +218,13 @@ def test_ctrl_c_is_one_word_and_the_shells_code(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", ["methods", "targets", "devices", "teachers"])
-def test_listings_are_json_too(command):
+def test_listings_are_json_too(command: str) -> None:
     result = CliRunner().invoke(cli, [command, "--json"])
     assert result.exit_code == 0
     assert json.loads(result.output)
 
 
-def test_teachers_are_listed_by_what_to_write():
-    # Rows of files stood there by a bare name: unknown to --teacher, or another network's.
-    lines = CliRunner().invoke(cli, ["teachers"]).output.splitlines()
-    assert lines[0].split()[:2] == ["--teacher", "family"]
-    rows = [line.split()[:2] for line in lines]
-    assert ["simclrv2_r50_1x_sk0=CHECKPOINT", "SimCLRv2"] in rows
-    families = [row[1] for row in rows if row and row[0] == "resnet50=CHECKPOINT"]
-    assert families == ["SwAV", "MoCo-v2", "MoCo-v3"]
-    assert not any(row and row[0] == "resnet50" for row in rows)
-
-
-def test_doctor_says_what_works():
-    result = CliRunner().invoke(cli, ["doctor", "--json"])
-    checks = {check["name"]: check for check in json.loads(result.output)["checks"]}
-    assert checks["torch"]["status"] == "ok"
-    assert all(check["fix"] for check in checks.values() if check["status"] != "ok")
-
-
-def test_version_is_printed(capsys):
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert caught.value.code == 0

@@ -17,7 +17,7 @@ from edgeseed.core.records import Provenance
 
 
 @pytest.fixture
-def bundle(tmp_path) -> Path:
+def bundle(tmp_path: Path) -> Path:
     folder = tmp_path / "bundle"
     (folder / "reference").mkdir(parents=True)
     (folder / "model.onnx").write_bytes(b"model")
@@ -38,7 +38,7 @@ def bundle(tmp_path) -> Path:
     return folder
 
 
-def test_a_bundle_comes_back_as_it_was_sealed(bundle):
+def test_a_bundle_comes_back_as_it_was_sealed(bundle: Path) -> None:
     read = read_bundle(bundle)
     assert read.manifest.inputs[0].shape == ("batch", 3, 32, 32)
     assert read.manifest.gates[0].value == 1e-6
@@ -47,13 +47,13 @@ def test_a_bundle_comes_back_as_it_was_sealed(bundle):
     assert roles == {"model.onnx": "ship", "reference/student.safetensors": "proof"}
 
 
-def test_one_changed_byte_is_found_and_the_file_named(bundle):
+def test_one_changed_byte_is_found_and_the_file_named(bundle: Path) -> None:
     (bundle / "model.onnx").write_bytes(b"modem")
     with pytest.raises(ArtifactError, match=r"model\.onnx was changed after the export"):
         read_bundle(bundle)
 
 
-def test_missing_and_added_files_are_found(bundle):
+def test_missing_and_added_files_are_found(bundle: Path) -> None:
     (bundle / "extra.txt").write_text("x")
     with pytest.raises(ArtifactError, match=r"extra\.txt is not listed"):
         read_bundle(bundle)
@@ -64,13 +64,13 @@ def test_missing_and_added_files_are_found(bundle):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema_version": 1}'])
-def test_a_manifest_that_is_none_is_an_artifact_error(bundle, content):
+def test_a_manifest_that_is_none_is_an_artifact_error(bundle: Path, content: str) -> None:
     (bundle / "manifest.json").write_text(content)
     with pytest.raises(ArtifactError):
         read_bundle(bundle)
 
 
-def test_a_newer_bundle_is_refused(bundle):
+def test_a_newer_bundle_is_refused(bundle: Path) -> None:
     values = json.loads((bundle / "manifest.json").read_text())
     (bundle / "manifest.json").write_text(json.dumps({**values, "schema_version": 2}))
     with pytest.raises(SchemaVersionError, match="schema version 2, this edgeseed reads up to 1"):
@@ -85,7 +85,9 @@ def test_a_newer_bundle_is_refused(bundle):
         ({"watermark": 1, "provenance": 3}, "the edgeseed that wrote it reads it"),
     ],
 )
-def test_a_bundle_of_another_version_names_the_one_that_reads_it(bundle, change, message):
+def test_a_bundle_of_another_version_names_the_one_that_reads_it(
+    bundle: Path, change: dict[str, int], message: str
+) -> None:
     values = json.loads((bundle / "manifest.json").read_text())
     values["provenance"] = {"environment": {"edgeseed": "9.9"}}
     (bundle / "manifest.json").write_text(json.dumps({**values, **change}))
@@ -93,7 +95,7 @@ def test_a_bundle_of_another_version_names_the_one_that_reads_it(bundle, change,
         read_bundle(bundle)
 
 
-def test_the_model_digest_depends_on_the_model_alone(bundle):
+def test_the_model_digest_depends_on_the_model_alone(bundle: Path) -> None:
     before = read_bundle(bundle)
     seal_bundle(bundle, dataclasses.replace(before.manifest, name="other"))
     assert read_bundle(bundle).digest == before.digest
@@ -102,6 +104,6 @@ def test_the_model_digest_depends_on_the_model_alone(bundle):
     assert read_bundle(bundle).digest != before.digest
 
 
-def test_a_folder_that_is_no_bundle_is_a_usage_error(tmp_path):
+def test_a_folder_that_is_no_bundle_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no manifest\.json"):
         read_bundle(tmp_path)

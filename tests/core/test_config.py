@@ -1,6 +1,7 @@
 """Configs from mappings, text and TOML."""
 
 import dataclasses
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -26,7 +27,7 @@ class Example:
             raise ValueError(f"size={self.size} must be at least 0")
 
 
-def build(*overrides, **values):
+def build(*overrides: str, **values: object) -> Example:
     return build_config(Example, values=values, overrides=overrides, what="example")
 
 
@@ -45,7 +46,11 @@ def build(*overrides, **values):
         ("names=x,y,z", "names", ("x", "y", "z")),
     ],
 )
-def test_strings_are_read_by_the_fields_type(override, field, expected):
+def test_strings_are_read_by_the_fields_type(
+    override: str,
+    field: str,
+    expected: float | int | bool | str | tuple[float, ...] | tuple[str, ...] | None,
+) -> None:
     assert getattr(build(override), field) == expected
 
 
@@ -66,17 +71,17 @@ def test_strings_are_read_by_the_fields_type(override, field, expected):
         ("size", "not of the form field=value"),
     ],
 )
-def test_a_bad_setting_says_field_value_and_what_is_allowed(override, message):
+def test_a_bad_setting_says_field_value_and_what_is_allowed(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build(override)
     assert message in str(caught.value)
 
 
-def test_overrides_win_over_values():
+def test_overrides_win_over_values() -> None:
     assert build("size=9", size=4, rate=2) == Example(size=9, rate=2.0)
 
 
-def test_toml_survives_a_round_trip(tmp_path):
+def test_toml_survives_a_round_trip(tmp_path: Path) -> None:
     values = {
         "a": 1,
         "b": [1.5, 2.0],
@@ -87,7 +92,7 @@ def test_toml_survives_a_round_trip(tmp_path):
     assert read_toml(tmp_path / "c.toml") == values
 
 
-def test_a_missing_or_broken_toml_is_a_config_error(tmp_path):
+def test_a_missing_or_broken_toml_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         read_toml(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("a = ")

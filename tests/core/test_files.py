@@ -14,7 +14,7 @@ from edgeseed.core.errors import (
 )
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     files.write_json(path, {"old": 1})
     with pytest.raises(ValueError, match="JSON"):
@@ -24,8 +24,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path, code, monkeypatch):
-    def full(*_args, **_kwargs):
+def test_a_full_disk_is_one_line_and_nothing_is_left(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object, **_kwargs: object) -> None:
         raise OSError(code, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
@@ -37,7 +39,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path, code, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_really_full_disk_is_found():
+def test_a_really_full_disk_is_found() -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("this system has no /dev/full")
@@ -45,9 +47,9 @@ def test_a_really_full_disk_is_found():
         full.write_bytes(b"x" * 100)
 
 
-def test_a_full_disk_is_found_behind_a_librarys_own_error(tmp_path):
+def test_a_full_disk_is_found_behind_a_librarys_own_error(tmp_path: Path) -> None:
     # torch.save: "RuntimeError: unexpected pos", raised while it cleans up after the disk's error.
-    def save():
+    def save() -> None:
         try:
             raise OSError(errno.ENOSPC, "No space left on device")
         finally:
@@ -57,13 +59,13 @@ def test_a_full_disk_is_found_behind_a_librarys_own_error(tmp_path):
         save()
 
 
-def test_other_errors_pass_through(tmp_path):
+def test_other_errors_pass_through(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="mine"), files.disk_errors(tmp_path):
         raise RuntimeError("mine")
 
 
 @pytest.mark.parametrize("below", ["file/new", "file/deep/new"])
-def test_a_file_where_a_folder_should_be_is_one_line(tmp_path, below):
+def test_a_file_where_a_folder_should_be_is_one_line(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("x")
     with (
         pytest.raises(UsageError, match=r"cannot be made: .* is no folder .* choose another --out"),
@@ -72,7 +74,7 @@ def test_a_file_where_a_folder_should_be_is_one_line(tmp_path, below):
         pass
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with (
         pytest.raises(ZeroDivisionError),
         files.atomic_directory(tmp_path / "out") as folder,
@@ -84,7 +86,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "out/whole").read_text() == "x"
 
 
-def test_a_folder_in_use_is_not_overwritten_unless_asked(tmp_path):
+def test_a_folder_in_use_is_not_overwritten_unless_asked(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine").write_text("x")
     with (

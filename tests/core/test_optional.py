@@ -11,7 +11,7 @@ from edgeseed.core.errors import (
 from edgeseed.core.optional import require
 
 
-def test_a_missing_package_says_the_command_that_installs_it():
+def test_a_missing_package_says_the_command_that_installs_it() -> None:
     with pytest.raises(
         MissingDependencyError,
         match=r"--target x needs no_such_package.*pip install 'edgeseed\[x\]'",

@@ -20,7 +20,9 @@ from edgeseed.core.registry import Registry
         ("edgeseed.runtime.devices", "DEVICES"),
     ],
 )
-def test_every_registry_lists_without_importing_and_summarises_each(module, table):
+def test_every_registry_lists_without_importing_and_summarises_each(
+    module: str, table: str
+) -> None:
     code = (
         f"import sys; from {module} import {table} as r; names = r.names(); assert names; "
         "assert all(r.summary(n) for n in names); "
@@ -30,7 +32,7 @@ def test_every_registry_lists_without_importing_and_summarises_each(module, tabl
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 
-def test_unknown_plug_in_names_the_nearest_and_lists_all():
+def test_unknown_plug_in_names_the_nearest_and_lists_all() -> None:
     registry = Registry("edgeseed.distill.methods", attribute="METHOD", kind="method")
     with pytest.raises(
         UnknownNameError, match=r"unknown method 'regres'; did you mean 'regress'\? known: .*seed"
@@ -39,6 +41,6 @@ def test_unknown_plug_in_names_the_nearest_and_lists_all():
 
 
 @pytest.mark.parametrize("name", ["_method", "../x", "", "os"])
-def test_only_listed_names_are_ever_imported(name):
+def test_only_listed_names_are_ever_imported(name: str) -> None:
     with pytest.raises(UnknownNameError):
         Registry("edgeseed.distill.methods", attribute="METHOD", kind="method").load(name)

@@ -10,7 +10,7 @@ import pytest
 
 from edgeseed.core import scratch
 from edgeseed.core.files import atomic_directory, atomic_file, check_writable
-from edgeseed.core.processes import is_running, machine
+from edgeseed.core.processes import machine
 from edgeseed.core.signals import ended_by_exception, ending_signals
 
 
@@ -30,12 +30,6 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))  # noqa: PTH208 - hidden files too
-
-
-def test_a_process_is_told_from_one_that_has_ended(gone: int) -> None:
-    assert is_running(os.getpid())
-    assert is_running(1)
-    assert not is_running(gone)
 
 
 def test_a_scratch_folder_goes_with_its_block(temporary: Path) -> None:

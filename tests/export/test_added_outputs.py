@@ -117,7 +117,8 @@ def test_the_command_takes_several_with_commas_and_explain_reads_such_a_bundle(
 
 
 def node_of(model: onnx.ModelProto, kind: str) -> onnx.NodeProto:
-    return [each for each in model.graph.node if each.op_type == kind][-1]
+    found: list[onnx.NodeProto] = [each for each in model.graph.node if each.op_type == kind]
+    return found[-1]
 
 
 def set_attribute(node: onnx.NodeProto, name: str, value: int) -> None:
@@ -235,7 +236,7 @@ def another_softmax(file: Any) -> None:
     softmax = operator_of(file, "SOFTMAX")
     logits, shares = file.tensors[softmax.inputs[0]], file.tensors[softmax.outputs[0]]
     count = int(logits.shape[1])
-    copies = []
+    copies: list[int] = []
     for source, shape in ((logits, [count, 1]), (shares, [count, 1])):
         tensor = type(source)()
         tensor.name, tensor.type, tensor.buffer = f"turned{len(copies)}", source.type, 0

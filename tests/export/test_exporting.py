@@ -24,13 +24,13 @@ from edgeseed.core.errors import (
 from edgeseed.core.files import readable_size
 from edgeseed.core.network import StudentNetwork, load_student, save_student
 from edgeseed.core.photos import open_photos
+from edgeseed.core.records import ModelSpeed
 from edgeseed.export import export, verify
 from edgeseed.export.bundling import builder
 from edgeseed.export.planning import search_target
 from edgeseed.export.quantize import quantize as quantize_run
 from edgeseed.export.quantize.graph.rewriting import TensorScales
 from edgeseed.export.quantize.search.recovery import recover
-from edgeseed.export.speed import ModelSpeed
 from edgeseed.export.targets.onnx.target import scheme_of_this_machine
 
 
@@ -61,7 +61,9 @@ def test_calibration_and_proof_photos_are_disjoint(made_int8: Path) -> None:
     manifest = read_bundle(made_int8).manifest
     photos = manifest.provenance.photos
     assert photos.disjoint
-    assert photos.proof + photos.calibration <= photos.available == 64
+    assert photos.calibration is not None
+    assert photos.available == 64
+    assert photos.proof + photos.calibration <= 64
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
@@ -492,14 +494,14 @@ def test_a_wrong_call_says_what_is_right(
     student: Path,
     photos: Path,
     tmp_path: Path,
-    arguments: dict[str, object],
+    arguments: dict[str, Any],
     error: type[Exception],
     message: str,
 ) -> None:
     if "scheme" in arguments or "keep_float" in arguments:
         arguments = {**arguments, "calibration": photos}
     with pytest.raises(error, match=message):
-        export(student, out=tmp_path / "bundle", **arguments)  # type: ignore[arg-type]  # wrong on purpose
+        export(student, out=tmp_path / "bundle", **arguments)
     assert not list(tmp_path.iterdir())
 
 
@@ -531,7 +533,7 @@ def test_auto_keeps_one_proven_bundle_and_says_what_it_tried(
     assert set(rows) == {"fp32", "fp16", "w8", "int8"}
     assert rows[manifest.precision].verdict == "chosen"
     assert manifest.selection.chosen == manifest.precision == result.precision
-    assert all(row.median_ms > 0 and row.size_bytes > 0 for row in rows.values())
+    assert all((row.median_ms or 0) > 0 and (row.size_bytes or 0) > 0 for row in rows.values())
     assert rows["fp32"].speedup == 1
     assert rows["fp32"].accuracy_drop == 0
     assert manifest.selection.why in (tmp_path / "bundle/MODEL_CARD.md").read_text()
@@ -665,6 +667,7 @@ def test_decisions_are_counted_by_photos_that_chose_nothing(
     assert (record.photos.judging, record.photos.counting) == (
         calibration_count, counting
     )  # fmt: skip
+    assert record.agreement is not None
     # A share of so many photos.
     assert record.agreement * counting == pytest.approx(round(record.agreement * counting))
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_a_family_converts_as_the_table_says(name: str) -> None:
 def test_a_vit_with_an_attention_pool_goes_to_core_ml_in_int8(photos: Path, tmp_path: Path) -> None:
     # It was refused: "43 layers were meant to be int8, the package has 42".
     pytest.importorskip("coremltools")
-    kwargs = {"global_pool": "map", "img_size": 32}
+    kwargs: dict[str, Any] = {"global_pool": "map", "img_size": 32}
     network = tiny_student("test_vit", **kwargs)
     student = save_tiny_student(tmp_path / "student.safetensors", network, "test_vit", **kwargs)
     out = tmp_path / "bundle"

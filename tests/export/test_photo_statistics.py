@@ -102,16 +102,17 @@ def test_photos_that_were_blown_up_are_the_clue(network: StudentNetwork, pixels:
 def test_grey_photos_mute_the_filters_for_colour() -> None:
     """A student whose first filters are half for light and half for colour, of colour photos."""
     student = tiny_student(head=False)
-    conv = student.backbone.conv_stem
+    conv = student.backbone.get_parameter("conv_stem.weight")
     with torch.no_grad():
-        centre = conv.weight.new_zeros(conv.weight.shape)
+        centre = conv.new_zeros(conv.shape)
         centre[0::2, :, 1, 1] = 1.0
         centre[1::2, 0, 1, 1], centre[1::2, 1, 1, 1] = 1.0, -0.979  # equal steps of pixel values
-        conv.weight.copy_(centre)
+        conv.copy_(centre)
     colours = np.stack(
         [tiny_preprocess().pixels(tinted_photo(k, s)) for k in ("red", "blue") for s in range(20)]
     )
-    norm = student.backbone.bn1
+    norm = student.backbone.get_submodule("bn1")
+    assert isinstance(norm, torch.nn.BatchNorm2d)
     norm.reset_running_stats()
     norm.momentum = None
     norm.train()
@@ -128,6 +129,7 @@ def test_the_statistics_are_in_the_manifest_and_bad_photos_stop_before_any_work(
     made_int8: Path, student: Path, tmp_path: Path
 ) -> None:
     statistics = read_bundle(made_int8).manifest.provenance.photos.statistics
+    assert statistics is not None
     assert statistics["warnings"] == []
     assert statistics["n"] == 32
     (tmp_path / "same").mkdir()

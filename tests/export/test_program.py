@@ -24,7 +24,7 @@ LCNET = pytest.param("lcnet_035", marks=pytest.mark.slow)
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "test_vit", LCNET])
 def test_the_program_is_the_student_at_any_batch(name: str, pixels: Pixels) -> None:
-    size = {"img_size": 32} if name == "test_vit" else {}
+    size: dict[str, Any] = {"img_size": 32} if name == "test_vit" else {}
     network = tiny_student(name, trained=False, **size)
     program = build_program(network, tiny_preprocess())
     assert output_names(program) == ("embedding", "logits")

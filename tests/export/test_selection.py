@@ -6,10 +6,10 @@ import pytest
 
 from edgeseed.core.bundle import Bundle, FileEntry, GateResult
 from edgeseed.core.errors import GateError
+from edgeseed.core.records import ModelSpeed
 from edgeseed.export.bundling.builder import Variant
 from edgeseed.export.bundling.writer import BuiltBundle
 from edgeseed.export.selection import PrecisionTrial, Selection, select
-from edgeseed.export.speed import ModelSpeed
 from edgeseed.export.target import Precision
 
 SIZES: dict[Precision, int] = {"fp32": 400, "fp16": 200, "w8": 100, "int8": 110}

@@ -24,6 +24,7 @@ from edgeseed.core.errors import (
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.export import export, targets, verify
 from edgeseed.export.bundling.builder import baseline_precision
+from edgeseed.export.call import Batch
 from edgeseed.export.program import build_program, output_names
 from edgeseed.export.target import Target, WriteRequest
 from edgeseed.export.targets import TARGETS
@@ -200,7 +201,7 @@ def rewrite(bundle: Path, network: StudentNetwork) -> None:
     manifest = read_bundle(bundle, check=False).manifest
     _, spec = load_student(bundle / "reference/student.safetensors")
     target: Target = TARGETS.load(manifest.target)
-    batch = target.fixed_batch or "dynamic"
+    batch: Batch = target.fixed_batch or "dynamic"
     program = build_program(network, spec.preprocess, batch=batch)
     is_float = not target.schemes.get(manifest.precision)  # type: ignore[call-overload]
     request = WriteRequest(

@@ -51,7 +51,7 @@ def tiny_model(*, seed: int = 0, classes: tuple[str, ...] | None = CLASSES) -> o
     if classes is not None:
         nodes.append(helper.make_node("MatMul", ["embedding", "head"], ["logits"]))
         constants.append(constant("head", DIM, len(classes)))
-        shape = ["batch", len(classes)]
+        shape: list[str | int] = ["batch", len(classes)]
         outputs.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape))
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE])
     graph = helper.make_graph(nodes, "tiny", [image], outputs, constants)
@@ -162,8 +162,8 @@ def make_result(bundle: Bundle, tmp_path: Path) -> MakeResult:
         rng = np.random.default_rng(seed)
         drawn = rng.lognormal(np.log(median_ms * 1e6), spread, n).astype(int).tolist()
         measurement = fake_measurement(samples_ns or drawn, **measured)
-        facts = dataclasses.replace(measurement.machine, **(machine or {}))
-        measurement = dataclasses.replace(measurement, machine=facts)
+        seen = dataclasses.replace(measurement.machine, **(machine or {}))
+        measurement = dataclasses.replace(measurement, machine=seen)
         out = tmp_path / f"{folder}-{seed}.json"
         out.unlink(missing_ok=True)
         result = profile(bundle.path, device=FakeDevice(measurement), out=out)

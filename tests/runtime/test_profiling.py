@@ -40,7 +40,9 @@ def test_a_bundle_is_profiled_on_this_machine(bundle: Bundle, instant: str, tmp_
     assert result.device.device == "host"
     assert result.engine.name == "onnxruntime"
     assert result.placement.actual == "cpu"
+    assert result.latency is not None
     assert result.latency.n >= 8
+    assert result.golden is not None
     assert max(result.golden.relative_error.values()) < 1e-4
     assert result.accuracy is not None
     assert (result.accuracy.n, result.accuracy.agreement) == (12, None)

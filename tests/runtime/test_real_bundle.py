@@ -59,6 +59,7 @@ def test_an_exported_bundle_is_profiled_and_agrees_with_its_student(
 
     result = profile(tmp_path / "fp32", protocol=instant, data=photos, out=tmp_path / "r.json")
 
+    assert result.golden is not None
     assert max(result.golden.relative_error.values()) < 1e-3
     assert result.accuracy is not None
     assert result.accuracy.n == 60

@@ -116,6 +116,7 @@ def test_a_figure_that_does_not_follow_from_the_samples_is_refused(
     make_result: Any, tmp_path: Path
 ) -> None:
     result: Result = make_result()
+    assert result.latency is not None
     latency = result.latency.to_dict()
     latency["p90"]["value"] *= 0.8
 

@@ -59,7 +59,8 @@ class Page:
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call a method of the debugging protocol in this tab."""
-        return self._browser.call(method, session=self._session, **parameters)
+        answer: dict[str, Any] = self._browser.call(method, session=self._session, **parameters)
+        return answer
 
     def evaluate(self, expression: str) -> Any:
         """The value of an expression; a promise is waited for."""

@@ -1,6 +1,7 @@
 """What the tests of the interpreter's operations share."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def check(interpret: Interpret, mb: Any, table: dict[str, Case], x: Tensor) -> N
                 other.to(one.dtype),
                 rtol=2e-6,
                 atol=2e-6,
-                msg=lambda text, n=name: f"{n}: {text}",
+                msg=partial("{}: {}".format, name),
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import Preprocess
@@ -140,3 +140,12 @@ def tiny_batch(
 def tiny_progress(step: int = 0) -> Progress:
     """A place in a run of twenty steps, four an epoch."""
     return Progress(step=step, total_steps=20, steps_per_epoch=4)
+
+
+def clusters(num_photos: int, *, seed: int, num_classes: int = 3) -> tuple[Tensor, Tensor]:
+    """(N, 6) features that lie around one centre for each class, and the (N,) classes."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num_photos) % num_classes
+    centers = torch.randn(num_classes, 6, generator=torch.Generator().manual_seed(99))
+    noise = torch.randn(num_photos, 6, generator=generator)
+    return centers[labels] + 0.9 * noise, labels

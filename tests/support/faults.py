@@ -54,7 +54,8 @@ def change(tensor: onnx.TensorProto, value: Any) -> None:
 
 def convolution(model: onnx.ModelProto, index: int) -> onnx.NodeProto:
     """The convolution with this number, in the file's order."""
-    return [node for node in model.graph.node if node.op_type == "Conv"][index]
+    found: list[onnx.NodeProto] = [node for node in model.graph.node if node.op_type == "Conv"]
+    return found[index]
 
 
 def integer_convolutions(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
@@ -26,6 +26,7 @@ from edgeseed.core.network import build_student, save_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture, StudentSpec
 from edgeseed.export import export
+from edgeseed.export.target import Precision
 
 TABLE = Path(__file__).parents[1] / "export/targets/onnx/runtime_versions.json"
 NATIVE = (
@@ -36,7 +37,7 @@ WEB = (
     "1.14.0", "1.16.3", "1.17.3", "1.18.0", "1.19.2", "1.20.1", "1.21.0", "1.22.0", "1.23.2",
     "1.24.3", "1.27.0", "1.30.0",
 )  # fmt: skip
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "fp32": {}, "fp16": {}, "w8": {},
     "int8 x86": {"scheme": "x86"}, "int8 arm": {"scheme": "arm"},
 }  # fmt: skip
@@ -118,8 +119,8 @@ def make_models(folder: Path) -> dict[str, list[Path]]:
             if not bundle.exists():
                 with quiet():
                     export(
-                        student, precision=variant.partition(" ")[0], calibration="digits",
-                        out=bundle, verify=False, speed=False,
+                        student, precision=cast(Precision, variant.partition(" ")[0]),
+                        calibration="digits", out=bundle, verify=False, speed=False,
                         quantization={"max_float_layers": 0} if arguments else {}, **arguments,
                     )  # fmt: skip
             found.setdefault(variant, []).append(bundle / "model.onnx")

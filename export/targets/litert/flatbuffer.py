@@ -271,6 +271,7 @@ def unpack(content: bytes) -> Any:
         model = found.ModelT.InitFromPackedBuf(content, 0)
     except Exception as error:  # the generated reader runs past the end in ways of its own
         raise ValueError(f"it is cut off or broken ({type(error).__name__})") from error
+    model.buffers = model.buffers or []
     for buffer in model.buffers:
         if buffer.data is not None and not isinstance(buffer.data, np.ndarray):
             buffer.data = np.zeros(0, np.uint8)

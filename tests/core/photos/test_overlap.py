@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +14,16 @@ from edgeseed.core.photos import (
     shared_photos,
     sketched_photos,
 )
+from edgeseed.core.photos.decoding import Draft
 
 
-def save(path: Path, image: Image.Image, **options) -> Path:
+def save(path: Path, image: Image.Image, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, **options)
     return path
 
 
-def test_copies_are_found_under_any_name_and_neighbours_are_not(tmp_path):
+def test_copies_are_found_under_any_name_and_neighbours_are_not(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -46,7 +48,9 @@ def test_copies_are_found_under_any_name_and_neighbours_are_not(tmp_path):
 
 
 @pytest.mark.parametrize("one_size", [False, True])
-def test_a_sketch_tells_which_share_of_other_photos_is_known(monkeypatch, *, one_size):
+def test_a_sketch_tells_which_share_of_other_photos_is_known(
+    monkeypatch: pytest.MonkeyPatch, *, one_size: bool
+) -> None:
     monkeypatch.setattr(overlap, "_SKETCHED", 64)
     rng = np.random.default_rng(0)
     sizes = [4 if one_size else int(rng.integers(1, 40)) for _ in range(800)]
@@ -69,7 +73,7 @@ def test_a_sketch_tells_which_share_of_other_photos_is_known(monkeypatch, *, one
     assert sketched_photos(learnt, [sketch]) == Shared(64, 64)
 
 
-def test_several_sketches_know_what_any_of_them_knows():
+def test_several_sketches_know_what_any_of_them_knows() -> None:
     digits = open_photos("digits")
     halves = [digits.subset(np.arange(0, 300)), digits.subset(np.arange(300, 450))]
     sketches = [half.sketch for half in halves]
@@ -80,8 +84,14 @@ def test_several_sketches_know_what_any_of_them_knows():
 class _Bytes:
     """Photos that are only bytes."""
 
-    def __init__(self, contents):
+    def __init__(self, contents: list[bytes]) -> None:
         self.contents = contents
 
-    def mark(self, index):
+    def image(self, index: int, channels: int = 3) -> Image.Image:
+        raise NotImplementedError
+
+    def draft(self, index: int, side: int, channels: int = 3) -> Draft:
+        raise NotImplementedError
+
+    def mark(self, index: int) -> Mark:
         return Mark(len(self.contents[index]), lambda: self.contents[index])

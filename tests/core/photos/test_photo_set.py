@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,17 +11,19 @@ from edgeseed.core.photos import (
 )
 
 
-def save(path: Path, image: Image.Image, **options) -> Path:
+def save(path: Path, image: Image.Image, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, **options)
     return path
 
 
-def photo(color=(200, 30, 60), size=(12, 8)) -> Image.Image:
+def photo(
+    color: tuple[int, int, int] = (200, 30, 60), size: tuple[int, int] = (12, 8)
+) -> Image.Image:
     return Image.new("RGB", size, color)
 
 
-def test_subset_keeps_photos_and_labels_together():
+def test_subset_keeps_photos_and_labels_together() -> None:
     pixels = np.arange(5 * 4, dtype=np.uint8).reshape(5, 2, 2)
     photos = photos_from_arrays(pixels, np.arange(5), name="five").subset([4, 1]).subset([1])
     assert photos.labels is not None
@@ -34,7 +37,7 @@ def _gradient(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def test_a_draft_of_a_large_jpeg_is_smaller_and_looks_the_same(tmp_path):
+def test_a_draft_of_a_large_jpeg_is_smaller_and_looks_the_same(tmp_path: Path) -> None:
     _gradient(1200, 900).save(tmp_path / "a.jpg", quality=95)
     photos = open_photos(tmp_path)
     draft, whole = photos.draft(0, 100), photos.image(0)
@@ -44,12 +47,12 @@ def test_a_draft_of_a_large_jpeg_is_smaller_and_looks_the_same(tmp_path):
     assert np.abs(small[0] - small[1]).mean() < 2
 
 
-def test_no_side_of_a_draft_is_below_what_was_asked_for(tmp_path):
+def test_no_side_of_a_draft_is_below_what_was_asked_for(tmp_path: Path) -> None:
     _gradient(1600, 210).save(tmp_path / "a.jpg")
     assert open_photos(tmp_path).draft(0, 100).image.size == (800, 105)
 
 
-def test_a_photo_is_never_a_draft(tmp_path):
+def test_a_photo_is_never_a_draft(tmp_path: Path) -> None:
     # Evaluation, calibration and export must see the pixels that an app sees.
     _gradient(1200, 900).save(tmp_path / "a.jpg")
     photos = open_photos(tmp_path)
@@ -60,7 +63,7 @@ def test_a_photo_is_never_a_draft(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_a_draft_is_upright_and_so_is_its_size(tmp_path, orientation):
+def test_a_draft_is_upright_and_so_is_its_size(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x112] = orientation
     _gradient(800, 400).save(tmp_path / "a.jpg", exif=exif)
@@ -71,13 +74,13 @@ def test_a_draft_is_upright_and_so_is_its_size(tmp_path, orientation):
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_grey_and_cmyk_are_drafted_as_rgb(tmp_path, mode):
+def test_grey_and_cmyk_are_drafted_as_rgb(tmp_path: Path, mode: str) -> None:
     _gradient(800, 400).convert(mode).save(tmp_path / "a.jpg")
     draft = open_photos(tmp_path).draft(0, 60)
     assert (draft.image.mode, draft.image.size) == ("RGB", (200, 100))
 
 
-def test_a_set_whose_files_went_away_is_described_without_a_sketch(tmp_path):
+def test_a_set_whose_files_went_away_is_described_without_a_sketch(tmp_path: Path) -> None:
     for index in range(3):
         save(tmp_path / f"{index}.png", photo(size=(8 + index, 8)))
     opened = open_photos(tmp_path)

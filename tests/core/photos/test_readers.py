@@ -168,24 +168,6 @@ def test_sets_of_which_only_some_have_labels_are_an_error(tmp_path: Path) -> Non
     assert len(open_photos([tmp_path / "bare", as_folder(tmp_path)], labels=False)) == 15
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.txt", "", "names no photo"),
-        ("a.txt", "x.png\nx.png\n", "names 1 photos twice"),
-        ("a.txt", "nowhere.png\n", "only files that are not images .*No such file"),
-        ("a.csv", "name,size\na,1\n", "has the columns 'name', 'size'; one named path"),
-        ("a.csv", 'path\n"unclosed', "is no whole table"),
-    ],
-)
-def test_lists_that_are_none_are_one_line(
-    tmp_path: Path, name: str, text: str, message: str
-) -> None:
-    (tmp_path / name).write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=message):
-        open_photos(tmp_path / name)
-
-
 def test_broken_archives_are_one_line(tmp_path: Path) -> None:
     whole = Path(as_zip(tmp_path)).read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[:500])

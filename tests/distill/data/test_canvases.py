@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from edgeseed.core.errors import DataError
 from edgeseed.core.photos import PhotoSet, open_photos
 from edgeseed.distill.data.canvases import (
+    CanvasBatch,
     MemoryCanvases,
     PhotoOrder,
     StreamedCanvases,
@@ -94,17 +96,14 @@ def test_canvas_side_follows_the_views_but_not_beyond_the_photos(make_photos: Ma
     assert native_side(photos) == 32
 
 
-def all_batches(photos: PhotoSet, *, workers: int | None, side: int = 20) -> list[tuple]:
+def all_batches(photos: PhotoSet, *, workers: int | None, side: int = 20) -> list[CanvasBatch]:
     source = (
         MemoryCanvases.decode(photos, side=side, device=CPU)
         if workers is None
         else StreamedCanvases(photos, side=side, device=CPU, workers=workers)
     )
     order = PhotoOrder(len(source.photos), batch_size=4, seed=0)
-    return [
-        (batch.canvases, batch.shapes, batch.indices)
-        for batch in source.batches(order, start=0, stop=5)
-    ]
+    return list(source.batches(order, start=0, stop=5))
 
 
 # From Python 3.12 on a warning at every fork of a process with threads; torch's loader forks.
@@ -117,10 +116,10 @@ def test_photos_are_the_same_from_memory_and_from_workers(
     for kept, streamed in zip(
         all_batches(photos, workers=None), all_batches(photos, workers=workers), strict=True
     ):
-        assert torch.equal(kept[0], streamed[0])
-        assert np.array_equal(kept[1], streamed[1])
-        assert np.array_equal(kept[2], streamed[2])
-        assert kept[1].tolist() == [[36, 32]] * 4
+        assert torch.equal(kept.canvases, streamed.canvases)
+        assert np.array_equal(kept.shapes, streamed.shapes)
+        assert np.array_equal(kept.indices, streamed.indices)
+        assert kept.shapes.tolist() == [[36, 32]] * 4
 
 
 def spoil(root: Path, count: int) -> None:
@@ -159,7 +158,7 @@ def test_worker_takes_the_next_photo_for_a_broken_one_and_names_it(
     photos = open_photos(root)
     spoil(root, 1)
     batches = all_batches(photos, workers=0)
-    seen = np.concatenate([indices for _, _, indices in batches])
+    seen = np.concatenate([batch.indices for batch in batches])
     assert 0 not in seen
     assert np.count_nonzero(seen == 1) == 2
     message = capsys.readouterr().err
@@ -180,7 +179,7 @@ def test_workers_stop_once_more_than_a_tenth_is_broken(make_photos: MakePhotos) 
 
 def test_photos_are_kept_in_memory_where_they_fit(make_photos: MakePhotos) -> None:
     photos = open_photos(make_photos(4))
-    options = {"side": 20, "device": CPU, "workers": 0}
+    options: dict[str, Any] = {"side": 20, "device": CPU, "workers": 0}
     assert isinstance(open_canvases(photos, cache="auto", **options), MemoryCanvases)
     assert isinstance(open_canvases(photos, cache="off", **options), StreamedCanvases)
 
@@ -190,7 +189,7 @@ def test_photos_that_do_not_fit_are_streamed(
 ) -> None:
     photos = open_photos(make_photos(4))
     monkeypatch.setattr("edgeseed.distill.data.canvases.memory_gib", lambda: 1e-6)
-    options = {"side": 20, "device": CPU, "workers": 0}
+    options: dict[str, Any] = {"side": 20, "device": CPU, "workers": 0}
     assert isinstance(open_canvases(photos, cache="auto", **options), StreamedCanvases)
     assert isinstance(open_canvases(photos, cache="memory", **options), MemoryCanvases)
 
@@ -205,11 +204,12 @@ def test_canvases_of_large_jpegs_are_drafted_and_keep_proportions_and_looks(
     photos = open_photos(tmp_path)
     sides: list[int] = []
     draft = photos.source.draft
-    monkeypatch.setattr(
-        type(photos.source),
-        "draft",
-        lambda _, i, side, channels: sides.append(side) or draft(i, side, channels),
-    )
+
+    def note(_: object, index: int, side: int, channels: int) -> Any:
+        sides.append(side)
+        return draft(index, side, channels)
+
+    monkeypatch.setattr(type(photos.source), "draft", note)
     source = MemoryCanvases.decode(photos, side=40, device=CPU)
     assert sides == [80]
     assert source._shapes.tolist() == [[1200, 600]]

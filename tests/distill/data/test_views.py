@@ -1,6 +1,7 @@
 """Views against Pillow's and torchvision's own operations, and what chance may depend on."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def view(
     return augmenter(images, shapes, np.arange(len(images)), period=period, step=0)[0]
 
 
-def drawn(crop: Crop, count: int, *, shapes: np.ndarray | None = None) -> object:
+def drawn(crop: Crop, count: int, *, shapes: np.ndarray | None = None) -> Any:
     numbers = uniforms(0, 0, 0, np.arange(count), count=NUM_DRAWS)
     if shapes is None:
         shapes = np.repeat(SQUARE, count, 0)

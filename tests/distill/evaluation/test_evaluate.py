@@ -1,6 +1,5 @@
 """Evaluation: literal oracles, honest selection, and classifiers that predict what was measured."""
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -8,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from support.distill import clusters
 
 from edgeseed.core.errors import ConfigError, DataError, UnknownNameError, UsageError
 from edgeseed.core.network import load_student, save_student
 from edgeseed.core.photos import PhotoSet, open_photos, photos_from_arrays
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import StudentSpec
+from edgeseed.distill.data.labels import split_labelled
 from edgeseed.distill.evaluation.evaluate import LabelledFeatures, evaluate, measure_knn
-from edgeseed.distill.evaluation.knn import KnnSettings, knn_accuracy, knn_scores, top_accuracy
-from edgeseed.distill.evaluation.linear import LinearSettings, probe_linearly, train_linear_probes
+from edgeseed.distill.evaluation.knn import KnnSettings, top_accuracy
+from edgeseed.distill.evaluation.linear import LinearSettings
 from edgeseed.distill.networks.inference import embed, predict
 from edgeseed.distill.networks.students import create_student
 
@@ -39,83 +38,11 @@ def student_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _clusters(num_photos: int, *, seed: int, num_classes: int = 3) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(num_photos) % num_classes
-    centers = torch.randn(num_classes, 6, generator=torch.Generator().manual_seed(99))
-    noise = torch.randn(num_photos, 6, generator=generator)
-    return centers[labels] + 0.9 * noise, labels
-
-
-# --------------------------------------------------------------------------- nearest neighbours
-
-
-def _literal_knn(
-    bank: Tensor, labels: Tensor, query: Tensor, *, k: int, temperature: float, num_classes: int
-) -> list[float]:
-    similarities = []
-    for row, label in zip(bank, labels, strict=True):
-        cosine = float(row @ query) / (float(row.norm()) * float(query.norm()))
-        similarities.append((cosine, int(label)))
-    similarities.sort(reverse=True)
-    votes = [0.0] * num_classes
-    for cosine, label in similarities[:k]:
-        votes[label] += math.exp(cosine / temperature)
-    return votes
-
-
-@pytest.mark.parametrize("k", [1, 4, 20])
-def test_knn_votes_are_those_of_the_literal_loops(k: int) -> None:
-    bank, bank_labels = _clusters(20, seed=0)
-    queries, _ = _clusters(9, seed=1)
-    scores = knn_scores(bank, bank_labels, queries, num_classes=3, k=(k,), temperature=0.07)[0]
-    for query, votes in zip(queries, scores, strict=True):
-        literal = torch.tensor(
-            _literal_knn(bank, bank_labels, query, k=k, temperature=0.07, num_classes=3)
-        )
-        # Ours are divided by the largest vote, so that no temperature overflows.
-        torch.testing.assert_close(
-            votes / votes.sum(), literal / literal.sum(), atol=1e-5, rtol=1e-4
-        )
-
-
-def test_knn_accuracy_is_the_share_of_right_first_guesses() -> None:
-    bank, bank_labels = _clusters(30, seed=0)
-    queries, labels = _clusters(40, seed=1)
-    right = 0
-    for query, label in zip(queries, labels, strict=True):
-        votes = _literal_knn(bank, bank_labels, query, k=5, temperature=0.07, num_classes=3)
-        right += votes.index(max(votes)) == int(label)
-    assert knn_accuracy(bank, bank_labels, queries, labels, k=5) == right / 40
-    assert 0.4 < right / 40 < 1
-
-
-def test_knn_does_not_see_lengths_or_the_order_of_the_bank() -> None:
-    bank, bank_labels = _clusters(30, seed=0)
-    queries, _ = _clusters(12, seed=1)
-    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
-    lengths = torch.rand(30, 1, generator=torch.Generator().manual_seed(1)) + 0.1
-    scores = [
-        knn_scores(given, labels, queries, num_classes=3, k=(7,), temperature=0.07)
-        for given, labels in ((bank, bank_labels), ((bank * lengths)[order], bank_labels[order]))
-    ]
-    torch.testing.assert_close(scores[0], scores[1], atol=1e-5, rtol=1e-4)
-
-
-def test_knn_in_chunks_is_knn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    bank, bank_labels = _clusters(30, seed=0)
-    queries, _ = _clusters(11, seed=1)
-    at_once = knn_scores(bank, bank_labels, queries, num_classes=3, k=(3, 9), temperature=0.07)
-    monkeypatch.setattr("edgeseed.distill.evaluation.knn._QUERIES_AT_ONCE", 4)
-    chunked = knn_scores(bank, bank_labels, queries, num_classes=3, k=(3, 9), temperature=0.07)
-    torch.testing.assert_close(at_once, chunked)
-
-
 def test_more_neighbours_than_photos_are_clamped_and_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    bank, bank_labels = _clusters(12, seed=0)
-    queries, labels = _clusters(6, seed=1)
+    bank, bank_labels = clusters(12, seed=0)
+    queries, labels = clusters(6, seed=1)
     features = LabelledFeatures(
         train=bank, train_labels=bank_labels, test=queries, test_labels=labels, num_classes=3
     )
@@ -124,153 +51,6 @@ def test_more_neighbours_than_photos_are_clamped_and_said(
     assert metrics[1].settings["k"] == 12
     assert metrics[1].settings["asked_k"] == 200
     assert "k=200 is more than the 12 training photos" in capsys.readouterr().err
-
-
-def test_a_tiny_temperature_lets_the_nearest_decide_without_overflow() -> None:
-    bank, bank_labels = _clusters(30, seed=0)
-    queries, labels = _clusters(20, seed=1)
-    nearest = knn_accuracy(bank, bank_labels, queries, labels, k=1)
-    assert knn_accuracy(bank, bank_labels, queries, labels, k=30, temperature=1e-4) == nearest
-
-
-def test_knn_settings_check_themselves() -> None:
-    with pytest.raises(ValueError, match="k="):
-        KnnSettings(k=(0,))
-    with pytest.raises(ValueError, match="temperature="):
-        KnnSettings(temperature=0.0)
-
-
-# --------------------------------------------------------------------------- linear probe
-
-
-def _literal_probe(
-    features: Tensor, labels: Tensor, *, lr: float, settings: LinearSettings, seed: int
-) -> nn.Linear:
-    """One rate, by autograd and torch.optim, on features standardised by hand."""
-    mean, variance = features.mean(0), features.var(0, correction=0)
-    deviation = (variance + 0.01 * variance.mean()).sqrt()
-    inputs = (features - mean) / deviation
-    layer = nn.Linear(features.shape[1], 3)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=lr, momentum=settings.momentum)
-    generator = torch.Generator().manual_seed(seed)
-    epochs = settings.num_epochs(len(features))
-    num_steps, step = epochs * math.ceil(len(features) / settings.batch_size), 0
-    for _ in range(epochs):
-        order = torch.randperm(len(features), generator=generator)
-        for batch in order.split(settings.batch_size):
-            optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / num_steps))
-            optimizer.zero_grad()
-            F.cross_entropy(layer(inputs[batch]), labels[batch]).backward()
-            optimizer.step()
-            step += 1
-    with torch.no_grad():
-        layer.weight.div_(deviation)
-        layer.bias.sub_(layer.weight @ mean)
-    return layer
-
-
-def test_many_rates_at_once_are_each_the_plain_loop() -> None:
-    features, labels = _clusters(50, seed=0)
-    features = 3 + 10 * features  # shifted and scaled, so that the standardisation matters
-    settings = LinearSettings(lrs=(0.01, 0.1, 1.0), epochs=5, min_steps=1, batch_size=16)
-    probes = train_linear_probes(features, labels, num_classes=3, settings=settings, seed=3)
-    for index, lr in enumerate(settings.lrs):
-        literal = _literal_probe(features, labels, lr=lr, settings=settings, seed=3)
-        torch.testing.assert_close(probes.weight[index], literal.weight.data, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(probes.bias[index], literal.bias.data, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(
-            probes.logits(features)[index], literal(features).detach(), atol=1e-4, rtol=1e-4
-        )
-
-
-def test_a_long_probe_finds_what_scikit_learn_finds() -> None:
-    from sklearn.linear_model import LogisticRegression
-
-    features, labels = _clusters(300, seed=0)
-    test, test_labels = _clusters(300, seed=1)
-    settings = LinearSettings(
-        lrs=(0.3,), epochs=400, min_steps=1, batch_size=300, weight_decay=0.01
-    )
-    probes = train_linear_probes(features, labels, num_classes=3, settings=settings, seed=0)
-    mean, variance = features.mean(0), features.var(0, correction=0)
-    deviation = (variance + 0.01 * variance.mean()).sqrt()
-    # The same objective: C sums over photos where our weight decay is beside their mean.
-    reference = LogisticRegression(C=1 / (0.01 * 300), max_iter=1000, tol=1e-8)
-    reference.fit(((features - mean) / deviation).numpy(), labels.numpy())
-    standardised = ((test - mean) / deviation).numpy()
-    ours = probes.logits(test)[0].softmax(1)
-    theirs = torch.from_numpy(reference.predict_proba(standardised)).float()
-    torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)
-    expected = float(reference.score(standardised, test_labels.numpy()))
-    assert top_accuracy(ours, test_labels, top=1) == pytest.approx(expected, abs=0.005)
-
-
-def test_probes_are_blind_to_each_features_shift_and_to_the_scale_of_all() -> None:
-    features, labels = _clusters(60, seed=0)
-    scale, shift = 1000.0, torch.linspace(-5, 5, 6)
-    settings = dataclasses.replace(QUICK, lrs=(0.1,))
-    plain, moved = (
-        train_linear_probes(given, labels, num_classes=3, settings=settings, seed=0).logits(given)
-        for given in (features, features * scale + shift)
-    )
-    torch.testing.assert_close(plain, moved, atol=2e-3, rtol=2e-3)
-
-
-def test_a_feature_that_hardly_varies_is_not_blown_up() -> None:
-    # Its weight was 1 / deviation: in int8, whose steps are the same for all features, the probe
-    # then decided otherwise on three photos of ten.
-    features, labels = _clusters(60, seed=0)
-    faint = 1e-3 * torch.randn(60, 1, generator=torch.Generator().manual_seed(1))
-    features = torch.cat([features, faint], dim=1)
-    probes = train_linear_probes(features, labels, num_classes=3, settings=QUICK, seed=0)
-    assert probes.weight[:, :, 6].abs().amax() < 20 * probes.weight[:, :, :6].abs().amax()
-
-
-def test_a_feature_that_never_changes_gets_no_weight() -> None:
-    features, labels = _clusters(60, seed=0)
-    features = torch.cat([features, torch.full((60, 1), 0.1)], dim=1)
-    probes = train_linear_probes(features, labels, num_classes=3, settings=QUICK, seed=0)
-    assert torch.equal(probes.weight[:, :, 6], torch.zeros(2, 3))
-    assert torch.isfinite(probes.bias).all()
-
-
-def test_the_rate_is_chosen_without_the_test_photos() -> None:
-    train, train_labels = _clusters(90, seed=0)
-    test, test_labels = _clusters(60, seed=1)
-    validation = torch.arange(90) % 5 == 0
-    settings = LinearSettings(lrs=(1e-5, 0.01, 0.1, 30.0), epochs=4, min_steps=40)
-    results = [
-        probe_linearly(
-            train,
-            train_labels,
-            test,
-            labels,
-            validation=validation,
-            num_classes=3,
-            settings=settings,
-            seed=0,
-        )
-        for labels in (test_labels, (test_labels + 1) % 3)
-    ]
-    # Lying about the test labels changes the report and not the choice.
-    assert results[0].chosen == results[1].chosen
-    best = max(rate.validation_top1 for rate in results[0].rates)
-    assert results[0].rates[results[0].chosen].validation_top1 == best
-    assert results[0].rates != results[1].rates
-
-
-def test_linear_settings_check_themselves() -> None:
-    for wrong in ({"lrs": ()}, {"lrs": (0.0,)}, {"epochs": 0}, {"validation_share": 1.0}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            LinearSettings(**wrong)
-
-
-def test_small_sets_get_more_epochs() -> None:
-    settings = LinearSettings(epochs=30, min_steps=1000, batch_size=256)
-    assert settings.num_epochs(100) == 1000
-    assert settings.num_epochs(1_000_000) == 30
 
 
 # --------------------------------------------------------------------------- features
@@ -571,7 +351,6 @@ def test_a_broken_photo_is_left_out_and_counted(
         folder.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{index:02}.png")
-    split_labelled = module.split_labelled
 
     def split_and_break(*arguments: object, **options: object) -> object:
         split = split_labelled(*arguments, **options)  # type: ignore[arg-type]

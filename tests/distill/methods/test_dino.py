@@ -274,21 +274,24 @@ def test_head_scores_are_cosines_with_the_prototypes_times_their_gain() -> None:
     head = DinoHead(12, 7, DinoConfig(learns_gain=True))
     features = torch.randn(5, 12)
     hidden = F.normalize(head.mlp(features), dim=1)
-    direction = F.normalize(head.last_layer.parametrizations.weight.original1, dim=1)
+    direction = F.normalize(
+        head.get_parameter("last_layer.parametrizations.weight.original1"), dim=1
+    )
     torch.testing.assert_close(head(features), hidden @ direction.T)
-    assert [tuple(layer.weight.shape) for layer in head.mlp if hasattr(layer, "weight")] == [
+    weights = [each for name, each in head.mlp.named_parameters() if name.endswith("weight")]
+    assert [tuple(weight.shape) for weight in weights] == [
         (2048, 12), (2048, 2048), (256, 2048),
     ]  # fmt: skip
-    assert float(head.mlp[0].weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+    assert float(head.get_parameter("mlp.0.weight").detach().std()) == pytest.approx(0.02, rel=0.05)
     with torch.no_grad():
-        head.last_layer.parametrizations.weight.original0.mul_(3)
+        head.get_parameter("last_layer.parametrizations.weight.original0").mul_(3)
     torch.testing.assert_close(head(features), 3 * hidden @ direction.T)
 
 
 def test_gain_is_learnt_only_where_wished() -> None:
     for learns_gain in (True, False):
         head = DinoHead(4, 3, DinoConfig(learns_gain=learns_gain))
-        gain = head.last_layer.parametrizations.weight.original0
+        gain = head.get_parameter("last_layer.parametrizations.weight.original0")
         assert gain.requires_grad is learns_gain
         assert torch.equal(gain.detach(), torch.ones(3, 1))
 

@@ -48,6 +48,7 @@ def literal_kl(
     second: list[list[float]],
     other_first: list[list[float]],
     other_second: list[list[float]],
+    *,
     tau: float,
 ) -> float:
     """KL(P_other ‖ P) of methods.md A.2, one number after another, in Python floats."""
@@ -229,7 +230,10 @@ def test_wrapped_networks_lose_none_of_the_losses(loss: str) -> None:
 def test_one_optimiser_step_is_the_gradient_of_each_networks_own_loss() -> None:
     # One backward through L_1 + L_2 must be the paper's two: no gradient crosses over.
     method, batch = make(), tiny_batch(PLAN)
-    weights = [method.student_head.projector[-1].weight, method.peer_head.projector[-1].weight]
+    weights = [
+        method.student_head.get_parameter("projector.3.weight"),
+        method.peer_head.get_parameter("projector.3.weight"),
+    ]
     before = [weight.detach().clone() for weight in weights]
     method(batch, tiny_progress()).loss.backward()
     torch.optim.SGD(method.parameters(), lr=0.1).step()
@@ -247,7 +251,9 @@ def test_one_optimiser_step_is_the_gradient_of_each_networks_own_loss() -> None:
         loss = loss + 100 / 256 * F.kl_div(
             similarity[0].log_softmax(1), similarity[1].detach().softmax(1), reduction="batchmean"
         )
-        (gradient,) = torch.autograd.grad(loss, head.projector[-1].weight, retain_graph=True)
+        (gradient,) = torch.autograd.grad(
+            loss, head.get_parameter("projector.3.weight"), retain_graph=True
+        )
         torch.testing.assert_close(weight.detach(), then - 0.1 * gradient, rtol=1e-4, atol=1e-6)
         assert not torch.equal(weight.detach(), then)
 
@@ -256,11 +262,14 @@ def test_without_the_kl_each_network_learns_as_if_alone() -> None:
     # The comparison that the paper makes, and that must differ in nothing else.
     method, batch = make(kl_weight=0.0), tiny_batch(PLAN)
     method(batch, tiny_progress()).loss.backward()
-    gradient = method.student_head.projector[0].weight.grad
+    gradient = method.student_head.get_parameter("projector.0.weight").grad
+    assert gradient is not None
     other = make(kl_weight=0.0)
     other.peer.load_state_dict(tiny_student("test_resnet", seed=9).state_dict())
     other(batch, tiny_progress()).loss.backward()
-    assert torch.equal(other.student_head.projector[0].weight.grad, gradient)
+    again = other.student_head.get_parameter("projector.0.weight").grad
+    assert again is not None
+    assert torch.equal(again, gradient)
 
 
 def test_peer_may_have_a_weight_of_its_own() -> None:

@@ -21,6 +21,7 @@ from edgeseed.distill import DistillResult, pretrain
 from edgeseed.distill.method import Progress
 from edgeseed.distill.methods import _dino
 from edgeseed.distill.methods.esvit import Esvit, EsvitConfig, other_views, teacher_temperature
+from edgeseed.distill.networks.features import extract
 from edgeseed.distill.networks.frozen import Student
 from edgeseed.distill.networks.students import create_student
 from edgeseed.distill.teachers import load_teacher
@@ -135,7 +136,10 @@ def test_average_gets_no_gradient_and_the_student_all_of_it() -> None:
 def test_one_optimiser_step_is_the_gradient_of_the_formula() -> None:
     # In eval mode, see above; the heads have no norm.
     method = make(parts={"student": student_of("test_resnet", 64)}).eval()
-    weights = [method.dino.mlp[0].weight, method.region.mlp[0].weight]
+    weights = [
+        method.dino.get_parameter("mlp.0.weight"),
+        method.region.get_parameter("mlp.0.weight"),
+    ]
     before = [weight.detach().clone() for weight in weights]
     batch = batch_of(method, batch_size=3)
     loss = literal_loss(method, batch.views, tau=0.07, w=0.5)
@@ -225,11 +229,11 @@ def test_average_starts_as_the_student_and_takes_its_heads_along() -> None:
         states = getattr(method, name).state_dict(), getattr(method, other).state_dict()
         assert all(torch.equal(states[0][key], value) for key, value in states[1].items())
     with torch.no_grad():
-        method.region.mlp[0].weight.add_(1.0)
-    before = method.average_region.mlp[0].weight.clone()
+        method.region.get_parameter("mlp.0.weight").add_(1.0)
+    before = method.average_region.get_parameter("mlp.0.weight").clone()
     method(batch_of(method), tiny_progress())
     method.after_step(tiny_progress())
-    torch.testing.assert_close(method.average_region.mlp[0].weight, before + 0.004)
+    torch.testing.assert_close(method.average_region.get_parameter("mlp.0.weight"), before + 0.004)
 
 
 def test_averages_batch_norm_sees_the_large_crops_by_itself() -> None:
@@ -280,7 +284,7 @@ def test_every_optimiser_takes_layers_that_move_only_later(name: Any) -> None:
     # torch's fused SGD failed on them: "expected Tensor as element 18 in argument 2, but got None".
     method = make()
     optimizer = build_optimizer(method, dataclasses.replace(Esvit.RECIPE, optimizer=name, lr=0.1))
-    prototypes = method.dino.last_layer.parametrizations.weight.original1
+    prototypes = method.dino.get_parameter("last_layer.parametrizations.weight.original1")
     for step, moves in ((0, False), (4, True), (5, True)):
         before = prototypes.detach().clone()
         optimizer.zero_grad()
@@ -329,8 +333,8 @@ def test_usual_prototypes_shrink_to_a_small_set_and_what_was_asked_for_does_not(
 def test_student_without_a_map_is_told_to_leave_out_regions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    extract = _dino.extract
-    monkeypatch.setattr(_dino, "extract", lambda *a: extract(*a)._replace(map=None))
+    features = extract
+    monkeypatch.setattr(_dino, "extract", lambda *a: features(*a)._replace(map=None))
     with pytest.raises(ConfigError, match="region_weight=0"):
         make()
 

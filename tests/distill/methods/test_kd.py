@@ -37,7 +37,7 @@ def literal_loss(method: Kd, batch: Batch, *, soft: float, label: float, t: floa
     assert logits is not None
     assert batch.labels is not None
     p = (teacher_logits(method, batch) / t).softmax(1)
-    soft_loss = -t * t * (p * (logits / t).log_softmax(1)).sum(1).mean()
+    soft_loss: Tensor = -t * t * (p * (logits / t).log_softmax(1)).sum(1).mean()
     return soft * soft_loss + label * F.cross_entropy(logits, batch.labels)
 
 

@@ -31,7 +31,7 @@ def test_loss_of_a_step_is_the_literal_one() -> None:
 
 def test_one_optimiser_step_is_the_gradient_of_the_formula() -> None:
     method, batch = make(), tiny_batch(PLAN)
-    weight = method.head[0].weight
+    weight = method.head.get_parameter("0.weight")
     before = weight.detach().clone()
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
     method(batch, tiny_progress()).loss.backward()
@@ -42,7 +42,7 @@ def test_one_optimiser_step_is_the_gradient_of_the_formula() -> None:
         key = F.normalize(twin.key_head(twin.key_student(batch.views[1]).embedding))
     logits = torch.cat([(query * key).sum(1, keepdim=True), query @ twin.queue.entries.T], 1) / 0.2
     loss = F.cross_entropy(logits, torch.zeros(8, dtype=torch.long))
-    (gradient,) = torch.autograd.grad(loss, [twin.head[0].weight])
+    (gradient,) = torch.autograd.grad(loss, [twin.head.get_parameter("0.weight")])
     torch.testing.assert_close(weight.detach(), before - 0.1 * gradient)
 
 
@@ -56,7 +56,10 @@ def test_keys_get_no_gradient_and_their_networks_are_not_trained() -> None:
 
 def test_key_networks_start_as_the_trained_ones_and_follow_with_the_momentum() -> None:
     method = make(momentum=0.9)
-    weight, key_weight = method.head[0].weight, method.key_head[0].weight
+    weight, key_weight = (
+        method.head.get_parameter("0.weight"),
+        method.key_head.get_parameter("0.weight"),
+    )
     first = weight.detach().clone()
     assert torch.equal(key_weight, first)
     for _ in range(2):

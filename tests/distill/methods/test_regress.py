@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.distill import tiny_batch, tiny_inputs, tiny_progress
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeseed.distill.methods.regress import Regress, RegressConfig, Standardizer
@@ -13,6 +14,12 @@ PLAN = Regress.views(RegressConfig(), 32)
 def make(**config: object) -> Regress:
     torch.manual_seed(0)
     return Regress(RegressConfig(**config), tiny_inputs(Regress))  # type: ignore[arg-type]
+
+
+def last_weight(method: Regress) -> Tensor:
+    last = method.head[-1]
+    assert isinstance(last, nn.Linear)
+    return last.weight
 
 
 def test_loss_of_a_step_is_the_literal_one() -> None:
@@ -68,7 +75,7 @@ def test_dimension_that_hardly_varies_is_not_blown_up() -> None:
 
 def test_one_optimiser_step_is_the_gradient_of_the_formula() -> None:
     method, batch = make(), tiny_batch(PLAN)
-    weight = method.head[-1].weight
+    weight = last_weight(method)
     before = weight.detach().clone()
     optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
     method(batch, tiny_progress()).loss.backward()
@@ -80,7 +87,7 @@ def test_one_optimiser_step_is_the_gradient_of_the_formula() -> None:
     prediction = twin.head(twin.student(batch.views[0]).embedding)
     loss = (1 - F.cosine_similarity(prediction, target)).mean()
     loss = loss + 0.1 * F.smooth_l1_loss(prediction, target)
-    (gradient,) = torch.autograd.grad(loss, [twin.head[-1].weight])
+    (gradient,) = torch.autograd.grad(loss, [last_weight(twin)])
     torch.testing.assert_close(weight.detach(), before - 0.1 * gradient)
 
 
@@ -108,4 +115,4 @@ def test_head_with_layer_norm_learns_from_a_single_photo() -> None:
 @pytest.mark.parametrize("name", ["smooth_l1_weight", "patch_weight"])
 def test_weights_must_not_be_negative(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}=-1 must not be negative"):
-        RegressConfig(**{name: -1})
+        make(**{name: -1})

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgeseed.core.errors import ConfigError
-from edgeseed.core.network import load_student
+from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.distill import DistillResult, distill, pretrain
 from edgeseed.distill.batch import ReplayedViews
 from edgeseed.distill.methods import METHODS
@@ -40,7 +40,7 @@ def teacher_with(*heads: str) -> FrozenTeacher:
 
 def make(*, teacher: FrozenTeacher | None = None, **config: Any) -> Rob:
     torch.manual_seed(0)
-    inputs = {} if teacher is None else {"teacher": teacher}
+    inputs: dict[str, Any] = {} if teacher is None else {"teacher": teacher}
     return Rob(RobConfig(**{**FEW, **config}), tiny_inputs(Rob, **inputs))
 
 
@@ -122,7 +122,7 @@ def test_regions_learn_from_the_same_place_of_the_same_crop() -> None:
 
 def test_one_optimiser_step_is_the_gradient_of_the_formula() -> None:
     method = make(region_weight=0.0, num_local=0)
-    weight = method.dino.mlp[0].weight
+    weight = method.dino.get_parameter("mlp.0.weight")
     before = weight.detach().clone()
     batch = batch_of(method)
     method(batch, tiny_progress()).loss.backward()
@@ -132,7 +132,7 @@ def test_one_optimiser_step_is_the_gradient_of_the_formula() -> None:
     teacher = twin.teacher.project(twin.teacher.answer(pixels).embedding, "dino")
     scores = twin.dino(twin.student(pixels).embedding)
     loss = -((teacher / 0.07).softmax(1) * (scores / 0.1).log_softmax(1)).sum(1).mean()
-    (gradient,) = torch.autograd.grad(loss, [twin.dino.mlp[0].weight])
+    (gradient,) = torch.autograd.grad(loss, [twin.dino.get_parameter("mlp.0.weight")])
     torch.testing.assert_close(weight.detach(), before - 0.1 * gradient)
     assert not torch.equal(weight.detach(), before)
 
@@ -273,7 +273,9 @@ def test_full_checkpoint_of_dino_is_a_teacher_and_its_trunk_alone_is_not(
     make_photos: Callable[..., Path], tmp_path: Path
 ) -> None:
     trunk = timm.create_model("test_vit", num_classes=0)
-    head = DinoHead(trunk.num_features, 16, DinoConfig(hidden_dim=24, bottleneck_dim=12))
+    head = DinoHead(
+        StudentNetwork(trunk).embedding_dim, 16, DinoConfig(hidden_dim=24, bottleneck_dim=12)
+    )
     renamed = {  # weight_norm as DINO's torch saved it
         "last_layer.parametrizations.weight.original0": "last_layer.weight_g",
         "last_layer.parametrizations.weight.original1": "last_layer.weight_v",

@@ -54,7 +54,7 @@ def test_queue_takes_the_batch_only_after_the_step() -> None:
 
 def test_one_optimiser_step_is_the_gradient_of_the_formula() -> None:
     method, batch = make(), tiny_batch(PLAN)
-    weight = method.head[0].weight
+    weight = method.head.get_parameter("0.weight")
     before = weight.detach().clone()
     optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
     result = method(batch, tiny_progress())
@@ -69,7 +69,7 @@ def test_one_optimiser_step_is_the_gradient_of_the_formula() -> None:
         embedding, teacher, twin.queue.entries, tau_student=0.2, tau_teacher=0.01
     )
     loss = (-(l_t.softmax(1) * l_s.log_softmax(1)).sum(1)).mean()
-    (gradient,) = torch.autograd.grad(loss, [twin.head[0].weight])
+    (gradient,) = torch.autograd.grad(loss, [twin.head.get_parameter("0.weight")])
     torch.testing.assert_close(weight.detach(), before - 0.1 * gradient)
     assert not torch.equal(weight.detach(), before)
 
@@ -115,7 +115,7 @@ def test_usual_queue_shrinks_to_a_small_set_and_says_so(
 @pytest.mark.parametrize("name", ["tau_student", "tau_teacher"])
 def test_temperature_must_be_above_zero(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}=0 must be above 0"):
-        SeedConfig(**{name: 0})
+        make(**{name: 0})
 
 
 # --------------------------------------------------------------------------- small patches

@@ -37,14 +37,14 @@ def test_loss_of_a_step_is_the_literal_one() -> None:
 
 def test_one_optimiser_step_is_the_gradient_of_the_formula() -> None:
     method, batch = make(temperature=0.2), tiny_batch(PLAN)
-    weight = method.head[0].weight
+    weight = method.head.get_parameter("0.weight")
     before = weight.detach().clone()
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
     method(batch, tiny_progress()).loss.backward()
     optimizer.step()
     twin = make(temperature=0.2)
     loss = literal_loss(twin, batch.views, 0.2)
-    (gradient,) = torch.autograd.grad(loss, [twin.head[0].weight])
+    (gradient,) = torch.autograd.grad(loss, [twin.head.get_parameter("0.weight")])
     torch.testing.assert_close(weight.detach(), before - 0.1 * gradient)
     assert not torch.equal(weight.detach(), before)
 
@@ -110,7 +110,7 @@ def test_two_views_are_drawn_and_cut_as_in_the_paper() -> None:
 def test_several_devices_share_their_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     # Local statistics leave a mark by which a rank's photos are told from those of others.
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed.dist, "get_backend", lambda: "nccl")
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: "nccl")
     names = set(make().state_dict())
     method = make()
     norms = [m for m in method.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -124,7 +124,7 @@ def test_processes_without_gpus_keep_their_batch_norm_and_say_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed.dist, "get_backend", lambda: "gloo")
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: "gloo")
     assert isinstance(make().head[1], nn.BatchNorm1d)
     assert "BatchNorm stays within each process" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """SimCLRv2's third step as a method: soft labels without any label, or mixed with a few."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from edgeseed.distill.networks.frozen import FrozenTeacher
 PLAN = Simclrv2.views(Simclrv2Config(), 32)
 
 
-def make(parts: dict[str, object] | None = None, **config: object) -> Simclrv2:
+def make(parts: dict[str, Any] | None = None, **config: object) -> Simclrv2:
     torch.manual_seed(0)
     return Simclrv2(
         Simclrv2Config(**config),  # type: ignore[arg-type]
@@ -29,7 +30,7 @@ def literal_loss(method: Simclrv2, batch: Batch, *, alpha: float, t: float) -> T
     assert logits is not None
     answer = method.teacher.project(method.teacher(batch).embedding, "classifier")
     p = (answer / t).softmax(1)
-    total = -alpha * t * t * (p * (logits / t).log_softmax(1)).sum(1).mean()
+    total: Tensor = -alpha * t * t * (p * (logits / t).log_softmax(1)).sum(1).mean()
     if batch.labels is not None and alpha < 1:
         known = batch.labels >= 0
         total = total + (1 - alpha) * F.cross_entropy(logits[known], batch.labels[known])

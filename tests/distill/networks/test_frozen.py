@@ -73,11 +73,11 @@ def test_teacher_is_put_to_eval_mode_and_frozen_whatever_it_was() -> None:
 
 def test_teacher_in_half_precision_answers_in_float32_and_nearly_the_same() -> None:
     full, half = FrozenTeacher(tiny_teacher()), FrozenTeacher(tiny_teacher(), dtype=torch.bfloat16)
-    answers = [teacher(batch()).embedding for teacher in (full, half)]
-    assert answers[1].dtype == torch.float32
-    cosine = torch.nn.functional.cosine_similarity(*answers, dim=1)
+    exact, rounded = (teacher(batch()).embedding for teacher in (full, half))
+    assert rounded.dtype == torch.float32
+    cosine = torch.nn.functional.cosine_similarity(exact, rounded, dim=1)
     assert float(cosine.min()) > 0.99
-    assert not torch.equal(*answers)
+    assert not torch.equal(exact, rounded)
 
 
 def count_calls(teacher: FrozenTeacher, monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -17,7 +17,6 @@ from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import StudentSpec
 from edgeseed.distill import DistillResult, distill
 from edgeseed.distill.batch import ReplayedViews
-from edgeseed.distill.networks import teacher_cache
 from edgeseed.distill.networks.frozen import FrozenTeacher
 from edgeseed.distill.networks.teacher_cache import (
     CacheKey,
@@ -127,7 +126,7 @@ def test_room_for_all_answers_is_taken_before_the_first(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(teacher_cache.os, "posix_fallocate", full)
+    monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(WorkError, match="disk full"):
         open_cache(tmp_path).put(some(0), 0, torch.ones(1, 5))
 
@@ -138,7 +137,7 @@ def test_a_file_system_that_cannot_reserve_is_filled_with_zeros(
     def refused(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(teacher_cache.os, "posix_fallocate", refused)
+    monkeypatch.setattr("os.posix_fallocate", refused)
     cache = open_cache(tmp_path)
     cache.put(some(7, number=1), 0, torch.ones(1, 5))
     assert cache.get(some(7, number=1), 0) is not None

@@ -17,6 +17,7 @@ from edgeseed.core.network import save_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import StudentSpec, read_spec
 from edgeseed.distill import DistillResult, distill, finetune, pretrain
+from edgeseed.distill.data.labels import split_labelled
 from edgeseed.distill.data.views import ViewPlan, weak_crop
 from edgeseed.distill.method import Batch, Method, MethodInputs, Progress, Requirements, StepResult
 from edgeseed.distill.methods.seed import SeedConfig
@@ -286,7 +287,6 @@ def distilling_split(photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     from edgeseed.distill.training import finetuning
 
     found: dict[str, int] = {}
-    split_labelled = finetuning.split_labelled
 
     def split_and_break(*arguments: Any, **options: Any) -> Any:
         split = split_labelled(*arguments, **options)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support.distill import tiny_inputs
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeseed.core.photos import open_photos
 from edgeseed.distill.data.canvases import MemoryCanvases, PhotoOrder
@@ -109,6 +109,7 @@ def test_batches_are_whole_and_carry_indices_labels_and_pixels() -> None:
     assert len(method.batches) == 4
     for batch in method.batches:
         assert batch.views[0].shape == (4, 3, 16, 16)
+        assert batch.labels is not None
         assert torch.equal(batch.labels, batch.indices * 7)
     # Two whole batches a pass; the two photos that are left over are not shown.
     first_pass = torch.cat([batch.indices for batch in method.batches[:2]])
@@ -150,7 +151,12 @@ def test_best_is_the_highest_knn_accuracy_where_it_is_measured() -> None:
 
 def test_method_is_scored_in_eval_mode_and_trained_in_train_mode() -> None:
     modes = []
-    method, trainer, _ = make(score=lambda one: modes.append(one.training) or {"knn": 0.0})
+
+    def score(one: nn.Module) -> dict[str, float]:
+        modes.append(one.training)
+        return {"knn": 0.0}
+
+    method, trainer, _ = make(score=score)
     trainer.fit()
     assert modes == [False, False]
     assert method.training
@@ -177,7 +183,7 @@ def test_loop_knows_no_method_by_name() -> None:
         or (isinstance(node, ast.Constant) and isinstance(node.value, str))
     }
     # "seed" is also where random numbers start.
-    assert not {word.lower() for word in words} & ({*METHODS.names()} - {"seed"})
+    assert not {str(word).lower() for word in words} & ({*METHODS.names()} - {"seed"})
     imported = {
         node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)
     }

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,10 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeseed.core.errors import ArtifactError, SchemaVersionError, UsageError
-from edgeseed.export.apps.gallery import classify, make_gallery, read_gallery, unit, write_gallery
+from edgeseed.export.apps.gallery import (
+    Gallery,
+    classify,
+    make_gallery,
+    read_gallery,
+    unit,
+    write_gallery,
+)
 
 
-def some_gallery(classes=("cat", "dog"), seed=0):
+def some_gallery(classes: tuple[str, ...] = ("cat", "dog"), seed: int = 0) -> Gallery:
     random = np.random.default_rng(seed)
     labels = np.arange(10) % len(classes)
     embeddings = random.normal(size=(len(classes), 6))[labels] * 3 + random.normal(size=(10, 6))
@@ -18,7 +26,7 @@ def some_gallery(classes=("cat", "dog"), seed=0):
     )
 
 
-def test_a_gallery_is_read_as_it_was_written(tmp_path):
+def test_a_gallery_is_read_as_it_was_written(tmp_path: Path) -> None:
     written = some_gallery()
     write_gallery(tmp_path / "g.bin", written)
     read = read_gallery(tmp_path / "g.bin")
@@ -29,13 +37,15 @@ def test_a_gallery_is_read_as_it_was_written(tmp_path):
 
 @settings(max_examples=50, deadline=None)
 @given(names=st.lists(st.text(max_size=12), min_size=2, max_size=4, unique=True))
-def test_any_class_name_survives(names, tmp_path_factory):
+def test_any_class_name_survives(
+    names: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path = tmp_path_factory.mktemp("names") / "g.bin"
     write_gallery(path, some_gallery(classes=tuple(names)))
     assert read_gallery(path).classes == tuple(names)
 
 
-def test_the_nearest_entries_vote():
+def test_the_nearest_entries_vote() -> None:
     gallery = some_gallery()
     for embedding, index in zip(gallery.embeddings, gallery.class_indices, strict=True):
         answer = classify(gallery, embedding * 7)
@@ -44,7 +54,7 @@ def test_the_nearest_entries_vote():
         assert answer.recognised
 
 
-def test_votes_are_those_of_the_formula():
+def test_votes_are_those_of_the_formula() -> None:
     gallery = some_gallery()
     query = np.random.default_rng(1).normal(size=6)
     cosines = [float(np.dot(unit(query), entry)) for entry in gallery.embeddings]
@@ -57,12 +67,12 @@ def test_votes_are_those_of_the_formula():
     assert answer.share == pytest.approx(votes[answer.index] / sum(votes.values()))
 
 
-def test_a_query_of_zeros_is_not_recognised():
+def test_a_query_of_zeros_is_not_recognised() -> None:
     assert classify(some_gallery(), np.zeros(6)).index is None
 
 
 @pytest.mark.parametrize("length", [0, 7, 11, 30, -1, -4])
-def test_a_gallery_that_is_not_whole_is_refused(tmp_path, length):
+def test_a_gallery_that_is_not_whole_is_refused(tmp_path: Path, length: int) -> None:
     path = tmp_path / "g.bin"
     write_gallery(path, some_gallery())
     path.write_bytes(path.read_bytes()[:length])
@@ -70,7 +80,7 @@ def test_a_gallery_that_is_not_whole_is_refused(tmp_path, length):
         read_gallery(path)
 
 
-def test_a_newer_gallery_names_what_reads_it(tmp_path):
+def test_a_newer_gallery_names_what_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "g.bin"
     write_gallery(path, some_gallery())
     content = path.read_bytes().replace(b'"schema_version": 1', b'"schema_version": 9')
@@ -79,6 +89,6 @@ def test_a_newer_gallery_names_what_reads_it(tmp_path):
         read_gallery(path)
 
 
-def test_a_missing_gallery_says_what_was_expected(tmp_path):
+def test_a_missing_gallery_says_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="edgeseed gallery"):
         read_gallery(tmp_path / "none.bin")

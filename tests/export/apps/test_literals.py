@@ -24,7 +24,7 @@ PLAIN_SWIFT = re.compile(r'"(?:[ -!#%-\[\]-~]|\\u\{[0-9A-F]{1,6}\})*"')
 
 @settings(max_examples=400, deadline=None)
 @given(NASTY)
-def test_typescript_and_kotlin_literals_hold_their_text(text):
+def test_typescript_and_kotlin_literals_hold_their_text(text: str) -> None:
     for literal in (typescript_string(text), kotlin_string(text)):
         assert PLAIN.fullmatch(literal)
         assert not set(literal[1:-1]) & set("\"'`$<>&/*{}\n\r")
@@ -34,7 +34,7 @@ def test_typescript_and_kotlin_literals_hold_their_text(text):
 
 @settings(max_examples=400, deadline=None)
 @given(NASTY)
-def test_swift_literals_hold_their_text(text):
+def test_swift_literals_hold_their_text(text: str) -> None:
     literal = swift_string(text)
     assert PLAIN_SWIFT.fullmatch(literal)
     # An interpolation would be a backslash before a bracket.
@@ -45,5 +45,5 @@ def test_swift_literals_hold_their_text(text):
 
 @settings(max_examples=200, deadline=None)
 @given(NASTY)
-def test_prose_holds_nothing_that_markdown_or_html_reads(text):
+def test_prose_holds_nothing_that_markdown_or_html_reads(text: str) -> None:
     assert not set(one_line(text)) & set("<>&`*\n\r$\"'\\/{}")

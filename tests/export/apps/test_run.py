@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -13,11 +14,12 @@ from edgeseed.export import embed, verify_module
 from edgeseed.export.apps.contents import ModelFacts
 from edgeseed.export.apps.platform import PLATFORMS
 
+Bundles = dict[str, Path]
 KINDS = [(name, target) for name in PLATFORMS.names() for target in PLATFORMS.load(name).targets]
 
 
 @pytest.fixture(scope="session")
-def bundles(request, made_fp32, made_coreml):
+def bundles(request: pytest.FixtureRequest, made_fp32: Path, made_coreml: Path) -> Bundles:
     """A bundle of each target that a platform runs, as far as this machine makes them."""
     made = {"onnx": made_fp32, "coreml": made_coreml}
     if importlib.util.find_spec("ai_edge_litert"):
@@ -26,7 +28,9 @@ def bundles(request, made_fp32, made_coreml):
 
 
 @pytest.fixture(scope="session", params=KINDS, ids="-".join)
-def module(request, bundles, tmp_path_factory):
+def module(
+    request: pytest.FixtureRequest, bundles: Bundles, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A module of each platform and target; tests that damage it copy it."""
     name, target = request.param
     if target not in bundles:
@@ -37,33 +41,34 @@ def module(request, bundles, tmp_path_factory):
 
 
 @pytest.fixture
-def copy(module, tmp_path):
+def copy(module: Path, tmp_path: Path) -> Path:
     shutil.copytree(module, tmp_path / "birds")
     return tmp_path / "birds"
 
 
-def platform_of(module) -> str:
-    return json.loads((module / "module.json").read_text())["platform"]
+def platform_of(module: Path) -> str:
+    return str(json.loads((module / "module.json").read_text())["platform"])
 
 
-def target_of(module) -> str:
-    return json.loads((module / "module.json").read_text())["model"]["target"]
+def target_of(module: Path) -> str:
+    return str(json.loads((module / "module.json").read_text())["model"]["target"])
 
 
-def assets(module):
-    return module / PLATFORMS.load(platform_of(module)).assets.replace(
-        "edgeseedmodule", "birds"
-    ).replace("EdgeseedModule", "Birds")
+def assets(module: Path) -> Path:
+    inside: str = PLATFORMS.load(platform_of(module)).assets.replace("edgeseedmodule", "birds")
+    return module / inside.replace("EdgeseedModule", "Birds")
 
 
-def constants(module):
+def constants(module: Path) -> Path:
     """The generated source that holds the preprocessing's numbers."""
     files = json.loads((module / "module.json").read_text())["files"]
-    paths = [module / path for path, entry in files.items() if entry["role"] == "constants"]
+    paths: list[Path] = [
+        module / path for path, entry in files.items() if entry["role"] == "constants"
+    ]
     return next(path for path in paths if "36" in path.read_text())
 
 
-def test_every_platform_says_what_it_runs():
+def test_every_platform_says_what_it_runs() -> None:
     assert {"android", "ios"} <= set(PLATFORMS.names())
     for name in PLATFORMS.names():
         platform = PLATFORMS.load(name)
@@ -72,7 +77,7 @@ def test_every_platform_says_what_it_runs():
         assert platform.template.is_dir()
 
 
-def test_a_module_holds_all_that_an_app_needs(module):
+def test_a_module_holds_all_that_an_app_needs(module: Path) -> None:
     place = assets(module)
     assert json.loads((place / "labels.json").read_text()) == ["blue", "green", "plain", "red"]
     golden = json.loads((place / "golden/golden.json").read_text())
@@ -83,7 +88,7 @@ def test_a_module_holds_all_that_an_app_needs(module):
     assert "birds" in (module / "README.md").read_text().lower()
 
 
-def test_no_stand_in_and_no_token_is_left_in_a_module(module):
+def test_no_stand_in_and_no_token_is_left_in_a_module(module: Path) -> None:
     for file in module.rglob("*"):
         assert "edgeseedmodule" not in file.name.lower()
         if file.suffix in {".kt", ".kts", ".swift", ".md", ".xml", ".json"}:
@@ -94,7 +99,7 @@ def test_no_stand_in_and_no_token_is_left_in_a_module(module):
             ), file
 
 
-def test_nothing_generated_speaks_to_the_network(module):
+def test_nothing_generated_speaks_to_the_network(module: Path) -> None:
     for file in module.rglob("*"):
         if file.suffix in {".kt", ".swift"}:
             text = file.read_text(encoding="utf-8")
@@ -105,7 +110,7 @@ def test_nothing_generated_speaks_to_the_network(module):
             ], file
 
 
-def test_a_fresh_module_is_the_bundles(module, bundles):
+def test_a_fresh_module_is_the_bundles(module: Path, bundles: Bundles) -> None:
     target = target_of(module)
     report = verify_module(module, bundle=bundles[target])
     assert report.edited == ()
@@ -118,7 +123,7 @@ def test_a_fresh_module_is_the_bundles(module, bundles):
     "victim",
     ["labels.json", "golden/000.png", "golden/embedding.npy", "conformance/photos/tall.png"],
 )
-def test_a_changed_file_is_named(copy, victim):
+def test_a_changed_file_is_named(copy: Path, victim: str) -> None:
     path = assets(copy) / victim
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(ArtifactError, match=f"{victim}.*was changed"):
@@ -128,7 +133,7 @@ def test_a_changed_file_is_named(copy, victim):
         verify_module(copy)
 
 
-def test_a_changed_model_is_named(copy):
+def test_a_changed_model_is_named(copy: Path) -> None:
     model = next(
         file
         for file in sorted(assets(copy).rglob("*"))
@@ -139,7 +144,7 @@ def test_a_changed_model_is_named(copy):
         verify_module(copy)
 
 
-def test_changed_constants_are_named_even_with_a_new_digest_in_the_record(copy):
+def test_changed_constants_are_named_even_with_a_new_digest_in_the_record(copy: Path) -> None:
     facts = constants(copy)
     facts.write_text(facts.read_text().replace("36", "37"))
     record = json.loads((copy / "module.json").read_text())
@@ -149,7 +154,7 @@ def test_changed_constants_are_named_even_with_a_new_digest_in_the_record(copy):
         verify_module(copy)
 
 
-def test_constants_that_are_no_text_are_named(copy):
+def test_constants_that_are_no_text_are_named(copy: Path) -> None:
     facts = constants(copy)
     facts.write_bytes(b"\xff\xfe")
     with pytest.raises(ArtifactError, match=rf"{facts.name} .constants. does not say"):
@@ -157,7 +162,9 @@ def test_constants_that_are_no_text_are_named(copy):
 
 
 @pytest.mark.parametrize("victim", ["labels.json", "golden/001.png", "golden/embedding.npy"])
-def test_a_change_with_a_new_digest_in_the_record_is_told_by_the_bundle(copy, bundles, victim):
+def test_a_change_with_a_new_digest_in_the_record_is_told_by_the_bundle(
+    copy: Path, bundles: Bundles, victim: str
+) -> None:
     path = assets(copy) / victim
     path.write_bytes(path.read_bytes() + b" ")
     record = json.loads((copy / "module.json").read_text())
@@ -171,7 +178,7 @@ def test_a_change_with_a_new_digest_in_the_record_is_told_by_the_bundle(copy, bu
 
 
 @pytest.mark.parametrize("role", ["source", None])
-def test_a_record_that_disowns_the_model_hides_no_missing_one(copy, role):
+def test_a_record_that_disowns_the_model_hides_no_missing_one(copy: Path, role: str | None) -> None:
     record = json.loads((copy / "module.json").read_text())
     for path, entry in list(record["files"].items()):
         if entry["role"] == "model":
@@ -186,13 +193,15 @@ def test_a_record_that_disowns_the_model_hides_no_missing_one(copy, role):
     assert "module.json lists no model" in str(error.value)
 
 
-def test_edited_sources_are_the_authors_right_and_are_listed(copy):
+def test_edited_sources_are_the_authors_right_and_are_listed(copy: Path) -> None:
     (copy / "README.md").write_text("ours")
     report = verify_module(copy)
     assert report.edited == ("README.md",)
 
 
-def test_a_module_of_another_bundle_is_told(module, bundles, tmp_path, student):
+def test_a_module_of_another_bundle_is_told(
+    module: Path, bundles: Bundles, tmp_path: Path, student: Path
+) -> None:
     target = target_of(module)
     other = tmp_path / "other"
     shutil.copytree(bundles[target], other)
@@ -207,7 +216,9 @@ def test_a_module_of_another_bundle_is_told(module, bundles, tmp_path, student):
         verify_module(module, bundle=other)
 
 
-def test_a_bundle_of_another_target_names_the_one_that_is_needed(bundles, tmp_path):
+def test_a_bundle_of_another_target_names_the_one_that_is_needed(
+    bundles: Bundles, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match=r"target onnx.*ios does not run.*needs coreml"):
         embed(bundles["onnx"], platform="ios", out=tmp_path / "m")
     with pytest.raises(UsageError, match=r"target coreml.*--target onnx"):
@@ -223,8 +234,8 @@ def test_a_bundle_of_another_target_names_the_one_that_is_needed(bundles, tmp_pa
     ],
 )
 def test_an_android_module_depends_on_the_runtime_of_its_model(
-    bundles, tmp_path, target, package, called, engine
-):
+    bundles: Bundles, tmp_path: Path, target: str, package: str, called: str, engine: str
+) -> None:
     if target not in bundles:
         pytest.skip("needs ai-edge-litert: pip install edgeseed[litert]")
     embed(bundles[target], platform="android", out=tmp_path / "m", name="birds")
@@ -245,7 +256,7 @@ def test_an_android_module_depends_on_the_runtime_of_its_model(
     assert f"inputIsFloat: Boolean = {is_float}" in facts
 
 
-def test_an_unknown_platform_names_the_nearest(bundles, tmp_path):
+def test_an_unknown_platform_names_the_nearest(bundles: Bundles, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'android'"):
         embed(bundles["onnx"], platform="andriod", out=tmp_path / "m")
 
@@ -268,12 +279,14 @@ def test_an_unknown_platform_names_the_nearest(bundles, tmp_path):
         "path",
     ],
 )
-def test_a_name_that_no_language_takes_is_refused(bundles, tmp_path, name):
+def test_a_name_that_no_language_takes_is_refused(
+    bundles: Bundles, tmp_path: Path, name: str
+) -> None:
     with pytest.raises(UsageError, match="--name"):
         embed(bundles["onnx"], platform="android", out=tmp_path / "m", name=name)
 
 
-def test_a_folder_that_is_there_is_not_overwritten(bundles, tmp_path):
+def test_a_folder_that_is_there_is_not_overwritten(bundles: Bundles, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m/precious").write_text("kept")
     with pytest.raises(UsageError, match="exists already"):
@@ -296,19 +309,21 @@ def test_a_folder_that_is_there_is_not_overwritten(bundles, tmp_path):
         ("not json", ArtifactError),
     ],
 )
-def test_a_record_that_is_none_is_refused(tmp_path, text, error):
+def test_a_record_that_is_none_is_refused(
+    tmp_path: Path, text: str, error: type[Exception]
+) -> None:
     (tmp_path / "module.json").write_text(text)
     with pytest.raises(error, match=r"module\.json"):
         verify_module(tmp_path)
 
 
-def test_facts_survive_their_json(module):
+def test_facts_survive_their_json(module: Path) -> None:
     record = json.loads((module / "module.json").read_text())
     facts = ModelFacts.from_dict(record["model"])
     assert json.loads(json.dumps(facts.to_dict())) == record["model"]
 
 
-def test_the_command_verifies_a_module(module, bundles):
+def test_the_command_verifies_a_module(module: Path, bundles: Bundles) -> None:
     target = target_of(module)
     result = CliRunner().invoke(cli, ["verify", str(module), "--bundle", str(bundles[target])])
     assert result.exit_code == 0, result.output

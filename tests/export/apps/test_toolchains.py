@@ -24,7 +24,7 @@ NASTY = (
 pytestmark = pytest.mark.slow
 
 
-def nasty_bundle(student, folder: Path, *, target: str, precision: str) -> Path:
+def nasty_bundle(student: Path, folder: Path, *, target: str, precision: str) -> Path:
     """A bundle whose names are as bad as names can be."""
     export(student, target=target, precision=precision, out=folder)
     bundle = read_bundle(folder)
@@ -38,7 +38,9 @@ def nasty_bundle(student, folder: Path, *, target: str, precision: str) -> Path:
 
 
 @pytest.fixture(scope="module", params=["onnx", "litert"])
-def android(request, student, tmp_path_factory):
+def android(
+    request: pytest.FixtureRequest, student: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     if request.param == "litert":
         pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert")
     place = tmp_path_factory.mktemp("android")
@@ -48,7 +50,9 @@ def android(request, student, tmp_path_factory):
 
 
 @pytest.mark.kotlin
-def test_the_kotlin_core_meets_the_conformance_set_and_names_each_mistake(android, tmp_path):
+def test_the_kotlin_core_meets_the_conformance_set_and_names_each_mistake(
+    android: Path, tmp_path: Path
+) -> None:
     kotlin = Kotlin()
     sources = [*android.glob("src/main/kotlin/edgeseed/birds/core/*.kt")]
     sources += [*android.glob("src/main/kotlin/edgeseed/birds/ModelInfo.kt")]
@@ -66,7 +70,9 @@ def test_the_kotlin_core_meets_the_conformance_set_and_names_each_mistake(androi
 
 
 @pytest.mark.kotlin
-def test_the_whole_android_module_compiles_against_signatures(android, tmp_path):
+def test_the_whole_android_module_compiles_against_signatures(
+    android: Path, tmp_path: Path
+) -> None:
     kotlin = Kotlin()
     # Each module sees the signatures of its own runtime alone.
     runtime = json.loads((android / "module.json").read_text())["model"]["target"]
@@ -86,7 +92,7 @@ def test_the_whole_android_module_compiles_against_signatures(android, tmp_path)
 
 
 @pytest.mark.kotlin
-def test_kotlin_literals_are_the_text_that_they_were_made_of(tmp_path):
+def test_kotlin_literals_are_the_text_that_they_were_made_of(tmp_path: Path) -> None:
     kotlin = Kotlin()
     lines = "\n".join(
         f'    println({kotlin_string(name)}.map {{ it.code }}.joinToString(" "))' for name in NASTY
@@ -104,8 +110,8 @@ def utf16(text: str) -> list[int]:
 
 @pytest.mark.swift
 def test_the_swift_package_meets_the_conformance_set_and_names_each_mistake(
-    student, tmp_path_factory
-):
+    student: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     swift = Swift(tmp_path_factory.mktemp("swift"))
     bundle = nasty_bundle(student, swift.scratch / "bundle", target="coreml", precision="fp16")
     package = swift.scratch / "birds"
@@ -130,7 +136,9 @@ def test_the_swift_package_meets_the_conformance_set_and_names_each_mistake(
 
 
 @pytest.mark.swift
-def test_swift_literals_are_the_text_that_they_were_made_of(tmp_path_factory):
+def test_swift_literals_are_the_text_that_they_were_made_of(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     swift = Swift(tmp_path_factory.mktemp("literals"))
     lines = "\n".join(
         f"print({swift_string(name)}.unicodeScalars.map {{ $0.value }})" for name in NASTY

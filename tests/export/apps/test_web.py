@@ -22,7 +22,7 @@ from edgeseed.export.apps.contents import ModelFacts, model_facts
 from edgeseed.export.apps.gallery import classify as classify_in_python
 from edgeseed.export.apps.gallery import make_gallery, read_gallery, write_gallery
 from edgeseed.export.apps.literals import typescript_string
-from edgeseed.export.apps.reference import FAULTS
+from edgeseed.export.apps.reference import FAULTS, Fault
 from edgeseed.export.apps.web import PLATFORM
 
 NPM, NODE = shutil.which("npm"), shutil.which("node")
@@ -131,7 +131,7 @@ def modules(
 ) -> dict[str, Path]:
     """A module of each precision, with its packages installed and its demo built."""
     root = tmp_path_factory.mktemp("web")
-    found = {}
+    found: dict[str, Path] = {}
     for precision, bundle in {"fp32": made_fp32, "int8": made_int8}.items():
         folder = root / precision
         embed(bundle, platform="web", out=folder, name="birds")
@@ -189,13 +189,14 @@ class TestBuilt:
         assert max(report["relativeErrors"].values()) <= limit
 
     @pytest.mark.parametrize("fault", FAULTS)
-    def test_a_planted_fault_fails_the_self_test_and_is_named(self, demo: Demo, fault: str) -> None:
+    def test_a_planted_fault_fails_the_self_test_and_is_named(
+        self, demo: Demo, fault: Fault
+    ) -> None:
         report = demo.self_test(_planted(fault))
 
         assert not report["passed"]
-        assert any(
-            f"likely cause: {FAULTS[fault]} ({fault})" in line for line in report["problems"]
-        )  # type: ignore[index]  # a fault's name
+        cause = f"likely cause: {FAULTS[fault]} ({fault})"
+        assert any(cause in line for line in report["problems"])
 
     def test_an_output_that_is_wrong_is_told_apart_from_a_wrong_input(self, demo: Demo) -> None:
         report = demo.self_test(
@@ -277,6 +278,7 @@ class TestBuilt:
         result = profile(bundle, measurement=tmp_path / "m.json", out=tmp_path / "r.json")
 
         assert result.engine.runner == "web-module"
+        assert result.latency is not None
         assert result.latency.n >= 64
 
     def test_the_demo_asks_nobody_but_its_server(self, demo: Demo) -> None:

@@ -117,7 +117,7 @@ def activation_written_otherwise(model: onnx.ModelProto) -> None:
 
 def activation_zero_point(model: onnx.ModelProto) -> None:
     node = [node for node in model.graph.node if node.op_type == "QuantizeLinear"][LAYER]
-    model.graph.initializer.append(numpy_helper.from_array(np.int8(1), "damaged"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1, np.int8), "damaged"))
     node.input[2] = "damaged"
 
 

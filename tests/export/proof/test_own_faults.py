@@ -67,7 +67,7 @@ def small_weights_to_zero(model: onnx.ModelProto) -> None:
 def batch_statistics(model: onnx.ModelProto) -> None:
     """Every photo's embedding has a thousandth of the batch's mean in it."""
     model.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "axes"))
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(1e-2), "little"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1e-2, np.float32), "little"))
     insert_behind(
         model, "embedding",
         helper.make_node("ReduceMean", ["before", "axes"], ["mean"], keepdims=1),
@@ -124,7 +124,9 @@ def floor_in_place_of_round(model: onnx.ModelProto) -> None:
             continue
         scale = float(numpy_helper.to_array(found[node.input[1]]).reshape(-1)[0])
         name = f"half_{number}"
-        model.graph.initializer.append(numpy_helper.from_array(np.float32(0.49 * scale), name))
+        model.graph.initializer.append(
+            numpy_helper.from_array(np.array(0.49 * scale, np.float32), name)
+        )
         index = list(model.graph.node).index(node)
         model.graph.node.insert(
             index, helper.make_node("Sub", [node.input[0], name], [f"{name}_less"])
@@ -263,10 +265,11 @@ def test_a_fault_in_a_core_ml_package_is_caught(
 def test_an_input_described_otherwise_is_caught(fp32_bundle: Path, field: str) -> None:
     def edit(manifest: Manifest) -> Manifest:
         (image,) = manifest.inputs
-        changed = {"dtype": "uint8", "semantics": "BGR pixels 0..1"}[field]
-        return dataclasses.replace(
-            manifest, inputs=(dataclasses.replace(image, **{field: changed}),)
-        )
+        changed = {
+            "dtype": dataclasses.replace(image, dtype="uint8"),
+            "semantics": dataclasses.replace(image, semantics="BGR pixels 0..1"),
+        }[field]
+        return dataclasses.replace(manifest, inputs=(changed,))
 
     seal_again(fp32_bundle, edit)
     # The file itself has a type, and is asked first.

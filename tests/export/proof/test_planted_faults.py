@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -22,6 +22,7 @@ from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.records import QuantizationRecord
 from edgeseed.export import verify
+from edgeseed.export.call import Batch
 from edgeseed.export.program import (
     DeployableStudent,
     build_program,
@@ -42,7 +43,7 @@ from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.quantize import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
-from edgeseed.export.target import Finding, Model, WriteRequest
+from edgeseed.export.target import Finding, Model, Precision, WriteRequest
 from edgeseed.export.targets import TARGETS
 from edgeseed.export.targets.onnx.target import convert_program
 
@@ -147,7 +148,7 @@ def test_a_fault_in_the_float_model_is_caught_and_named(
     ],
 )  # fmt: skip
 def test_wrong_normalisation_is_caught_and_named(
-    fp32_bundle: Path, changes: dict[str, tuple[float, ...]], cause: str
+    fp32_bundle: Path, changes: dict[str, Any], cause: str
 ) -> None:
     own = read_bundle(fp32_bundle).manifest.preprocess
     replace_model(fp32_bundle, nothing, dataclasses.replace(own, **changes))
@@ -317,7 +318,7 @@ def remake(
     bundle: Path,
     change: Callable[[StudentNetwork], None] = lambda network: None,
     *,
-    changes: Mapping[str, tuple[float, ...]] | None = None,
+    changes: Mapping[str, Any] | None = None,
     contrast: float = 1.0,
 ) -> None:
     """Exports the student again as the bundle's target and precision ask, with a mistake.
@@ -332,7 +333,7 @@ def remake(
     network, spec = load_student(bundle / "reference/student.safetensors")
     change(network)
     target = TARGETS.load(manifest.target)
-    batch = target.fixed_batch or "dynamic"
+    batch: Batch = target.fixed_batch or "dynamic"
     preprocess = dataclasses.replace(spec.preprocess, **(changes or {}))
     program = build_program(
         network, preprocess, batch="dynamic" if manifest.quantization else batch
@@ -352,7 +353,7 @@ def remake(
         program=program,
         output_names=names,
         spec=spec,
-        precision=manifest.precision,
+        precision=cast(Precision, manifest.precision),
         batch=batch,
         options=manifest.provenance.export.options,
     )

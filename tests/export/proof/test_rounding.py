@@ -60,7 +60,9 @@ def behind(output: str, *nodes: tuple[str, dict[str, float]]) -> Edit:
             inputs = [value]
             for name, constant in constants.items():
                 inputs.append(f"{output}_{name}_{number}")
-                graph.initializer.append(numpy_helper.from_array(np.float32(constant), inputs[-1]))
+                graph.initializer.append(
+                    numpy_helper.from_array(np.array(constant, np.float32), inputs[-1])
+                )
             value = output if number + 1 == len(nodes) else f"{output}_{number}"
             graph.node.append(helper.make_node(kind, inputs, [value]))
 

@@ -292,13 +292,6 @@ def test_a_python_that_is_too_old_is_told_so(tmp_path: Path) -> None:
     assert "3.6.9" in json.loads(done.stdout)["message"]
 
 
-def test_a_job_survives_the_way_to_the_device(tmp_path: Path) -> None:
-    job = Job("e", "m", "cpu", 2, "quick", 1, 2.0, 3.0, 0.1, {"a": "b"})
-    job.write(tmp_path / "job.json")
-
-    assert Job.read(tmp_path / "job.json") == job
-
-
 @pytest.mark.parametrize(
     ("shape", "dtype"),
     [((None, 3, 4, 5), "float32"), ((1, 4, 5, 3), "uint8"), ((1, 3, 3, 3), "uint8")],

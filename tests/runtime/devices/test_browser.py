@@ -148,7 +148,7 @@ def test_this_machines_own_address_is_found_or_asked_for(monkeypatch: pytest.Mon
         def connect(self, address: Any) -> None:
             raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(browser.socket, "socket", Unreachable)
+    monkeypatch.setattr("socket.socket", Unreachable)
 
     with pytest.raises(ConfigError, match=r"no address in a network.*browser\?host=ADDRESS"):
         browser.own_address()

@@ -134,6 +134,7 @@ def test_a_bundle_is_profiled_over_ssh_and_nothing_is_left_there(
     result = profile(bundle.path, device=here(), protocol=instant, out=tmp_path / "result.json")
 
     assert result.device.device == "ssh:pi@rpi"
+    assert result.latency is not None
     assert result.latency.n >= 8
     assert result.accuracy is not None
     assert list(board.tmp.iterdir()) == []
@@ -418,7 +419,7 @@ def test_doctor_looks_into_a_board(board: Board) -> None:
 
 
 def test_doctor_names_what_a_board_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {
+    found: dict[str, Any] = {
         "python": "3.6.9", "executable": "/usr/bin/python3", "numpy": None, "onnxruntime": None,
         "tensorrt": None, "units": [], "folder": "/tmp", "free_gb": 0.1, "left": 0,
         "architecture": "aarch64", "model": "NVIDIA Jetson Nano",
@@ -647,6 +648,7 @@ def test_a_bundle_is_profiled_through_a_real_server(
 
     result = profile(bundle.path, device=connect(sshd), protocol=instant, out=out)
 
+    assert result.latency is not None
     assert result.latency.n >= 8
     assert result.accuracy is not None
     assert result.accuracy.n == 12

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.fake_engine import FakeEngine
 
-from edgeseed.runtime.engine import Engine, EngineError, Placement
+from edgeseed.runtime.engine import Engine, EngineError
 from edgeseed.runtime.engines import ENGINES
 
 
@@ -30,11 +30,6 @@ def test_listing_engines_imports_none_of_them() -> None:
         "bad = {'onnxruntime', 'numpy', 'torch'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
-
-
-def test_the_share_on_the_requested_unit_is_counted() -> None:
-    assert Placement("npu", "cpu", {"cpu": 3, "npu": 1}).share == 0.25
-    assert Placement("npu", "cpu", None).share is None
 
 
 def test_the_fake_computes_what_its_file_says(tmp_path: Path) -> None:

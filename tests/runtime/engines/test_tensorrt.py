@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 from edgeseed.core.bundle import Bundle
 from edgeseed.runtime import tensorrt_engines
 from edgeseed.runtime.agent._build import build_engine
-from edgeseed.runtime.cuda import Cuda
 from edgeseed.runtime.engine import EngineError
 from edgeseed.runtime.engines.tensorrt import TensorRTEngine
 
@@ -153,41 +151,3 @@ def test_too_little_memory_on_the_gpu_is_said_in_words(
     monkeypatch.setenv("FAKE_GPU_BYTES", "100")
     with pytest.raises(EngineError, match="the GPU is out of memory"):
         open_(built)
-
-
-def test_the_gpu_copies_bytes_there_and_back(nvidia: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    nvidia.enter(monkeypatch)
-    cuda = Cuda()
-    assert (cuda.name, cuda.compute_capability, cuda.cuda_version) == ("Orin", "8.7", "12.6")
-    values, back = np.arange(12, dtype=np.float32), np.zeros(12, np.float32)
-    pointer = cuda.allocate(values.nbytes)
-    cuda.copy_in(pointer, values)
-    cuda.copy_out(back, pointer)
-    cuda.synchronize()
-    np.testing.assert_array_equal(back, values)
-    cuda.free(pointer)
-    cuda.close()
-
-
-def test_an_error_of_cuda_names_the_call(nvidia: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    nvidia.enter(monkeypatch)
-    monkeypatch.setenv("FAKE_CUDA_STATUS", "803")
-    with pytest.raises(EngineError, match="CUDA error 803 in cuInit"):
-        Cuda()
-    monkeypatch.setenv("FAKE_CUDA_STATUS", "100")
-    with pytest.raises(EngineError, match="CUDA shows no GPU here"):
-        Cuda()
-
-
-@pytest.mark.parametrize(
-    ("text", "version"), [("10.3.0.30", (10, 3)), ("11", (11, 0)), ("8.6.1+cuda11", (8, 6))]
-)
-def test_versions_are_compared_as_numbers(text: str, version: tuple[int, int]) -> None:
-    assert tensorrt_engines.version_of(text) == version
-    assert tensorrt_engines.version_of("10.16") > tensorrt_engines.version_of("10.3")
-
-
-def test_a_record_of_a_newer_edgeseed_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "engine.json").write_text('{"schema_version": 2}')
-    with pytest.raises(EngineError, match="has schema 2, this edgeseed reads 1"):
-        tensorrt_engines.Record.read(tmp_path / "engine.json")

@@ -160,7 +160,8 @@ class Windows(torch.nn.Module):
         self.arrange = arrange
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.layer(self.arrange(image))
+        sums: torch.Tensor = self.layer(self.arrange(image))
+        return sums
 
 
 @pytest.mark.parametrize(

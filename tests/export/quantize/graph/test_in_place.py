@@ -78,6 +78,7 @@ class _Hazards(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 1)
+        self.table: Tensor
         self.register_buffer("table", torch.rand(4, 8, 8, generator=_GENERATOR))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:

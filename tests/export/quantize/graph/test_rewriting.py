@@ -157,6 +157,7 @@ def test_a_dead_channel_keeps_its_bias(pixels: Pixels) -> None:
     module = OneLayer(nn.ReLU())
     with torch.no_grad():
         module.first.weight[2] = 1e-20
+        assert module.first.bias is not None
         module.first.bias[2] = 1.5
     graph = float_graph(trace(module, example_input(32, batch="dynamic"), batch="dynamic"))
     found, _, _ = quantized(graph, SCHEME, pixels)

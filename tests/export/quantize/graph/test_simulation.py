@@ -15,7 +15,7 @@ def test_numbers_and_gradients_are_those_of_torch(zero_point: int, low: int, hig
     for function in (fake_quantize, torch.fake_quantize_per_tensor_affine):
         leaf = values.clone().requires_grad_()
         found = function(leaf, 0.037, zero_point, low, high)
-        (found * weights).sum().backward()  # type: ignore[no-untyped-call]  # torch has no types
+        (found * weights).sum().backward()
         results.append((found.detach(), leaf.grad))
     assert results[0][1] is not None
     torch.testing.assert_close(results[0][0], results[1][0])
@@ -40,7 +40,7 @@ def test_an_unstretched_range_is_the_plain_one(zero_point: int, low: int, high: 
     plain = fake_quantize(leaves[1], 0.037, zero_point, low, high)
     torch.testing.assert_close(found, plain)
     for result in (found, plain):
-        result.square().sum().backward()  # type: ignore[no-untyped-call]  # torch has no types
+        result.square().sum().backward()
     torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
 
 
@@ -50,7 +50,7 @@ def test_the_gradient_of_a_range_is_that_of_learned_step_sizes() -> None:
     stretch = torch.zeros((), requires_grad=True)
     found = stretched_quantize(values, 0.1, 0, -8, 7, stretch)
     weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    (found * weights).sum().backward()  # type: ignore[no-untyped-call]  # torch has no types
+    (found * weights).sum().backward()
     expected = 0.1 * (1 * (3 - 2.6) + 2 * (-1 + 1.4) + 3 * 7 + 4 * -8)
     assert stretch.grad is not None
     assert float(stretch.grad) == pytest.approx(expected, rel=1e-5)
@@ -62,7 +62,7 @@ def test_a_range_that_cuts_off_most_values_wants_to_be_wider() -> None:
     for scale in (0.01, 2.0):
         stretch = torch.zeros((), requires_grad=True)
         found = stretched_quantize(values, scale, 0, -8, 7, stretch)
-        (found - values).square().mean().backward()  # type: ignore[no-untyped-call]  # torch has no types
+        (found - values).square().mean().backward()
         assert stretch.grad is not None
         slopes.append(float(stretch.grad))
     assert slopes[0] < 0 < slopes[1]

@@ -52,8 +52,7 @@ def test_a_layer_that_another_makes_needless_is_taken_away_again() -> None:
 
 def test_the_search_ends_where_nothing_is_gained() -> None:
     """The first layer takes half of the loss, and of the others none takes two in a hundred."""
-    operators = dict.fromkeys("abcdefgh", "conv")
-    layout = Layout(operators=operators, points={}, floats={})
+    layout = Layout(operators=dict.fromkeys("abcdefgh", "conv"), points={}, floats={})
 
     def idle(floats: Mapping[str, str]) -> Score:
         lost = 0.2 - 0.1 * ("a" in floats) - 0.001 * len(floats)
@@ -188,7 +187,8 @@ def test_photos_that_chose_a_layer_do_not_say_that_it_is_enough() -> None:
     assert set(search_floats(LAYOUT, flattered, min_agreement=0.97, most=4).keep_float) == {"b"}
     search = search_floats(LAYOUT, flattered, count=count, min_agreement=0.97, most=4)
     assert set(search.keep_float) == {"b", "c"}
-    assert search.score == Score(agreement=0.99, distance=pytest.approx(0.01), photos=1000)
+    assert search.score.distance == pytest.approx(0.01)
+    assert (search.score.agreement, search.score.photos) == (0.99, 1000)
     # None but what is chosen: they stay new.
     assert counted == [set(), {"b"}, {"b", "c"}]
 

@@ -13,6 +13,7 @@ from torch import fx
 from edgeseed.core.agreement import output_distance
 from edgeseed.export.program import build_program, float_graph
 from edgeseed.export.quantize import quantize
+from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.graph.layout import Kind, Layout, plan_layout
 from edgeseed.export.quantize.graph.rewriting import UNROUNDED, TensorScales, insert_quantization
 from edgeseed.export.quantize.graph.simulation import simulate
@@ -188,7 +189,7 @@ def test_rounding_has_the_gradient_of_the_identity_inside_the_grid() -> None:
     steps = torch.tensor([[0.0, 0.0, 0.0]], requires_grad=True)
     weight = rounded_weight(start, scales, steps, low=-7, high=7)
     torch.testing.assert_close(weight, torch.tensor([[0.3, -0.7, 0.7]]))
-    weight.sum().backward()  # type: ignore[no-untyped-call]  # torch ships it without types
+    weight.sum().backward()
     assert steps.grad is not None
     torch.testing.assert_close(steps.grad, torch.tensor([[0.1, 0.0, 0.0]]))
 
@@ -252,7 +253,7 @@ def test_what_was_learnt_is_not_taken_where_it_keeps_fewer_decisions_or_is_farth
 
     monkeypatch.setattr(quantize, "recover", forget)
     program = build_program(tiny_student(), tiny_preprocess())
-    config = quantize.QuantizeConfig(calibrator="minmax", max_float_layers=0, recover=True)
+    config = QuantizeConfig(calibrator="minmax", max_float_layers=0, recover=True)
     record = quantize.quantize(
         program, coarse.scheme, _photos(0, 20), batch="dynamic", config=config
     ).record

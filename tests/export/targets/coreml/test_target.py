@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 from support.export import CLASSES, tiny_preprocess
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -592,7 +592,7 @@ def trained_on_digits(pixels: Pixels, labels: npt.NDArray[np.int64]) -> StudentN
             network(images[chosen]).logits, torch.from_numpy(labels[chosen])
         )
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+        loss.backward()
         optimizer.step()
     return network.eval()
 

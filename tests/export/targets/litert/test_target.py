@@ -57,7 +57,7 @@ def write_program(program: Any, spec: StudentSpec, folder: Path, precision: Prec
         program=program, output_names=output_names(program), spec=spec, precision=precision,
         batch=1, options={},
     )  # fmt: skip
-    return folder / TARGETS.load("litert").write(request, folder).model
+    return Path(folder / TARGETS.load("litert").write(request, folder).model)
 
 
 def write(network: StudentNetwork, folder: Path, *, name: str = "test_efficientnet") -> Path:
@@ -80,7 +80,7 @@ NETWORKS = [
 def test_a_float_file_computes_what_the_student_does(
     name: str, tmp_path: Path, pixels: Any
 ) -> None:
-    kwargs = {"img_size": SIZE} if "vit" in name else {}
+    kwargs: dict[str, Any] = {"img_size": SIZE} if "vit" in name else {}
     network = tiny_student(name, trained=False, **kwargs)
     path = write(network, tmp_path, name=name)
     found = LiteRTModel(path, precision="fp32", quantization=None).infer(pixels[:4])

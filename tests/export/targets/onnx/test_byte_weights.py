@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -8,7 +10,7 @@ from edgeseed.export.targets.onnx.byte_weights import large_float_readers, pack,
 RANDOM = np.random.default_rng(0)
 
 
-def one_node_model(op_type: str, shape: tuple[int, ...], **attributes: int) -> onnx.ModelProto:
+def one_node_model(op_type: str, shape: tuple[int, ...], **attributes: Any) -> onnx.ModelProto:
     weights = RANDOM.normal(size=shape).astype(np.float32)
     columns = op_type == "MatMul" or not attributes.get("transB")
     size = [2, shape[1], 5, 5] if op_type == "Conv" else [2, shape[0 if columns else 1]]

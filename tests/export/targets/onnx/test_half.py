@@ -144,7 +144,7 @@ class FirstLayer(torch.nn.Module):
 def test_a_photo_of_low_contrast_is_normalised_as_exactly_as_any() -> None:
     """`(image - 123.675) * 0.0171` in float16 shifts every pixel alike."""
     program = trace(FirstLayer(), torch.zeros(1, 3, 2, 2), batch=1)
-    grey = np.tile(np.float32([124, 116, 104]).reshape(1, 3, 1, 1), (1, 1, 2, 2))
+    grey = np.tile(np.array([124, 116, 104], np.float32).reshape(1, 3, 1, 1), (1, 1, 2, 2))
     with torch.no_grad():
         truth = program.module(check_guards=False)(torch.from_numpy(grey))[0].numpy()
 
@@ -186,7 +186,9 @@ def test_a_name_to_keep_that_is_not_in_the_model_is_an_error() -> None:
 
 
 def test_a_constant_beyond_float16_is_named() -> None:
-    model = graph(helper.make_node("Mul", ["x", "big"], ["y"]), big=np.float32([1, 7e4, 0, 0]))
+    model = graph(
+        helper.make_node("Mul", ["x", "big"], ["y"]), big=np.array([1, 7e4, 0, 0], np.float32)
+    )
     with pytest.raises(WorkError, match=r"constant big holds 70000, beyond float16's 65504"):
         to_half(model)
     kept = to_half(model, keep_float32=["Mul"])
@@ -199,8 +201,8 @@ def test_no_limit_stays_no_limit() -> None:
         helper.make_node("Clip", ["x", "low", "high"], ["y"]),
         low=np.array(0, np.float32), high=np.array(limit),
     )  # fmt: skip
-    values = np.float32([[-1, 1, 6e4, 3]])
-    assert np.array_equal(run(to_half(model), values)[0], np.float32([[0, 1, 6e4, 3]]))
+    values = np.array([[-1, 1, 6e4, 3]], np.float32)
+    assert np.array_equal(run(to_half(model), values)[0], np.array([[0, 1, 6e4, 3]], np.float32))
 
 
 def quantized(scale: float, *, opset: int = 19) -> ModelProto:
@@ -210,7 +212,8 @@ def quantized(scale: float, *, opset: int = 19) -> ModelProto:
         helper.make_node("DequantizeLinear", ["b", "bs", "bz"], ["bias"]),
         helper.make_node("Add", ["d", "bias"], ["y"]),
         opset=opset,
-        s=np.array(scale, np.float32), z=np.array(0, np.int8), b=np.int32([1, 2, 3, 100_000_000]),
+        s=np.array(scale, np.float32), z=np.array(0, np.int8),
+        b=np.array([1, 2, 3, 100_000_000], np.int32),
         bs=np.array(1e-8, np.float32), bz=np.array(0, np.int32),
     )  # fmt: skip
 
@@ -219,7 +222,7 @@ def test_quantized_graphs_get_half_scales_and_biases_that_have_not_vanished() ->
     model = to_half(quantized(0.25))
     assert types(model)[TensorProto.FLOAT] == 0
     assert Counter(node.op_type for node in model.graph.node)["DequantizeLinear"] == 1
-    found = run(model, np.float32([[0.3, 0.1, -0.4, 1]]))[0]
+    found = run(model, np.array([[0.3, 0.1, -0.4, 1]], np.float32))[0]
     # 1e-8 is zero in float16; the bias that it scales is not.
     assert np.allclose(found, [[0.25, 0, -0.5, 2]], atol=1e-7)
 
@@ -228,7 +231,9 @@ def test_before_opset_19_quantization_stays_in_float32() -> None:
     model = to_half(quantized(0.25, opset=18))
     scales = {item.name: item.data_type for item in model.graph.initializer}
     assert scales["s"] == TensorProto.FLOAT
-    assert np.allclose(run(model, np.float32([[0.3, 0.1, -0.4, 1]]))[0], [[0.25, 0, -0.5, 2]])
+    assert np.allclose(
+        run(model, np.array([[0.3, 0.1, -0.4, 1]], np.float32))[0], [[0.25, 0, -0.5, 2]]
+    )
 
 
 def test_a_scale_that_float16_rounds_to_zero_is_an_error() -> None:
@@ -242,9 +247,9 @@ def test_sizes_that_an_operator_wants_in_float32_stay() -> None:
         helper.make_node("Resize", ["u", "", "scales"], ["r"], mode="nearest"),
         helper.make_node("ReduceMean", ["r", "axes"], ["m"], keepdims=0),
         helper.make_node("Identity", ["m"], ["y"]),
-        axes=np.int64([1]), scales=np.float32([1, 2, 1]),
+        axes=np.array([1], np.int64), scales=np.array([1, 2, 1], np.float32),
     )  # fmt: skip
-    values = np.float32([[1, 2, 3, 4]])
+    values = np.array([[1, 2, 3, 4]], np.float32)
     assert np.array_equal(run(to_half(model), values)[0], values)
 
 

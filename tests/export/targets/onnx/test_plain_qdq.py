@@ -57,7 +57,8 @@ def findings(model: onnx.ModelProto) -> str:
 
 
 def find(model: onnx.ModelProto, output: str) -> onnx.NodeProto:
-    return next(node for node in model.graph.node if node.output[0] == output)
+    found: onnx.NodeProto = next(node for node in model.graph.node if node.output[0] == output)
+    return found
 
 
 def float_result(model: onnx.ModelProto) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -94,11 +95,9 @@ def test_pairs_that_saturate_are_counted_and_the_processors_named(
 
 @pytest.mark.parametrize("operator", ["Conv", "Gemm", "Gemm transposed", "MatMul"])
 def test_every_weighted_operator_is_looked_at(operator: str) -> None:
-    weights = np.full((2, 2), 127, np.int8)
-    attributes = {"transB": 1} if operator.endswith("transposed") else {}
-    if operator == "Conv":
-        weights = weights.reshape(2, 2, 1, 1)
-    for zero, expected in ((np.uint8(0), 1), (np.int8(0), 0)):
+    weights = np.full((2, 2, 1, 1) if operator == "Conv" else (2, 2), 127, np.int8)
+    attributes: dict[str, Any] = {"transB": 1} if operator.endswith("transposed") else {}
+    for kind, expected in ((np.uint8, 1), (np.int8, 0)):
         make = onnx.helper.make_node
         graph = onnx.helper.make_graph(
             [
@@ -108,9 +107,10 @@ def test_every_weighted_operator_is_looked_at(operator: str) -> None:
             ],
             "one", [], [],
             [
-                numpy_helper.from_array(weights, "w"), numpy_helper.from_array(zero, "z"),
-                numpy_helper.from_array(np.float32(1), "s"),
-                numpy_helper.from_array(np.int8(0), "wz"),
+                numpy_helper.from_array(weights, "w"),
+                numpy_helper.from_array(np.array(0, kind), "z"),
+                numpy_helper.from_array(np.array(1, np.float32), "s"),
+                numpy_helper.from_array(np.array(0, np.int8), "wz"),
             ],
         )  # fmt: skip
         findings = list(lint_pairs(graph))

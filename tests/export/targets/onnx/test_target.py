@@ -81,7 +81,7 @@ def test_bytes_are_clipped_and_never_compared(dtype: type) -> None:
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == ["Clip", "Min"]
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    values = np.array([-3, 5, 100, 120]).astype(dtype)
+    values: npt.NDArray[np.generic] = np.array([-3, 5, 100, 120]).astype(dtype)
     found, _ = session.run(None, {"x": values, "f": values.astype(np.float32)})
     np.testing.assert_array_equal(found, np.minimum(values, 100))
 
@@ -93,7 +93,8 @@ def test_a_float_layer_between_integers_keeps_its_weights(groups: int) -> None:
     weight = random.normal(size=(4, 4 // groups, 3, 3)).astype(np.float32)
     weight *= np.array([0.02, 0.05, 0.1, 10], np.float32).reshape(-1, 1, 1, 1)
     make, array = onnx.helper.make_node, onnx.numpy_helper.from_array
-    number = {"s": np.float32(0.02), "z": np.uint8(128), "t": np.float32(0.02)}
+    step = float(np.float32(0.02))
+    number = {"s": np.float32(step), "z": np.uint8(128), "t": np.float32(step)}
     graph = onnx.helper.make_graph(
         [
             make("QuantizeLinear", ["image", "s", "z"], ["q"]),
@@ -126,7 +127,7 @@ def test_a_float_layer_between_integers_keeps_its_weights(groups: int) -> None:
         found.append(session.run(["out", "other"], {"image": image}))
     for plain, optimised in zip(*found, strict=True):
         # A sum in another order may round the other way.
-        assert np.abs(optimised - plain).max() < 1.5 * number["t"]
+        assert np.abs(optimised - plain).max() < 1.5 * step
 
 
 def test_a_layer_that_was_meant_to_be_int8_and_is_not_is_found(made_int8: Path) -> None:
@@ -217,7 +218,8 @@ def test_a_scheme_that_an_opset_lacks_is_refused_before_a_photo_is_read(
 def test_uint16_takes_the_opset_that_has_it(asked: int, written: int | None) -> None:
     class Stored(torch.nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return ops.quantize_per_tensor(image, 1.0, 0, 0, 65535, torch.uint16)
+            stored: torch.Tensor = ops.quantize_per_tensor(image, 1.0, 0, 0, 65535, torch.uint16)
+            return stored
 
     program = trace(Stored(), example_input(8, batch="dynamic"), batch="dynamic")
     settings = OnnxSettings(opset=asked, float32=())
@@ -246,7 +248,8 @@ def test_signed_integers_are_judged_as_an_arm_processor_runs_them(
 def test_an_operator_that_onnx_lacks_is_named(network: StudentNetwork) -> None:
     class Strange(torch.nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return torch.special.bessel_j0(image).mean(dim=(2, 3))
+            mean: torch.Tensor = torch.special.bessel_j0(image).mean(dim=(2, 3))
+            return mean
 
     program = trace(Strange(), example_input(8, batch="dynamic"), batch="dynamic")
     with pytest.raises(WorkError, match=r"ONNX cannot express this network: .*bessel_j0"):

@@ -19,8 +19,9 @@ from edgeseed.core.bundle import read_bundle
 from edgeseed.core.errors import ArtifactError, ConfigError, GateError, UsageError, WorkError
 from edgeseed.core.network import load_student
 from edgeseed.export import export, verify
-from edgeseed.export.program import Batch, build_program, output_names
-from edgeseed.export.target import WriteRequest
+from edgeseed.export.call import Batch
+from edgeseed.export.program import build_program, output_names
+from edgeseed.export.target import Precision, WriteRequest
 from edgeseed.export.targets import TARGETS
 from edgeseed.export.targets.tensorrt import support
 from edgeseed.export.targets.tensorrt.model import TensorRTModel, lint_quantization, rounded
@@ -29,8 +30,8 @@ from edgeseed.export.targets.tensorrt.target import TensorRTOptions
 from edgeseed.runtime.tensorrt_engines import EngineRecipe, sha256
 
 
-def make(student: Path, photos: Path, out: Path, precision: str, **options: Any) -> Path:
-    extra = {"quantization": {"max_float_layers": 0}} if precision == "int8" else {}
+def make(student: Path, photos: Path, out: Path, precision: Precision, **options: Any) -> Path:
+    extra: dict[str, Any] = {"quantization": {"max_float_layers": 0}} if precision == "int8" else {}
     export(
         student, target="tensorrt", precision=precision, calibration=photos, out=out,
         options=options, **extra,
@@ -253,7 +254,7 @@ def test_one_batch_needs_no_profile_and_options_reach_the_recipe(
         ({"workspace_mib": 0}, "workspace_mib=0 is not at least 1"),
     ],
 )
-def test_options_that_do_not_fit_say_what_does(changes: dict[str, int], problem: str) -> None:
+def test_options_that_do_not_fit_say_what_does(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         TensorRTOptions(**changes)
 
@@ -376,7 +377,7 @@ def test_the_twin_rounds_to_float16_and_overflows_as_it_does(tmp_path: Path) -> 
     session = onnxruntime.InferenceSession(
         twin.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    given = np.float32([[1.0], [12.0]])
+    given = np.array([[1.0], [12.0]], np.float32)
     (found,) = session.run(None, {"x": given})
     with np.errstate(over="ignore"):
         expected = np.log(np.exp(given.astype(np.float16)).astype(np.float16))

@@ -130,7 +130,7 @@ def measurement(**changes: Any) -> dict[str, Any]:
     """What a page posts that ran the tiny bundle on a calm machine."""
     load = {"seconds": 1.0, "other_cores": None, "stolen_cores": None, "load_average": None}
     memory = {"resident_mib": None, "peak_mib": None}
-    machine = {
+    machine: dict[str, Any] = {
         "model": None, "cpu": "not told by the browser", "architecture": "arm-64",
         "system": "Android 16", "python": None, "logical_cores": 8, "usable_cores": 8,
         "cpu_quota": None, "memory_mib": None, "governors": [], "frequency_mhz": {},

@@ -39,11 +39,18 @@ from .conftest import make_job
 pytestmark = pytest.mark.browser
 
 
+def opener(chromium: Chromium) -> Callable[[Listening], None]:
+    """Opens the link of a run in a tab of a real browser."""
+
+    def open_page(listening: Listening) -> None:
+        chromium.open(listening.url)
+
+    return open_page
+
+
 def browser_device(chromium: Chromium, **address: Any) -> BrowserDevice:
     """A device whose link is opened by a real browser."""
-    return BrowserDevice(
-        BrowserAddress(**address), open_page=lambda listening: chromium.open(listening.url)
-    )
+    return BrowserDevice(BrowserAddress(**address), open_page=opener(chromium))
 
 
 def test_a_bundle_is_profiled_by_a_real_browser(
@@ -57,7 +64,9 @@ def test_a_bundle_is_profiled_by_a_real_browser(
     assert result.engine.version == package.VERSION
     assert result.engine.runner == "browser"
     assert result.device.device == "browser"
+    assert result.latency is not None
     assert result.latency.n >= 8
+    assert result.golden is not None
     assert max(result.golden.relative_error.values()) < 1e-5
     # Threads are really on.
     settings = result.engine.settings
@@ -97,6 +106,7 @@ def test_an_int8_model_computes_the_very_same_in_the_browser(
         out=tmp_path / "r.json",
     )
 
+    assert result.golden is not None
     assert set(result.golden.relative_error.values()) == {0.0}
 
 
@@ -364,7 +374,7 @@ def test_webgpu_names_the_operators_that_ran_elsewhere(
     with start_chromium(*SOFTWARE_WEBGPU) as chromium:
         observation = measure_in_browser(
             int8_bundle, job, pixels=None, name="browser", serving=Serving(),
-            open_page=lambda listening: chromium.open(listening.url),
+            open_page=opener(chromium),
         )  # fmt: skip
 
     placement = observation.measurement.placement
@@ -401,7 +411,7 @@ def measured_by(chromium: Chromium) -> conformance.Measure:
     """The runner in a real browser, as the conformance test calls it."""
     return lambda bundle, job: measure_in_browser(
         bundle, job, pixels=None, name="browser", serving=Serving(),
-        open_page=lambda listening: chromium.open(listening.url),
+        open_page=opener(chromium),
     )  # fmt: skip
 
 

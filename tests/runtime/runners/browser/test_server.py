@@ -341,6 +341,7 @@ def test_https_has_a_certificate_for_this_address_and_says_its_fingerprint(
             certificate = connection.sock.getpeercert(binary_form=True)
 
     assert listening.url.startswith("https://127.0.0.1:")
+    assert certificate is not None
     digest = hashlib.sha256(certificate).digest()
     assert listening.fingerprint == digest.hex(":").upper()
     assert (tmp_path / "server.pem").stat().st_mode & 0o077 == 0

@@ -90,7 +90,7 @@ class ToyTarget(Target):
     def write(self, request: WriteRequest, folder: Path) -> WrittenModel:
         graph = request.program.module(check_guards=False)
         assert isinstance(graph, torch.fx.GraphModule)
-        arrays, nodes = {}, list[Any]()
+        arrays, nodes = dict[str, Any](), list[Any]()
         layers = {each.args[1] for each in graph.graph.nodes if each.target in LAYER_OPERATORS}
         for node in graph.graph.nodes:
             if node.op == "get_attr":

@@ -17,7 +17,12 @@ NORMALIZATIONS: dict[str, Case] = {
             x=x, mean=ALPHA, variance=VARIANCE, gamma=GAMMA, beta=BETA, epsilon=1e-3
         ),
         lambda x: F.batch_norm(
-            x, *(torch.from_numpy(each) for each in (ALPHA, VARIANCE, GAMMA, BETA)), eps=1e-3
+            x,
+            torch.from_numpy(ALPHA),
+            torch.from_numpy(VARIANCE),
+            torch.from_numpy(GAMMA),
+            torch.from_numpy(BETA),
+            eps=1e-3,
         ),
     ),
     "batch_norm:plain": (
