@@ -15,8 +15,8 @@ with `--repeat`, but for shorter runs.
 
 The bundle (A) and its slower twin (S) are measured in turns, A S A S A ..., each in a process of
 its own. A pair is `repeats` neighbours of A and S, or for A/A of A and the next A. So each A is in
-two of the A/A pairs. 20 pairs of 10 are 410 runs, and take about twenty minutes. Any claim that fails
-ends it with code 1.
+two of the A/A pairs. 20 pairs of 10 are 410 runs, and take about twenty minutes. Any claim that
+fails ends it with code 1.
 """
 
 import argparse
