@@ -6,6 +6,7 @@ It runs on the device: Python 3.8 and numpy.
 from __future__ import annotations
 
 import abc
+import importlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,33 @@ if TYPE_CHECKING:
 
 class EngineError(Exception):
     """The engine is absent, has no such unit, or refuses the model; the message says the fix."""
+
+
+def import_engine(module: str, *, title: str, package: str) -> Any:
+    """A module of an engine, imported on the device.
+
+    Args:
+        module: Its name, such as `onnxruntime`.
+        title: What people call it.
+        package: What pip installs.
+
+    Raises:
+        EngineError: If it is not installed, or broken; the two are told apart.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:  # OSError: of its own libraries that do not load
+        name = getattr(error, "name", None) or ""
+        if isinstance(error, ModuleNotFoundError) and name == module.partition(".")[0]:
+            raise EngineError(
+                title + " is not installed for this Python; install it there: python3 -m pip "
+                "install " + package
+            ) from error
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise EngineError(
+            title + " is installed for this Python and cannot be imported (" + reason + "); "
+            "install it anew there: python3 -m pip install --force-reinstall " + package
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeseed.runtime.engine import Engine, EngineError, EngineTensor, Placement
+from edgeseed.runtime.engine import (
+    Engine,
+    EngineError,
+    EngineTensor,
+    Placement,
+    import_engine,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,14 +120,7 @@ class CoreMLEngine(Engine):
 
 
 def _coremltools() -> Any:
-    try:
-        import coremltools
-    except ImportError as error:
-        raise EngineError(
-            "coremltools is not installed for this Python; install it there: "
-            "python3 -m pip install coremltools"
-        ) from error
-    return coremltools
+    return import_engine("coremltools", title="coremltools", package="coremltools")
 
 
 def _first_line(error: Exception) -> str:

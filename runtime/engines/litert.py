@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import importlib
+import importlib.util
 import os
 import sys
 import tempfile
@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeseed.runtime.engine import Engine, EngineError, EngineTensor, Placement
+from edgeseed.runtime.engine import (
+    Engine,
+    EngineError,
+    EngineTensor,
+    Placement,
+    import_engine,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +34,8 @@ UNITS = ("xnnpack", "cpu")
 """`xnnpack`: its kernels, and LiteRT's own where it has none. `cpu`: LiteRT's own alone."""
 _MODULES = ("ai_edge_litert", "tflite_runtime")
 _DELEGATE = "DELEGATE"
+_IDENTIFIER = b"TFL3"
+"""Bytes 4 to 7 of every file."""
 
 
 class LiteRTEngine(Engine):
@@ -66,6 +74,7 @@ class LiteRTEngine(Engine):
         if unit not in UNITS:
             raise EngineError("litert has no unit " + repr(unit) + "; it has: " + ", ".join(UNITS))
         _, module = _litert()
+        _check_file(model, unit)
         settings: dict[str, Any] = {"num_threads": threads, "xnnpack": unit == "xnnpack"}
         kinds = module.OpResolverType
         resolver = kinds.AUTO if unit == "xnnpack" else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -100,15 +109,25 @@ class LiteRTEngine(Engine):
 
 def _litert() -> tuple[Any, Any]:
     """LiteRT's package and its interpreter's module."""
-    for name in _MODULES:
-        try:
-            return importlib.import_module(name), importlib.import_module(name + ".interpreter")
-        except ImportError:
-            continue
-    raise EngineError(
-        "LiteRT is not installed for this Python; install it there: "
-        "python3 -m pip install ai-edge-litert"
+    # One that is there and broken is not passed over for the other.
+    found = [name for name in _MODULES if importlib.util.find_spec(name) is not None]
+    package, module = (
+        import_engine((found or _MODULES)[0] + part, title="LiteRT", package="ai-edge-litert")
+        for part in ("", ".interpreter")
     )
+    return package, module
+
+
+def _check_file(model: Path, unit: str) -> None:
+    """Refuses what is no LiteRT file: LiteRT itself would show an errno, or an address."""
+    with model.open("rb") as file:
+        start = file.read(8)
+    if start[4:] != _IDENTIFIER:
+        what = "is empty" if not start else "is no LiteRT file, it begins with " + repr(start)
+        raise EngineError(
+            "litert cannot open " + model.name + " on " + unit + ": it " + what + "; export the "
+            "bundle anew"
+        )
 
 
 def _installed_version(name: str) -> str:

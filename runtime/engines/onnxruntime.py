@@ -19,6 +19,7 @@ from edgeseed.runtime.engine import (
     LayerTime,
     LayerTimes,
     Placement,
+    import_engine,
 )
 
 if TYPE_CHECKING:
@@ -140,14 +141,7 @@ def _onnxruntime() -> Any:
     # Since 1.29 its Linux, macOS and Android wheels report to Microsoft unless this is set before
     # the import (PR #27379): a thread and a network connection of their own, beside what we time.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EngineError(
-            "onnxruntime is not installed for this Python; install it there: "
-            "python3 -m pip install onnxruntime"
-        ) from error
-    return onnxruntime
+    return import_engine("onnxruntime", title="onnxruntime", package="onnxruntime")
 
 
 def _provider(unit: str, available: list[str]) -> str:

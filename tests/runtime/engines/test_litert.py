@@ -98,11 +98,17 @@ def test_an_interpreter_that_does_not_tell_gives_no_share() -> None:
 
 
 @litert
-def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "what"), [(b"", "empty; export"), (b"not a model", "no LiteRT file, it begins")]
+)
+def test_a_file_that_is_no_model_is_refused_by_name(
+    content: bytes, what: str, tmp_path: Path
+) -> None:
     broken = tmp_path / "model.tflite"
-    broken.write_bytes(b"not a model")
+    broken.write_bytes(content)
 
-    with pytest.raises(EngineError, match=r"cannot open model\.tflite on xnnpack"):
+    # LiteRT itself shows an errno of an empty file, and a number in hexadecimals of another.
+    with pytest.raises(EngineError, match=rf"cannot open model\.tflite on xnnpack: it is {what}"):
         LiteRTEngine.open(broken, unit="xnnpack", threads=1)
 
 
