@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -444,11 +444,3 @@ def _write_page(recommendation: Recommendation, html: str | Path) -> None:
             "ranges, without search and without gates.",
         ),
     )  # fmt: skip
-
-
-def split_names(text: str | None) -> list[str] | None:
-    """`a,b` as a list; None for None."""
-    if text is None:
-        return None
-    names: Iterable[str] = (part.strip() for part in text.split(","))
-    return [name for name in names if name]

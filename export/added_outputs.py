@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseed.core.errors import UsageError
+from edgeseed.core.names import split_names
 
 PROBABILITIES = "probabilities"
 OWN_OUTPUTS = ("embedding", "logits")
@@ -53,7 +54,7 @@ def parse_added(names: Sequence[str]) -> tuple[AddedOutput, ...]:
     Raises:
         UsageError: If one is unknown, or given twice.
     """
-    asked = [part.strip() for name in names for part in name.split(",")]
+    asked = [part for text in names for part in (split_names(text) or [text])]
     found: list[AddedOutput] = []
     for name in asked:
         top = _TOP.fullmatch(name)

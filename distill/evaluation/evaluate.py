@@ -13,6 +13,7 @@ from edgeseed.core.config import build_config, to_plain
 from edgeseed.core.console import note
 from edgeseed.core.environment import environment
 from edgeseed.core.errors import ConfigError, DataError, UsageError
+from edgeseed.core.names import split_names
 from edgeseed.core.network import load_student, save_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.registry import unknown_name
@@ -263,8 +264,7 @@ def evaluate(
 
 
 def _protocols(protocol: str | Sequence[str]) -> tuple[str, ...]:
-    names = protocol.split(",") if isinstance(protocol, str) else protocol
-    chosen = tuple(name.strip() for name in names)
+    chosen = tuple(split_names(protocol) if isinstance(protocol, str) else protocol)
     for name in chosen:
         if name not in PROTOCOLS:
             raise unknown_name("protocol", name, PROTOCOLS)
@@ -305,7 +305,7 @@ def _values(settings: KnnSettings | LinearSettings | None) -> dict[str, Any]:
 
 
 def _choose_lists(split: Split, labels: str | Sequence[str], *, seed: int) -> dict[str, LabelList]:
-    texts = labels.split(",") if isinstance(labels, str) else labels
+    texts = split_names(labels) if isinstance(labels, str) else labels
     chosen = {
         text: choose_labels(split.train, text, seed=seed, held_out=split.held_out)
         for text in map(str.strip, texts)

@@ -42,17 +42,16 @@ def command(as_json: bool, settings: tuple[str, ...], batch: str, **options: Any
     """Make a bundle for a target and prove it right."""
     from edgeseed.core.config import split_override
     from edgeseed.core.errors import ConfigError
+    from edgeseed.core.names import split_names
     from edgeseed.export import export
     from edgeseed.export.planning import sort_settings
 
     if batch != "dynamic" and not (batch.isdecimal() and int(batch) > 0):
         raise ConfigError(f"--batch {batch!r} is neither dynamic nor a number above 0")
     targets, precisions = (
-        [part.strip() for part in options.pop(name).split(",")] for name in ("target", "precision")
+        split_names(text) or [text] for text in map(options.pop, ("target", "precision"))
     )
-    target_options, quantization = sort_settings(
-        list(filter(None, targets)), dict(map(split_override, settings))
-    )
+    target_options, quantization = sort_settings(targets, dict(map(split_override, settings)))
     with silence(as_json):
         options |= {
             "batch": "dynamic" if batch == "dynamic" else int(batch),
@@ -73,7 +72,7 @@ def command(as_json: bool, settings: tuple[str, ...], batch: str, **options: Any
 
 
 def _listed(names: list[str]) -> str | list[str]:
-    return names[0] if len(names) == 1 else [name for name in names if name]
+    return names[0] if len(names) == 1 else names
 
 
 def _makes_several(targets: list[str], precisions: list[str]) -> bool:

@@ -93,7 +93,8 @@ def command(
 
     Times untrained networks there, and ranks those that fit by their published ImageNet accuracy.
     """
-    from edgeseed.recommend import recommend, split_names
+    from edgeseed.core.names import split_names
+    from edgeseed.recommend import recommend
 
     with silence(as_json):
         found = recommend(
@@ -101,8 +102,8 @@ def command(
             budget_mb=budget_mb,
             device=device,
             device_profile=device_profile,
-            students=split_names(students),
-            precisions=split_names(precisions),
+            students=None if students is None else split_names(students),
+            precisions=None if precisions is None else split_names(precisions),
             image_size=image_size,
             protocol=protocol,
             threads=threads,

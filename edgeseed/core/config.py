@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, Union
 
 from edgeseed.core.errors import ConfigError
 from edgeseed.core.files import write_text
+from edgeseed.core.names import split_names
 from edgeseed.core.registry import unknown_name
 
 _Config = TypeVar("_Config")
@@ -118,11 +119,7 @@ def _read_union(options: tuple[Any, ...], value: Any) -> Any:
 
 
 def _read_tuple(arguments: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
-    items = (
-        [part.strip() for part in value.split(",") if part.strip()]
-        if isinstance(value, str)
-        else list(value)
-    )
+    items = split_names(value) if isinstance(value, str) else list(value)
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return tuple(_read(arguments[0], item) for item in items)
     if len(items) != len(arguments):

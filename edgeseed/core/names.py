@@ -30,3 +30,8 @@ def check_class_names(names: Sequence[str], *, source: str) -> None:
 def _is_printable(character: str) -> bool:
     # Line breaks beyond \n that str.splitlines and many readers of lists know: NEL, LS, PS.
     return character >= " " and character != "\x7f" and character not in "\x85\u2028\u2029"
+
+
+def split_names(text: str) -> list[str]:
+    """`a, b` as a list. What is empty is left out, so that a comma at the end changes nothing."""
+    return [name for part in text.split(",") if (name := part.strip())]

@@ -73,7 +73,8 @@ def test_each_mistake_is_named(name: str, change: Any, problem: str) -> None:
         (["scores"], "'scores' is none of probabilities and topK, such as top5"),
         (["logits"], "embedding and logits are always there"),
         (["top0"], "'top0' is none of"),
-        (["top5,"], "'' is none of"),
+        ([","], "',' is none of"),
+        ([""], "'' is none of"),
         (["top2", "probabilities,top2"], "top2 is given twice"),
         (["top5"], "this student has 4 classes; ask for top4 at most"),
     ],
@@ -368,3 +369,8 @@ def test_a_module_reads_what_it_knows_and_leaves_the_rest(
     (description,) = module.rglob("golden.json")
     assert list(json.loads(description.read_text())["outputs"]) == ["embedding", "logits"]
     assert not list(module.rglob("top3_indices.npy"))
+
+
+def test_a_comma_at_the_end_asks_for_nothing_more() -> None:
+    # `--target onnx,` and all other lists of names were read so, and this one was refused.
+    assert parse_added(["top5,"]) == parse_added(["top5"])

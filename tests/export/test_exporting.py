@@ -265,6 +265,29 @@ def test_the_command_keeps_the_best_of_several_targets(
     assert f"| {kept_out.name} | passed | {kept_out.median_ms:.2f} ms | {kept_out.reason} |" in card
 
 
+def test_a_comma_at_the_end_makes_no_list_of_a_target(
+    student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bundle"
+    command = ["export", str(student), "--target", "onnx,", "--precision", "fp32,", "--json"]
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--add-outputs", "probabilities,", "--out", str(out)])
+    assert caught.value.code == 0
+    assert json.loads(capsys.readouterr().out)["bundle"] == str(out)
+    assert "probabilities" in [each.name for each in read_bundle(out).manifest.outputs]
+
+
+@pytest.mark.parametrize("option", ["target", "precision"])
+def test_a_list_of_nothing_is_refused(
+    option: str, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["export", str(student), f"--{option}", ",", "--out", str(tmp_path / "out")])
+    assert caught.value.code == 2
+    assert "','" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_for_a_device_the_order_of_its_engines_decides(tmp_path: Path) -> None:
     from edgeseed.export.exporting import _by_preference
 

@@ -40,6 +40,7 @@ from torch.export import ExportedProgram
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.console import warn
 from edgeseed.core.errors import UsageError, WorkError
+from edgeseed.core.names import split_names
 from edgeseed.core.registry import unknown_name
 from edgeseed.export.exact_normalisation import centre_on_whole_numbers
 from edgeseed.export.program import INPUT_NAME, trace
@@ -203,10 +204,9 @@ class CoreMLSettings:
                 f"deployment_target is {oldest!r}; known: {', '.join(DEPLOYMENT_TARGETS)}, and "
                 "later systems run what is made for these"
             )
-        names = str(options["float32"]).split(",")
         return cls(
             weights=weights,
-            float32=tuple(name.strip() for name in names if name.strip()),
+            float32=tuple(split_names(str(options["float32"]))),
             deployment_target=oldest,
         )
 

@@ -36,6 +36,7 @@ from onnx import ModelProto, NodeProto
 from edgeseed.core.bundle import GateResult, Manifest
 from edgeseed.core.errors import UsageError, WorkError
 from edgeseed.core.files import atomic_file
+from edgeseed.core.names import split_names
 from edgeseed.export.added_outputs import PROBABILITIES, added_tensors
 from edgeseed.export.file_metadata import file_metadata
 from edgeseed.export.program import INPUT_NAME
@@ -181,8 +182,7 @@ class OnnxSettings:
         given = str(options["opset"])
         if given not in map(str, _IR_OF_OPSET):
             raise UsageError(f"opset is {given!r}; known: {', '.join(map(str, _IR_OF_OPSET))}")
-        names = str(options["float32"]).split(",")
-        return cls(opset=int(given), float32=tuple(n.strip() for n in names if n.strip()))
+        return cls(opset=int(given), float32=tuple(split_names(str(options["float32"]))))
 
     def fitting(self, program: torch.export.ExportedProgram) -> "OnnxSettings":
         """The same, with the opset that a program's integers need in place of the default.
