@@ -410,6 +410,7 @@ def _result(plan: _Plan, seen: Observation, accuracy: Accuracy | None, *, seed: 
                 threads=plan.threads,
                 device_profile=plan.device_profile,
                 published=_published(plan),
+                scheme=_scheme(plan.bundle),
             )
         ),
         samples_ns=tuple(measured.samples_ns),
@@ -438,6 +439,11 @@ def _title(profile: Profile, machine: Machine) -> str:
         architecture=machine.architecture, model=machine.model, cpu=machine.cpu
     )
     return (machine.model or machine.cpu) if contradicted else profile.title
+
+
+def _scheme(bundle: Bundle) -> str | None:
+    quantization = bundle.manifest.quantization
+    return None if quantization is None else quantization.scheme
 
 
 def _published(plan: _Plan) -> PublishedLatency | None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from edgeseed.core.records import NPU_SCHEMES
 from edgeseed.profiles import Profile, PublishedLatency
 from edgeseed.runtime.engine import Placement
 from edgeseed.runtime.latency import NS_PER_SECOND, LatencyProtocol, WarmUp
@@ -20,6 +21,7 @@ MAX_STOLEN_CORES = 0.02
 MIN_CLOCK_SHARE = 0.85
 MAX_OF_PUBLISHED = 2.0
 """Engines and their versions differ by less than this on one device; a fallback by more."""
+NPU_UNIT = "qnn"
 TENTHS = 10
 _KINDS_SHOWN = 5
 MIN_SECONDS_FOR_RATES = 5.0
@@ -30,7 +32,7 @@ MIN_RUNS_FOR_RATES = 100
 Code = Literal[
     "too-short", "wrong-unit", "split-unit", "too-many-threads", "throttled", "noisy", "unsteady",
     "busy", "limited", "wrong-device", "slow-clock", "no-spread",
-    "unlike-published",
+    "unlike-published", "other-integers",
 ]  # fmt: skip
 
 
@@ -71,6 +73,7 @@ class RunEvidence:
         throttled_before, throttled_after: limits in force that the device's own tools named.
         other_device: how the machine differs from its profile; empty where it does not.
         published: what others measured for the same network, precision and unit on such a device.
+        scheme: whose integers the model has; None for a float model.
     """
 
     protocol: LatencyProtocol
@@ -91,6 +94,7 @@ class RunEvidence:
     throttled_after: tuple[str, ...] = ()
     other_device: str = ""
     published: PublishedLatency | None = None
+    scheme: str | None = None
 
     @classmethod
     def of(
@@ -102,6 +106,7 @@ class RunEvidence:
         threads: int,
         device_profile: Profile,
         published: PublishedLatency | None = None,
+        scheme: str | None = None,
     ) -> "RunEvidence":
         """What a measurement gives the rules to look at."""
         machine, reported = measured.machine, measured.reported
@@ -121,6 +126,7 @@ class RunEvidence:
             load_during=measured.load_during,
             limitations=tuple(measured.limitations),
             published=published,
+            scheme=scheme,
             rates=tuple(rates_by_tenth(measured.samples_ns)),
             clock_share=clock_share(measured.clocks, machine.max_frequency_mhz),
             throttled_before=before,
@@ -173,7 +179,7 @@ def judge(evidence: RunEvidence) -> tuple[Reason, ...]:
     """Every rule that `evidence` breaks; an empty answer is a clean result."""
     rules = (
         _device, _length, _unit, _threads, _throttling, _clocks, _noise, _warm_up, _neighbours,
-        _limits, _published,
+        _limits, _published, _integers,
     )  # fmt: skip
     return tuple(reason for rule in rules for reason in rule(evidence))
 
@@ -380,5 +386,16 @@ def _published(evidence: RunEvidence) -> Iterator[Reason]:
             message=f"p50 is {found:.3g} ms; {item.latency_ms:.3g} ms is published for "
             f"{item.network} {item.precision} on {item.unit} with {item.engine} ({item.source}): "
             "look at threads, power mode and which unit ran",
+            invalidates=False,
+        )
+
+
+def _integers(evidence: RunEvidence) -> Iterator[Reason]:
+    if evidence.scheme in NPU_SCHEMES and evidence.placement.actual != NPU_UNIT:
+        yield Reason(
+            code="other-integers",
+            message=f"its integers (scheme {evidence.scheme}) are for Qualcomm's NPU; it ran on "
+            f"{evidence.placement.actual}: neither time nor agreement nor accuracy are the NPU's; "
+            "with edgeseed[qnn], `edgeseed verify` runs its simulator",
             invalidates=False,
         )

@@ -48,6 +48,10 @@ class EqualizationRecord:
     """A number a channel, between spaces: it is divided by two to a quarter of that."""
 
 
+NPU_SCHEMES = ("qnn", "qnn-w8a16")
+"""Whose integers are those of Qualcomm's NPU: other processors compute slightly other numbers."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class QuantizationRecord:
     """How the integers of a model came about."""

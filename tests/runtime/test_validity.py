@@ -227,3 +227,21 @@ def test_the_kinds_of_node_that_fell_back_are_named() -> None:
     found = evidence(placement=Placement("npu", "npu", {"cpu": 7, "npu": 8}, fallback))
 
     assert judge(found)[0].message.endswith("the rest elsewhere (Resize 5, Conv 2)")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "unit", "flagged"),
+    [
+        ("qnn", "cpu", True), ("qnn-w8a16", "xnnpack", True), ("qnn", "qnn", False),
+        ("x86", "cpu", False), (None, "cpu", False),
+    ],
+)  # fmt: skip
+def test_an_npus_integers_on_another_processor_are_flagged(
+    scheme: str | None, unit: str, flagged: bool
+) -> None:
+    found = evidence(scheme=scheme, placement=Placement(unit, unit, {unit: 10}))
+
+    assert codes(found) == ([("other-integers", False)] if flagged else [])
+    if flagged:
+        assert f"scheme {scheme}" in judge(found)[0].message
+        assert f"ran on {unit}" in judge(found)[0].message

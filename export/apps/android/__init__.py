@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from edgeseed.core.preprocess import COLORS
+from edgeseed.core.records import NPU_SCHEMES
 from edgeseed.export.apps.contents import ModelFacts
 from edgeseed.export.apps.literals import kotlin_string, one_line
 from edgeseed.export.apps.platform import Platform
@@ -116,9 +117,16 @@ class AndroidPlatform(Platform):
         )
 
     def advice(self, facts: ModelFacts) -> str | None:
-        """Names the int8 scheme of phones where an ONNX bundle has another."""
+        """Names the int8 scheme of phones' CPUs where an ONNX bundle has another."""
         if facts.target != "onnx" or facts.scheme in (None, "arm"):
             return None
+        if facts.scheme in NPU_SCHEMES:
+            return (
+                f"its int8 is of scheme {facts.scheme}, for Qualcomm's NPU; this module runs it on "
+                "the CPU, right but slowly. For phones' CPUs export it with --scheme arm; for the "
+                "NPU add the QNN provider where the module's Model.kt opens its session, with the "
+                "package onnxruntime-android-qnn"
+            )
         return (
             f"its int8 is of scheme {facts.scheme}, which a phone computes right but not fast; for "
             "Android, export it with --scheme arm"
