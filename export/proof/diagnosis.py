@@ -46,7 +46,9 @@ _LEAST_MISTAKE = 0.1
 _UNEXPLAINED = 0.25
 # An activation between two layers may round several times over.
 _BEYOND_ROUNDING = 5.0
-_LEVELS = 255
+_BYTE_LEVELS = 255
+_LEVELS = {"uint16": 65535}
+"""Steps between the least and the largest of a type that is no byte."""
 _WORST_LAYERS = 3
 
 
@@ -287,7 +289,7 @@ def _layer_mistake(
 ) -> str:
     graph = comparable_graph(network, preprocess, quantization)
     _, inside = _both_insides(model, graph, pixels, quantization)
-    replay = _Replay(graph, inside, ranges={} if quantization is None else quantization.ranges)
+    replay = _Replay(graph, inside, quantization)
     with torch.inference_mode():
         replay.run(torch.from_numpy(np.asarray(pixels)).float())
     for name, value in inside.items():
@@ -306,19 +308,21 @@ class _Replay(fx.Interpreter):
     Args:
         graph: The float program.
         inside: The model's values of the layers, by name.
-        ranges: In which the model stores values, as far as they are known.
+        quantization: In which ranges and steps the model stores values, as far as it is known.
     """
 
     def __init__(
-        self, graph: fx.GraphModule, inside: Outputs, *, ranges: Mapping[str, tuple[float, float]]
+        self, graph: fx.GraphModule, inside: Outputs, quantization: QuantizationRecord | None
     ) -> None:
         super().__init__(graph)
         self.inside = inside
-        self.ranges = ranges
+        self.ranges = {} if quantization is None else quantization.ranges
+        stored = "" if quantization is None else quantization.activations
+        self.levels = _LEVELS.get(stored, _BYTE_LEVELS)
         self.expected: Outputs = {}
         """What the student's layer makes of the model's input to it."""
         self.rounded: Outputs = {}
-        """The same with that input and the weights rounded to eight bits."""
+        """The same with that input and the weights rounded as the model stores them."""
 
     def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
@@ -331,25 +335,26 @@ class _Replay(fx.Interpreter):
         assert isinstance(source, Tensor)
         assert isinstance(weight, Tensor)
         low, high = self.ranges.get(input_of(n).name, source.aminmax())
-        rounded = _round(source, float(low), float(high)), _round_channels(weight)
+        stored = _round(source, float(low), float(high), self.levels)
+        rounded = stored, _round_channels(weight)
         self.rounded[n.name] = n.target(*rounded, *others).numpy()
         return torch.from_numpy(self.inside[n.name])
 
     def is_beyond_rounding(self, name: str) -> bool:
-        """Whether the model's layer is further from the student's than eight bits explain."""
+        """Whether the model's layer is further from the student's than its rounding explains."""
         expected = self.expected[name]
         own = relative_rms(self.inside[name], expected)
         return own > _BEYOND_ROUNDING * relative_rms(self.rounded[name], expected)
 
 
-def _round(value: Tensor, low: float, high: float) -> Tensor:
-    step = max((high - low) / _LEVELS, 1e-20)
+def _round(value: Tensor, low: float, high: float, levels: int) -> Tensor:
+    step = max((high - low) / levels, 1e-20)
     return low + torch.round((value.clamp(low, high) - low) / step) * step
 
 
 def _round_channels(weight: Tensor) -> Tensor:
     """To eight bits, one scale an output channel."""
-    step = weight.abs().flatten(1).amax(1) * (2 / _LEVELS)
+    step = weight.abs().flatten(1).amax(1) * (2 / _BYTE_LEVELS)
     step = step.clamp(min=1e-20).reshape(-1, *[1] * (weight.ndim - 1))
     return torch.round(weight / step) * step
 
