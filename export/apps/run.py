@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeseed.core.bundle import MANIFEST, Bundle, read_bundle
 from edgeseed.core.console import warn
-from edgeseed.core.errors import ArtifactError, UsageError
+from edgeseed.core.errors import ArtifactError, MissingDependencyError, UsageError
 from edgeseed.core.files import atomic_directory, sha256_file, write_json
 from edgeseed.core.scratch import scratch_folder
 from edgeseed.export.apps.contents import (
@@ -20,6 +20,7 @@ from edgeseed.export.apps.contents import (
 )
 from edgeseed.export.apps.platform import PLATFORMS, Platform
 from edgeseed.export.apps.record import RECORD, ModuleFile, ModuleRecord, read_record
+from edgeseed.export.targets import TARGETS
 
 README = "README.md"
 # What a module promises to be the bundle's. Sources are the app's own to change.
@@ -61,11 +62,12 @@ def embed(
     Raises:
         UsageError: If the platform does not run the bundle's target; the message names the one
             that it needs.
-        ArtifactError: If the bundle is not whole.
+        ArtifactError: If the bundle is not whole, or its model cannot be opened.
     """
     opened = read_bundle(bundle)
     chosen: Platform = PLATFORMS.load(platform)
     _check_fit(opened, chosen)
+    _check_model(opened)
     facts = model_facts(opened, module=name)
     advice = chosen.advice(facts)
     if advice is not None:
@@ -115,6 +117,15 @@ def _check_fit(bundle: Bundle, platform: Platform) -> None:
             f"not run; it needs {needed}: edgeseed export STUDENT --target {platform.targets[0]} "
             "--out BUNDLE"
         )
+
+
+def _check_model(bundle: Bundle) -> None:
+    """Opens the model where this machine can: an app would find out when it starts."""
+    target = TARGETS.load(bundle.manifest.target)
+    try:
+        target.open(bundle.path, bundle.manifest)
+    except MissingDependencyError as error:
+        warn(f"{bundle.path}: its model was not opened: {error}")
 
 
 def _write_module(

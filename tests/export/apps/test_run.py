@@ -1,17 +1,19 @@
+import dataclasses
 import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from edgeseed.cli._main import cli
-from edgeseed.core.bundle import seal_bundle
+from edgeseed.core.bundle import read_bundle, seal_bundle
 from edgeseed.core.errors import ArtifactError, SchemaVersionError, UnknownNameError, UsageError
 from edgeseed.core.files import sha256_file, write_text
 from edgeseed.export import embed, verify_module
-from edgeseed.export.apps.contents import ModelFacts
+from edgeseed.export.apps.contents import ModelFacts, model_facts
 from edgeseed.export.apps.platform import PLATFORMS
 
 Bundles = dict[str, Path]
@@ -205,8 +207,6 @@ def test_a_module_of_another_bundle_is_told(
     target = target_of(module)
     other = tmp_path / "other"
     shutil.copytree(bundles[target], other)
-    from edgeseed.core.bundle import read_bundle
-
     write_text(other / "labels.txt", "a\nb\nc\nd\n")
     import dataclasses
 
@@ -330,3 +330,55 @@ def test_the_command_verifies_a_module(module: Path, bundles: Bundles) -> None:
     assert "birds" in result.output
     wrong = CliRunner().invoke(cli, ["verify", str(bundles[target]), "--bundle", str(module)])
     assert wrong.exit_code == 2
+
+
+@pytest.mark.parametrize("target", ["onnx", "litert", "coreml"])
+def test_a_model_that_cannot_be_opened_is_not_embedded(
+    bundles: Bundles, tmp_path: Path, target: str
+) -> None:
+    # Sealed anew, so that its digest is right: an app would find out when it starts.
+    if target not in bundles:
+        pytest.skip("needs ai-edge-litert: pip install edgeseed[litert]")
+    bundle = Path(shutil.copytree(bundles[target], tmp_path / "bundle"))
+    manifest = read_bundle(bundle).manifest
+    model = bundle / manifest.model
+    file = model if model.is_file() else next(model.rglob("*.mlmodel"))
+    file.write_bytes(file.read_bytes()[:500])
+    seal_bundle(bundle, manifest)
+    platform = next(name for name, made in KINDS if made == target)
+    with pytest.raises(ArtifactError):
+        embed(bundle, platform=platform, out=tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_where_the_models_runtime_is_missing_it_is_said_and_embedded(
+    bundles: Bundles,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if "litert" not in bundles:
+        pytest.skip("needs ai-edge-litert: pip install edgeseed[litert]")
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    embed(bundles["litert"], platform="android", out=tmp_path / "m", name="birds")
+    assert "its model was not opened" in capsys.readouterr().err
+    assert (tmp_path / "m/module.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said"),
+    [
+        (None, []),
+        ("arm", []),
+        ("x86", ["not fast", "--scheme arm"]),
+        ("qnn", ["Qualcomm's NPU", "on the CPU", "onnxruntime-android-qnn"]),
+        ("qnn-w8a16", ["Qualcomm's NPU", "on the CPU", "onnxruntime-android-qnn"]),
+    ],
+)
+def test_android_is_told_what_its_integers_are_for(
+    bundles: Bundles, scheme: str | None, said: list[str]
+) -> None:
+    facts = model_facts(read_bundle(bundles["onnx"]), module="birds")
+    advice = PLATFORMS.load("android").advice(dataclasses.replace(facts, scheme=scheme))
+    assert bool(said) == (advice is not None)
+    assert all(part in str(advice) for part in said)
