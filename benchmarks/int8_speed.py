@@ -98,6 +98,8 @@ def main() -> None:
     if HAS_LITERT:
         for name in arguments.networks:
             prepare_litert(name, arguments.out / name)
+    for name in arguments.networks:
+        prepare_peers(arguments.out / name, pythons)
     if arguments.prepare_only:
         return
     rows: list[dict[str, Any]] = []
@@ -136,6 +138,25 @@ def prepare_litert(name: str, folder: Path) -> None:
         pixels = photos()
         network, _ = build_network(name, pixels)
         write_litert(name, network, pixels, folder)
+
+
+def prepare_peers(folder: Path, pythons: dict[str, Path]) -> None:
+    """Has every peer make its models; those that are there are opened again."""
+    for command in peer_commands(folder, pythons, threads=1).values():
+        with peer_block(command):
+            pass
+
+
+def peer_commands(folder: Path, pythons: dict[str, Path], *, threads: int) -> dict[str, list[str]]:
+    """Variant -> how its worker is started."""
+    return {
+        f"{peer}_{precision}": [
+            str(python), str(PEERS_FOLDER / PEERS[peer][0]), str(folder / PEERS[peer][1]),
+            str(folder / "photos.npy"), precision, str(threads),
+        ]
+        for peer, python in pythons.items()
+        for precision in ("fp32", "int8")
+    }  # fmt: skip
 
 
 def peer_python(peer: str, out: Path) -> Path:
@@ -219,15 +240,8 @@ def measure_network(
         for variant in ("litert_fp32", "litert_int8") if HAS_LITERT else ():
             blocks[f"our_{variant}"] = our_block(folder / variant / "model.tflite", threads)
         versions: dict[str, dict[str, str]] = {}
-        for peer, python in pythons.items():
-            worker, model, _ = PEERS[peer]
-            for precision in ("fp32", "int8"):
-                command = [
-                    str(python), str(PEERS_FOLDER / worker), str(folder / model),
-                    str(folder / "photos.npy"), precision, str(threads),
-                ]  # fmt: skip
-                variant = f"{peer}_{precision}"
-                blocks[variant], versions[variant] = stack.enter_context(peer_block(command))
+        for variant, command in peer_commands(folder, pythons, threads=threads).items():
+            blocks[variant], versions[variant] = stack.enter_context(peer_block(command))
         for block in blocks.values():
             block(WARM_UP_RUNS)
         rounds = [
