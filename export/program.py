@@ -149,14 +149,34 @@ def output_names(program: ExportedProgram) -> tuple[str, ...]:
 
 def float_graph(program: ExportedProgram) -> fx.GraphModule:
     """The program as a graph module that may be edited: pure operators, batch norms folded."""
-    graph_module = program.module(check_guards=False)
+    graph_module = _plain_graph(program)
     if not _make_pure(graph_module):
-        graph_module = program.run_decompositions({}).module(check_guards=False)
-    assert isinstance(graph_module, fx.GraphModule)
+        graph_module = _plain_graph(program.run_decompositions({}))
     _remove_dropout(graph_module)
-    _fold_constants(graph_module)
+    fold_constants(graph_module)
     _fold_batch_norms(graph_module)
     return tidy(graph_module)
+
+
+def _plain_graph(program: ExportedProgram) -> fx.GraphModule:
+    """The program as a graph without blocks: what ran outside of autocast stands where it ran."""
+    graph_module = program.module(check_guards=False)
+    assert isinstance(graph_module, fx.GraphModule)
+    graph = graph_module.graph
+    for node in list(graph.nodes):
+        # torch.export keeps `with torch.autocast(..., enabled=False):` as a block of its own. All
+        # is float32 here, so that it changes nothing.
+        if str(node.target) != "wrap_with_autocast" or node.args[2]:
+            continue
+        body = getattr(graph_module, node.args[4].target)
+        values = dict(zip(body.graph.find_nodes(op="placeholder"), node.args[5:], strict=True))
+        with graph.inserting_before(node):
+            results = graph.graph_copy(body.graph, values)
+        for user in list(node.users):
+            user.replace_all_uses_with(results[user.args[1]])
+            graph.erase_node(user)
+        graph.erase_node(node)
+    return graph_module
 
 
 def copy_graph(graph_module: fx.GraphModule) -> fx.GraphModule:
@@ -281,12 +301,26 @@ def _remove_dropout(graph_module: fx.GraphModule) -> None:
             graph_module.graph.erase_node(node)
 
 
-def _fold_constants(graph_module: fx.GraphModule) -> None:
-    """Formats lack what networks compute on their own weights: antialiased bicubic resizing."""
+_MAKERS = (
+    _aten.zeros, _aten.ones, _aten.full, _aten.arange, _aten.linspace, _aten.eye,
+    _aten.scalar_tensor,
+)  # fmt: skip
+"""Operators that read no tensor, and give the same one every time."""
+
+
+def fold_constants(graph_module: fx.GraphModule) -> None:
+    """Computes what depends on constants alone; stored integers and their scales stay apart.
+
+    Formats lack what networks compute on their own weights: antialiased bicubic resizing.
+    """
     for node in list(graph_module.graph.nodes):
         _move_behind_expand(graph_module, node)
         sources = node.all_input_nodes
-        if not isinstance(node.target, torch._ops.OpOverload) or not sources:
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        if node.target.namespace == "quantized_decomposed":
+            continue
+        if not sources and node.target.overloadpacket not in _MAKERS:
             continue
         if not all(is_constant(source) for source in sources):
             continue

@@ -22,7 +22,7 @@ LIMITS: dict[str, float] = {
     "circles of files": 0,
     "class names that mean two things": 0,
     "string-key reads of manifest and measurement": 6,
-    "files without a test of their own name": 38,
+    "files without a test of their own name": 37,
     "private functions with exactly one caller, in percent": 71.5,
     "README words": 1000,
     "README lines": 150,

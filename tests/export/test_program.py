@@ -6,13 +6,14 @@ import numpy.typing as npt
 import pytest
 import torch
 from support.export import tiny_preprocess, tiny_student
+from torch import Tensor, nn
 
 from edgeseed.core.agreement import relative_error
 from edgeseed.core.errors import UsageError
 from edgeseed.core.network import build_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture
-from edgeseed.export.program import build_program, float_graph, output_names
+from edgeseed.export.program import build_program, float_graph, output_names, trace
 from edgeseed.export.proof.reference import reference_outputs
 
 Pixels = npt.NDArray[np.uint8]
@@ -144,3 +145,22 @@ def test_the_query_of_an_attention_pool_is_no_layer_of_the_program() -> None:
     program = build_program(network, Preprocess(image_size=64, resize=64))
     linear = [n for n in program.graph.nodes if n.target is torch.ops.aten.linear.default]
     assert len(linear) == layers - 1
+
+
+class _InFloat32(nn.Module):
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        with torch.autocast(device_type=image.device.type, enabled=False):
+            squares = image.square()
+        steps = torch.arange(4, dtype=torch.float32) / 4
+        return (squares.mean((2, 3)) + steps[:3],)
+
+
+def test_what_runs_outside_of_autocast_is_part_of_the_graph() -> None:
+    # LiteRT refused it as an operator of its own, and no layer in it was seen by any target.
+    example = torch.rand(1, 3, 4, 4)
+    graph = float_graph(trace(_InFloat32(), example, batch=1))
+    kinds = [node.target for node in graph.graph.nodes if node.op == "call_function"]
+    assert kinds == [
+        torch.ops.aten.square.default, torch.ops.aten.mean.dim, torch.ops.aten.add.Tensor,
+    ]  # fmt: skip
+    torch.testing.assert_close(graph(example), _InFloat32()(example))

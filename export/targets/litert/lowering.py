@@ -20,15 +20,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import fx
+from torch.nn import functional as F
 
 from edgeseed.core.errors import WorkError
-from edgeseed.export.program import constant, input_of, is_constant
+from edgeseed.export.program import (
+    constant,
+    fold_constants,
+    input_of,
+    is_constant,
+    module_name,
+)
 from edgeseed.export.targets.litert.flatbuffer import ModelBuilder, Scales
 
 Array = npt.NDArray[Any]
 _aten = torch.ops.aten
 NHWC = (0, 2, 3, 1)
-_NCHW_OF_NHWC = (0, 3, 1, 2)
+_NLC = (0, 2, 1)
 _LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -110,7 +117,8 @@ class Lowering:
     """Turns one program into a file.
 
     Args:
-        graph_module: Of the program, for batches of one photo.
+        graph_module: Of the program, for batches of one photo. What depends on constants alone is
+            computed in it.
         weights: How the weights of layers are stored: `float32`, `float16` or `int8`.
         input_type: Of the photo's values: `uint8` or `float32`.
     """
@@ -123,6 +131,8 @@ class Lowering:
         self.weights = weights
         self.input_type = input_type
         self.builder = ModelBuilder()
+        # A batch of one makes more of it constant than the program knew.
+        fold_constants(graph_module)
         self.values: dict[fx.Node, Value] = {}
         self.parts: dict[fx.Node, list[Value]] = {}
         """Of operators with several results."""
@@ -432,8 +442,10 @@ class Lowering:
 
 def unknown_operator(node: fx.Node) -> WorkError:
     """The error for what LiteRT, or this lowering, lacks."""
+    place = module_name(node)
+    where = f"{place} computes ({node.name})" if place else f"{node.name} computes"
     return WorkError(
-        f"LiteRT cannot express this network: there is no {node.target} for it ({node.name}); "
+        f"LiteRT cannot express this network: it has no {node.target}, which {where}; "
         "export it to another target, such as onnx"
     )
 
@@ -487,9 +499,14 @@ def _fused_activations(graph: fx.Graph) -> dict[fx.Node, int]:
 
 
 def conv_geometry(node: fx.Node, weight_shape: Sequence[int]) -> ConvGeometry:
-    """How a `conv2d` node slides."""
+    """How a `conv2d` or `conv1d` node slides."""
     arguments = [*node.args, *[None] * 7]
     stride, padding, dilation = (_pair(each) for each in arguments[3:6])
+    if node.target in (_aten.conv1d.default, _aten.conv1d.padding):
+        # Photos one pixel high: nothing slides along height.
+        stride, padding, dilation = (
+            each and (alone, each[1]) for each, alone in ((stride, 1), (padding, 0), (dilation, 1))
+        )
     kernel = (int(weight_shape[2]), int(weight_shape[3]))
     dilation = dilation or (1, 1)
     if isinstance(arguments[4], str):
@@ -543,6 +560,70 @@ def _conv(lowering: Lowering, node: fx.Node) -> Value:
     bias = lowering.bias(node, len(weight))
     result = lowering.result(node.name, shape_of(node), NHWC)
     return lowering.emit_conv(node, source, weight, bias, result, store=store)
+
+
+def _conv1d(lowering: Lowering, node: fx.Node) -> Value:
+    """A convolution of photos that are one pixel high."""
+    if not is_constant(node.args[1]):
+        raise unknown_operator(node)
+    weight = constant(lowering.module, input_of(node, 1)).numpy()[:, :, None]
+
+    def store(kernel: Array, axis: int) -> int:
+        return lowering.stored_weight(f"{node.name}_weight", kernel, axis=axis)
+
+    source = _one_pixel_high(lowering, lowering.value(node.args[0]), f"{node.name}_row")
+    count, channels, length = shape_of(node)
+    wide = lowering.result(f"{node.name}_wide", (count, channels, 1, length), NHWC)
+    lowering.emit_conv(node, source, weight, lowering.bias(node, channels), wide, store=store)
+    result = lowering.result(node.name, shape_of(node), _NLC)
+    lowering.reshape(wide, result)
+    return result
+
+
+def _one_pixel_high(lowering: Lowering, value: Value, name: str) -> Value:
+    """(N, C, L) as (N, C, 1, L)."""
+    value = lowering.in_order(value, _NLC)
+    count, channels, length = value.shape
+    row = lowering.result(name, (count, channels, 1, length), NHWC, like=value)
+    lowering.reshape(value, row)
+    return row
+
+
+def _conv_transpose(lowering: Lowering, node: fx.Node) -> Value:
+    """`conv_transpose2d`: LiteRT's without padding, and what PyTorch's padding takes is cut off."""
+    arguments = [*node.args, *[None] * 8]
+    if arguments[6] not in (None, 1) or _pair(arguments[7]) not in (None, (1, 1)):
+        raise unknown_operator(node)
+    if not is_constant(node.args[1]):
+        raise unknown_operator(node)
+    stride, padding = _pair(arguments[3]) or (1, 1), _pair(arguments[4]) or (0, 0)
+    source = lowering.in_order(lowering.value(node.args[0]), NHWC)
+    weight = constant(lowering.module, input_of(node, 1)).numpy()
+    shape = shape_of(node)
+    sizes = [
+        (size - 1) * step + reach
+        for size, step, reach in zip(source.shape[2:], stride, weight.shape[2:], strict=True)
+    ]
+    if any(before + wanted > size
+           for before, wanted, size in zip(padding, shape[2:], sizes, strict=True)):  # fmt: skip
+        raise unknown_operator(node)  # output_padding beyond what the kernel reaches
+    found = lowering.result(f"{node.name}_whole", (*shape[:2], *sizes), NHWC)
+    kernel = np.ascontiguousarray(weight.transpose(1, 2, 3, 0))
+    inputs = [
+        lowering.builder.constant("shape", np.array(found.stored_shape, np.int32)),
+        lowering.stored_weight(f"{node.name}_weight", kernel, axis=0),
+        source.index,
+        lowering.bias(node, shape[1]),
+    ]
+    lowering.emit(
+        "TRANSPOSE_CONV", inputs, found, options="TransposeConvOptions", version=3,
+        padding=lowering.builder.schema.Padding.VALID, strideH=stride[0], strideW=stride[1],
+    )  # fmt: skip
+    for axis in (2, 3):
+        if shape[axis] != found.shape[axis]:
+            name = f"{node.name}_cut{axis}"
+            found = _cut(lowering, name, found, axis, padding[axis - 2], shape[axis])
+    return found
 
 
 def _linear(lowering: Lowering, node: fx.Node) -> Value:
@@ -754,30 +835,130 @@ def _vector_norm(lowering: Lowering, node: fx.Node) -> Value:
     return lowering.step(node.name, "SQRT", total)
 
 
-def _adaptive_pool(lowering: Lowering, node: fx.Node) -> Value:
-    value = lowering.in_order(lowering.value(node.args[0]), NHWC)
-    wanted = _pair(node.args[1])
-    if wanted == (1, 1):
-        return reduce_axes(lowering, node.name, "MEAN", value, (2, 3), keep=True)
-    assert wanted is not None
-    if any(size % count for size, count in zip(value.shape[2:], wanted, strict=True)):
-        raise unknown_operator(node)
-    step = (value.shape[2] // wanted[0], value.shape[3] // wanted[1])
-    return _pool(lowering, node, value, "AVERAGE_POOL_2D", kernel=step, stride=step, padding=(0, 0))
-
-
 def _average_pool(lowering: Lowering, node: fx.Node) -> Value:
-    arguments = [*node.args, *[None] * 7]
-    kernel = _pair(arguments[1]) or (1, 1)
-    padding = _pair(arguments[3]) or (0, 0)
+    """The mean of windows, whatever PyTorch divides their sums by.
+
+    LiteRT divides by what of a window lies in the photo. Where PyTorch counts otherwise, zeros are
+    put around, and a constant a position makes up for the difference.
+    """
+    kernel = _pair(node.args[1]) or (1, 1)
+    arguments = [*node.args, *[None] * 4]
+    geometry = ConvGeometry(
+        kernel=kernel, stride=_pair(arguments[2]) or kernel, padding=_pair(arguments[3]) or (0, 0)
+    )
     value = lowering.in_order(lowering.value(node.args[0]), NHWC)
-    counts_padding = arguments[5] is not False
-    if arguments[6] or (any(padding) and counts_padding):
-        raise unknown_operator(node)
-    return _pool(
-        lowering, node, value, "AVERAGE_POOL_2D", kernel=kernel,
-        stride=_pair(arguments[2]) or kernel, padding=padding,
+    shape, own = shape_of(node), lowering.builder.schema.Padding.VALID
+    pads = geometry.pads(value.shape[2:], shape[2:])
+    ones = torch.ones(1, 1, *value.shape[2:])
+    # Of a photo of ones: what PyTorch gives, and what LiteRT would.
+    wanted = _aten.avg_pool2d.default(ones, *node.args[1:], **node.kwargs)
+    around = F.pad(ones, [*pads[1], *pads[0]])
+    given = F.avg_pool2d(around, kernel, geometry.stride)[:, :, : shape[2], : shape[3]]
+    if any(map(any, pads)):
+        if geometry.is_same(value.shape[2:], shape[2:]) and bool((wanted == 1).all()):
+            own, given = lowering.builder.schema.Padding.SAME, wanted
+        else:
+            value = lowering.pad(node, value, [(0, 0), (0, 0), *pads], fill=0.0)
+    factors = (wanted / given).numpy()
+    is_plain = np.allclose(factors, 1, rtol=0, atol=1e-6)
+    name = node.name if is_plain else f"{node.name}_means"
+    result = _windows_means(lowering, name, value, geometry, shape, padding=own)
+    if is_plain:
+        return result
+    row = lowering.constant_in(f"{node.name}_factors", factors, NHWC, shape=shape)
+    return lowering.step(node.name, "MUL", result, row, options="MulOptions")
+
+
+def _windows_means(
+    lowering: Lowering, name: str, value: Value, geometry: ConvGeometry, shape: Sequence[int],
+    *, padding: int,
+) -> Value:  # fmt: skip
+    return lowering.emit(
+        "AVERAGE_POOL_2D", [value.index], lowering.result(name, shape, NHWC),
+        options="Pool2DOptions", padding=padding,
+        strideH=geometry.stride[0], strideW=geometry.stride[1],
+        filterHeight=geometry.kernel[0], filterWidth=geometry.kernel[1],
     )  # fmt: skip
+
+
+def _adaptive_pool(lowering: Lowering, node: fx.Node) -> Value:
+    value, shape = lowering.value(node.args[0]), shape_of(node)
+    if shape[2:] == (1, 1):
+        value = lowering.in_order(value, NHWC)
+        return reduce_axes(lowering, node.name, "MEAN", value, (2, 3), keep=True)
+    if any(size % count for size, count in zip(value.shape[2:], shape[2:], strict=True)):
+        pool: Any = node.target
+        return _by_matrices(lowering, node, lambda lines, axis: pool(lines, [shape[axis], 1]))
+    step = (value.shape[2] // shape[2], value.shape[3] // shape[3])
+    geometry = ConvGeometry(kernel=step, stride=step, padding=(0, 0))
+    own = lowering.builder.schema.Padding.VALID
+    value = lowering.in_order(value, NHWC)
+    return _windows_means(lowering, node.name, value, geometry, shape, padding=own)
+
+
+_RESIZES: Mapping[Any, tuple[str, str]] = {
+    _aten.upsample_nearest2d.vec: ("RESIZE_NEAREST_NEIGHBOR", "ResizeNearestNeighborOptions"),
+    _aten.upsample_bilinear2d.vec: ("RESIZE_BILINEAR", "ResizeBilinearOptions"),
+}
+
+
+def _resize(lowering: Lowering, node: fx.Node) -> Value:
+    """`interpolate`, by LiteRT's own operator where it has one that is the same."""
+    value, shape = lowering.value(node.args[0]), shape_of(node)
+    *flags, given = node.args[2:]
+    factors: Sequence[Any] = given if isinstance(given, list | tuple) else (None, None)
+    # PyTorch steps by the factor that was asked for, LiteRT by what the two sizes say.
+    is_exact = all(
+        factor is None or size * float(factor) == wanted
+        for size, factor, wanted in zip(value.shape[2:], factors, shape[2:], strict=True)
+    )
+    if node.target not in _RESIZES or not is_exact:
+        resize: Any = node.target
+        plain_form = resize.overloadpacket.default
+        return _by_matrices(
+            lowering,
+            node,
+            lambda lines, axis: plain_form(
+                lines, [shape[axis], 1], *flags, factors[axis - 2], None
+            ),
+        )
+    kind, options = _RESIZES[node.target]
+    value = lowering.in_order(value, NHWC)
+    corners = bool(flags and flags[0])
+    return lowering.emit(
+        kind,
+        [value.index, lowering.builder.constant("size", np.array(shape[2:], np.int32))],
+        lowering.result(node.name, shape, NHWC),
+        options=options,
+        version=3,
+        alignCorners=corners,
+        halfPixelCenters=bool(flags) and not corners,
+    )
+
+
+def _by_matrices(
+    lowering: Lowering, node: fx.Node, along: Callable[[torch.Tensor, int], torch.Tensor]
+) -> Value:
+    """What is linear along height and along width on their own: `rows @ x @ columns`.
+
+    Args:
+        lowering: Where to.
+        node: The program's.
+        along: The operator on (1, M, size, 1), for height (axis 2) or width (3) of the photo.
+    """
+    value = lowering.plain_value(node.args[0])
+    rows, columns = (
+        along(torch.eye(size).reshape(1, size, size, 1), axis)[0, :, :, 0].numpy()
+        for axis, size in ((2, value.shape[2]), (3, value.shape[3]))
+    )
+    wide = lowering.step(
+        f"{node.name}_wide", "BATCH_MATMUL", value,
+        lowering.builder.constant(f"{node.name}_columns", columns[None, None]),
+        options="BatchMatMulOptions", shape=(*value.shape[:3], columns.shape[1]),
+    )  # fmt: skip
+    left = lowering.builder.constant(f"{node.name}_rows", rows.T[None, None])
+    result = lowering.result(node.name, shape_of(node), plain(4))
+    return lowering.emit("BATCH_MATMUL", [left, wide.index], result, options="BatchMatMulOptions")
 
 
 def _max_pool(lowering: Lowering, node: fx.Node) -> Value:
@@ -814,26 +995,6 @@ def max_pool(lowering: Lowering, node: fx.Node, value: Value, result: Value) -> 
 
 def _gives_no_negatives(node: fx.Node) -> bool:
     return node.target in (_aten.relu.default, _aten.relu6.default)
-
-
-def _pool(
-    lowering: Lowering, node: fx.Node, value: Value, kind: str, *, kernel: tuple[int, int],
-    stride: tuple[int, int], padding: tuple[int, int],
-) -> Value:  # fmt: skip
-    geometry = ConvGeometry(kernel=kernel, stride=stride, padding=padding)
-    result = lowering.result(node.name, shape_of(node), NHWC)
-    sizes, results = value.shape[2:], result.shape[2:]
-    schema = lowering.builder.schema
-    if not any(map(any, geometry.pads(sizes, results))):
-        own = schema.Padding.VALID
-    elif geometry.is_same(sizes, results):
-        own = schema.Padding.SAME
-    else:
-        raise unknown_operator(node)
-    return lowering.emit(
-        kind, [value.index], result, options="Pool2DOptions", padding=own,
-        strideH=stride[0], strideW=stride[1], filterHeight=kernel[0], filterWidth=kernel[1],
-    )  # fmt: skip
 
 
 def _softmax(lowering: Lowering, node: fx.Node) -> Value:
@@ -1038,6 +1199,59 @@ def _cut(lowering: Lowering, name: str, value: Value, axis: int, start: int, siz
     return lowering.emit("SLICE", inputs, result, options="SliceOptions")
 
 
+def _stack(lowering: Lowering, node: fx.Node) -> Value:
+    sources: Any = node.args[0]
+    values = [lowering.value(each) for each in sources]
+    shape = shape_of(node)
+    axis = (int(str(node.args[1])) if len(node.args) > 1 else 0) % len(shape)
+    order = next((each.order for each in values if not each.is_plain), values[0].order)
+    moved = [lowering.in_order(each, order) for each in values]
+    wider = [each + (each >= axis) for each in order]
+    wider.insert(axis, axis)
+    result = lowering.result(node.name, shape, wider, like=moved[0])
+    return lowering.emit(
+        "PACK", [each.index for each in moved], result, options="PackOptions",
+        valuesCount=len(moved), axis=axis,
+    )  # fmt: skip
+
+
+def _slice_scatter(lowering: Lowering, node: fx.Node) -> Value:
+    """A tensor with a part of it replaced: what is before, the new part, and what is behind."""
+    value, part = (lowering.value(each) for each in node.args[:2])
+    arguments = [*node.args, *[None] * 4]
+    axis = int(str(arguments[2] or 0)) % len(value.shape)
+    if arguments[5] not in (None, 1):
+        raise unknown_operator(node)
+    size, length = value.shape[axis], part.shape[axis]
+    start = 0 if arguments[3] is None else int(str(arguments[3]))
+    start = min(start + size if start < 0 else start, size)
+    end = start + length
+    pieces = [part]
+    if start:
+        pieces.insert(0, _cut(lowering, f"{node.name}_before", value, axis, 0, start))
+    if end < size:
+        pieces.append(_cut(lowering, f"{node.name}_behind", value, axis, end, size - end))
+    return part if len(pieces) == 1 else concatenated(lowering, node, pieces, axis)
+
+
+def _repeat_each(lowering: Lowering, node: fx.Node) -> Value:
+    """`repeat_interleave`: each position of an axis so many times."""
+    value = lowering.value(node.args[0])
+    if len(node.args) < 3 or node.args[2] is None:
+        value = lowering.in_order(value, plain(len(value.shape)))
+        flat = lowering.result(f"{node.name}_flat", (math.prod(value.shape),), (0,), like=value)
+        lowering.reshape(value, flat)
+        value, axis = flat, 0
+    else:
+        axis = int(str(node.args[2])) % len(value.shape)
+    positions = np.repeat(np.arange(value.shape[axis], dtype=np.int32), int(str(node.args[1])))
+    result = lowering.result(node.name, shape_of(node), value.order, like=value)
+    inputs = [value.index, lowering.builder.constant("positions", positions)]
+    return lowering.emit(
+        "GATHER", inputs, result, options="GatherOptions", axis=value.order.index(axis)
+    )
+
+
 def _slice(lowering: Lowering, node: fx.Node) -> Value:
     value = lowering.value(node.args[0])
     arguments = [*node.args, *[None] * 5]
@@ -1168,6 +1382,9 @@ _CHECKS = {_aten._assert_tensor_metadata.default}
 _HANDLERS: dict[Any, Callable[[Lowering, fx.Node], Value | list[Value]]] = {
     _aten.conv2d.default: _conv,
     _aten.conv2d.padding: _conv,
+    _aten.conv1d.default: _conv1d,
+    _aten.conv1d.padding: _conv1d,
+    _aten.conv_transpose2d.input: _conv_transpose,
     _aten.linear.default: _linear,
     _aten.scaled_dot_product_attention.default: _scaled_dot_product,
     _aten.matmul.default: _matmul,
@@ -1209,6 +1426,9 @@ _HANDLERS: dict[Any, Callable[[Lowering, fx.Node], Value | list[Value]]] = {
     _aten.adaptive_avg_pool2d.default: _adaptive_pool,
     _aten.avg_pool2d.default: _average_pool,
     _aten.max_pool2d.default: _max_pool,
+    _aten.upsample_nearest2d.vec: _resize,
+    _aten.upsample_bilinear2d.vec: _resize,
+    _aten.upsample_bicubic2d.vec: _resize,
     _aten.softmax.int: _softmax,
     _aten._softmax.default: _softmax,
     _aten.layer_norm.default: _layer_norm,
@@ -1233,6 +1453,9 @@ _HANDLERS: dict[Any, Callable[[Lowering, fx.Node], Value | list[Value]]] = {
         _same,
     ),
     _aten.cat.default: _concatenate,
+    _aten.stack.default: _stack,
+    _aten.slice_scatter.default: _slice_scatter,
+    _aten.repeat_interleave.self_int: _repeat_each,
     _aten.slice.Tensor: _slice,
     _aten.select.int: _select,
     _aten.split.Tensor: _split,
@@ -1242,6 +1465,7 @@ _HANDLERS: dict[Any, Callable[[Lowering, fx.Node], Value | list[Value]]] = {
     operator.getitem: _getitem,
     _aten.roll.default: _roll,
     _aten.expand.default: _expand,
+    _aten.expand_as.default: _expand,
     _aten.constant_pad_nd.default: _pad,
     _aten.pad.default: _pad,
 }  # fmt: skip

@@ -1,0 +1,182 @@
+"""Each operator, alone in a network, against PyTorch."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeseed.core.agreement import relative_error
+from edgeseed.core.errors import WorkError
+from edgeseed.export.program import float_graph, trace
+from edgeseed.export.targets.litert.flatbuffer import File
+from edgeseed.export.targets.litert.lowering import Lowering
+from edgeseed.export.targets.litert.model import open_interpreter
+
+pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert: pip install edgeseed[litert]")
+
+SHAPE = (1, 4, 8, 12)
+
+
+class _Net(nn.Module):
+    """A convolution, so that channels lie last, and one operator behind it."""
+
+    def __init__(self, operator: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(4, 6, 3, padding=1)
+        self.operator = operator
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        return (self.operator(self.conv(image / 255)),)
+
+
+def lowered(network: nn.Module, *, weights: str = "float32") -> bytes:
+    """The file of a network, traced as a student is."""
+    example = torch.zeros(SHAPE)
+    program = trace(float_graph(trace(network.eval(), example, batch=1)), example, batch=1)
+    graph: Any = program.module(check_guards=False)
+    lowering = Lowering(graph, weights=weights)
+    outputs = lowering.run(["embedding"])
+    return lowering.builder.finish(name="net", inputs=lowering.inputs, outputs=outputs, metadata={})
+
+
+def computed(content: bytes, pixels: Any, tmp_path: Any) -> Any:
+    interpreter = open_interpreter(content, source=tmp_path)
+    (image,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.set_tensor(image["index"], pixels.transpose(0, 2, 3, 1))
+    interpreter.invoke()
+    return interpreter.get_tensor(result["index"])
+
+
+def kinds(content: bytes) -> Counter[str]:
+    return Counter(each.kind for each in File(content).operators)
+
+
+class _InFloat32(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            y = x.sigmoid()
+            return y * 2 + x
+
+
+class _Fourier(nn.Module):
+    """Positions, as EdgeNeXt computes them anew for every photo."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        ones = ~torch.zeros(x.shape[0], *x.shape[2:], dtype=torch.bool)
+        rows = ones.cumsum(1, dtype=torch.float32)
+        steps = torch.arange(x.shape[1], dtype=torch.float32)
+        return x + (rows[:, None] / (1 + steps[:, None, None])).sin()
+
+
+def _with_part(x: Tensor) -> Tensor:
+    return torch.slice_scatter(x, x[:, 1:3].relu(), 1, 1, 3)
+
+
+OPERATORS: dict[str, tuple[Any, str]] = {
+    "nearest": (lambda x: F.interpolate(x, scale_factor=2), "RESIZE_NEAREST_NEIGHBOR"),
+    "nearest to a size": (lambda x: F.interpolate(x, size=(5, 17)), "RESIZE_NEAREST_NEIGHBOR"),
+    "nearest by a broken factor": (lambda x: F.interpolate(x, scale_factor=1.3), "BATCH_MATMUL"),
+    "bilinear": (
+        lambda x: F.interpolate(x, size=(13, 5), mode="bilinear"), "RESIZE_BILINEAR",
+    ),
+    "bilinear by its corners": (
+        lambda x: F.interpolate(x, size=(13, 5), mode="bilinear", align_corners=True),
+        "RESIZE_BILINEAR",
+    ),
+    "bilinear by a broken factor": (
+        lambda x: F.interpolate(x, scale_factor=0.7, mode="bilinear"), "BATCH_MATMUL",
+    ),
+    "bicubic": (lambda x: F.interpolate(x, size=(5, 17), mode="bicubic"), "BATCH_MATMUL"),
+    "stacked in front": (lambda x: torch.stack([x, x.relu()], 1), "PACK"),
+    "stacked behind": (lambda x: torch.stack([x, -x], -1).flatten(-2), "PACK"),
+    "positions": (_Fourier(), "ADD"),
+    "autocast off": (_InFloat32(), "LOGISTIC"),
+    "one dimension": (nn.Sequential(nn.Flatten(2), nn.Conv1d(6, 8, 3, 2, 1)), "CONV_2D"),
+    "one dimension, as long": (
+        nn.Sequential(nn.Flatten(2), nn.Conv1d(6, 8, 3, padding="same", dilation=3)), "CONV_2D",
+    ),
+    "one dimension, each channel": (
+        nn.Sequential(nn.Flatten(2), nn.Conv1d(6, 6, 5, padding=2, groups=6)),
+        "DEPTHWISE_CONV_2D",
+    ),
+    "transposed": (nn.ConvTranspose2d(6, 5, 2, 2), "TRANSPOSE_CONV"),
+    "transposed and padded": (
+        nn.ConvTranspose2d(6, 5, 3, 2, padding=1, output_padding=1, bias=False), "TRANSPOSE_CONV",
+    ),
+    "repeated": (lambda x: x.repeat_interleave(3, dim=1), "GATHER"),
+    "repeated flat": (lambda x: x.repeat_interleave(2), "GATHER"),
+    "a part replaced": (_with_part, "CONCATENATION"),
+    "all of it replaced": (lambda x: torch.slice_scatter(x, x.relu(), 2), "CONV_2D"),
+    "expanded as another": (lambda x: x.mean((2, 3), keepdim=True).expand_as(x), "BROADCAST_TO"),
+    "means of windows": (lambda x: F.avg_pool2d(x, 3, 2, padding=1), "PAD"),
+    "means of windows, of the photo alone": (
+        lambda x: F.avg_pool2d(x, 3, 2, padding=1, count_include_pad=False), "MUL",
+    ),
+    "means of windows, without the border": (
+        lambda x: F.avg_pool2d(x, 3, 1, padding=1, count_include_pad=False), "AVERAGE_POOL_2D",
+    ),
+    "means of windows, last ones cut": (
+        lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True), "AVERAGE_POOL_2D",
+    ),
+    "sums of windows": (lambda x: F.avg_pool2d(x, 2, divisor_override=1), "MUL"),
+    "means of unequal windows": (lambda x: F.adaptive_avg_pool2d(x, (3, 5)), "BATCH_MATMUL"),
+    "means of equal windows": (lambda x: F.adaptive_avg_pool2d(x, (4, 3)), "AVERAGE_POOL_2D"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Any:
+    return np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_operator_computes_what_pytorch_does(name: str, pixels: Any, tmp_path: Any) -> None:
+    operator, kind = OPERATORS[name]
+    network = _Net(operator)
+    content = lowered(network)
+    assert kinds(content)[kind], kinds(content)
+    with torch.no_grad():
+        (wanted,) = network(torch.from_numpy(pixels).float())
+    found = computed(content, pixels, tmp_path)
+    assert found.shape == wanted.shape
+    assert relative_error(found[None], wanted.numpy()[None]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["one dimension", "transposed"])
+@pytest.mark.parametrize("weights", ["float16", "int8"])
+def test_weights_of_such_layers_are_stored_small(
+    name: str, weights: str, pixels: Any, tmp_path: Any
+) -> None:
+    operator, _ = OPERATORS[name]
+    network = _Net(operator)
+    content = lowered(network, weights=weights)
+    file = File(content)
+    stored = [file.dtype(each.inputs[0]) for each in file.operators if each.kind == "DEQUANTIZE"]
+    assert stored.count(weights) == 2
+    with torch.no_grad():
+        (wanted,) = network(torch.from_numpy(pixels).float())
+    assert relative_error(computed(content, pixels, tmp_path)[None], wanted.numpy()[None]) < 0.02
+
+
+def test_positions_are_computed_once_and_not_for_every_photo() -> None:
+    assert set(kinds(lowered(_Net(_Fourier())))) <= {
+        "DEQUANTIZE", "DIV", "CONV_2D", "ADD", "TRANSPOSE"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("operator", "named"),
+    [
+        (nn.ConvTranspose2d(6, 6, 2, 2, groups=2), r"aten\.conv_transpose2d\.input"),
+        (nn.ConvTranspose2d(6, 6, 2, 2, output_padding=1), r"aten\.conv_transpose2d\.input"),
+        (torch.special.entr, r"aten\.special_entr\.default"),
+    ],
+)
+def test_a_refusal_is_one_line_with_operator_and_layer(operator: Any, named: str) -> None:
+    with pytest.raises(WorkError, match=rf"^LiteRT cannot express .*{named}, which .*computes"):
+        lowered(_Net(operator))
