@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nobody pulls the plug on tests: thousands of files need not be on the disk before the next line
+# runs. Processes that tests start do wait.
+os.fsync = lambda fd: None
 
 
 def pytest_collection_finish() -> None:

@@ -17,15 +17,19 @@ LIBRARIES = (
 
 def library_versions() -> dict[str, str]:
     """Installed versions of the libraries that results depend on; absent ones are left out."""
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    versions = {name: _installed_version(name) for name in LIBRARIES}
+    return {name: version for name, version in versions.items() if version is not None}
 
 
+@functools.cache  # every result and bundle asks for a dozen, and each is parsed from a file
+def _installed_version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
 def edgeseed_version() -> str:
     """The version of edgeseed that runs: of the checkout, else of the installed package."""
     project = Path(__file__).resolve().parents[2] / "pyproject.toml"

@@ -1,9 +1,6 @@
 """What the benchmark of the NPU's numerics takes apart, without the NPU's simulator."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -22,7 +19,6 @@ from edgeseed.export.targets.onnx.target import convert_program
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "qnn_numerics.py"
-IS_HERE = importlib.util.find_spec("onnxruntime_qnn") is not None
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +43,14 @@ def model() -> onnx.ModelProto:
     return convert_program(made.program, output_names=("embedding", "logits"), opset=18)
 
 
-@pytest.mark.skipif(IS_HERE, reason="onnxruntime-qnn is here")
-def test_a_missing_simulator_is_named(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path / "out", "--photos", tmp_path],
-        capture_output=True, text=True, check=False, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert "pip install 'edgeseed[qnn]'" in done.stderr
+def test_a_missing_simulator_is_named(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "is_available", lambda: False)
+    words = [str(SCRIPT), str(tmp_path / "out"), "--photos", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit, match=r"pip install 'edgeseed\[qnn\]'"):
+        script.main()
     assert not (tmp_path / "out").exists()
 
 

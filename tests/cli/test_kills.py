@@ -25,7 +25,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from support.killing import SIGNALS, Call, leftovers, moments, run, wait_until_empty
 from support.students import save_untrained_student
-from support.warm_up import warm_up_shortly
 
 from edgeseed.core.bundle import read_bundle
 from edgeseed.runtime import latency, read_result
@@ -262,31 +261,45 @@ def _wait_for(port: int) -> None:
     raise RuntimeError("sshd did not start")
 
 
+SHORT = latency.LatencyProtocol("rapid", min_runs=8, min_seconds=0.3, max_seconds=5)
+
+
+def profile_words(world: Path, board: Board, out: Path) -> list[str]:
+    return [
+        "profile", str(world / "kept"), "--device", board.device, "--protocol", "rapid",
+        "--data", str(world / "photos"), "--out", str(out),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def measured(world: Path, board: Board) -> tuple[Path, float]:
+    """A result of a measurement that nobody ends, and how long it takes."""
+    out = world / "kept.json"
+    environment = {**here(world), "PATH": board.path}
+    call = run(
+        profile_words(world, board, out), log=world / "log", environment=environment,
+        protocols={"rapid": SHORT},
+    )  # fmt: skip
+    assert call.code == 0, call.log
+    return out, call.seconds
+
+
 @pytest.mark.ssh
 @a_quick_signal
 def test_a_measurement_by_ssh_that_is_killed_leaves_nothing_on_either_side(
-    world: Path, board: Board, sign: signal.Signals, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    world: Path, board: Board, measured: tuple[Path, float], sign: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    warm_up_shortly(monkeypatch)
-    short = latency.LatencyProtocol("rapid", min_runs=8, min_seconds=0.3, max_seconds=5)
-    monkeypatch.setitem(latency.PROTOCOLS, "rapid", short)  # to read the results here
+    monkeypatch.setitem(latency.PROTOCOLS, "rapid", SHORT)  # to read the results here
     environment = {**here(world), "PATH": board.path}
-
-    def words(out: Path) -> list[str]:
-        return ["profile", str(world / "kept"), "--device", board.device, "--protocol", "rapid",
-                "--data", str(world / "photos"), "--out", str(out)]  # fmt: skip
-
-    kept = world / f"kept-{sign}.json"
-    first = run(words(kept), log=world / "log", environment=environment, protocols={"rapid": short})
-    assert first.code == 0, first.log
+    kept, whole = measured
     before = kept.read_bytes()
     ends: Counter[int] = Counter()
-    for number, moment in enumerate(shortly(first.seconds, sign, "profile")):
+    for number, moment in enumerate(shortly(whole, sign, "profile")):
         out = world / f"result-{sign}-{number}.json"
         killed = run(
-            words(out), log=world / "log", environment=environment, sign=sign, after=moment,
-            protocols={"rapid": short},
+            profile_words(world, board, out), log=world / "log", environment=environment,
+            sign=sign, after=moment, protocols={"rapid": SHORT},
         )  # fmt: skip
         ends[killed.code] += 1
         check_end(killed, sign, world, world)
@@ -295,10 +308,10 @@ def test_a_measurement_by_ssh_that_is_killed_leaves_nothing_on_either_side(
         if out.exists():
             read_result(out)
         then = run(
-            words(world / "next.json"),
+            profile_words(world, board, world / "next.json"),
             log=world / "log",
             environment=environment,
-            protocols={"rapid": short},
+            protocols={"rapid": SHORT},
         )
         assert then.code == 0, then.log
         read_result(world / "next.json")
@@ -307,4 +320,4 @@ def test_a_measurement_by_ssh_that_is_killed_leaves_nothing_on_either_side(
         assert leftovers(world / "tmp", world) == []
         assert wait_until_empty(board.tmp, seconds=20) == []
         assert kept.read_bytes() == before
-    report(capsys, f"profile by ssh, {sign.name}", ends, first.seconds)
+    report(capsys, f"profile by ssh, {sign.name}", ends, whole)

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,16 @@ from edgeseed.core.environment import (
 )
 
 
+def forget() -> None:
+    for remembered in (commit, edgeseed_version, module._installed_version):
+        remembered.cache_clear()
+
+
 @pytest.fixture(autouse=True)
-def asked_anew() -> None:
-    commit.cache_clear()
+def asked_anew() -> Iterator[None]:
+    forget()
+    yield
+    forget()
 
 
 def test_versions_are_of_what_is_installed_and_nothing_else(

@@ -1,5 +1,7 @@
 import dataclasses
+import functools
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -64,25 +66,35 @@ def tiny_photos(n: int = 12, *, seed: int = 1) -> np.ndarray[Any, np.dtype[np.ui
     return np.random.default_rng(seed).integers(0, 256, (n, 3, SIZE, SIZE), dtype=np.uint8)
 
 
+@functools.cache  # hundreds of tests take one, and each would open it in ONNX Runtime to ask it
+def bundle_files(*, seed: int, classes: tuple[str, ...] | None) -> dict[str, bytes]:
+    """What lies in a bundle beside its manifest: path -> content."""
+    model = tiny_model(seed=seed, classes=classes).SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    images = tiny_photos(4).astype(np.float32)
+    outputs = dict(zip(names, session.run(names, {"image": images}), strict=True))
+    photos = tiny_photos()
+    labels = session.run(["embedding"], {"image": photos.astype(np.float32)})[0].argmax(axis=1) % 3
+    written = {name: io.BytesIO() for name in ("inputs", "model", "photos")}
+    np.save(written["inputs"], images)
+    np.savez(written["model"], **outputs)
+    np.savez(written["photos"], pixels=photos, labels=labels)
+    return {
+        "model.onnx": model,
+        "golden/inputs.npy": written["inputs"].getvalue(),
+        "golden/model.npz": written["model"].getvalue(),
+        "reference/photos.npz": written["photos"].getvalue(),
+    }
+
+
 def write_bundle(
     folder: Path, *, seed: int = 0, classes: tuple[str, ...] | None = CLASSES, **changes: Any
 ) -> Bundle:
     """A bundle as the export writes it, but for the float student."""
-    model = tiny_model(seed=seed, classes=classes)
-    (folder / "golden").mkdir(parents=True)
-    (folder / "reference").mkdir()
-    (folder / "model.onnx").write_bytes(model.SerializeToString())
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    images = tiny_photos(4).astype(np.float32)
-    outputs = dict(zip(names, session.run(names, {"image": images}), strict=True))
-    np.save(folder / "golden" / "inputs.npy", images)
-    np.savez(folder / "golden" / "model.npz", **outputs)
-    photos = tiny_photos()
-    labels = session.run(["embedding"], {"image": photos.astype(np.float32)})[0].argmax(axis=1) % 3
-    np.savez(folder / "reference" / "photos.npz", pixels=photos, labels=labels)
+    for name, content in bundle_files(seed=seed, classes=classes).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
     shape: tuple[int | str, ...] = ("batch", 3, SIZE, SIZE)
     manifest = Manifest(
         name="tiny",

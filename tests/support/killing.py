@@ -18,8 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from edgeseed.cli._main import main
 from edgeseed.runtime.latency import PROTOCOLS, LatencyProtocol
+from support.warm_up import warm_up_shortly
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 
@@ -62,7 +65,7 @@ def run(
         sign: What to send; None for nothing.
         after: Seconds.
         limit: Seconds after which it is an error that the call has not ended.
-        protocols: Of latency, for the call alone.
+        protocols: Of latency, for the call alone; agents that it packs warm up shortly then.
     """
     process = _SERVER.Process(
         target=_be_the_call, args=(list(words), log, dict(environment or {}), protocols or {})
@@ -95,6 +98,8 @@ def _be_the_call(
     code = 70
     try:
         PROTOCOLS.update(protocols)
+        if protocols:
+            warm_up_shortly(pytest.MonkeyPatch())  # the process ends: nothing is put back
         os.setsid()  # a terminal of its own: pytest's is not touched
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.default_int_handler if number == 2 else signal.SIG_DFL)
