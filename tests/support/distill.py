@@ -3,6 +3,8 @@
 They are real: a timm trunk, a real teacher with real heads, views in 0..1. Only small.
 """
 
+import copy
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +41,11 @@ def tiny_student(
     name: str = "test_efficientnet", *, seed: int = 0, classes: tuple[str, ...] | None = None
 ) -> Student:
     """A student of some hundred thousand weights, with a head if there are classes."""
+    return copy.deepcopy(_tiny_student(name, seed, classes))
+
+
+@functools.cache  # four hundred tests ask for a few of them, and timm draws weights slowly
+def _tiny_student(name: str, seed: int, classes: tuple[str, ...] | None) -> Student:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = timm.create_model(name, pretrained=False, num_classes=0)
@@ -57,6 +64,11 @@ def tiny_teacher(name: str = "test_resnet", *, seed: int = 1, heads: Sequence[st
         seed: Of its weights.
         heads: Which heads it brings, as `Teacher.heads` names them.
     """
+    return copy.deepcopy(_tiny_teacher(name, seed, tuple(heads)))
+
+
+@functools.cache
+def _tiny_teacher(name: str, seed: int, heads: tuple[str, ...]) -> Teacher:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = timm.create_model(name, pretrained=False, num_classes=0)
