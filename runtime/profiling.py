@@ -151,6 +151,7 @@ def _conclude(
     plan: _Plan, seen: Observation, accuracy: Accuracy | None, *, seed: int, out: str | Path
 ) -> Result:
     result = _result(plan, seen, accuracy, seed=seed)
+    _refuse_existing(out)  # once more: another run may have written it meanwhile
     result.write(out)
     for reason in result.reasons:
         warn(f"{'not valid' if reason.invalidates else reason.code}: {reason.message}")

@@ -282,6 +282,22 @@ def test_a_place_that_cannot_be_written_is_found_before_the_measurement(
     assert device.jobs == []
 
 
+def test_the_result_of_another_run_at_the_same_time_is_not_overwritten(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    out = tmp_path / "r.json"
+
+    class Slow(FakeDevice):
+        def run_agent(self, work: Path, *, on_line: Any) -> Ended:
+            out.write_text("of the other run")
+            return super().run_agent(work, on_line=on_line)
+
+    with pytest.raises(UsageError, match=r"exists already.* kept in .*r\.measurement\.json"):
+        profile(bundle.path, device=Slow(fake_measurement(STEADY)), out=out)
+
+    assert out.read_text() == "of the other run"
+
+
 def test_a_measurement_is_kept_when_what_follows_fails(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
