@@ -23,6 +23,7 @@ from edgeseed.core.console import quiet, say, warn
 from edgeseed.core.environment import edgeseed_version, environment
 from edgeseed.core.errors import ConfigError, EdgeseedError, WorkError
 from edgeseed.core.scratch import scratch_folder
+from edgeseed.runtime.ranking import is_disturbed
 from edgeseed.runtime.result import Result, read_result
 
 SOURCE = "timm, results/results-imagenet.csv: https://github.com/huggingface/pytorch-image-models"
@@ -174,6 +175,9 @@ def recommend(
     for name, budget in (("budget_ms", budget_ms), ("budget_mb", budget_mb)):
         if budget is not None and not budget > 0:
             raise ConfigError(f"{name}={budget} is not above 0")
+    for name, names in (("students", students), ("precisions", precisions)):
+        if names is not None and not names:
+            raise ConfigError(f"{name} names none; leave it out for the default")
     facts = profiles.load(device_profile or "host")
     engine = facts.engine_for("onnx")
     if students is None:
@@ -286,9 +290,9 @@ class _Call:
         path = self.folder / f"{student}-{precision}-{digest}.json"
         if path.is_file():
             known = read_result(path)
-            if known.valid:
+            if known.valid and not is_disturbed(known):
                 return known, True
-            path.unlink()  # it was throttled or interrupted: another try may not be
+            path.unlink()  # it was throttled, interrupted or disturbed: another try may not be
         say(f"{student} {precision} on {self.device}")
         return measure(student, precision, path), False
 

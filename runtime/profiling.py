@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shlex
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,6 +59,10 @@ from edgeseed.runtime.validity import RunEvidence, judge
 DEFAULT_PROFILE = "host"
 _PUBLISHED_SIZE = 224
 """Side of the photos that published latencies are of."""
+_HERE = ("host", "apple")
+"""Kinds of device that are this machine."""
+MAX_THREADS = 1024
+"""Engines set memory aside for each thread: with a hundred million of them the machine ends."""
 
 
 def profile(
@@ -112,6 +117,15 @@ def profile(
     """
     _refuse_existing(out)
     if measurement is not None:
+        _refuse_what_is_past(
+            device=None if device == "host" else device,
+            protocol=None if protocol == "quick" else protocol,
+            data=data,
+            threads=threads,
+            unit=unit,
+            lan=lan or None,
+            ort_web=ort_web,
+        )
         return _conclude_from_file(
             bundle, measurement, device_profile=device_profile, out=out, seed=seed
         )
@@ -125,18 +139,19 @@ def profile(
         try:
             seen = plan.device.measure(plan.bundle, _job(plan), pixels=pixels)
         except LostAfterMeasuringError as error:
-            raise _kept(error, error.measurement, bundle, out) from error
+            raise _kept(error, error.measurement, bundle, out, device_profile) from error
         check_conformance(seen.measurement, stages=seen.stages, what=plan.device.name)
         try:
             return _conclude(plan, seen, _score(plan.bundle, seen, photos), seed=seed, out=out)
         except (EdgeseedError, OSError) as error:
-            raise _kept(error, seen.measurement, bundle, out) from error
+            raise _kept(error, seen.measurement, bundle, out, device_profile) from error
 
 
 def _conclude(
     plan: _Plan, seen: Observation, accuracy: Accuracy | None, *, seed: int, out: str | Path
 ) -> Result:
     result = _result(plan, seen, accuracy, seed=seed)
+    _refuse_existing(out)  # once more: another run may have written it meanwhile
     result.write(out)
     for reason in result.reasons:
         warn(f"{'not valid' if reason.invalidates else reason.code}: {reason.message}")
@@ -200,8 +215,21 @@ def _refuse_existing(out: str | Path) -> None:
         raise UsageError(f"{out} exists already; choose another --out or remove it")
 
 
+def _refuse_what_is_past(**options: object) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ConfigError(
+            f"a measurement.json was measured already, and {', '.join(given)} cannot change it; "
+            "leave that out"
+        )
+
+
 def _kept(
-    error: Exception, measurement: Measurement, bundle: str | Path, out: str | Path
+    error: Exception,
+    measurement: Measurement,
+    bundle: str | Path,
+    out: str | Path,
+    device_profile: str | None,
 ) -> EdgeseedError:
     """The error, after the measurement was written where it can be found."""
     text = json.dumps(measurement.to_dict())
@@ -215,9 +243,11 @@ def _kept(
         kind = type(error) if isinstance(error, EdgeseedError) else WorkError
         if isinstance(error, LostAfterMeasuringError | GateError):
             kind = WorkError
+        named = [] if device_profile is None else ["--profile", device_profile]
+        command = ["edgeseed", "profile", str(bundle), "--measurement", str(path), *named]
         return kind(
-            f"{error}. The measurement is kept in {path}: edgeseed profile {bundle} --measurement "
-            f"{path} --out {out}"
+            f"{error}. The measurement is kept in {path}: "
+            f"{shlex.join([*command, '--out', str(out)])}"
         )
     return WorkError(f"{error}; the measurement is lost: no folder could be written")
 
@@ -245,6 +275,10 @@ def _conclude_from_file(
             f"{request.bundle_digest[:12]}, {bundle} has {read.digest[:12]}"
         )
     check_conformance(found, stages=None, what=str(measurement))
+    protocol = LatencyProtocol(
+        request.protocol, request.min_runs, request.min_seconds, request.max_seconds
+    )
+    _trust_no_limit_of_the_file(found, protocol, read, what=str(measurement))
     facts = profiles.load(device_profile or DEFAULT_PROFILE)
     plan = _Plan(
         bundle=read,
@@ -257,14 +291,32 @@ def _conclude_from_file(
             precisions=(read.manifest.precision,),
             threads=request.threads,
         ),
-        protocol=LatencyProtocol(
-            request.protocol, request.min_runs, request.min_seconds, request.max_seconds
-        ),
+        protocol=protocol,
         threads=request.threads,
         unit=found.placement.requested,
     )
     seen = Observation(measurement=found, outputs=None)
     return _conclude(plan, seen, None, seed=seed, out=out)
+
+
+def _trust_no_limit_of_the_file(
+    found: Measurement, protocol: LatencyProtocol, bundle: Bundle, *, what: str
+) -> None:
+    """Hold a file to the limits of this edgeseed: a job that we sent has them, a file may not."""
+    limit = golden_limit(bundle.manifest.precision)
+    errors = {} if found.golden is None else found.golden.relative_error
+    for name, error in errors.items():
+        if not error <= limit:
+            raise ArtifactError(
+                f"{what}: it timed a model whose golden {name} is off by {error:.3g} (limit "
+                f"{limit:.3g})"
+            )
+    if protocol != PROTOCOLS.get(protocol.name):
+        raise ArtifactError(
+            f"{what}: it was measured by a protocol {protocol.name!r} of {protocol.min_runs} runs, "
+            f"{protocol.min_seconds:g} s and at most {protocol.max_seconds:g} s, which is none of "
+            "docs/measurement.md"
+        )
 
 
 class _FromFile(Device):
@@ -310,8 +362,8 @@ def _plan(
 ) -> _Plan:
     if protocol not in PROTOCOLS:
         raise unknown_name("protocol", protocol, PROTOCOLS)
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads={threads} is not at least 1")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise ConfigError(f"threads={threads} is not from 1 to {MAX_THREADS}")
     facts = profiles.load(device_profile or DEFAULT_PROFILE)
     read = read_bundle(bundle)
     engine = device.engine_for(facts, read.manifest.target)
@@ -365,7 +417,7 @@ def _result(plan: _Plan, seen: Observation, accuracy: Accuracy | None, *, seed: 
         device=DeviceFacts(
             device=plan.device.name,
             profile=plan.device_profile.name,
-            title=_title(plan.device_profile, measured.machine),
+            title=_title(plan, measured.machine),
             machine=measured.machine,
         ),
         engine=EngineRun(
@@ -433,12 +485,15 @@ def _bundle_facts(bundle: Bundle) -> BundleFacts:
     )
 
 
-def _title(profile: Profile, machine: Machine) -> str:
+def _title(plan: _Plan, machine: Machine) -> str:
     """The profile's title, unless the machine is another one: then what it calls itself."""
-    contradicted = profile.mismatch(
+    facts = plan.device_profile
+    if facts.name == DEFAULT_PROFILE and plan.device.kind not in _HERE:
+        return machine.model or plan.device.name
+    contradicted = facts.mismatch(
         architecture=machine.architecture, model=machine.model, cpu=machine.cpu
     )
-    return (machine.model or machine.cpu) if contradicted else profile.title
+    return (machine.model or machine.cpu) if contradicted else facts.title
 
 
 def _scheme(bundle: Bundle) -> str | None:

@@ -274,7 +274,7 @@ def _comparable(result: Result, versions: Mapping[str, set[str]]) -> dict[str, s
         "protocol": f"{protocol.name} ({protocol.min_runs} runs, {protocol.min_seconds:g} s)",
         "runner": result.engine.runner,
         "engine's version": f"{name} {version}" if len(versions[name]) > 1 else "one",
-        "device": result.device.device,
+        "device": _way_to(result),
         "board or computer": machine.model,
         "processor": machine.cpu,
         "architecture": machine.architecture,
@@ -294,6 +294,12 @@ def _comparable(result: Result, versions: Mapping[str, set[str]]) -> dict[str, s
         name: "not known" if value is None or value == "" else str(value)
         for name, value in facts.items()
     }
+
+
+def _way_to(result: Result) -> str:
+    # A file's name says nothing of the device that it came from.
+    name = result.device.device
+    return "file" if name.startswith("file:") else name
 
 
 def _settings_of(result: Result) -> dict[str, str]:

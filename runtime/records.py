@@ -117,6 +117,8 @@ def _read_sequence(
         # A million samples: one look at all of them, without a message for each.
         if not all(type(item) is int for item in value):
             raise ArtifactError(f"{where} is not a list of whole numbers")
+        if value and not (_is_finite(min(value)) and _is_finite(max(value))):
+            raise ArtifactError(f"{where} has a number of hundreds of digits")
         return origin(value)
     if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
         if len(value) != len(arguments):
@@ -139,10 +141,12 @@ def _read_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is int:
         if type(value) is not int:
             raise _wrong(where, "a whole number", value)
+        if not _is_finite(value):
+            raise ArtifactError(f"{where} is a number of hundreds of digits")
         return value
     if hint is float:
         # NaN and infinity pass `json.loads`, and every limit after it.
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not _is_finite(value):
             raise _wrong(where, "a finite number", value)
         return float(value)
     if hint is str:
@@ -150,6 +154,13 @@ def _read_scalar(hint: Any, value: Any, where: str) -> Any:
             raise _wrong(where, "a text", value)
         return value
     raise TypeError(f"{where}: no rule for {hint}")  # a mistake of ours
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # JSON's whole numbers have no end, and no arithmetic takes them
+        return False
 
 
 def _wrong(where: str, expected: str, value: Any) -> ArtifactError:

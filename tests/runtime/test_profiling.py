@@ -29,6 +29,7 @@ from edgeseed.runtime.agent import job_file
 from edgeseed.runtime.device import Ended
 from edgeseed.runtime.engine import Placement
 from edgeseed.runtime.measurement import Request
+from edgeseed.runtime.ranking import rank
 
 STEADY = [5_000_000] * 2000
 
@@ -256,6 +257,18 @@ def test_a_profiles_name_never_becomes_the_machines(bundle: Bundle, tmp_path: Pa
     assert result.device.title == "Fake Board"
 
 
+@pytest.mark.parametrize(("model", "title"), [(None, "fake"), ("Pixel 8", "Pixel 8")])
+def test_another_device_is_not_called_this_machine(
+    bundle: Bundle, tmp_path: Path, model: str | None, title: str
+) -> None:
+    # A phone's browser tells no model, and its numbers were headed "This machine".
+    device = FakeDevice(fake_measurement(STEADY, machine=fake_machine(model=model)))
+
+    result = profile(bundle.path, device=device, out=tmp_path / "r.json")
+
+    assert result.device.title == title
+
+
 # --------------------------------------------------------------------------- nothing is lost
 
 
@@ -269,6 +282,22 @@ def test_a_place_that_cannot_be_written_is_found_before_the_measurement(
         profile(bundle.path, device=device, out=tmp_path / "file" / "r.json")
 
     assert device.jobs == []
+
+
+def test_the_result_of_another_run_at_the_same_time_is_not_overwritten(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    out = tmp_path / "r.json"
+
+    class Slow(FakeDevice):
+        def run_agent(self, work: Path, *, on_line: Any) -> Ended:
+            out.write_text("of the other run")
+            return super().run_agent(work, on_line=on_line)
+
+    with pytest.raises(UsageError, match=r"exists already.* kept in .*r\.measurement\.json"):
+        profile(bundle.path, device=Slow(fake_measurement(STEADY)), out=out)
+
+    assert out.read_text() == "of the other run"
 
 
 def test_a_measurement_is_kept_when_what_follows_fails(
@@ -309,6 +338,80 @@ def test_a_measurement_of_another_bundle_is_refused(
 
     with pytest.raises(ArtifactError, match=message):
         profile(bundle.path, measurement=tmp_path / "m.json", out=tmp_path / "r.json")
+
+
+def write_measurement(bundle: Bundle, path: Path, **changes: Any) -> Path:
+    """A file of a runner on the fake board that measured this bundle."""
+    request = Request(bundle.digest, "onnxruntime", 1, "quick", 128, 10.0, 100.0)
+    values = fake_measurement(STEADY, request=request).to_dict()
+    path.write_text(json.dumps({**values, **changes}))
+    return path
+
+
+def test_a_file_does_not_set_the_limit_of_its_own_golden_errors(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    # An error of 90 % with `tolerance: 10` beside it made a valid result, without a word.
+    golden = {"n": 4, "relative_error": {"embedding": 0.9}, "tolerance": 10}
+    file = write_measurement(bundle, tmp_path / "m.json", golden=golden)
+
+    with pytest.raises(ArtifactError, match=r"golden embedding is off by 0\.9 \(limit 0\.001\)"):
+        profile(bundle.path, measurement=file, out=tmp_path / "r.json")
+
+    assert not (tmp_path / "r.json").exists()
+
+
+@pytest.mark.parametrize("change", [{"min_runs": 3}, {"min_seconds": 0}, {"protocol": "mine"}])
+def test_a_file_does_not_set_the_limits_of_a_protocol(
+    bundle: Bundle, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    # Three runs under the name of a protocol that asks for 1,024 were valid.
+    request = Request(bundle.digest, "onnxruntime", 1, "quick", 128, 10.0, 100.0)
+    request = dataclasses.replace(request, **change)
+    file = write_measurement(bundle, tmp_path / "m.json", request=dataclasses.asdict(request))
+
+    with pytest.raises(ArtifactError, match=r"measured by a protocol .* which is none of"):
+        profile(bundle.path, measurement=file, out=tmp_path / "r.json")
+
+
+def test_a_number_without_an_end_is_no_traceback(bundle: Bundle, tmp_path: Path) -> None:
+    for name, value in [("load_ns", 10**400), ("samples_ns", [10**400])]:
+        file = write_measurement(bundle, tmp_path / "m.json", **{name: value})
+
+        with pytest.raises(ArtifactError, match=rf"{name} (is|has) a number of hundreds of digits"):
+            profile(bundle.path, measurement=file, out=tmp_path / "r.json")
+
+
+def test_what_a_file_cannot_answer_is_not_passed_over(bundle: Bundle, tmp_path: Path) -> None:
+    file = write_measurement(bundle, tmp_path / "m.json")
+
+    with pytest.raises(ConfigError, match="and data, threads cannot change it"):
+        profile(bundle.path, measurement=file, data="digits", threads=2, out=tmp_path / "r.json")
+
+
+def test_files_of_one_device_are_ranked_together_whatever_they_are_called(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    results = [
+        profile(
+            bundle.path,
+            measurement=write_measurement(bundle, tmp_path / f"{name}.m.json"),
+            out=tmp_path / f"{name}.json",
+        )
+        for name in ("fp32", "int8")
+    ]
+
+    assert len(rank(results).groups) == 1
+
+
+def test_threads_that_no_device_has_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    # The engine took all of the machine's memory before it made the first of them.
+    device = FakeDevice(fake_measurement(STEADY))
+
+    with pytest.raises(ConfigError, match="threads=99999999 is not from 1 to 1024"):
+        profile(bundle.path, device=device, threads=99_999_999, out=tmp_path / "r.json")
+
+    assert device.jobs == []
 
 
 def test_bundles_are_measured_in_turns(make_bundle: Any, tmp_path: Path) -> None:
