@@ -172,8 +172,11 @@ def _plain_graph(program: ExportedProgram) -> fx.GraphModule:
         values = dict(zip(body.graph.find_nodes(op="placeholder"), node.args[5:], strict=True))
         with graph.inserting_before(node):
             results = graph.graph_copy(body.graph, values)
+        assert isinstance(results, Sequence)
         for user in list(node.users):
-            user.replace_all_uses_with(results[user.args[1]])
+            position = user.args[1]
+            assert isinstance(position, int)
+            user.replace_all_uses_with(results[position])
             graph.erase_node(user)
         graph.erase_node(node)
     return graph_module
