@@ -155,6 +155,7 @@ def float_graph(program: ExportedProgram) -> fx.GraphModule:
     _remove_dropout(graph_module)
     fold_constants(graph_module)
     _fold_batch_norms(graph_module)
+    _keep_pooled_axes(graph_module)
     return tidy(graph_module)
 
 
@@ -377,6 +378,33 @@ def _move_behind_expand(graph_module: fx.GraphModule, node: fx.Node) -> None:
     node.replace_all_uses_with(again)
     graph_module.graph.erase_node(layer)
     graph_module.graph.erase_node(node)
+
+
+def _keep_pooled_axes(graph_module: fx.GraphModule) -> None:
+    """A mean over height and width keeps both as ones, and a `flatten` drops them. Exact.
+
+    So it is a pooling, which formats have integer kernels for; ONNX Runtime has none for a mean
+    that drops its axes.
+    """
+    for node in list(graph_module.graph.nodes):
+        if node.target is not _aten.mean.dim or not _drops_pooled_axes(node):
+            continue
+        pooled = node.meta["val"]
+        node.args = (*node.args[:2], True)
+        node.meta["val"] = pooled[:, :, None, None]
+        with graph_module.graph.inserting_after(node):
+            flat = graph_module.graph.call_function(_aten.flatten.using_ints, (node, 1))
+        flat.meta["val"] = pooled
+        node.replace_all_uses_with(flat, delete_user_cb=lambda user, flat=flat: user is not flat)
+
+
+def _drops_pooled_axes(node: fx.Node) -> bool:
+    image = input_of(node).meta.get("val")
+    axes: Any = node.args[1]
+    if not isinstance(image, Tensor) or image.dim() != 4 or not axes:
+        return False
+    keeps = len(node.args) > 2 and node.args[2]
+    return not keeps and sorted(axis % 4 for axis in axes) == [2, 3]
 
 
 _BATCH_NORM_TRAINING_ARGUMENT = 5

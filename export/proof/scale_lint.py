@@ -165,6 +165,12 @@ def lint_zero_points(
             scales.append(scale)
             zeros.append(round(activation.low - low / scale))
             is_shifted.append(name in record.shifted)
+        z = round(3 / scale) if scale > 0 else 0
+        if z > 0 and scheme.saturation_is_activation and np.isclose(3 / z, scale, rtol=_SAME_FLOAT):
+            # A hard-swish's input, whose bytes are read as its gate as well; see `rewriting`.
+            scales.append(1 / (2 * z))
+            zeros.append(activation.low)
+            is_shifted.append(False)
     findings = []
     for name, scale, zero in stored:
         # By chance a step of other origin (the photo's own bytes, a sum's) is near to one of a

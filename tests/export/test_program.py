@@ -13,7 +13,14 @@ from edgeseed.core.errors import UsageError
 from edgeseed.core.network import build_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture
-from edgeseed.export.program import build_program, float_graph, output_names, trace
+from edgeseed.export.call import Batch
+from edgeseed.export.program import (
+    build_program,
+    example_input,
+    float_graph,
+    output_names,
+    trace,
+)
 from edgeseed.export.proof.reference import reference_outputs
 
 Pixels = npt.NDArray[np.uint8]
@@ -161,6 +168,43 @@ def test_what_runs_outside_of_autocast_is_part_of_the_graph() -> None:
     graph = float_graph(trace(_InFloat32(), example, batch=1))
     kinds = [node.target for node in graph.graph.nodes if node.op == "call_function"]
     assert kinds == [
-        torch.ops.aten.square.default, torch.ops.aten.mean.dim, torch.ops.aten.add.Tensor,
+        torch.ops.aten.square.default, torch.ops.aten.mean.dim,
+        torch.ops.aten.flatten.using_ints, torch.ops.aten.add.Tensor,
     ]  # fmt: skip
     torch.testing.assert_close(graph(example), _InFloat32()(example))
+
+
+class Positions(nn.Module):
+    """A photo's layer, and one of a table of positions alone, as EdgeNeXt has; pooled to (N, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.photo = nn.Conv2d(3, 8, 3, padding=1)
+        self.position = nn.Conv2d(4, 8, 1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        rows = torch.zeros(image.shape[0], 4, 16, 16) + torch.arange(16).view(16, 1)
+        return ((self.photo(image) + self.position(rows.sin())).mean((2, 3)),)
+
+
+def test_tables_of_positions_are_computed_once_where_the_batch_is_fixed() -> None:
+    network, image = Positions(), torch.rand(2, 3, 16, 16)
+    cases: list[tuple[Batch, int]] = [("dynamic", 2), (2, 1)]
+    for batch, convolutions in cases:
+        graph = float_graph(trace(network, example_input(16, batch=batch), batch=batch))
+        targets = [node.target for node in graph.graph.nodes]
+        assert torch.ops.aten.arange.default not in targets
+        assert (torch.ops.aten.zeros.default in targets) == (batch == "dynamic")
+        assert targets.count(torch.ops.aten.conv2d.default) == convolutions
+        torch.testing.assert_close(graph(image)[0], network(image)[0])
+
+
+def test_a_mean_over_height_and_width_is_a_pooling() -> None:
+    # ONNX Runtime has no integers for one that drops its axes; RepViT was refused for it.
+    network, image = Positions(), torch.rand(3, 3, 16, 16)
+    graph = float_graph(trace(network, example_input(16, batch="dynamic"), batch="dynamic"))
+    (mean,) = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.mean.dim)
+    assert mean.args[1:] == ([2, 3], True)
+    assert [user.target for user in mean.users] == [torch.ops.aten.flatten.using_ints]
+    torch.testing.assert_close(graph(image)[0], network(image)[0], rtol=0, atol=0)

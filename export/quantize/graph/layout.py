@@ -193,9 +193,16 @@ class _Planner:
         self.tail: Collection[fx.Node] = tail or ()
         self.stem: set[fx.Node] = set()
         """The photo, and what was made of it by narrow layers alone."""
+        self.seen: set[fx.Node] = set()
+        """The photo, and all tensors that depend on it by more than how many photos there are."""
 
     def visit(self, node: fx.Node) -> None:
         operator = operator_of(node)
+        if self._depends_on_photo(node):
+            self.seen.add(node)
+        elif operator in WEIGHTED:
+            # Converters for a fixed batch compute it, and it is no layer of the file then.
+            self.floats.setdefault(node.name, "it reads no photo: it gives the same for each")
         if self._is_stem(node, operator):
             self.stem.add(node)
             if operator in WEIGHTED:
@@ -218,6 +225,12 @@ class _Planner:
             self._follow(node, operator, sources)
         elif operator != "view":
             self.floats[node.name] = "its inputs are in float"
+
+    def _depends_on_photo(self, node: fx.Node) -> bool:
+        if node.op == "placeholder":
+            return True
+        is_size = isinstance(node.meta.get("val"), torch.SymInt)
+        return not is_size and not self.seen.isdisjoint(node.all_input_nodes)
 
     def _is_stem(self, node: fx.Node, operator: Operator | None) -> bool:
         if self.scheme.stem_channels == 0 or node.op == "placeholder":

@@ -71,6 +71,7 @@ _DEFAULT_DEPLOYMENT = "iOS17"
 _FIRST_DEPLOYMENT: Mapping[Precision, str] = {"w8": "iOS16", "int8": "iOS17"}
 _PROBABILITIES = "probabilities"
 _PADDING_PASSES_END = "common::fuse_pad_conv"
+_DIVIDES_SCALES = "common::distributive_quantized_binary_op_scale_normalization"
 # A compressed tensor has a scale or a palette beside it; below this size that eats what it saves.
 _SMALLEST_COMPRESSED = 512
 
@@ -285,10 +286,16 @@ def convert(coremltools: Any, request: WriteRequest, settings: CoreMLSettings) -
 
 
 def _pipeline(coremltools: Any) -> Any:
-    """The passes of coremltools, and behind those on padding our own."""
+    """The passes of coremltools but one, and behind those on padding our own.
+
+    Where a sum of two stored tensors is stored, that one divides all three scales by one of them,
+    to save a multiplication. The file then has scales that no calibration gave: they cannot be
+    compared with the manifest, which refused networks such as HGNetV2.
+    """
     with quiet():
         from edgeseed.export.targets.coreml.passes import PADDING
     pipeline = coremltools.PassPipeline()
+    pipeline.remove_passes([_DIVIDES_SCALES])
     pipeline.insert_pass(pipeline.passes.index(_PADDING_PASSES_END) + 1, PADDING)
     return pipeline
 

@@ -124,3 +124,15 @@ def test_steps_stored_as_float32_are_recognised() -> None:
 def test_what_is_stored_shifted_may_be_read_with_another_zero_point() -> None:
     record = dataclasses.replace(RECORD, shifted={"b": 3.0})
     assert lint_zero_points([("b", 0.02, 50), ("read", 0.02, 200)], record) == ()
+
+
+def test_the_gate_of_a_hard_swish_is_another_reading_of_the_same_bytes() -> None:
+    """An EfficientViT was refused: its gate's step, 1/256, was another range's in float16."""
+    near = 255 / 256 * (1 + 2e-4)
+    ranges = {"swished": (-3.0, 3 / 128 * 127), "other": (near / 2 - near, near / 2)}
+    record = dataclasses.replace(RECORD, ranges=ranges)
+    assert lint_zero_points([("gate", 1 / 256, 0)], record) == ()
+    (found,) = lint_zero_points([("gate", 1 / 256, 1)], record)
+    assert found.where == "gate"
+    (found,) = lint_zero_points([("swished", 3 / 128, 127)], record)
+    assert found.problem == "its zero point is 127 where the manifest's range gives 128"

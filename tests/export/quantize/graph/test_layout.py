@@ -150,3 +150,26 @@ def test_layers_in_float_already_are_not_asked_for_again() -> None:
     assert both == ("conv2d_1", "conv2d_2")
     layout = plan_layout(graph, SCHEME, keep_float={"conv2d_1": ""})
     assert layers_around(graph, layout, "relu_1") == [("conv2d_2",)]
+
+
+class Positions(nn.Module):
+    """A layer that reads a table of positions alone, made anew for each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.photo = nn.Conv2d(3, 8, 3, padding=1)
+        self.position = nn.Conv2d(4, 8, 1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        table = torch.zeros(image.shape[0], 4, SMALL, SMALL) + 0.5
+        return (torch.relu(self.photo(image) + self.position(table)),)
+
+
+@pytest.mark.parametrize("scheme", ["x86", "coreml"])
+def test_a_layer_that_reads_no_photo_is_none_of_the_integer_layers(scheme: str) -> None:
+    # Core ML computes it while converting: "51 layers were meant to be int8, the package has 50".
+    example = example_input(SMALL, batch="dynamic")
+    graph = float_graph(trace(Positions(), example, batch="dynamic"))
+    layout = plan_layout(graph.graph, SCHEMES.load(scheme))
+    assert layout.layers == ["conv2d"]
+    assert layout.floats["conv2d_1"] == "it reads no photo: it gives the same for each"

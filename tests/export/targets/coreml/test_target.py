@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -15,6 +16,7 @@ import torch
 from support.export import CLASSES, tiny_preprocess
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.nn import functional
 
 from edgeseed.core.agreement import top1_agreement
@@ -72,15 +74,22 @@ def write(
     """The package of a network, as `export` would have it written."""
     preprocess = preprocess or tiny_preprocess()
     program = build_program(network, preprocess, batch=1 if calibration is None else "dynamic")
-    names = output_names(program)
     if calibration is not None:
         scheme = SCHEMES.load(TARGET.schemes[precision][0])
         photos, config = Photos(pixels=calibration), QuantizeConfig(max_float_layers=0)
         program = quantize(program, scheme, photos, batch=1, config=config).program
+    spec = spec_of(network, preprocess, classes)
+    return write_program(spec, folder, precision, program, **options)
+
+
+def write_program(
+    spec: StudentSpec, folder: Path, precision: Precision, program: ExportedProgram, **options: Any
+) -> Path:
+    """The package of a program."""
     request = WriteRequest(
         program=program,
-        output_names=names,
-        spec=spec_of(network, preprocess, classes),
+        output_names=output_names(program),
+        spec=spec,
         precision=precision,
         batch=1,
         options={**TARGET.options, **options},
@@ -367,6 +376,39 @@ def test_padding_becomes_the_layers_own(
     wanted = reference_outputs(network, tiny_preprocess(), pixels)
     assert difference(model.infer(pixels), wanted) <= limit
     assert model.lint() == ()
+
+
+class SumOfStored(nn.Module):
+    """A sum of two tensors that layers read as well, which is stored itself, as in HGNetV2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 8
+        self.layers = nn.ModuleList(nn.Conv2d(each, 8, 3, padding=1) for each in (3, 8, 8, 8))
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, second, third, last = self.layers
+        left = functional.relu(first(images))
+        right = functional.relu(second(left))
+        return functional.relu(last(left + right) + third(right)).mean((2, 3))
+
+
+def test_scales_of_a_sum_are_those_of_its_tensors(tmp_path: Path, pixels: Pixels) -> None:
+    """coremltools divides them by one of them: "a scale is wrong: 1.48 where ... records 1"."""
+    torch.manual_seed(0)
+    network = StudentNetwork(SumOfStored(), num_classes=len(CLASSES)).eval()
+    program = build_program(network, tiny_preprocess())
+    config = QuantizeConfig(calibrator="minmax", max_float_layers=0)
+    made = quantize(program, SCHEMES.load("coreml"), Photos(pixels=pixels), batch=1, config=config)
+    package = write_program(
+        spec_of(network, tiny_preprocess(), CLASSES), tmp_path / "sum", "int8", made.program
+    )
+    record = QuantizationRecord.from_dict(made.record)
+    assert CoreMLModel(package, quantization=record).lint() == ()
+    # Those of another calibration are found still.
+    ranges = {name: (1.1 * low, 1.1 * high) for name, (low, high) in record.ranges.items()}
+    other = dataclasses.replace(record, ranges=ranges)
+    assert [each.where for each in CoreMLModel(package, quantization=other).lint()] == ["integers"]
 
 
 def test_a_layer_whose_weights_float16_cannot_hold_stays_in_float32(
