@@ -110,7 +110,7 @@ class LayerTimes:
     shares count, not the sum.
 
     Attributes:
-        runs: how many.
+        runs: how many count; an engine may leave out the slower half, which other work held up.
         run_ns: mean of a whole run.
         layers: those that took any time.
     """

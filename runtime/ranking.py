@@ -491,6 +491,9 @@ def _count(number: int, noun: str) -> str:
 # --------------------------------------------------------------------------- limits
 
 
+_TAILS = frozenset({"p90", "p95", "p99"})
+
+
 def _hold_one(rule: Rule, row: Row, group: Group) -> GateOutcome:
     first = group.first
     for reason in row.result.reasons:
@@ -502,6 +505,13 @@ def _hold_one(rule: Rule, row: Row, group: Group) -> GateOutcome:
         raise ConfigError(
             f"--fail-if {rule.text!r}: the first result, {group.given_first}, is not valid, so "
             f"{row.label} cannot be compared with it; measure it again"
+        )
+    if rule.is_relative and rule.metric in _TAILS and group.headline == "p50":
+        busy = row.label if is_disturbed(row.result) else "the first result"
+        raise ConfigError(
+            f"--fail-if {rule.text!r}: other work on the machine made the slow runs of {busy}, so "
+            f"{rule.metric} does not tell the models apart; measure both on a quiet machine, or "
+            "limit p50"
         )
     metric = METRICS[rule.metric]
     value = _read(rule, row.result, row.label)

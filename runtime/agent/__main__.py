@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 PHOTO_REPORT_EVERY = 32
-LAYER_RUNS = 20
+LAYER_RUNS = 40
 LAYER_SECONDS = 5.0
 """Layers are timed in so many runs, or in as many as fit, but in three at least."""
 

@@ -99,6 +99,18 @@ def test_a_busy_machines_models_are_ranked_by_p50(make_result: Any) -> None:
     assert json.loads(json.dumps(comparison.to_dict()))["groups"][0]["headline"] == "p50"
 
 
+def test_a_gate_on_slow_runs_that_other_work_made_is_an_error(make_result: Any) -> None:
+    # p50 was 1.68 times the first's, p90 the neighbours' alone, and "p90>+5%" passed.
+    results = [
+        make_result(folder="a", load_during=BUSY),
+        make_result(folder="b", median_ms=8, seed=1, load_during=BUSY),
+    ]
+    with pytest.raises(ConfigError, match="other work on the machine made the slow runs of b"):
+        compare(results, fail_if="p90>+5%")
+    with pytest.raises(GateError, match="p50 is"):
+        compare(results, fail_if="p50>+5%")
+
+
 def test_on_a_busy_machine_a_small_difference_is_none(make_result: Any) -> None:
     comparison = compare(
         [

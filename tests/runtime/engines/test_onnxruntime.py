@@ -191,5 +191,29 @@ def test_a_profile_is_read_without_the_first_runs_and_by_node() -> None:
     assert [(x.name, x.unit, x.mean_ns) for x in times.layers] == [("a", "qnn", 65_000)]
 
 
+def test_a_run_that_other_work_held_up_makes_no_layer_slow() -> None:
+    # Two profiles of one model on a busy machine had no slow layer in common.
+    events = []
+    for run in range(6):
+        held = 5000 if run == 3 else 0
+        begin = 10_000 * run
+        events += [
+            {"name": "model_run", "ts": begin, "dur": 100 + held, "cat": "Session", "args": {}},
+            *(
+                {
+                    "name": f"{layer}_kernel_time", "ts": begin + 10 * at, "cat": "Node",
+                    "dur": us + (held if layer == "b" else 0), "args": {"op_name": "Conv"},
+                }
+                for at, (layer, us) in enumerate({"a": 60, "b": 20}.items())
+            ),
+        ]  # fmt: skip
+
+    times = plugin._read_profile(events, 6)
+
+    assert times is not None
+    assert (times.runs, times.run_ns) == (3, 100_000)
+    assert [(x.name, x.mean_ns) for x in times.layers] == [("a", 60_000), ("b", 20_000)]
+
+
 def test_a_profile_without_runs_tells_nothing() -> None:
     assert plugin._read_profile([], 2) is None
