@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from markupsafe import Markup
+
 from edgeseed.core.bundle import GateResult
 from edgeseed.core.files import readable_size
 from edgeseed.core.line_plot import Line, line_plot
@@ -244,7 +246,7 @@ def _bundles(result: QuickstartResult) -> Section:
         ]
         for item in result.bundles
     ]
-    gates = "".join(
+    gates = Markup().join(
         page.heading(item.name)
         + page.table(
             ("gate", "value", "limit", "n"),

@@ -105,15 +105,6 @@ class Accuracy:
         """A JSON-able copy."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Accuracy":
-        """From `to_dict`'s form."""
-        shares = {
-            name: None if values[name] is None else Share(**values[name])
-            for name in ("top1", "float_top1", "agreement")
-        }
-        return cls(**{**values, **shares})
-
 
 def gather_photos(bundle: Bundle, data: str | Path | None, *, seed: int) -> EvaluationPhotos | None:
     """The photos to run: from `data`, or else the held-out ones that the bundle carries.

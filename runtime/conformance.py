@@ -14,9 +14,10 @@ from typing import Any
 
 from edgeseed.core.errors import ArtifactError, SchemaVersionError
 from edgeseed.core.files import read_json
+from edgeseed.core.reading import read_record
+from edgeseed.runtime.json_schema import json_schema
 from edgeseed.runtime.latency import NS_PER_SECOND
 from edgeseed.runtime.measurement import SCHEMA_VERSION, Measurement
-from edgeseed.runtime.records import json_schema, read_record
 
 DERIVED = {"Placement": ("share",), "Power": ("mean_w",)}
 """What `Measurement.to_dict` writes besides the fields."""

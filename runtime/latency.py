@@ -143,6 +143,7 @@ def _repeat(
         run()
         after = clock()
         samples.append(after - before)
+        # After the clock was read: what the rule and the progress bar take is in no sample.
         if stop(samples, after - start):
             return samples, after - start
         if on_progress is not None and after >= report_at:
@@ -183,6 +184,7 @@ class _Settled:
         if len(samples) < 2:
             return False
         quarter = max(1, len(samples) // 4)
+        # Medians: one run that was interrupted would move a mean for a long time.
         newest = float(np.median(samples[-quarter:]))
         before = float(np.median(samples[-2 * quarter : -quarter]))
         return abs(newest - before) <= self._rule.tolerance * before

@@ -115,6 +115,8 @@ def profile(
         GateError: If the model does not give its golden outputs on the device.
         WorkError: If the device or the engine failed.
     """
+    # Whatever can be refused is refused before the device is touched: a measurement may take
+    # minutes.
     _refuse_existing(out)
     if measurement is not None:
         _refuse_what_is_past(
@@ -234,6 +236,8 @@ def _kept(
     """The error, after the measurement was written where it can be found."""
     text = json.dumps(measurement.to_dict())
     wanted = Path(out).with_suffix(".measurement.json")
+    # The place of the result comes first, but may be what failed: a full disk, a folder that went
+    # away.
     for folder in (wanted.parent, Path(tempfile.gettempdir()), Path.home()):
         path = folder / wanted.name
         try:

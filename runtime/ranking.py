@@ -290,6 +290,7 @@ def _comparable(result: Result, versions: Mapping[str, set[str]]) -> dict[str, s
         "governor": ", ".join(machine.governors),
         **{f"device's {name}": text for name, text in _settings_of(result).items()},
     }
+    # What neither file tells is no difference: older ones are ranked with each other.
     return {
         name: "not known" if value is None or value == "" else str(value)
         for name, value in facts.items()
@@ -309,10 +310,12 @@ def _settings_of(result: Result) -> dict[str, str]:
 
 
 def _make_group(members: list[_Member], key: Mapping[str, str]) -> Group:
+    # A baseline that does not count would make every ratio worthless.
     first = next((each.result for each in members if each.result.valid), members[0].result)
     headline = _headline([each.result for each in members])
     runs = _runs_by_bundle([each.result for each in members], headline)
     rows = [_row(member, first, headline, runs) for member in members]
+    # What is not valid comes last, however fast it claims to be.
     rows.sort(key=lambda row: (not row.result.valid, headline_estimate(row.result, headline).value))
     return Group(
         title=_title(first),
@@ -392,6 +395,7 @@ def _verdict(
     if headline == "mean":
         return "not ranked"  # without a spread nothing tells a difference from chance
     own, other = runs[_identity(result)], runs[_identity(first)]
+    # The runs of one process are more alike than processes are, so repeats judge better.
     if min(sum(run.valid for run in each) for each in (own, other)) >= MIN_REPEATS:
         if _identity(result) == _identity(first):
             return "indistinguishable"  # another run of the first

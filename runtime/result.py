@@ -14,6 +14,7 @@ from typing import Any, Self
 from edgeseed.core.config import to_plain
 from edgeseed.core.errors import ArtifactError
 from edgeseed.core.files import atomic_file, read_json
+from edgeseed.core.reading import read_record
 from edgeseed.core.student import check_schema_version
 from edgeseed.runtime.accuracy import Accuracy
 from edgeseed.runtime.conformance import DERIVED
@@ -29,7 +30,6 @@ from edgeseed.runtime.measurement import (
     WarmUpRun,
 )
 from edgeseed.runtime.power import Power
-from edgeseed.runtime.records import read_record
 from edgeseed.runtime.summary import NS_PER_MS, Summary
 from edgeseed.runtime.thermals import Thermals
 from edgeseed.runtime.validity import Reason

@@ -121,6 +121,8 @@ def percentile(samples: NDArray[np.float64], percent: float) -> Estimate:
 
 def _long_run_variance(below: NDArray[np.bool_], q: float) -> float:
     independent = q * (1 - q)
+    # Batches of sqrt(n) runs: long enough to hold a slow spell, and as many as there are runs in
+    # each.
     size = math.isqrt(below.size)
     count = below.size // size
     if count < 2:

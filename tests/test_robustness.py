@@ -50,7 +50,7 @@ from edgeseed.distill.networks.teacher_cache import (
 from edgeseed.distill.training.recipe import Recipe
 from edgeseed.distill.training.run_folder import RunFolder
 from edgeseed.export.apps.gallery import make_gallery, read_gallery, write_gallery
-from edgeseed.export.apps.record import RECORD, read_record
+from edgeseed.export.apps.record import RECORD, read_module_record
 from edgeseed.export.proof.golden import read_golden
 from edgeseed.export.targets.coreml.interpreter.reading import parse_package
 from edgeseed.runtime import profile
@@ -590,7 +590,7 @@ def test_other_json_files_of_ours_of_any_content(
     survives(lambda: open_cache_folder(folder, CACHE_KEY))
     cache = TeacherCache(num_photos=2, num_views=1, folder=folder, views={0: view})
     survives(lambda: cache.get(ReplayedViews(number=0, photos=np.arange(2)), 0))
-    survives(lambda: read_record(folder))
+    survives(lambda: read_module_record(folder))
     survives(lambda: parse_package(folder))
 
 

@@ -292,6 +292,7 @@ class _Preparation:
         roles = ("student", *self.method.REQUIREMENTS.trained)
         names = {"student": self.run.student, **self.run.roles}
         return {
+            # Two networks of one architecture must not start from the same weights.
             role: self._build_student(role, names[role], teacher, seed=self.run.seed + number)
             for number, role in enumerate(roles)
         }
@@ -303,6 +304,7 @@ class _Preparation:
         classes = self._head_classes(teacher)
         if classes is None:
             network.head = None
+        # A given head is kept only if it has the same classes in the same order.
         elif network.head is None or known != classes:
             torch.manual_seed(seed)
             network.head = torch.nn.Linear(network.embedding_dim, len(classes))
@@ -441,6 +443,7 @@ def _image_size(run: RunSettings, photos: PhotoSet) -> int:
         return read_spec(run.student).preprocess.image_size  # someone has chosen it
     usual = describe_student(architecture_name(run.student)).image_size
     native = native_side(photos)
+    # Up to a multiple of 32, which is the total stride of most networks.
     size = min(usual, max(32, -(-native // 32) * 32))
     if size < usual:
         note(f"image size {size} instead of the student's {usual}: the photos are {native} pixels")

@@ -475,6 +475,7 @@ def _plan_rounds(passes: int, *, batch_size: int, num_labels: int) -> Rounds:
     """The rounds that make these passes, as nearly as whole batches allow."""
     most_repeats = min(passes, math.ceil(_STEPS_AN_EPOCH * batch_size / num_labels))
     num_epochs = math.ceil(passes / most_repeats)
+    # Epochs of even length, in place of full ones and a short last one.
     num_repeats = math.ceil(passes / num_epochs)
     whole = num_epochs * (num_repeats * num_labels // batch_size)
     return Rounds(

@@ -224,6 +224,7 @@ class RunningJob:
         recipe, num_steps, steps_a_pass = settings.recipe, None, None
         if job.rounds is not None:
             repeats, num_steps = job.rounds.num_repeats, job.rounds.num_steps
+            # The loop's epochs are longer than the user's, and the warm-up is counted in them.
             recipe = dataclasses.replace(
                 recipe,
                 epochs=job.rounds.num_epochs,
@@ -261,6 +262,8 @@ class RunningJob:
         job, training = self.job, self.job.settings.training
         photos = job.photos
         if job.rounds is not None:
+            # Few photos make epochs of a few steps, whose beginning and end would cost more than
+            # they do.
             photos = photos.subset(np.tile(np.arange(len(photos)), job.rounds.num_repeats))
         return open_canvases(
             photos,
@@ -281,6 +284,7 @@ class RunningJob:
     def _build_method(self) -> Method[Any]:
         job, plan = self.job, self.plan
         frozen = {role: self._freeze(role, teacher) for role, teacher in job.frozen.items()}
+        # Heads are drawn in the method's constructor, from torch's own generator.
         torch.manual_seed(job.run.seed)
         inputs = MethodInputs(
             student=job.student,
@@ -334,6 +338,7 @@ class RunningJob:
                     seed=run.seed,
                 ),
             )
+            # Blended photos are of one batch, so the answers hold for this division alone.
             batch = (self.plan.recipe.batch_size, distributed.world_size())
             keys = {
                 number: ViewKey(

@@ -202,6 +202,7 @@ class Trainer:
         views = plan.augmenter(
             photos.canvases, photos.shapes, photos.indices, period=period, step=step_in_epoch
         )
+        # A function of seed, step and rank: a resumed run makes the same draw, and ranks differ.
         key = uniforms(plan.seed, step, distributed.rank(), count=1)[0, 0]
         indices = torch.from_numpy(photos.indices)
         labels = None if plan.labels is None else send(plan.labels[indices], plan.device)
@@ -233,6 +234,7 @@ class Trainer:
             result = cast(StepResult, model(batch, moment))
         self.optimizer.zero_grad(set_to_none=True)
         result.loss.backward()
+        # Also where nothing is clipped: the norm is logged, and tells of a divergence.
         norm = nn.utils.clip_grad_norm_(self._parameters, plan.recipe.clip_norm or math.inf)
         self.method.after_backward(moment)
         self.optimizer.step()
@@ -267,6 +269,7 @@ class Trainer:
         is_whole = self.step % plan.order.steps_per_epoch == 0
         ends_epoch = is_whole or self.step == plan.total_steps
         if self.step % plan.training.log_steps == 0 or ends_epoch:
+            # At the end of an epoch its own record follows, with the same figures.
             self._log_window(bar, write=not ends_epoch)
         if ends_epoch:
             self._end_epoch()
@@ -332,6 +335,7 @@ class Trainer:
         record = {"kind": "epoch", **self._place(), **self._meter.means(), **self._watch.report()}
         self._trained_s += self._watch.seconds
         self._meter.reset()
+        # Before anything is saved: the last good state must not be replaced by a broken one.
         if not self._is_finite():
             raise self._divergence("weights are no longer numbers")
         record |= self._scores()

@@ -20,13 +20,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from edgeseed.core.config import to_plain
-from edgeseed.core.errors import ArtifactError, SchemaVersionError, UsageError
+from edgeseed.core.errors import ArtifactError, DataError, SchemaVersionError, UsageError
 from edgeseed.core.files import read_json, sha256_file, write_json
 from edgeseed.core.names import check_class_names
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.reading import read_record
 from edgeseed.core.records import Provenance, QuantizationRecord, SelectionRecord, SpeedRecord
 from edgeseed.core.student import check_schema_version
-from edgeseed.core.typecheck import check_types
 
 SCHEMA_VERSION = 1
 OLDEST_SCHEMA_VERSION = 1
@@ -143,25 +143,12 @@ class Manifest:
         """
         check_schema_version(values, supported=SCHEMA_VERSION, source=source)
         _check_readable(values, source=source)
-        fields = dict(values)
-        try:
-            fields["preprocess"] = Preprocess.from_dict(fields["preprocess"])
-            for key in ("inputs", "outputs"):
-                fields[key] = tuple(
-                    TensorSpec(**{**item, "shape": tuple(item["shape"])}) for item in fields[key]
-                )
-            fields["gates"] = tuple(GateResult(**item) for item in fields["gates"])
-            fields["files"] = {path: FileEntry(**entry) for path, entry in fields["files"].items()}
-            fields["classes"] = None if fields["classes"] is None else tuple(fields["classes"])
-            for name, block in _BLOCKS.items():
-                if fields.get(name) is not None:
-                    fields[name] = block.from_dict(fields[name])  # type: ignore[attr-defined]  # each has it
-            manifest = cls(**fields)
-            check_types(manifest, what=str(source))
-            if manifest.classes is not None:
+        manifest = read_record(cls, values, what=str(source))
+        if manifest.classes is not None:
+            try:
                 check_class_names(manifest.classes, source=str(source))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ArtifactError(f"{source} is not a valid manifest ({error!r})") from error
+            except DataError as error:
+                raise ArtifactError(str(error)) from error
         for path in (manifest.model, *manifest.files):
             _check_inside(path, source)
         return manifest

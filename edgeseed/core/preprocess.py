@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgeseed.core.errors import ArtifactError
+from edgeseed.core.reading import read_record
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 _RESAMPLING = {
@@ -174,22 +175,19 @@ class Preprocess:
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
+    def from_dict(
+        cls, values: Mapping[str, Any], *, what: str = "the preprocess block"
+    ) -> "Preprocess":
         """From `to_dict`'s form.
 
         Raises:
             ArtifactError: If a field is missing, unknown or makes no sense.
         """
-        fields = dict(values)
-        color = fields.pop("color", "RGB")
-        try:
-            fields["mean"], fields["std"] = tuple(fields["mean"]), tuple(fields["std"])
-            found = cls(**fields)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"the preprocess block is not valid: {error}") from error
+        found = read_record(cls, values, what=what, derived={"Preprocess": ("color",)})
+        color = values.get("color", "RGB")
         if color != COLORS[found.channels]:
             raise ArtifactError(
-                f"preprocess: color {color!r} does not fit {found.channels} means; it would be "
+                f"{what}: color {color!r} does not fit {found.channels} means; it would be "
                 f"{COLORS[found.channels]!r}"
             )
         return found

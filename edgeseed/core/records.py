@@ -1,17 +1,17 @@
 """Typed blocks of a bundle's manifest: quantization, speed, selection, and how it was made.
 
-A block is read from JSON once, here, and has attributes from then on. What a block of another
-version has besides is kept in `more` and written back: old bundles stay readable, and nothing is
-lost on the way.
+A block is read from JSON once, by `core.reading`, and has attributes from then on. What a block of
+another version has besides is kept in `more` and written back: old bundles stay readable, and
+nothing is lost on the way.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from edgeseed.core.config import to_plain
+from edgeseed.core.reading import json_names
 
-_Record = TypeVar("_Record")
 Verdict = Literal["chosen", "passed", "failed", "not made"]
 
 
@@ -101,17 +101,6 @@ class QuantizationRecord:
         """As JSON."""
         return _to_dict(self)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "QuantizationRecord":
-        """From `to_dict`'s form, or that of an older version."""
-        found = _known(cls, values)
-        _convert(found, "photos", lambda each: PhotoCounts(**each))
-        for name in ("tried", "counted"):
-            _convert(found, name, lambda each: _each(CandidateScore, each))
-        _convert(found, "equalized", lambda each: _each(EqualizationRecord, each))
-        _convert(found, "ranges", _read_ranges)
-        return cls(**found)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpeed:
@@ -154,13 +143,6 @@ class SpeedRecord:
             return {"timed": False, "reason": self.reason, **to_plain(self.more)}
         del values["reason"]
         return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "SpeedRecord":
-        """From `to_dict`'s form."""
-        found = _known(cls, values)
-        _convert(found, "compared", lambda each: _each(ModelSpeed, each))
-        return cls(**found)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,13 +195,6 @@ class SelectionRecord:
         """As JSON."""
         return _to_dict(self)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "SelectionRecord":
-        """From `to_dict`'s form."""
-        found = _known(cls, values)
-        _convert(found, "candidates", lambda rows: tuple(_candidate(row) for row in rows))
-        return cls(**found)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ExportSettings:
@@ -249,11 +224,6 @@ class ExportSettings:
         """As JSON."""
         return _to_dict(self)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ExportSettings":
-        """From `to_dict`'s form."""
-        return cls(**_known(cls, values))
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PhotosRecord:
@@ -280,11 +250,6 @@ class PhotosRecord:
         """As JSON, without what is not known."""
         return {name: value for name, value in _to_dict(self).items() if value is not None}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "PhotosRecord":
-        """From `to_dict`'s form."""
-        return cls(**_known(cls, values))
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Provenance:
@@ -310,49 +275,10 @@ class Provenance:
         """As JSON."""
         return _to_dict(self)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Provenance":
-        """From `to_dict`'s form."""
-        found = _known(cls, values)
-        _convert(found, "export", ExportSettings.from_dict)
-        _convert(found, "photos", PhotosRecord.from_dict)
-        return cls(**found)
-
-
-def _read_ranges(values: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
-    return {name: (float(low), float(high)) for name, (low, high) in values.items()}
-
-
-def _candidate(row: Mapping[str, Any]) -> SelectionCandidate:
-    close = row.get("closeness")
-    return SelectionCandidate(**{**row, "closeness": None if close is None else GateValue(**close)})
-
-
-def _convert(found: dict[str, Any], name: str, read: Any) -> None:
-    if name in found:
-        found[name] = read(found[name])
-
-
-def _each(record: type[_Record], values: Mapping[str, Any]) -> dict[str, _Record]:
-    return {name: record(**each) for name, each in values.items()}
-
-
-def _json_names(record: Any) -> dict[str, str]:
-    """JSON's name of each field -> the field's own, without `more`."""
-    fields = [field for field in dataclasses.fields(record) if field.name != "more"]
-    return {field.metadata.get("json", field.name): field.name for field in fields}
-
-
-def _known(record: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    names = _json_names(record)
-    found = {names[name]: value for name, value in values.items() if name in names}
-    more = {name: value for name, value in values.items() if name not in names}
-    return {**found, "more": more}
-
 
 def _to_dict(record: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for json_name, name in _json_names(record).items():
+    for json_name, name in json_names(record).items():
         value = getattr(record, name)
         values[json_name] = value.to_dict() if hasattr(value, "to_dict") else to_plain(value)
     return {**values, **to_plain(record.more)}

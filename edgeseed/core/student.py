@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from edgeseed.core.errors import ArtifactError, SchemaVersionError, UsageError
+from edgeseed.core.errors import ArtifactError, DataError, SchemaVersionError, UsageError
 from edgeseed.core.files import atomic_file
 from edgeseed.core.names import check_class_names
 from edgeseed.core.preprocess import Preprocess
-from edgeseed.core.typecheck import check_types
+from edgeseed.core.reading import read_record
 
 if TYPE_CHECKING:
     import torch
@@ -91,23 +91,18 @@ class StudentSpec:
         """
         check_schema_version(values, supported=SCHEMA_VERSION, source=source)
         try:
-            classes = values["classes"]
-            if classes is not None and (not isinstance(classes, list | tuple) or not classes):
-                # A text would become a class for each letter, and a head of no class is none.
-                raise ValueError(f"classes={classes!r} is no list of names")
-            spec = cls(
-                architecture=Architecture(**values["architecture"]),
-                preprocess=Preprocess.from_dict(values["preprocess"]),
-                embedding_dim=values["embedding_dim"],
-                classes=None if classes is None else tuple(classes),
-                provenance=dict(values["provenance"]),
-                metrics=tuple(values["metrics"]),
-            )
-            check_types(spec, what=str(source))
-            if spec.classes is not None:
+            # All of them, also those with defaults; what a later edgeseed adds is passed over.
+            known = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        except KeyError as error:
+            raise ArtifactError(f"{source}: its specification has no {error.args[0]}") from error
+        spec = read_record(cls, known, what=str(source))
+        if spec.classes is not None:
+            if not spec.classes:
+                raise ArtifactError(f"{source}: its list of classes is empty")
+            try:
                 check_class_names(spec.classes, source=str(source))
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            raise ArtifactError(f"{source}: its specification is not valid ({error!r})") from error
+            except DataError as error:
+                raise ArtifactError(str(error)) from error
         return spec
 
 

@@ -21,7 +21,6 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +28,7 @@ import numpy as np
 
 from edgeseed.core.bundle import GOLDEN, Bundle, TensorSpec
 from edgeseed.core.environment import edgeseed_version
-from edgeseed.core.errors import ArtifactError, UsageError
+from edgeseed.core.errors import UsageError
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.export.added_outputs import OWN_OUTPUTS
 from edgeseed.export.apps.conformance import write_conformance_set
@@ -97,26 +96,6 @@ class ModelFacts:
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {**dataclasses.asdict(self), "preprocess": self.preprocess.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ModelFacts":
-        """From `to_dict`'s form.
-
-        Raises:
-            ArtifactError: If a field is missing, unknown or makes no sense.
-        """
-        try:
-            fields = dict(values)
-            fields["preprocess"] = Preprocess.from_dict(fields["preprocess"])
-            fields["input"] = _tensor_spec(fields["input"])
-            fields["outputs"] = tuple(_tensor_spec(item) for item in fields["outputs"])
-            return cls(**fields)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtifactError(f"the facts of the model are not valid ({error!r})") from error
-
-
-def _tensor_spec(values: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(**{**values, "shape": tuple(values["shape"])})
 
 
 def model_facts(bundle: Bundle, *, module: str | None) -> ModelFacts:

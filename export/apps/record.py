@@ -7,6 +7,7 @@ from typing import Any
 
 from edgeseed.core.errors import ArtifactError, SchemaVersionError
 from edgeseed.core.files import read_json
+from edgeseed.core.reading import read_record
 from edgeseed.export.apps.contents import ModelFacts
 
 SCHEMA_VERSION = 1
@@ -69,7 +70,7 @@ class ModuleRecord:
         try:
             record = cls(
                 platform=values["platform"],
-                model=ModelFacts.from_dict(values["model"]),
+                model=read_record(ModelFacts, values["model"], what="the facts of the model"),
                 manifest_sha256=values["bundle"]["manifest_sha256"],
                 sealed=dict(values["bundle"]["files"].items()),
                 files={path: ModuleFile(**file) for path, file in values["files"].items()},
@@ -87,7 +88,7 @@ class ModuleRecord:
         return record
 
 
-def read_record(folder: Path) -> ModuleRecord:
+def read_module_record(folder: Path) -> ModuleRecord:
     """Reads the record of a module.
 
     Raises:

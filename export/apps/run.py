@@ -19,7 +19,7 @@ from edgeseed.export.apps.contents import (
     write_model_assets,
 )
 from edgeseed.export.apps.platform import PLATFORMS, Platform
-from edgeseed.export.apps.record import RECORD, ModuleFile, ModuleRecord, read_record
+from edgeseed.export.apps.record import RECORD, ModuleFile, ModuleRecord, read_module_record
 from edgeseed.export.targets import TARGETS
 
 README = "README.md"
@@ -210,7 +210,7 @@ def verify_module(module: str | Path, *, bundle: str | Path | None = None) -> Mo
             changed, or are of another bundle; the message names all of them.
     """
     folder = Path(module)
-    record = read_record(folder)
+    record = read_module_record(folder)
     facts = record.model
     platform: Platform = PLATFORMS.load(record.platform)
     assets = render(platform.assets, facts)

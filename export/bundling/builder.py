@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from edgeseed.core.bundle import Bundle
 from edgeseed.core.errors import UsageError
+from edgeseed.core.reading import read_record
 from edgeseed.core.records import ModelSpeed, QuantizationRecord, SpeedRecord
 from edgeseed.export.added_outputs import parse_added
 from edgeseed.export.bundling.writer import (
@@ -192,7 +193,9 @@ class BundleBuilder:
             config=self.config,
             keep_float=matching_layers(self.work.free_program, self.keep_float),
         )
-        return quantized.program, QuantizationRecord.from_dict(quantized.record)
+        return quantized.program, read_record(
+            QuantizationRecord, quantized.record, what="the quantization"
+        )
 
 
 def baseline_precision(target: Target) -> Precision:

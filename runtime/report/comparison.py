@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 
 from edgeseed.core.svg import number
 from edgeseed.runtime.accuracy import Accuracy, Share
@@ -142,17 +143,17 @@ def _machine_name(result: Result) -> str:
 # --------------------------------------------------------------------------- sections
 
 
-def _per_group(comparison: Comparison, render: Callable[[Group], str]) -> str:
+def _per_group(comparison: Comparison, render: Callable[[Group], Markup]) -> Markup:
     """One group's markup, or every group's under its own heading."""
     if len(comparison.groups) == 1:
         return render(comparison.groups[0])
-    return "".join(
+    return Markup().join(
         page.heading(f"Protocol {group.title}") + render(group) for group in comparison.groups
     )
 
 
 def _results(comparison: Comparison, colours: Colours) -> Section:
-    def render(group: Group) -> str:
+    def render(group: Group) -> Markup:
         times = f"{group.headline} × the first"
         head = ("", "p50", "p90", "p99", times, "top-1", "agreement")
         rows = [_result_cells(row, group, colours) for row in group.rows]
@@ -248,14 +249,14 @@ def _remarks(group: Group) -> list[Cell]:
     ]
 
 
-NO_SAMPLES = "<p>Not drawn: the runner keeps no samples.</p>"
+NO_SAMPLES = "Not drawn: the runner keeps no samples."
 
 
 def _distributions(comparison: Comparison, colours: Colours) -> Section:
-    def render(group: Group) -> str:
+    def render(group: Group) -> Markup:
         unit, series = _series(group, colours)
         if not series:
-            return NO_SAMPLES
+            return page.paragraph(NO_SAMPLES)
         caption = "Hill: how often each latency occurred. Upright line: p50. Dot: p90, "
         caption += "with a bar for its 95 % interval. Short tick: p99."
         if out := charts.beyond(series):
@@ -274,10 +275,10 @@ def _distributions(comparison: Comparison, colours: Colours) -> Section:
 
 
 def _tails(comparison: Comparison, colours: Colours) -> Section:
-    def render(group: Group) -> str:
+    def render(group: Group) -> Markup:
         unit, series = _series(group, colours)
         if not series:
-            return NO_SAMPLES
+            return page.paragraph(NO_SAMPLES)
         caption = "Read at “1 in 100”: one run in a hundred took longer than the line's height. "
         caption += "Each line ends where fewer than five runs are left to judge by."
         return page.figure(charts.tail(series, unit=unit), caption=caption)
@@ -291,10 +292,10 @@ def _tails(comparison: Comparison, colours: Colours) -> Section:
 
 
 def _timelines(comparison: Comparison, colours: Colours) -> Section:
-    def render(group: Group) -> str:
+    def render(group: Group) -> Markup:
         unit, series = _series(group, colours)
         if not series:
-            return NO_SAMPLES
+            return page.paragraph(NO_SAMPLES)
         caption = f"Line: median of each stretch of the run, in {unit.name}. Band: p10 to p90. "
         caption += f"Dashed: {MAX_DRIFT} times the start; a run that ends above it does not count, "
         caption += "unless the protocol is sustained, which is there to show it."
@@ -312,7 +313,7 @@ def _layers(comparison: Comparison, colours: Colours) -> Section:
     rows = [row for group in comparison.groups for row in group.rows]
     timed = [row for row in rows if row.result.layers is not None]
     untold = [row.label for row in rows if row.result.layers is None]
-    markup = _kinds_table(timed, colours) if timed else ""
+    markup = _kinds_table(timed, colours) if timed else Markup()
     for row in timed:
         slowest = charts.bars(_layer_bars(row, colours), title=f"Slowest layers of {row.label}")
         markup += page.heading(row.label) + page.figure(slowest, caption=_layer_caption(row))
@@ -329,7 +330,7 @@ def _layers(comparison: Comparison, colours: Colours) -> Section:
 _KINDS, _SLOWEST = 8, 8
 
 
-def _kinds_table(rows: list[Row], colours: Colours) -> str:
+def _kinds_table(rows: list[Row], colours: Colours) -> Markup:
     """Each result's share of time by kind of layer, the largest first."""
     shares = [_shares_by_kind(row.result) for row in rows]
     totals: dict[str, float] = {}
@@ -385,12 +386,14 @@ def _layer_caption(row: Row) -> str:
 
 
 def _tradeoffs(comparison: Comparison, colours: Colours) -> Section:
-    def render(group: Group) -> str:
+    def render(group: Group) -> Markup:
         quality, points = _points(group, colours)
         if not points:
-            return "<p>No result here has an accuracy: profile with --data to run photos.</p>"
+            return page.paragraph(
+                "No result here has an accuracy: profile with --data to run photos."
+            )
         if len({row.photos for row in group.rows if photo_set(row.result) is not None}) > 1:
-            return f"<p>Not drawn: the accuracies are {OTHER_PHOTOS}.</p>"
+            return page.paragraph(f"Not drawn: the accuracies are {OTHER_PHOTOS}.")
         caption = "A disc's area is the model's size on disk, its cross the 95 % intervals. "
         caption += "Dotted: what no other model here beats in both."
         draw = charts.tradeoff(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from edgeseed.core.reading import read_record
 from edgeseed.core.records import (
     CandidateScore,
     EqualizationRecord,
@@ -63,25 +64,27 @@ def plain(value: Any) -> Any:
 @pytest.mark.parametrize("record", FULL, ids=lambda record: type(record).__name__)
 def test_a_record_comes_back_from_json(record: Any) -> None:
     written = plain(record.to_dict())
-    again = type(record).from_dict(written)
+    again = read_record(type(record), written, what="it")
     assert plain(again.to_dict()) == written
     assert again.more == plain(record.more)
 
 
 @pytest.mark.parametrize("record", FULL, ids=lambda record: type(record).__name__)
 def test_what_another_version_has_besides_is_kept(record: Any) -> None:
-    again = type(record).from_dict({**plain(record.to_dict()), "of tomorrow": {"a": [1]}})
+    again = read_record(
+        type(record), {**plain(record.to_dict()), "of tomorrow": {"a": [1]}}, what="it"
+    )
     assert again.more["of tomorrow"] == {"a": [1]}
     assert plain(again.to_dict())["of tomorrow"] == {"a": [1]}
 
 
 def test_parts_of_a_record_have_types_again() -> None:
-    quantization = QuantizationRecord.from_dict(plain(FULL[0].to_dict()))
+    quantization = read_record(QuantizationRecord, plain(FULL[0].to_dict()), what="it")
     assert quantization.photos == PhotoCounts(ranges=4, judging=2)
     assert quantization.tried["mse"] == CandidateScore(agreement=0.9, distance=0.1, photos=10)
     assert quantization.equalized["conv"].gain == 2.0
     assert quantization.ranges["conv"] == (-1.0, 2.5)
-    selection = SelectionRecord.from_dict(plain(FULL[3].to_dict()))
+    selection = read_record(SelectionRecord, plain(FULL[3].to_dict()), what="it")
     assert selection.candidates[0].closeness == GateValue(gate="top1_agreement", value=0.99, n=100)
     assert selection.candidates[1].closeness is None
 
@@ -113,7 +116,10 @@ def test_a_candidate_is_named_with_its_target_where_there_are_several() -> None:
 
 
 def test_an_old_block_without_most_fields_is_read() -> None:
-    assert QuantizationRecord.from_dict({"scheme": "x86"}).photos == PhotoCounts()
-    assert Provenance.from_dict({}).export == ExportSettings(more={})
-    assert Provenance.from_dict({}).edgeseed_version is None
-    assert Provenance.from_dict({"environment": {"edgeseed": "0.0.9"}}).edgeseed_version == "0.0.9"
+    assert read_record(QuantizationRecord, {"scheme": "x86"}, what="it").photos == PhotoCounts()
+    assert read_record(Provenance, {}, what="it").export == ExportSettings(more={})
+    assert read_record(Provenance, {}, what="it").edgeseed_version is None
+    assert (
+        read_record(Provenance, {"environment": {"edgeseed": "0.0.9"}}, what="it").edgeseed_version
+        == "0.0.9"
+    )

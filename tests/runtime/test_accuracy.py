@@ -9,6 +9,7 @@ from PIL import Image
 from edgeseed.core.bundle import Bundle
 from edgeseed.core.errors import WorkError
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.reading import read_record
 from edgeseed.runtime.accuracy import (
     Accuracy,
     EvaluationPhotos,
@@ -128,7 +129,7 @@ def test_outputs_that_are_no_numbers_are_an_error() -> None:
 def test_accuracy_survives_json() -> None:
     found = score(outputs(0), photos(50, [0] * 50), outputs(1))
 
-    assert Accuracy.from_dict(found.to_dict()) == found
+    assert read_record(Accuracy, found.to_dict(), what="it") == found
 
 
 def test_the_bundles_own_photos_are_the_default(bundle: Bundle) -> None:

@@ -26,6 +26,7 @@ from edgeseed.core.console import quiet, say
 from edgeseed.core.errors import EdgeseedError
 from edgeseed.core.network import StudentNetwork, build_student
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.reading import read_record
 from edgeseed.core.records import QuantizationRecord
 from edgeseed.core.student import Architecture, StudentSpec
 from edgeseed.export.program import build_program, output_names
@@ -262,7 +263,7 @@ class Trial:
             self.program, SCHEMES.load(scheme), Photos(pixels=self.pixels), batch=batch,
             config=config,
         )  # fmt: skip
-        record = QuantizationRecord.from_dict(quantized.record)
+        record = read_record(QuantizationRecord, quantized.record, what="it")
         simulated = simulate_integers(quantized.program, self.judged, batch=batch)
         model = self._write(target, "int8", quantized.program, record)
         found = model.infer(self.judged)

@@ -146,6 +146,7 @@ def _mean(node: fx.Node) -> Operator | None:
     value = node.meta.get("val")
     if not isinstance(axes, list | tuple) or getattr(value, "dim", lambda: 0)() == 0:
         return None
+    # Axes may be counted from the end.
     return "pool" if sorted(int(str(axis)) % 4 for axis in axes) == [2, 3] else None
 
 
@@ -212,6 +213,7 @@ class _Planner:
         if operator not in self.scheme.operators:
             self.floats[node.name] = f"scheme {self.scheme.name} has no integer {operator}"
             return
+        # Nodes come in order, so all that this one reads has been decided.
         sources = self._sources(node, operator)
         if node in self.tail and operator not in WEIGHTED:
             self.floats[node.name] = "it makes the embedding, which is not rounded"
@@ -257,6 +259,7 @@ class _Planner:
             for source in sources:
                 self.points.setdefault(source, Kind.FREE)
         stays_float = self.scheme.float_results or node in self.tail
+        # What only the caller reads is handed over in float, without a detour by bytes.
         is_read = self.scheme.plain_qdq or any(user.op != "output" for user in node.users)
         if is_read and not stays_float:
             self.points[node] = Kind.FREE
@@ -264,11 +267,13 @@ class _Planner:
     def _take_skip(self, node: fx.Node, sources: list[fx.Node]) -> None:
         """A residual sum: the layer in front writes it, if what it adds comes in integers."""
         own = [item for item in sources if self.operators.get(item) == "conv"]
+        # A layer can add the skip before it stores only if nobody needs its result without.
         own = [item for item in own if len(item.users) == 1 and item not in self.points]
         if not own or _shape(sources[0]) != _shape(sources[1]):
             self.floats[node.name] = "it does not end a residual block of convolutions"
             return
         self.operators[node] = "add"
+        # Both may be the same tensor: x + x.
         (skip,) = [item for item in sources if item is not own[0]] or [own[0]]
         self.points.setdefault(skip, Kind.FREE)
 
@@ -296,6 +301,7 @@ class _Planner:
             return
         self.operators[node] = "relu"
         if is_alone:
+            # What lies between the two is never stored, so its range must not be looked for.
             self.points.pop(source, None)
         is_six = node.target is not _aten.relu.default
         self.points[node] = Kind.RELU6 if is_six else Kind.RELU

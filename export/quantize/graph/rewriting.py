@@ -55,6 +55,7 @@ from edgeseed.export.quantize.scheme import IntegerFormat, Scheme
 
 _aten = torch.ops.aten
 _INT32 = (-(2**31), 2**31 - 1)
+# Half of what 32 bits hold: the sum of products is added in the same number.
 _LARGEST_BIAS = 2.0**30
 _BRIGHTEST = 255
 _ONE_CHANNEL = [0, 0, 0, 0, 0, 1]
@@ -113,6 +114,7 @@ def quantizer_of_kind(
 
 def _hardswish_quantizer(high: float, number_format: IntegerFormat) -> Quantizer:
     """Steps of 3/z from -3, for a whole z, up to about `high`."""
+    # -3 has to be an integer exactly: the step is 3/z, and the upper end follows from it.
     z = round(3 * number_format.levels / (max(high, 0.1) + 3))
     z = min(max(z, 1), number_format.levels)
     base = quantizer_for_range(0.0, 1.0, number_format)
@@ -216,6 +218,7 @@ class _Inserter:
         """Whoever still reads the float value of a stored tensor gets the stored one."""
         for point, (stored, quantizer) in self.stored.items():
             for user in [user for user in point.users if user not in self.readers]:
+                # Integer operators have read it for themselves, in `visit`.
                 if self.layout.operators.get(user.name) is None:
                     value = self._read_as(stored, quantizer, before=user)
                     user.replace_input_with(point, value)
@@ -275,6 +278,7 @@ class _Inserter:
         stored, quantizer = self.stored[source]
         z = quantizer.zero_point - quantizer.low
         x = self._read(source, before=node)
+        # 2z steps up from -3 is 3, where relu6 ends. A range that ends before needs no minimum.
         top = quantizer.low + 2 * z
         if top < quantizer.high:
             with self.graph.inserting_before(node):
@@ -285,6 +289,7 @@ class _Inserter:
     def _hardsigmoid(self, node: fx.Node) -> None:
         source = input_of(node)
         stored, quantizer = self.stored[source]
+        # No operator is left: whoever reads it reads the layer's own bytes in other steps.
         self.stored[node] = (
             stored,
             quantizer.read_as(scale=quantizer.scale / 6, zero_point=quantizer.low),
@@ -298,6 +303,7 @@ class _Inserter:
             sigmoid = self.graph.call_function(
                 _aten.sigmoid.default, (self._read(source, before=node),)
             )
+            # Read, sigmoid, store: runtimes make one table of these three.
             table = self.graph.call_function(
                 ops.quantize_per_tensor.default, (sigmoid, *gate.arguments)
             )
@@ -312,6 +318,7 @@ class _Inserter:
         stored, quantizer = self.stored[source]
         with self.graph.inserting_before(node):
             assert callable(node.target)
+            # The bytes themselves are moved: nothing is rounded a second time.
             moved = self.graph.call_function(node.target, (stored, *node.args[1:]), node.kwargs)
         self.stored[node] = (moved, quantizer)
 
@@ -345,8 +352,10 @@ class _Inserter:
         weight = self.numbers.rounded.get(node.name, weight)
         scales = self._weight_scales(node, weight)
         if (gain := self.numbers.gains.get(node.name)) is not None:
+            # Weights and steps grow alike: the integers stay as they were rounded.
             weight = weight * gain.view(-1, *[1] * (weight.dim() - 1))
             scales = in_stored_type(scales * gain, self.scheme.weight.scale_dtype)
+        # Last, because normalisation, gain and correction are in what was learnt already.
         weight, bias = self.numbers.learned.get(node.name, (weight, bias))
         self._set_weights(node, weight, bias, scales, input_scale=scale)
         self._store_unless_joined(node)
@@ -444,6 +453,7 @@ class _Inserter:
             node, integers, scales, (number_format.low, number_format.high), "weight"
         )
         if self.scheme.integer_bias:
+            # The steps of the sum of products, so that the bias is added as it is.
             bias_scales = (scales.double() * input_scale).float()
             integers = quantize_channels(
                 bias, bias_scales, low=_INT32[0], high=_INT32[1], dtype=torch.int32
@@ -451,6 +461,7 @@ class _Inserter:
             new_bias = self._constant_channels(node, integers, bias_scales, _INT32, "bias")
         else:
             new_bias = new_constant(self.module, bias, name=f"{node.name}_bias", before=node)
+        # A slice, since a layer without a bias has no third argument to replace.
         arguments[2:3] = [new_bias]
         node.args = tuple(arguments)
         node.meta[UNROUNDED] = (weight, bias)

@@ -125,6 +125,7 @@ def _read_constant(module: fx.GraphModule, node: fx.Node) -> None:
 
 def _read_tensor(module: fx.GraphModule, node: fx.Node) -> None:
     """`dequantize(view(clamp(quantize(x))))` -> `view(fake_quantize(x)) * stretch + shift`."""
+    # Between storing and reading there may be views, padding and a hard-swish's minimum.
     steps: list[fx.Node] = []
     stored = input_of(node)
     while stored.target is not ops.quantize_per_tensor.default:
@@ -135,6 +136,7 @@ def _read_tensor(module: fx.GraphModule, node: fx.Node) -> None:
     read_scale, read_zero = cast("tuple[float, int]", node.args[1:3])
     for step in steps:
         if step.target is _aten.clamp.default:
+            # A minimum of bytes is a lower end of their range: one clamp does both.
             top = cast(int, step.args[2])
     with module.graph.inserting_before(node):
         result = module.graph.call_function(fake_quantize, (value, scale, zero_point, low, top))

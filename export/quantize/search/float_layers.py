@@ -1,19 +1,24 @@
-"""Which operators lose: the fewest are left in float that bring the decisions back.
+"""Which layers stay in float so that the integer model answers as the float model does.
 
-Each layer is put back to float alone (all others stay integer), and the quality gained is measured
-on photos that were not calibrated with. Then layers are given back step by step: of those that gain
-most alone, of the neighbours of those given back already, and of groups, what helps most for its
-size. Groups, because a float layer among integers still reads and writes rounded tensors: those
-around a tensor are worth nothing but together. Which tensors are worth it is known without trying,
-by the squared gradients that `fisher` weighs by (`calibration.rounding_costs`): a MobileNetV3-small
-whose second and third layer are in float owes a fifth of what is left to a single tensor, between
-the twelfth and the thirteenth. Where no groups are known, neighbours are tried in pairs at first.
-Where two more steps take away less than 10 %, the search ends without those two if the gate
-would hold, by a standard error of the photos that count decisions. If not, it goes on until it
-would; if it nowhere does, what keeps most of those that hold it at all is taken, and where none
-does, all that came from those two on are integers again. Where as many decisions as are wanted are
-not kept, fewer layers that hold the gate and keep no fewer are taken instead. Those that turn out
-not to be needed are taken away.
+A layer in float costs speed, so few are taken:
+
+1. **Gains.** Each layer is left in float alone. Its gain is the share of the distance between the
+   integer and the float model that this takes away.
+2. **Grow.** Each step leaves one more layer, or a group, in float: what takes away most for its
+   size. Tried are the layers of greatest gain, the neighbours of those in float already, and
+   groups around the tensors whose rounding moves the outputs most (`rounding_costs`). Groups,
+   because a tensor stays rounded as long as one layer that writes or reads it is an integer one: of
+   two layers around it, each alone gains nothing.
+3. **Stop** where agreement is as wanted. Or, once a step has taken away less than a tenth of the
+   distance, where the gate holds by a standard error.
+4. **Choose.** If agreement is as wanted, all that was added stays. If not, only the steps before
+   the first that helped little count, and what agrees most of these is taken. Where that does not
+   hold the gate by a standard error, the first later one that does; else what agrees most of all
+   that hold it at all.
+5. **Prune.** A layer becomes an integer one again where that costs neither agreement nor distance.
+
+Distances are of photos that rank (`PhotoSplit.ranking`), agreement is counted on others
+(`PhotoSplit.acceptance`): a layer is flattered by the photos that chose it.
 """
 
 import dataclasses
@@ -73,7 +78,7 @@ def search_floats(
     *,
     quick: Evaluate | None = None,
     count: Count = lambda _, score: score,
-    around: Around | None = None,
+    around: Around = lambda _: (),
     min_agreement: float,
     required: float = 1.0,
     most: int,
@@ -86,8 +91,7 @@ def search_floats(
         quick: The same on fewer photos, for the gain of every layer alone.
         count: The same score, its decisions counted on photos that rank nothing. Called for what
             each step chose, which the photos that rank flatter, and before a layer is taken away.
-        around: Groups of layers to be tried together, for those that are in float; by default
-            neighbours, at first.
+        around: Groups of layers to be tried together, for those that are in float.
         min_agreement: The share of decisions to keep, where layers pay.
         required: The share that the gate asks, for which, and a standard error more, layers are
             left in float that do not.
@@ -105,36 +109,32 @@ def search_floats(
     sure = min(required + chance, max(required, min_agreement))
     reached = [(chosen, score)]
     steps: list[tuple[tuple[str, ...], float]] = []
-    idle_from: int | None = None
+    # How many of the states lie before the first step that helped little.
+    useful = 1
+    most = min(most, len(layers))
     with progress("leaving layers in float", most, "layers") as bar:
-        while len(chosen) < min(most, len(layers)) and score.agreement < min_agreement:
+        while len(chosen) < most and score.agreement < min_agreement:
             groups: list[tuple[str, ...]] = [(n,) for n in _candidates(layers, gains, chosen)]
-            if around is not None:
-                groups += around(chosen)
-            elif not chosen:
-                groups += _pairs(layers, gains)
-            left = min(most, len(layers)) - len(chosen)
+            groups += around(chosen)
             tried = {}
-            for group in dict.fromkeys(group for group in groups if len(group) <= left):
-                tried[group] = evaluate({**chosen, **dict.fromkeys(group, _REASON)})
+            for group in dict.fromkeys(groups):
+                if len(group) <= most - len(chosen):
+                    tried[group] = evaluate({**chosen, **dict.fromkeys(group, _REASON)})
             # In this order: where they are the same, nothing is added to a whole number of photos.
             best = _best(tried, min_agreement + (judged.agreement - score.agreement))
             steps.append((best, 1.0 - tried[best].distance / max(score.distance, 1e-12)))
             chosen = {**chosen, **dict.fromkeys(best, _REASON)}
             judged = tried[best]
-            score = count(chosen, judged)
+            before, score = score, count(chosen, judged)
             reached.append((chosen, score))
             bar.advance(len(best))
-            before = max(0, len(reached) - 1 - POLICY.patience)
-            if (
-                len(reached) > POLICY.patience
-                and score.distance > POLICY.idle * reached[before][1].distance
-            ):
-                # Those two helped little, and each costs speed.
-                idle_from = before if idle_from is None else idle_from
-            if idle_from is not None and _first_that_holds(reached[idle_from:], sure):
+            if useful == len(reached) - 1 and score.distance <= POLICY.idle * before.distance:
+                useful += 1
+            if useful < len(reached) and score.agreement >= sure:
                 break
-    kept = _settle(reached, idle_from, min_agreement=min_agreement, required=required, sure=sure)
+    kept = reached[-1]
+    if score.agreement < min_agreement:
+        kept = _choose(reached, useful, required=required, sure=sure)
     chosen, score = _without_needless(kept, evaluate, count, min_agreement=min_agreement)
     return Search(keep_float=_reasons(chosen, steps, gains), score=score, gains=gains)
 
@@ -142,33 +142,26 @@ def search_floats(
 _State = tuple[dict[str, str], Score]
 
 
-def _settle(
-    reached: Sequence[_State],
-    idle_from: int | None,
-    *,
-    min_agreement: float,
-    required: float,
-    sure: float,
-) -> _State:
-    """Which of the states is kept: the last, if it keeps what is wanted.
+def _choose(reached: Sequence[_State], useful: int, *, required: float, sure: float) -> _State:
+    """Which of the states is kept where none agrees as wanted.
 
     Args:
         reached: All of them, beginning with that of no layers.
-        idle_from: The first after which layers helped little, if they did.
-        min_agreement: The share of decisions that is wanted.
+        useful: How many lie before the first step that helped little.
         required: The share that the gate asks.
         sure: That share and a standard error more.
     """
-    chosen, score = reached[-1]
-    if idle_from is not None:
-        rest = reached[idle_from:]
-        chosen, score = _for_the_gate(rest, required, sure) or rest[0]
-    if score.agreement < min_agreement and score.distance > POLICY.idle * reached[0][1].distance:
-        # Also where there were too few layers for two that help little.
-        chosen, score = _for_the_gate([reached[0], (chosen, score)], required, sure) or reached[0]
-    if score.agreement < min_agreement:
-        chosen, score = _with_fewer((chosen, score), reached, required)
-    return chosen, score
+
+    def agreement(state: _State) -> float:
+        return state[1].agreement
+
+    best = max(reached[:useful], key=agreement)
+    if agreement(best) >= sure:
+        return best
+    holding = [state for state in reached if agreement(state) >= required]
+    first = next((state for state in holding if agreement(state) >= sure), None)
+    # Where the gate holds nowhere, layers that help little are no use either.
+    return first or max(holding, key=agreement, default=reached[useful - 1])
 
 
 def _without_needless(
@@ -186,30 +179,6 @@ def _without_needless(
         if without.agreement >= min(min_agreement, score.agreement):
             chosen, score = fewer, without
     return chosen, score
-
-
-def _first_that_holds(states: Sequence[_State], required: float) -> _State | None:
-    return next((state for state in states if state[1].agreement >= required), None)
-
-
-def _for_the_gate(states: Sequence[_State], required: float, sure: float) -> _State | None:
-    """The first that holds the gate surely, or else what keeps most of those that hold it."""
-    holding = [state for state in states if state[1].agreement >= required]
-    most = max(holding, key=lambda state: state[1].agreement, default=None)
-    return _first_that_holds(holding, sure) or most
-
-
-def _with_fewer(state: _State, states: Sequence[_State], required: float) -> _State:
-    """What holds the gate with fewer layers and keeps no fewer decisions, or else the same.
-
-    A MobileNetV3-L at 224 px was nearer with four, kept 252 decisions of 256 in place of 253, and
-    was a tenth slower.
-    """
-    least = max(required, state[1].agreement)
-    fewer = [
-        other for other in states if len(other[0]) < len(state[0]) and other[1].agreement >= least
-    ]
-    return max(fewer, key=lambda other: other[1].agreement, default=state)
 
 
 def _candidates(
@@ -234,16 +203,6 @@ def _best(tried: Mapping[tuple[str, ...], Score], min_agreement: float) -> tuple
     fewest = min((len(group) for group in enough), default=0)
     left = [group for group in enough if len(group) == fewest] or list(tried)
     return min(left, key=lambda group: tried[group].distance / POLICY.idle ** len(group))
-
-
-def _pairs(layers: Sequence[str], gains: Mapping[str, float]) -> list[tuple[str, ...]]:
-    """Layers with a tensor between them that only both can keep from being rounded.
-
-    The first ones, whose tensors are the largest, and those around what gains most alone.
-    """
-    alone = sorted(range(len(layers)), key=lambda at: -gains[layers[at]])[: POLICY.tried_alone]
-    starts = {*range(POLICY.front), *alone, *(at - 1 for at in alone)}
-    return [(layers[at], layers[at + 1]) for at in sorted(starts) if 0 <= at < len(layers) - 1]
 
 
 def _reasons(

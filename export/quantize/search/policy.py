@@ -67,16 +67,12 @@ class SearchPolicy:
     # ---------------------------------------------------------------- layers in float
     tried_alone: int = 2
     """Layers with the greatest gain alone that are tried in each step, beside neighbours."""
-    front: int = 3
-    """First layers that are tried in pairs, since their tensors are the largest."""
     costly_tensors: int = 3
     """Tensors whose rounding moves the outputs most, around which layers are tried together."""
     most_around: int = 3
     """Layers in such a group."""
-    patience: int = 2
-    """Steps that must take away a tenth of the distance together, or the search ends."""
     idle: float = 0.9
-    """The share of the distance that such steps leave, if they help little."""
+    """A step helps little if it leaves more than this share of the distance."""
     needless: float = 1.02
     """A layer is an integer one again where the distance grows by no more than this."""
 

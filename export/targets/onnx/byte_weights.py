@@ -104,6 +104,7 @@ def _channel_axes(model: ModelProto) -> Mapping[str, int]:
                 axes[name].add(_channel_axis(node, len(shapes[name])) if is_weight else None)
     found = {}
     for name, several in axes.items():
+        # Two readers with different axes: no one scale a channel serves both.
         (axis, *others) = several
         if axis is not None and not others:
             found[name] = axis

@@ -99,6 +99,7 @@ def _fold_integer_biases(model: ModelProto) -> None:
     kept = []
     for node in model.graph.node:
         parts = [constants[name] for name in node.input if name in constants]
+        # Such a bias was made for integer kernels; in float16 it is a constant like any other.
         is_bias = (
             node.op_type == "DequantizeLinear"
             and len(parts) == len(node.input)
@@ -138,6 +139,7 @@ class _Converter:
         self.keep_float32 = frozenset(keep_float32)
         self.opsets = {item.domain: item.version for item in model.opset_import}
         self.constants = {item.name: item for item in model.graph.initializer}
+        # Integers and booleans keep their types.
         self.floats = _float_values(model)
         self.outputs = {value.name for value in model.graph.output}
         self.types: dict[str, int] = dict.fromkeys(
@@ -210,6 +212,7 @@ class _Converter:
     def _give(self, node: NodeProto, index: int, kind: int) -> None:
         name = node.output[index]
         if name in self.outputs and kind == _HALF:
+            # The file's outputs stay float32 and keep their names, whatever computes them.
             node.output[index] = self.names[name] = f"{name}_half"
             self.types[f"{name}_half"] = _HALF
             self._cast(f"{name}_half", name, _FLOAT)

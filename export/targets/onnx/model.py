@@ -80,6 +80,7 @@ class OnnxModel(Model):
         found = [name for name in names if name in _float_values(model)]
         del model.graph.output[:]
         model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in found)
+        # Optimised, most of these values would be gone: fused into the operator behind them.
         session = _session(model.SerializeToString(), source=self.path, optimise=False)
         return run_photos(session, pixels, found, fixed_batch=self._batch)
 

@@ -247,6 +247,7 @@ def keep_floats_float(model: ModelProto) -> None:
             own.CopyFrom(reading)
             own.name = own.output[0] = f"{reading.output[0]}_of_{node.name}"
             channels = _input_channels(node, constants[node.input[1]].dims)
+            # Scale and zero point; the stored tensor itself stays shared.
             for at in range(1, len(own.input)):
                 value = onnx.numpy_helper.to_array(constants[own.input[at]]).reshape(-1)
                 name = f"{own.input[at]}_of_{node.name}"
@@ -261,6 +262,7 @@ def keep_floats_float(model: ModelProto) -> None:
         nodes.append(node)
     read = {name for node in nodes for name in node.input}
     read |= {item.name for item in model.graph.output}
+    # A reading that only float layers had is read by nobody now.
     kept = [node for node in nodes if read.intersection(node.output)]
     del model.graph.node[:]
     model.graph.node.extend(kept)
@@ -340,6 +342,7 @@ def _with_known_operators(program: torch.export.ExportedProgram) -> torch.export
                 )
                 result = graph.call_function(operator.getitem, (normed, 0))
             empty = node.meta["val"].new_empty(0)
+            # The exporter asks for shapes; the batch's own mean and variance are never read.
             normed.meta["val"] = (node.meta["val"], empty, empty)
             result.meta["val"] = node.meta["val"]
             node.replace_all_uses_with(result)
@@ -426,6 +429,7 @@ def _use_global_pooling(model: ModelProto) -> None:
         if node.op_type != "ReduceMean" or len(node.input) < 2:
             continue
         axes = constants.get(node.input[1])
+        # ONNX keeps the dimensions where the attribute is not written.
         kept = all(item.i for item in node.attribute if item.name == "keepdims")
         if axes is not None and kept and sorted(int(axis) % 4 for axis in axes) == [2, 3]:
             node.op_type = "GlobalAveragePool"

@@ -11,6 +11,7 @@ from support.manifests import some_manifest
 from edgeseed.core.bundle import Bundle, TensorSpec
 from edgeseed.core.errors import ArtifactError, UsageError
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.reading import read_record
 from edgeseed.export.apps.contents import ModelFacts, model_facts
 
 
@@ -20,19 +21,24 @@ def facts(module: str | None = None, **changes: Any) -> ModelFacts:
 
 def test_facts_survive_their_json() -> None:
     found = facts("birds")
-    assert ModelFacts.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert read_record(ModelFacts, json.loads(json.dumps(found.to_dict())), what="it") == found
 
 
-@pytest.mark.parametrize("change", [{"input": None}, {"extra": 1}, {"preprocess": {}}])
-def test_facts_that_make_no_sense_are_refused(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input": None}, "it: input is not an object: None"),
+        ({"extra": 1}, "it has an unknown field 'extra'"),
+        ({"preprocess": {}}, "it: preprocess has no image_size"),
+    ],
+)
+def test_facts_that_make_no_sense_are_refused(change: dict[str, Any], message: str) -> None:
     values = json.loads(json.dumps(facts("birds").to_dict()))
-    with pytest.raises(
-        ArtifactError, match=r"(facts of the model are|preprocess block is) not valid"
-    ):
-        ModelFacts.from_dict({**values, **change})
+    with pytest.raises(ArtifactError, match=message):
+        read_record(ModelFacts, {**values, **change}, what="it")
     del values["outputs"]
     with pytest.raises(ArtifactError):
-        ModelFacts.from_dict(values)
+        read_record(ModelFacts, values, what="it")
 
 
 def test_a_module_reads_no_outputs_but_the_students_own() -> None:

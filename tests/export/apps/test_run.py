@@ -12,6 +12,7 @@ from edgeseed.cli._main import cli
 from edgeseed.core.bundle import read_bundle, seal_bundle
 from edgeseed.core.errors import ArtifactError, SchemaVersionError, UnknownNameError, UsageError
 from edgeseed.core.files import sha256_file, write_text
+from edgeseed.core.reading import read_record
 from edgeseed.export import embed, verify_module
 from edgeseed.export.apps.contents import ModelFacts, model_facts
 from edgeseed.export.apps.platform import PLATFORMS
@@ -319,7 +320,7 @@ def test_a_record_that_is_none_is_refused(
 
 def test_facts_survive_their_json(module: Path) -> None:
     record = json.loads((module / "module.json").read_text())
-    facts = ModelFacts.from_dict(record["model"])
+    facts = read_record(ModelFacts, record["model"], what="it")
     assert json.loads(json.dumps(facts.to_dict())) == record["model"]
 
 

@@ -20,6 +20,7 @@ from edgeseed.core.bundle import Manifest, read_bundle, seal_bundle
 from edgeseed.core.errors import ArtifactError, GateError, WorkError
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.reading import read_record
 from edgeseed.core.records import QuantizationRecord
 from edgeseed.export import verify
 from edgeseed.export.call import Batch
@@ -348,7 +349,7 @@ def remake(
             batch=batch,
             config=QuantizeConfig(calibrator="minmax", max_float_layers=0),
         )
-        program, record = result.program, QuantizationRecord.from_dict(result.record)
+        program, record = result.program, read_record(QuantizationRecord, result.record, what="it")
     request = WriteRequest(
         program=program,
         output_names=names,

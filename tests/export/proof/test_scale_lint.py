@@ -6,6 +6,7 @@ import pytest
 from support.export import tiny_preprocess
 
 from edgeseed.core.network import StudentNetwork
+from edgeseed.core.reading import read_record
 from edgeseed.core.records import QuantizationRecord
 from edgeseed.export.program import build_program, float_graph
 from edgeseed.export.proof.scale_lint import (
@@ -37,7 +38,7 @@ def record_of(network: StudentNetwork, pixels: Pixels) -> QuantizationRecord:
     program = build_program(network, tiny_preprocess())
     photos = Photos(pixels=pixels)
     made = quantize(program, SCHEMES.load("x86"), photos, batch="dynamic", config=config)
-    return QuantizationRecord.from_dict(made.record)
+    return read_record(QuantizationRecord, made.record, what="it")
 
 
 def with_contrast(pixels: Pixels, contrast: float) -> Pixels:

@@ -1,5 +1,7 @@
 from xml.etree import ElementTree
 
+from markupsafe import Markup
+
 from edgeseed.core.svg import Svg
 from edgeseed.runtime.report import page
 from edgeseed.runtime.report.page import Cell, Section
@@ -10,7 +12,7 @@ def parse(markup: str) -> ElementTree.Element:
 
 
 def test_a_page_is_well_formed_and_says_its_language_and_title() -> None:
-    section = Section(title="Part <1>", lead="Read & see.", markup="<p>x</p>")
+    section = Section(title="Part <1>", lead="Read & see.", markup=Markup("<p>x</p>"))
 
     root = parse(page.render_page(title="A & B", lead="So.", sections=[section], foot="f"))
 
@@ -68,7 +70,37 @@ def test_no_remark_leaves_no_trace() -> None:
 
 
 def test_what_is_folded_can_be_opened() -> None:
-    root = parse(page.folded("More", "<p>x</p>"))
+    root = parse(page.folded("More", Markup("<p>x</p>")))
 
     assert root.tag == "details"
     assert root.findtext("summary") == "More"
+
+
+def test_no_text_can_become_markup() -> None:
+    evil = "</p><script>alert('\"')</script>&amp;"
+    cell = Cell(text=evil, detail=evil, css=evil)
+    parts = [
+        page.paragraph(evil),
+        page.heading(evil),
+        page.code(evil),
+        page.table([evil], [[cell, evil]], caption=evil, css=evil),
+        page.definitions([(evil, evil)]),
+        page.notes([cell]),
+        page.folded(evil, page.paragraph(evil)),
+        page.figure(lambda width: Svg(width, 10, title=evil, description=evil), caption=evil),
+    ]
+    section = Section(title=evil, lead=evil, markup=Markup().join(parts))
+    markup = page.render_page(title=evil, lead=evil, sections=[section], foot=evil)
+
+    root = parse(markup)
+    assert "<script" not in markup
+    assert root.findtext(".//pre") == evil
+    table = root.find(".//table")
+    assert table is not None
+    assert table.get("class") == evil
+    assert len(list(table.iter("small"))) == 1
+
+
+def test_text_in_the_place_of_markup_is_text() -> None:
+    """A caller that joins strings in place of `Markup` gets a page that shows its tags."""
+    assert "&lt;b&gt;" in page.folded("More", "<b>x</b>")  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import torch
 from support.export import tiny_preprocess, tiny_student
 
 from edgeseed.core.agreement import cosines
+from edgeseed.core.reading import read_record
 from edgeseed.core.records import QuantizationRecord
 from edgeseed.export.program import build_program, float_graph
 from edgeseed.export.proof.rounding import simulate_integers
@@ -59,7 +60,7 @@ def test_it_stays_near_the_float_student(made: tuple[Scheme, Quantized], pixels:
 
 def test_its_record_says_what_the_integers_are(made: tuple[Scheme, Quantized]) -> None:
     scheme, quantized = made
-    record = QuantizationRecord.from_dict(quantized.record)
+    record = read_record(QuantizationRecord, quantized.record, what="it")
     assert (record.scheme, record.activations) == (
         scheme.name, str(scheme.activation.dtype).removeprefix("torch."),
     )  # fmt: skip

@@ -12,6 +12,7 @@ from support.export import tiny_preprocess, tiny_student
 from torch import Tensor, fx, nn
 
 from edgeseed.core.network import StudentNetwork
+from edgeseed.core.reading import read_record
 from edgeseed.core.records import QuantizationRecord
 from edgeseed.export.program import build_program, example_input, float_graph, trace
 from edgeseed.export.quantize.config import QuantizeConfig
@@ -64,7 +65,7 @@ def onnx_of(
         batch="dynamic", config=config,
     )  # fmt: skip
     model = convert_program(made.program, output_names=("embedding", "logits"), opset=21)
-    return model, QuantizationRecord.from_dict(made.record)
+    return model, read_record(QuantizationRecord, made.record, what="it")
 
 
 @pytest.mark.parametrize("scheme", [EIGHT, SIXTEEN], ids=lambda scheme: scheme.name)

@@ -234,7 +234,9 @@ def test_two_that_help_only_together_are_found_where_others_help_a_little() -> N
         lost -= 0.08 * ({"a", "b"} <= set(floats))
         return Score(agreement=1 - lost, distance=lost)
 
-    search = search_floats(LAYOUT, rounded_between, min_agreement=0.99, most=4)
+    search = search_floats(
+        LAYOUT, rounded_between, around=lambda _: [("a", "b")], min_agreement=0.99, most=4
+    )
     assert set(search.keep_float) == {"a", "b"}
 
 
@@ -265,7 +267,10 @@ def test_nearer_without_a_decision_more_is_not_worth_a_layer(kept: float, layers
     def count(floats: Mapping[str, str], score: Score) -> Score:
         return dataclasses.replace(score, agreement=kept if floats else 0.988)
 
-    search = search_floats(LAYOUT, nearer, count=count, min_agreement=0.99, required=0.98, most=2)
+    search = search_floats(
+        LAYOUT, nearer, count=count, around=lambda _: [("a", "b")],
+        min_agreement=0.99, required=0.98, most=2,
+    )  # fmt: skip
     assert set(search.keep_float) == layers
     assert search.score.agreement == (kept if layers else 0.988)
 

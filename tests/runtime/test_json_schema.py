@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 
 from edgeseed.core.errors import ArtifactError
-from edgeseed.runtime.records import json_schema, read_record
+from edgeseed.core.reading import read_record
+from edgeseed.runtime.json_schema import json_schema
 
 
 @dataclass(frozen=True)
