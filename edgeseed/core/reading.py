@@ -169,9 +169,13 @@ def _read_scalar(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, allowed) or isinstance(value, bool) != (hint is bool):
         raise _wrong(where, name, value)
     # NaN and infinity pass `json.loads`, and every limit after it.
-    if hint in (int, float) and not _is_finite(value):
-        raise _wrong(where, name if hint is float else "a number of fewer digits", value)
-    return float(value) if hint is float else value
+    if hint is float:
+        if not _is_finite(typing.cast(float, value)):
+            raise _wrong(where, name, value)
+        return float(typing.cast(float, value))
+    if hint is int and not _is_finite(typing.cast(int, value)):
+        raise ArtifactError(f"{where} is a number of hundreds of digits")
+    return value
 
 
 def _is_finite(value: float) -> bool:

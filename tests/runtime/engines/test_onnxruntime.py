@@ -140,7 +140,7 @@ def test_each_layer_is_timed_in_runs_of_their_own(slow_layers: Path) -> None:
     times = OnnxRuntimeEngine.time_layers(slow_layers, unit="cpu", threads=1, feeds=feeds, runs=5)
 
     assert times is not None
-    assert times.runs == 5
+    assert times.runs == 3  # the faster half
     slowest = max(times.layers, key=lambda layer: layer.mean_ns)
     assert (slowest.name, slowest.kind, slowest.unit) == ("wide", "MatMul", "cpu")
     assert 0.3 * times.run_ns < sum(layer.mean_ns for layer in times.layers) <= times.run_ns
