@@ -171,9 +171,9 @@ def _plain_graph(program: ExportedProgram) -> fx.GraphModule:
         body = getattr(graph_module, node.args[4].target)
         values = dict(zip(body.graph.find_nodes(op="placeholder"), node.args[5:], strict=True))
         with graph.inserting_before(node):
-            results = graph.graph_copy(body.graph, values)
+            results: Any = graph.graph_copy(body.graph, values)
         for user in list(node.users):
-            user.replace_all_uses_with(results[user.args[1]])
+            user.replace_all_uses_with(results[int(str(user.args[1]))])
             graph.erase_node(user)
         graph.erase_node(node)
     return graph_module
