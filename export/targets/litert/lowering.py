@@ -1452,7 +1452,7 @@ _HANDLERS: dict[Any, Callable[[Lowering, fx.Node], Value | list[Value]]] = {
     ),
     **dict.fromkeys(
         (_aten.contiguous.default, _aten.clone.default, _aten.alias.default,
-         _aten.detach.default, _aten.to.dtype, _aten._to_copy.default),
+         _aten.detach.default, _aten.type_as.default, _aten.to.dtype, _aten._to_copy.default),
         _same,
     ),
     _aten.cat.default: _concatenate,
