@@ -48,9 +48,8 @@ def command(as_json: bool, settings: tuple[str, ...], batch: str, **options: Any
 
     if batch != "dynamic" and not (batch.isdecimal() and int(batch) > 0):
         raise ConfigError(f"--batch {batch!r} is neither dynamic nor a number above 0")
-    targets, precisions = (
-        split_names(text) or [text] for text in map(options.pop, ("target", "precision"))
-    )
+    given = [options.pop(name) for name in ("target", "precision")]
+    targets, precisions = (split_names(text) or [text] for text in given)
     target_options, quantization = sort_settings(targets, dict(map(split_override, settings)))
     with silence(as_json):
         options |= {
@@ -59,25 +58,23 @@ def command(as_json: bool, settings: tuple[str, ...], batch: str, **options: Any
             "quantization": quantization,
         }
         results: tuple[ExportResult, ...]
-        if len(targets) == len(precisions) == 1:
+        # A comma makes a list, of one name too: scripts that end each name with one get folders.
+        if "," not in "".join(given):
             results = (export(target=targets[0], precision=precisions[0], **options),)
         else:
-            results = export(target=_listed(targets), precision=_listed(precisions), **options)
+            results = export(
+                target=targets if "," in given[0] else targets[0],
+                precision=precisions if "," in given[1] else precisions[0],
+                **options,
+            )
     found = [result.to_dict() for result in results]
+    # `auto` keeps one of all.
+    makes_several = precisions != ["auto"] and "," in "".join(given)
     emit(
-        {"bundles": found} if _makes_several(targets, precisions) else found[0],
+        {"bundles": found} if makes_several else found[0],
         as_json=as_json,
         text="\n\n".join(map(_described, results)),
     )
-
-
-def _listed(names: list[str]) -> str | list[str]:
-    return names[0] if len(names) == 1 else names
-
-
-def _makes_several(targets: list[str], precisions: list[str]) -> bool:
-    """Whether a bundle is made of each; `auto` keeps one of all."""
-    return precisions != ["auto"] and len(targets) * len(precisions) > 1
 
 
 def _described(result: "ExportResult") -> str:

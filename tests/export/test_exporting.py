@@ -265,16 +265,18 @@ def test_the_command_keeps_the_best_of_several_targets(
     assert f"| {kept_out.name} | passed | {kept_out.median_ms:.2f} ms | {kept_out.reason} |" in card
 
 
-def test_a_comma_at_the_end_makes_no_list_of_a_target(
+def test_a_comma_at_the_end_asks_for_no_name_more(
     student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "bundle"
-    command = ["export", str(student), "--target", "onnx,", "--precision", "fp32,", "--json"]
+    # `--add-outputs probabilities,` was refused, for an output without a name.
+    out = tmp_path / "bundles"
+    command = ["export", str(student), "--target", "onnx,", "--precision", "fp32", "--json"]
     with pytest.raises(SystemExit) as caught:
         main([*command, "--add-outputs", "probabilities,", "--out", str(out)])
     assert caught.value.code == 0
-    assert json.loads(capsys.readouterr().out)["bundle"] == str(out)
-    assert "probabilities" in [each.name for each in read_bundle(out).manifest.outputs]
+    (found,) = json.loads(capsys.readouterr().out)["bundles"]
+    assert found["bundle"] == str(out / "onnx")
+    assert "probabilities" in [each.name for each in read_bundle(out / "onnx").manifest.outputs]
 
 
 @pytest.mark.parametrize("option", ["target", "precision"])

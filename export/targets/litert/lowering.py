@@ -905,11 +905,12 @@ _RESIZES: Mapping[Any, tuple[str, str]] = {
 def _resize(lowering: Lowering, node: fx.Node) -> Value:
     """`interpolate`, by LiteRT's own operator where it has one that is the same."""
     value, shape = lowering.value(node.args[0]), shape_of(node)
-    *flags, given = node.args[2:]
-    factors: Sequence[Any] = given if isinstance(given, list | tuple) else (None, None)
+    arguments: list[Any] = list(node.args[2:])
+    *flags, given = arguments
+    factors: Any = given if isinstance(given, list | tuple) else (None, None)
     # PyTorch steps by the factor that was asked for, LiteRT by what the two sizes say.
     is_exact = all(
-        factor is None or size * float(factor) == wanted
+        factor is None or size * float(str(factor)) == wanted
         for size, factor, wanted in zip(value.shape[2:], factors, shape[2:], strict=True)
     )
     if node.target not in _RESIZES or not is_exact:
@@ -1236,15 +1237,17 @@ def _slice_scatter(lowering: Lowering, node: fx.Node) -> Value:
 
 def _repeat_each(lowering: Lowering, node: fx.Node) -> Value:
     """`repeat_interleave`: each position of an axis so many times."""
-    value = lowering.value(node.args[0])
-    if len(node.args) < 3 or node.args[2] is None:
+    arguments = [*node.args, *[None] * 3]
+    value = lowering.value(arguments[0])
+    if arguments[2] is None:
         value = lowering.in_order(value, plain(len(value.shape)))
         flat = lowering.result(f"{node.name}_flat", (math.prod(value.shape),), (0,), like=value)
         lowering.reshape(value, flat)
         value, axis = flat, 0
     else:
-        axis = int(str(node.args[2])) % len(value.shape)
-    positions = np.repeat(np.arange(value.shape[axis], dtype=np.int32), int(str(node.args[1])))
+        axis = int(str(arguments[2])) % len(value.shape)
+    times = int(str(arguments[1]))
+    positions = np.repeat(np.arange(value.shape[axis], dtype=np.int32), times)
     result = lowering.result(node.name, shape_of(node), value.order, like=value)
     inputs = [value.index, lowering.builder.constant("positions", positions)]
     return lowering.emit(
@@ -1449,7 +1452,7 @@ _HANDLERS: dict[Any, Callable[[Lowering, fx.Node], Value | list[Value]]] = {
     ),
     **dict.fromkeys(
         (_aten.contiguous.default, _aten.clone.default, _aten.alias.default,
-         _aten.detach.default, _aten.to.dtype, _aten._to_copy.default),
+         _aten.detach.default, _aten.type_as.default, _aten.to.dtype, _aten._to_copy.default),
         _same,
     ),
     _aten.cat.default: _concatenate,

@@ -110,6 +110,7 @@ OPERATORS: dict[str, tuple[Any, str]] = {
     ),
     "repeated": (lambda x: x.repeat_interleave(3, dim=1), "GATHER"),
     "repeated flat": (lambda x: x.repeat_interleave(2), "GATHER"),
+    "of the type of another": (lambda x: (-x).type_as(x), "NEG"),
     "a part replaced": (_with_part, "CONCATENATION"),
     "all of it replaced": (lambda x: torch.slice_scatter(x, x.relu(), 2), "CONV_2D"),
     "expanded as another": (lambda x: x.mean((2, 3), keepdim=True).expand_as(x), "BROADCAST_TO"),
