@@ -22,6 +22,7 @@ from typing import Any
 from edgeseed.core.console import quiet, say, warn
 from edgeseed.core.environment import edgeseed_version, environment
 from edgeseed.core.errors import ConfigError, EdgeseedError, WorkError
+from edgeseed.core.registry import unknown_name
 from edgeseed.core.scratch import scratch_folder
 from edgeseed.runtime.ranking import is_disturbed
 from edgeseed.runtime.result import Result, read_result
@@ -110,6 +111,7 @@ class Recommendation:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         )
+        fits = any(item.fits for item in self.candidates)
         limit = f"p90 within {self.budget_ms:g} ms"
         if self.budget_mb is not None:
             limit += f" and {self.budget_mb:g} MB"
@@ -117,8 +119,8 @@ class Recommendation:
             [
                 *lines,
                 "",
-                f"fits: {limit} on {self.device}. Timed untrained{self._at()}; int8 by plain "
-                "ranges.",
+                f"{'fits' if fits else 'None fits'}: {limit} on {self.device}. Timed "
+                f"untrained{self._at()}; int8 by plain ranges.",
                 "ImageNet: published, with labels, in float, at the network's own size "
                 f"({self.source}).",
                 *(f"not timed: {text}" for text in self.skipped),
@@ -171,6 +173,8 @@ def recommend(
     """
     from edgeseed import profiles
     from edgeseed.distill.networks.students import describe_student, list_students
+    from edgeseed.export.targets import TARGETS
+    from edgeseed.runtime.devices import open_device
 
     for name, budget in (("budget_ms", budget_ms), ("budget_mb", budget_mb)):
         if budget is not None and not budget > 0:
@@ -178,8 +182,13 @@ def recommend(
     for name, names in (("students", students), ("precisions", precisions)):
         if names is not None and not names:
             raise ConfigError(f"{name} names none; leave it out for the default")
+    known = TARGETS.load("onnx").precisions
+    for precision in precisions or ():
+        if precision not in known:
+            raise unknown_name("precision of onnx", precision, known)
     facts = profiles.load(device_profile or "host")
     engine = facts.engine_for("onnx")
+    open_device(device)  # what is wrong with its name is said once, not for every network
     if students is None:
         infos = [info for info in list_students() if info.supervised_top1_percent is not None]
     else:

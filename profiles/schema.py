@@ -132,7 +132,8 @@ class Profile:
                 return engine
         known = ", ".join(engine.target for engine in self.engines)
         raise ConfigError(
-            f"profile {self.name} runs no {target} bundle; export for one of its targets: {known}"
+            f"profile {self.name} runs no {target} bundle; export for one of its targets: {known}, "
+            "or name another --profile or --device ('edgeseed devices' lists them)"
         )
 
 

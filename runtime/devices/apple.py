@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Self
 
 from edgeseed.core.errors import ConfigError, WorkError
+from edgeseed.profiles import EngineFacts, Profile
 from edgeseed.runtime.device import Ended
 from edgeseed.runtime.devices.host import HostDevice
+from edgeseed.runtime.engines.coreml import CoreMLEngine
 
 
 class AppleDevice(HostDevice):
@@ -29,6 +31,16 @@ class AppleDevice(HostDevice):
                 "iPhone run the Swift package's benchmark, and give its file by --measurement"
             )
         return cls()
+
+    def engine_for(self, profile: Profile, target: str) -> EngineFacts:
+        """Core ML with all units of the Mac, where the profile is of no other device."""
+        known = [engine.target for engine in profile.engines]
+        if target in CoreMLEngine.targets and target not in known and profile.form_factor == "any":
+            precisions = ("fp16", "w8", "int8", "fp32")
+            return EngineFacts(
+                name=CoreMLEngine.name, target=target, unit="all", precisions=precisions
+            )
+        return super().engine_for(profile, target)
 
     def run_agent(self, work: Path, *, on_line: Callable[[str], None]) -> Ended:
         """Run the agent, on macOS.

@@ -10,7 +10,7 @@ import pytest
 from support.fake_device import FakeDevice, fake_measurement
 
 from edgeseed.core.bundle import Bundle
-from edgeseed.core.errors import ConfigError, WorkError
+from edgeseed.core.errors import ConfigError, UsageError, WorkError
 from edgeseed.recommend import recommend
 from edgeseed.runtime import profile
 from edgeseed.runtime.machine import Load
@@ -152,6 +152,22 @@ def test_what_cannot_be_timed_is_named_and_the_rest_is_ranked(
 def test_a_budget_has_to_be_above_zero(stopwatch: Stopwatch, tmp_path: Path, budget: float) -> None:
     with pytest.raises(ConfigError, match="is not above 0"):
         ask(stopwatch, tmp_path, budget_ms=budget)
+
+
+def test_a_wrong_name_is_one_line_before_any_network(tmp_path: Path) -> None:
+    # "int3" was left out network by network, for more than a minute.
+    cache = tmp_path / "cache"
+    with pytest.raises(UsageError, match="int3"):
+        recommend(budget_ms=1.0, precisions=["int3"], cache=cache)
+    with pytest.raises(UsageError, match="telephone"):
+        recommend(budget_ms=1.0, device="telephone", cache=cache)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_that_none_fits_is_said(stopwatch: Stopwatch, tmp_path: Path) -> None:
+    assert (
+        "\nNone fits: p90 within 0.001 ms on" in ask(stopwatch, tmp_path, budget_ms=0.001).table()
+    )
 
 
 def test_the_page_says_which_one_to_train(stopwatch: Stopwatch, tmp_path: Path) -> None:
