@@ -147,6 +147,9 @@ class Target(abc.ABC):
     """Order of the model's input: an app hands its photo over in this order."""
     input_type: ClassVar[InputType] = "float32"
     """Type of the model's input, whose values are the photo's bytes in either case."""
+    smallest_in_bytes: ClassVar[int] = 0
+    """Weights with fewer numbers stay in float where a precision stores weights in bytes: a scale
+    beside them eats what bytes save."""
     channels: ClassVar[tuple[int, ...]] = (1, 3)
     """How many channels a photo may have: 1 (grey), 3 (RGB), 4 (RGB and one more)."""
     adds_outputs: ClassVar[bool] = False
@@ -204,7 +207,7 @@ class Target(abc.ABC):
     ) -> npt.NDArray[np.float32]:
         """A layer's weight, (out, in, ...), as a precision that stores weights in bytes has it."""
         del options
-        return round_per_channel(weight)
+        return weight if weight.size < self.smallest_in_bytes else round_per_channel(weight)
 
     @abc.abstractmethod
     def write(self, request: WriteRequest, folder: Path) -> WrittenModel:

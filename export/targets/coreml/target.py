@@ -72,8 +72,8 @@ _FIRST_DEPLOYMENT: Mapping[Precision, str] = {"w8": "iOS16", "int8": "iOS17"}
 _PROBABILITIES = "probabilities"
 _PADDING_PASSES_END = "common::fuse_pad_conv"
 _DIVIDES_SCALES = "common::distributive_quantized_binary_op_scale_normalization"
-# A compressed tensor has a scale or a palette beside it; below this size that eats what it saves.
-_SMALLEST_COMPRESSED = 512
+# A compressed tensor has a scale or a palette beside it; up to this size that eats what it saves.
+_LARGEST_UNCOMPRESSED = 512
 
 
 class CoreMLTarget(Target):
@@ -85,6 +85,7 @@ class CoreMLTarget(Target):
     fixed_batch: ClassVar[int | None] = 1  # of an image input
     judges_natively: ClassVar[bool] = True  # on a Mac
     modules = ("coremltools",)
+    smallest_in_bytes: ClassVar[int] = _LARGEST_UNCOMPRESSED + 1
     options: ClassVar[Mapping[str, Any]] = {
         "weights": "linear8",
         "float32": "",
@@ -149,7 +150,7 @@ class CoreMLTarget(Target):
         weights = str(options.get("weights", WEIGHTS[0]))
         if weights == WEIGHTS[0]:
             return super().round_weight(weight, options)
-        if weight.size < _SMALLEST_COMPRESSED:
+        if weight.size < self.smallest_in_bytes:
             return weight
         palette, places = palettize(weight, bits=int(weights.removeprefix("palette")))
         return np.asarray(palette[places], dtype=np.float32).reshape(weight.shape)
@@ -378,7 +379,7 @@ def compress_weights(coremltools: Any, model: Any, *, weights: str) -> Any:
 
     if weights == "linear8":
         operation = optimize.OpLinearQuantizerConfig(
-            mode="linear_symmetric", weight_threshold=_SMALLEST_COMPRESSED
+            mode="linear_symmetric", weight_threshold=_LARGEST_UNCOMPRESSED
         )
         with quiet():
             return optimize.linear_quantize_weights(
@@ -391,7 +392,7 @@ def compress_weights(coremltools: Any, model: Any, *, weights: str) -> Any:
         return palettize(np.asarray(weight), bits=bits)
 
     operation = optimize.OpPalettizerConfig(
-        mode="custom", lut_function=make_palette, weight_threshold=_SMALLEST_COMPRESSED
+        mode="custom", lut_function=make_palette, weight_threshold=_LARGEST_UNCOMPRESSED
     )
     with quiet():
         return optimize.palettize_weights(

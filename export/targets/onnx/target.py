@@ -52,7 +52,7 @@ from edgeseed.export.target import (
     WriteRequest,
     WrittenModel,
 )
-from edgeseed.export.targets.onnx.byte_weights import store_as_bytes
+from edgeseed.export.targets.onnx.byte_weights import SMALLEST_COMPRESSED, store_as_bytes
 from edgeseed.export.targets.onnx.checks import check_file
 from edgeseed.export.targets.onnx.half import half_program, to_half
 from edgeseed.export.targets.onnx.model import OnnxModel, open_onnx
@@ -81,6 +81,7 @@ class OnnxTarget(Target):
         "int8": ("x86", "arm", "qnn", "qnn-w8a16")
     }
     options: ClassVar[Mapping[str, Any]] = {"opset": DEFAULT_OPSET, "float32": ""}
+    smallest_in_bytes: ClassVar[int] = SMALLEST_COMPRESSED
     channels: ClassVar[tuple[int, ...]] = (1, 3, 4)
     adds_outputs: ClassVar[bool] = True
     parity_limit: ClassVar[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 1e-2}
