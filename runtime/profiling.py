@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import shlex
@@ -239,10 +240,8 @@ def _kept(
     # The place of the result comes first, but may be what failed: a full disk, a folder that went
     # away.
     for folder in (wanted.parent, Path(tempfile.gettempdir()), Path.home()):
-        path = folder / wanted.name
-        try:
-            path.write_text(text, encoding="utf-8")
-        except OSError:
+        path = _write_new(folder / wanted.name, text)
+        if path is None:
             continue
         kind = type(error) if isinstance(error, EdgeseedError) else WorkError
         if isinstance(error, LostAfterMeasuringError | GateError):
@@ -254,6 +253,24 @@ def _kept(
             f"{shlex.join([*command, '--out', str(out)])}"
         )
     return WorkError(f"{error}; the measurement is lost: no folder could be written")
+
+
+def _write_new(wanted: Path, text: str) -> Path | None:
+    """A new file of this name, or of the next one that is free; None where none can be written."""
+    for number in range(1, 100):
+        path = wanted if number == 1 else wanted.with_suffix(f".{number}.json")
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            continue
+        except OSError:
+            # A full disk takes the name and not the text. (Or there is no such folder.)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            return None
+        return path
+    return None
 
 
 def _conclude_from_file(

@@ -294,10 +294,14 @@ def test_the_result_of_another_run_at_the_same_time_is_not_overwritten(
             out.write_text("of the other run")
             return super().run_agent(work, on_line=on_line)
 
-    with pytest.raises(UsageError, match=r"exists already.* kept in .*r\.measurement\.json"):
+    (tmp_path / "r.measurement.json").write_text("kept before")
+
+    with pytest.raises(UsageError, match=r"exists already.* kept in .*r\.measurement\.2\.json"):
         profile(bundle.path, device=Slow(fake_measurement(STEADY)), out=out)
 
     assert out.read_text() == "of the other run"
+    assert (tmp_path / "r.measurement.json").read_text() == "kept before"
+    assert (tmp_path / "r.measurement.2.json").is_file()
 
 
 def test_a_measurement_is_kept_when_what_follows_fails(
