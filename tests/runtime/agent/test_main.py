@@ -162,7 +162,7 @@ def test_layers_are_timed_after_the_measurement(
     if isinstance(layers, dict):
         expected = {"name": "conv", "kind": "Conv", "unit": "cpu", "mean_ns": 5000}
         assert found["layers"]["layers"] == [expected]
-        assert 3 <= found["layers"]["runs"] <= 20
+        assert 3 <= found["layers"]["runs"] <= 40
     else:
         assert found["layers"] is None
 

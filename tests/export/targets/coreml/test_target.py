@@ -31,6 +31,7 @@ from edgeseed.core.errors import (
 from edgeseed.core.network import StudentNetwork, build_student
 from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.reading import read_record
 from edgeseed.core.records import QuantizationRecord
 from edgeseed.core.student import Architecture, StudentSpec
 from edgeseed.export import export, verify
@@ -403,7 +404,7 @@ def test_scales_of_a_sum_are_those_of_its_tensors(tmp_path: Path, pixels: Pixels
     package = write_program(
         spec_of(network, tiny_preprocess(), CLASSES), tmp_path / "sum", "int8", made.program
     )
-    record = QuantizationRecord.from_dict(made.record)
+    record = read_record(QuantizationRecord, made.record, what="the record")
     assert CoreMLModel(package, quantization=record).lint() == ()
     # Those of another calibration are found still.
     ranges = {name: (1.1 * low, 1.1 * high) for name, (low, high) in record.ranges.items()}
