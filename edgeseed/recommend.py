@@ -60,8 +60,17 @@ class TimedNetwork:
     fits: bool
     """Whether it is within the budgets."""
     valid: bool
+    disturbed: bool
+    """Whether other work on the machine moved its times."""
     cached: bool
     """Whether it was measured on this device before, and not now."""
+
+    @property
+    def doubt(self) -> str:
+        """Why its times are not to be trusted, for its row of the table."""
+        if not self.valid:
+            return " (not valid)"
+        return " (busy machine)" if self.disturbed else ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +104,7 @@ class Recommendation:
         rows += [
             (
                 "fits" if item.fits else "",
-                item.student + ("" if item.valid else " (not valid)"),
+                item.student + item.doubt,
                 item.precision,
                 f"{item.p50_ms:.3g}",
                 f"{item.p90_ms:.3g}",
@@ -257,6 +266,7 @@ def _candidate(
         # A throttled or misplaced run says nothing about the budget.
         fits=within and result.valid,
         valid=result.valid,
+        disturbed=is_disturbed(result),
         cached=cached,
     )
 

@@ -140,6 +140,9 @@ class Comparison:
             notes: whether what is to be known of each result stands below its group.
         """
         groups = [_group_table(group, notes=notes) for group in self.groups]
+        for index, group in enumerate(self.groups[1:], start=1):
+            why = difference(self.groups[0], group)
+            groups[index] = f"not ranked with the results above: {why}\n{groups[index]}"
         return "\n\n".join([*groups, *([self.photos_text()] if self.photos else [])])
 
     def photos_text(self) -> str:

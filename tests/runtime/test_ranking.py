@@ -111,6 +111,16 @@ def test_a_gate_on_slow_runs_that_other_work_made_is_an_error(make_result: Any) 
         compare(results, fail_if="p50>+5%")
 
 
+def test_a_second_table_says_why_it_is_one(make_result: Any) -> None:
+    one, other = make_result(folder="a"), make_result(folder="b", machine={"cpu": "Other A53"})
+
+    found = compare([one, other])
+
+    assert len(found.groups) == 2
+    assert "\n\nnot ranked with the results above: they differ in " in found.table()
+    assert "not ranked with" not in compare([one, make_result(folder="c")]).table()
+
+
 def test_on_a_busy_machine_a_small_difference_is_none(make_result: Any) -> None:
     comparison = compare(
         [

@@ -170,6 +170,11 @@ def test_that_none_fits_is_said(stopwatch: Stopwatch, tmp_path: Path) -> None:
     )
 
 
+def test_times_of_a_busy_machine_are_marked(stopwatch: Stopwatch, tmp_path: Path) -> None:
+    stopwatch.other_cores = 3.0
+    assert "mobilenetv3_large_100 (busy machine)  int8" in ask(stopwatch, tmp_path).table()
+
+
 def test_the_page_says_which_one_to_train(stopwatch: Stopwatch, tmp_path: Path) -> None:
     ask(stopwatch, tmp_path, html=tmp_path / "page.html")
 
