@@ -138,6 +138,8 @@ class Lowering:
         """Of operators with several results."""
         self.fused = _fused_activations(self.graph)
         self.inputs: dict[str, int] = {}
+        self._zeros_around: dict[int, tuple[Value, tuple[tuple[int, int], ...]]] = {}
+        """A tensor that was padded with zeros: what it was, and the rows before and after."""
 
     def run(self, output_names: Sequence[str]) -> dict[str, int]:
         """Writes all operators, and gives the numbers of the outputs.
@@ -399,6 +401,7 @@ class Lowering:
         depthwise = is_depthwise(node, weight.shape, channels)
         kernel, axis = stored_kernel(weight, depthwise=depthwise)
         geometry = conv_geometry(node, weight.shape)
+        source, geometry = self._without_zeros(source, result, geometry)
         source, padding = self.padded(node, source, result, geometry)
         values: dict[str, Any] = {
             "padding": padding,
@@ -412,6 +415,23 @@ class Lowering:
             values["depthMultiplier"] = len(weight) // channels
         inputs = [source.index, store(kernel, axis), bias]
         return self.emit(kind, inputs, result, options=options, **values)
+
+    def _without_zeros(
+        self, source: Value, result: Value, geometry: ConvGeometry
+    ) -> tuple[Value, ConvGeometry]:
+        """What was padded with zeros for a convolution, if `SAME` pads so as well.
+
+        Networks from TensorFlow pad one row more after than before, which is what `SAME` means.
+        Written as an operator it copies the whole tensor.
+        """
+        if source.index not in self._zeros_around:
+            return source, geometry
+        inner, (batch, channels, rows, columns) = self._zeros_around[source.index]
+        before = (geometry.padding[0] + rows[0], geometry.padding[1] + columns[0])
+        whole = dataclasses.replace(geometry, padding=before)
+        if any(batch) or any(channels) or not whole.is_same(inner.shape[2:], result.shape[2:]):
+            return source, geometry
+        return inner, whole
 
     def padded(
         self, node: fx.Node, source: Value, result: Value, geometry: ConvGeometry,
@@ -436,6 +456,8 @@ class Lowering:
         rows = np.array([pads[axis] for axis in source.order], np.int32)
         inputs = [source.index, self.builder.constant("pads", rows)]
         if fill == 0.0:
+            if len(pads) == len(NHWC):
+                self._zeros_around[result.index] = (source, tuple(pads))
             return self.emit("PAD", inputs, result, options="PadOptions")
         return self.emit("PADV2", [*inputs, self.number(fill)], result, options="PadV2Options")
 

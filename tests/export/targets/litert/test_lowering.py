@@ -148,6 +148,46 @@ def test_an_operator_computes_what_pytorch_does(name: str, pixels: Any, tmp_path
     assert relative_error(found[None], wanted.numpy()[None]) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("pads", "kernel", "stride", "copies"),
+    [
+        # Of 8 by 12 pixels TensorFlow's SAME pads one row behind, or one before and two behind.
+        ((0, 1, 0, 1), 3, 2, 0), ((1, 2, 1, 2), 5, 2, 0), ((1, 1, 1, 1), 3, 1, 0),
+        # And never so.
+        ((1, 0, 1, 0), 3, 2, 1), ((1, 1, 1, 1), 3, 2, 1), ((0, 1, 0, 1), 3, 1, 1),
+        ((2, 1, 2, 1), 5, 2, 1), ((0, 1, 1, 1), 3, 2, 1),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("groups", [1, 6])
+def test_zeros_around_are_copied_only_where_the_layer_cannot_add_them(
+    pads: Any, kernel: int, stride: int, copies: int, groups: int, pixels: Any, tmp_path: Any
+) -> None:
+    layer = nn.Conv2d(6, 6, kernel, stride, groups=groups)
+    network = _Net(lambda x: layer(F.pad(x, pads)))
+    network.layer = layer
+    content = lowered(network)
+    assert kinds(content)["PAD"] == copies
+    with torch.no_grad():
+        (wanted,) = network(torch.from_numpy(pixels).float())
+    assert relative_error(computed(content, pixels, tmp_path)[None], wanted.numpy()[None]) < 1e-5
+
+
+def test_zeros_that_others_read_as_well_stay(pixels: Any, tmp_path: Any) -> None:
+    layer = nn.Conv2d(6, 6, 3, 2)
+
+    def both(x: Tensor) -> Tensor:
+        around = F.pad(x, (0, 1, 0, 1))
+        return layer(around) + around[..., :4, :6]
+
+    network = _Net(both)
+    network.layer = layer
+    content = lowered(network)
+    assert kinds(content)["PAD"] == 1
+    with torch.no_grad():
+        (wanted,) = network(torch.from_numpy(pixels).float())
+    assert relative_error(computed(content, pixels, tmp_path)[None], wanted.numpy()[None]) < 1e-5
+
+
 @pytest.mark.parametrize("name", ["one dimension", "transposed"])
 @pytest.mark.parametrize("weights", ["float16", "int8"])
 def test_weights_of_such_layers_are_stored_small(
