@@ -37,6 +37,9 @@ _MIN_SPAN_AT_ALL_NS = NS_PER_SECOND // 4
 _MAX_OF_LIMIT = 1.5
 # Browsers round their clock, and the ends of a span are rounded apart.
 _MAX_COVERED = 1.02
+# Systems count processor time in ticks, and of other processes by a difference of two readings.
+_CPU_CLOCK_NS = NS_PER_SECOND // 10
+_CORES_OF_ROUNDING = 1.0
 # The host's clock also sees a process start, files being read and lines travelling.
 _MIN_HOST_SECONDS = 0.5
 _MAX_OF_HOST = 1.10
@@ -143,6 +146,9 @@ def _impossible(measurement: Measurement) -> list[str]:
         breaches.append("reported: n and mean_ns must be above 0")
     if min(measurement.elapsed_ns, measurement.load_ns, measurement.first_run_ns) < 0:
         breaches.append("elapsed_ns, load_ns or first_run_ns is below 0")
+    if measurement.request is not None and measurement.request.threads < 1:
+        breaches.append(f"request: threads={measurement.request.threads} is not above 0")
+    breaches += _impossible_load(measurement)
     layers = measurement.layers
     if layers is not None:
         times = [layers.runs, layers.run_ns, *(layer.mean_ns for layer in layers.layers)]
@@ -160,6 +166,26 @@ def _impossible(measurement: Measurement) -> list[str]:
             breaches.append("golden: it checked no photo or no output")
     elif not measurement.limitations:
         breaches.append("golden is absent, and limitations do not say so")
+    return breaches
+
+
+def _impossible_load(measurement: Measurement) -> list[str]:
+    """Whether processors did more than there are of them, or less than nothing."""
+    breaches = []
+    for name in ("load_before", "load_during"):
+        load = getattr(measurement, name)
+        for what in ("other_cores", "stolen_cores", "load_average"):
+            value = getattr(load, what)
+            if value is not None and value < -_CORES_OF_ROUNDING:
+                breaches.append(f"{name}: {what}={value:.3g} is below 0")
+    cores, spent = measurement.machine.logical_cores, measurement.cpu_ns
+    if spent is not None and (
+        spent < 0 or (cores and spent > cores * measurement.elapsed_ns * 1.5 + _CPU_CLOCK_NS)
+    ):
+        breaches.append(
+            f"cpu_ns: {spent / NS_PER_SECOND:.3g} s of processor time in "
+            f"{measurement.elapsed_ns / NS_PER_SECOND:.3g} s on {cores} cores"
+        )
     return breaches
 
 

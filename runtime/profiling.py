@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeseed import profiles
 from edgeseed.core.agreement import golden_limit
-from edgeseed.core.bundle import Bundle, read_bundle
+from edgeseed.core.bundle import GOLDEN_MODEL, Bundle, read_bundle
 from edgeseed.core.console import say, warn
 from edgeseed.core.environment import environment
 from edgeseed.core.errors import (
@@ -326,6 +326,13 @@ def _trust_no_limit_of_the_file(
     """Hold a file to the limits of this edgeseed: a job that we sent has them, a file may not."""
     limit = golden_limit(bundle.manifest.precision)
     errors = {} if found.golden is None else found.golden.relative_error
+    with np.load(bundle.path / GOLDEN_MODEL, allow_pickle=False) as arrays:
+        known = list(arrays.files)
+    for name in errors:
+        if name not in known:
+            raise ArtifactError(
+                f"{what}: it checked an output {name!r}, and the bundle has {', '.join(known)}"
+            )
     for name, error in errors.items():
         if not error <= limit:
             raise ArtifactError(

@@ -287,6 +287,9 @@ def test_a_stage_that_is_told_late_is_no_fault() -> None:
         ({"thermals": [None]}, "thermals has 1 entries, 2 are expected"),
         ({"reported": {"n": 0, "mean_ns": 5}}, "n and mean_ns must be above 0"),
         ({"layers": {"runs": 3, "run_ns": 9, "layers": []}}, "layers: there must be some"),
+        ({"cpu_ns": 10**15}, r"cpu_ns: 1e\+06 s of processor time in .* s on 4 cores"),
+        ({"load_during": {"seconds": 1.0, "other_cores": -1e308, "stolen_cores": None,
+                          "load_average": 0.1}}, "load_during: other_cores=-1e\\+308 is below 0"),
         ({"surprise": 1}, "unknown field 'surprise'"),
     ],
 )  # fmt: skip

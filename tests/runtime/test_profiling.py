@@ -378,6 +378,20 @@ def test_a_file_does_not_set_the_limits_of_a_protocol(
         profile(bundle.path, measurement=file, out=tmp_path / "r.json")
 
 
+def test_a_file_of_outputs_or_threads_that_there_are_not_is_refused(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    golden = {"n": 4, "relative_error": {"banana": 0.0}, "tolerance": 0.001}
+    file = write_measurement(bundle, tmp_path / "m.json", golden=golden)
+    with pytest.raises(ArtifactError, match="an output 'banana', and the bundle has embedding"):
+        profile(bundle.path, measurement=file, out=tmp_path / "r.json")
+
+    request = Request(bundle.digest, "onnxruntime", -4, "quick", 128, 10.0, 100.0)
+    file = write_measurement(bundle, tmp_path / "m.json", request=dataclasses.asdict(request))
+    with pytest.raises(ArtifactError, match="threads=-4 is not above 0"):
+        profile(bundle.path, measurement=file, out=tmp_path / "r.json")
+
+
 def test_a_number_without_an_end_is_no_traceback(bundle: Bundle, tmp_path: Path) -> None:
     for name, value in [("load_ns", 10**400), ("samples_ns", [10**400])]:
         file = write_measurement(bundle, tmp_path / "m.json", **{name: value})
