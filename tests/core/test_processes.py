@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from edgeseed.core.processes import is_running, machine
 
 
 @pytest.fixture(autouse=True)
-def asked_anew() -> None:
+def asked_anew() -> Iterator[None]:
     machine.cache_clear()
+    yield
+    machine.cache_clear()  # or later tests would take what they left for another machine's
 
 
 def test_a_process_is_told_from_one_that_has_ended() -> None:
