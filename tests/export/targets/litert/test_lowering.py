@@ -177,7 +177,8 @@ def test_zeros_that_others_read_as_well_stay(pixels: Any, tmp_path: Any) -> None
 
     def both(x: Tensor) -> Tensor:
         around = F.pad(x, (0, 1, 0, 1))
-        return layer(around) + around[..., :4, :6]
+        convolved: Tensor = layer(around)
+        return convolved + around[..., :4, :6]
 
     network = _Net(both)
     network.layer = layer
