@@ -110,7 +110,7 @@ def train_classifier(world: Path, form: Form, out: Path) -> Path:
     )  # fmt: skip
     assert shape_of(distilled.student) == form.shape
     tuned = finetune(
-        distilled.student, data=data, out=out / "tuned", epochs=12, lr=0.02, devices="cpu",
+        distilled.student, data=data, out=out / "tuned", epochs=30, lr=0.02, devices="cpu",
         settings={"recipe.batch_size": 22},
     )  # fmt: skip
     assert shape_of(tuned.student) == form.shape
