@@ -21,7 +21,6 @@ OWNER = "owner"
 _NAME = re.compile(rf"{PREFIX}([0-9a-f]{{8}})-(\d+)-\w+")
 # A folder without an owner is of an older edgeseed, or of a device's run.
 _UNOWNED_SECONDS = 24 * 3600
-_TRIES, _PAUSE_SECONDS = 5, 0.05
 
 
 @contextlib.contextmanager
@@ -51,20 +50,9 @@ def sweep(parent: Path | None = None) -> list[Path]:
     for folder in parent.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # another user's, or gone meanwhile
             if folder.is_dir() and not folder.is_symlink() and _is_left(folder):
-                _remove(folder)
+                shutil.rmtree(folder)
                 removed.append(folder)
     return removed
-
-
-def _remove(folder: Path) -> None:
-    """Removes a folder, also one that what its killed owner had started still writes to."""
-    for _ in range(_TRIES):
-        with contextlib.suppress(OSError):
-            shutil.rmtree(folder)
-        if not folder.exists():
-            return
-        time.sleep(_PAUSE_SECONDS)
-    shutil.rmtree(folder)
 
 
 def _is_left(folder: Path) -> bool:

@@ -1,7 +1,6 @@
 """Temporary folders and half-written files of calls that were killed."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -56,26 +55,6 @@ def test_the_next_call_removes_what_killed_ones_left(temporary: Path, gone: int)
         pass
 
     assert names(temporary) == sorted(others)
-
-
-def test_a_folder_that_an_orphan_still_writes_to_is_removed_as_well(
-    temporary: Path, gone: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # What a killed call had started may live for a moment longer.
-    folder = temporary / f"edgeseed-{machine()}-{gone}-abc"
-    folder.mkdir()
-    real, writes = shutil.rmtree, iter(["first", "second"])
-
-    def while_it_writes(path: Path) -> None:
-        real(path)
-        for name in writes:
-            path.mkdir()
-            (path / name).touch()
-            raise OSError(39, "Directory not empty")
-
-    monkeypatch.setattr(shutil, "rmtree", while_it_writes)
-    assert scratch.sweep() == [folder]
-    assert not folder.exists()
 
 
 def test_a_half_written_file_of_a_killed_call_is_removed_by_the_next(
