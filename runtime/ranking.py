@@ -513,7 +513,8 @@ def _hold_one(rule: Rule, row: Row, group: Group) -> GateOutcome:
             f"--fail-if {rule.text!r}: the first result, {group.given_first}, is not valid, so "
             f"{row.label} cannot be compared with it; measure it again"
         )
-    if rule.is_relative and rule.metric in _TAILS and group.headline == "p50":
+    disturbed = is_disturbed(row.result) or is_disturbed(first)
+    if rule.is_relative and rule.metric in _TAILS and disturbed:
         busy = row.label if is_disturbed(row.result) else "the first result"
         raise ConfigError(
             f"--fail-if {rule.text!r}: other work on the machine made the slow runs of {busy}, so "

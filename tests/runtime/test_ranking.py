@@ -111,6 +111,17 @@ def test_a_gate_on_slow_runs_that_other_work_made_is_an_error(make_result: Any) 
         compare(results, fail_if="p50>+5%")
 
 
+def test_a_gate_on_two_quiet_results_holds_beside_a_busy_third(make_result: Any) -> None:
+    results = [
+        make_result(folder="a"),
+        make_result(folder="b", seed=1),
+        make_result(folder="c", seed=2, load_during=BUSY),
+    ]
+    with pytest.raises(ConfigError, match="made the slow runs of c,"):
+        compare(results, fail_if="p90>+50%")
+    assert compare(results[:2], fail_if="p90>+50%")
+
+
 def test_a_second_table_says_why_it_is_one(make_result: Any) -> None:
     one, other = make_result(folder="a"), make_result(folder="b", machine={"cpu": "Other A53"})
 
