@@ -7,6 +7,7 @@ import datetime
 import json
 import shlex
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -326,8 +327,7 @@ def _trust_no_limit_of_the_file(
     """Hold a file to the limits of this edgeseed: a job that we sent has them, a file may not."""
     limit = golden_limit(bundle.manifest.precision)
     errors = {} if found.golden is None else found.golden.relative_error
-    with np.load(bundle.path / GOLDEN_MODEL, allow_pickle=False) as arrays:
-        known = list(arrays.files)
+    known = _golden_names(bundle)
     for name in errors:
         if name not in known:
             raise ArtifactError(
@@ -345,6 +345,16 @@ def _trust_no_limit_of_the_file(
             f"{protocol.min_seconds:g} s and at most {protocol.max_seconds:g} s, which is none of "
             "docs/measurement.md"
         )
+
+
+def _golden_names(bundle: Bundle) -> list[str]:
+    try:
+        with np.load(bundle.path / GOLDEN_MODEL, allow_pickle=False) as arrays:
+            return list(arrays.files)
+    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+        raise ArtifactError(
+            f"{bundle.path / GOLDEN_MODEL} cannot be read ({error}); export the bundle anew"
+        ) from error
 
 
 class _FromFile(Device):

@@ -19,6 +19,7 @@ from edgeseed.core.bundle import Bundle
 from edgeseed.core.errors import (
     ArtifactError,
     ConfigError,
+    EdgeseedError,
     GateError,
     UnknownNameError,
     UsageError,
@@ -389,6 +390,20 @@ def test_a_file_of_outputs_or_threads_that_there_are_not_is_refused(
     request = Request(bundle.digest, "onnxruntime", -4, "quick", 128, 10.0, 100.0)
     file = write_measurement(bundle, tmp_path / "m.json", request=dataclasses.asdict(request))
     with pytest.raises(ArtifactError, match="threads=-4 is not above 0"):
+        profile(bundle.path, measurement=file, out=tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK broken", b"\x93NUMPY"])
+def test_a_bundle_without_readable_golden_outputs_is_one_line(
+    bundle: Bundle, tmp_path: Path, content: bytes | None
+) -> None:
+    file = write_measurement(bundle, tmp_path / "m.json")
+    golden = bundle.path / "golden/model.npz"
+    golden.unlink()
+    if content is not None:
+        golden.write_bytes(content)
+
+    with pytest.raises(EdgeseedError, match=r"golden/model\.npz"):
         profile(bundle.path, measurement=file, out=tmp_path / "r.json")
 
 
