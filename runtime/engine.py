@@ -32,7 +32,7 @@ def import_engine(module: str, *, title: str, package: str) -> Any:
         package: What pip installs.
 
     Raises:
-        EngineError: If it is not installed, or broken; the two are told apart.
+        EngineError: If it is not installed, or broken; the message says which.
     """
     try:
         return importlib.import_module(module)

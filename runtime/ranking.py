@@ -536,7 +536,7 @@ def _hold_one(rule: Rule, row: Row, group: Group) -> GateOutcome:
     detail = f"{metric.title} is {metric.format(value)}, limit {metric.format(limit)}"
     detail += f" ({rule.text})"
     if not passed and rule.is_relative and row.verdict == "indistinguishable":
-        detail += "; the two cannot be told apart: measure both in turns, with --repeat 10"
+        detail += "; the two are indistinguishable: measure both in turns, with --repeat 10"
     return GateOutcome(rule=rule.text, label=row.label, passed=passed, detail=detail)
 
 

@@ -11,7 +11,7 @@ from edgeseed.core.console import printable
 Examples:
   edgeseed compare results/fp32.json results/int8.json
   edgeseed compare results/*.json --html report.html
-  edgeseed compare new.json --baseline release.json --fail-if "p90>+5%"
+  edgeseed compare new.json --baseline release.json --fail-if "p90>+15%"
 """
 )
 @click.argument("results", nargs=-1, required=True, type=click.Path(), metavar="RESULT.json...")
@@ -31,7 +31,7 @@ Examples:
     "--fail-if",
     multiple=True,
     metavar="LIMIT",
-    help="Exit 1 if a result breaks it, such as 'p90>+5%'.",
+    help="Exit 1 if a result breaks it, such as 'p90>+15%'.",
 )
 @json_option
 @click.pass_context

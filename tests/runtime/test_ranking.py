@@ -288,7 +288,7 @@ def test_a_break_within_the_noise_says_so_and_still_breaks(make_result: Any) -> 
     results = [make_result(folder="a", n=128), make_result(folder="b", n=128, seed=3)]
 
     with pytest.raises(
-        GateError, match="told apart: measure both in turns, with --repeat 10"
+        GateError, match="indistinguishable: measure both in turns, with --repeat 10"
     ) as caught:
         compare(results, fail_if="p90<+50%")
 
@@ -419,7 +419,7 @@ def by_bundle(comparison: Comparison) -> dict[str, set[str]]:
 
 def test_runs_in_turns_are_judged_by_the_spread_between_runs(make_result: Any) -> None:
     # Each run is sure of itself to a thousandth, and the runs of one bundle are 10 % apart: what
-    # differs by 4 % on average cannot be told apart.
+    # differs by 4 % on average is indistinguishable.
     medians = {"a": [5.0, 5.5, 4.8, 5.3], "b": [5.5, 5.0, 5.7, 5.2]}
     assert by_bundle(compare(in_turns(make_result, medians=medians)))["b"] == {"indistinguishable"}
 
