@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,41 @@ def disk_errors(path: Path) -> Iterator[None]:
         if reason.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise WorkError(f"no permission to write {path}; choose another --out") from error
         raise
+
+
+# What libraries in C++ make of an exhausted memory; none of them has a type of its own for it.
+_NO_MEMORY = ("can't allocate memory", "bad_alloc", "bad allocation", "failed to allocate memory")
+
+
+def raise_shortage(error: BaseException, doing: str) -> None:
+    """Raises a line of its own if a library failed because the machine ran short.
+
+    Converters and runtimes raise what their parts happen to raise. Who takes all of it for an
+    answer on the network or the file asks here first: a full disk says nothing of either.
+
+    Args:
+        error: What the library raised.
+        doing: What was done, for the line: "converting to ONNX".
+
+    Raises:
+        WorkError: If the disk is full or memory could not be had.
+    """
+    each: BaseException | None = error
+    while each is not None:
+        text = str(each)
+        if (isinstance(each, OSError) and each.errno in _NO_SPACE) or (
+            os.strerror(errno.ENOSPC) in text
+        ):
+            raise WorkError(
+                f"disk full while {doing}; temporary files are in {tempfile.gettempdir()}: free "
+                "some space there, or set TMPDIR to a folder with more, and run again"
+            ) from error
+        if isinstance(each, MemoryError) or any(sign in text.lower() for sign in _NO_MEMORY):
+            raise WorkError(
+                f"out of memory while {doing}: end what else runs on this machine, or use one with "
+                "more memory, and run again"
+            ) from error
+        each = each.__cause__ or each.__context__
 
 
 def _cause(error: BaseException | None) -> OSError | None:

@@ -43,6 +43,24 @@ def scratch_folder() -> Iterator[Path]:
         yield work
 
 
+@contextlib.contextmanager
+def temporary_files_in_scratch() -> Iterator[None]:
+    """What libraries write to the temporary folder meanwhile goes to one that is removed.
+
+    coremltools keeps a copy of each model until the process ends, and for good where that is killed
+    or leaves by `os._exit`, as workers of a pool do.
+
+    Raises:
+        WorkError: If the disk is full or may not be written.
+    """
+    with scratch_folder() as folder:
+        before, tempfile.tempdir = tempfile.tempdir, str(folder)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
 def sweep(parent: Path | None = None) -> list[Path]:
     """Removes this user's folders whose owners are gone; returns them."""
     parent = parent or Path(tempfile.gettempdir())

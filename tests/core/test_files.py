@@ -59,6 +59,36 @@ def test_a_full_disk_is_found_behind_a_librarys_own_error(tmp_path: Path) -> Non
         save()
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "disk full while converting; temporary"),
+        (RuntimeError("filesystem error: No space left on device [/tmp/x]"), "disk full while"),
+        (MemoryError(), "out of memory while converting"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
+        (RuntimeError("std::bad_alloc"), "out of memory"),
+    ],
+    ids=["disk", "disk of C++", "memory", "memory of torch", "memory of C++"],
+)
+def test_a_machine_that_ran_short_is_said_so_behind_a_librarys_error(
+    error: Exception, line: str
+) -> None:
+    def convert() -> None:
+        try:
+            raise error
+        except Exception as cause:
+            raise RuntimeError("a pass failed") from cause
+
+    with pytest.raises(RuntimeError, match="a pass failed") as failed:
+        convert()
+    with pytest.raises(WorkError, match=line):
+        files.raise_shortage(failed.value, "converting")
+
+
+def test_a_librarys_own_refusal_is_no_shortage() -> None:
+    files.raise_shortage(RuntimeError("operator not implemented"), "converting")
+
+
 def test_other_errors_pass_through(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="mine"), files.disk_errors(tmp_path):
         raise RuntimeError("mine")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,16 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))  # noqa: PTH208 - hidden files too
+
+
+def test_what_a_library_leaves_in_the_temporary_folder_goes_too(temporary: Path) -> None:
+    with scratch.temporary_files_in_scratch():
+        left = Path(tempfile.mkdtemp(suffix=".mlpackage"))
+        (left / "weights").write_bytes(b"x")
+        assert left.parent != temporary
+        assert left.is_relative_to(temporary)
+    assert names(temporary) == []
+    assert tempfile.gettempdir() == str(temporary)
 
 
 def test_a_scratch_folder_goes_with_its_block(temporary: Path) -> None:

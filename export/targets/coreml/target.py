@@ -40,8 +40,10 @@ from torch.export import ExportedProgram
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.console import warn
 from edgeseed.core.errors import UsageError, WorkError
+from edgeseed.core.files import raise_shortage
 from edgeseed.core.names import split_names
 from edgeseed.core.registry import unknown_name
+from edgeseed.core.scratch import temporary_files_in_scratch
 from edgeseed.export.exact_normalisation import centre_on_whole_numbers
 from edgeseed.export.program import INPUT_NAME, trace
 from edgeseed.export.target import (
@@ -125,14 +127,15 @@ class CoreMLTarget(Target):
         settings = CoreMLSettings.from_options(request.options)
         coremltools = load_coremltools("--target coreml")
         _say_what_has_no_effect(request, settings)
-        model = convert(coremltools, request, settings)
-        if request.precision == "w8":
-            model = compress_weights(coremltools, model, weights=settings.weights)
-        specification = model.get_spec()
-        if request.spec.classes is not None:
-            make_classifier(coremltools, specification, request.spec.classes)
-        describe(specification, request)
-        write_package(folder / MODEL_FOLDER, specification, weights=Path(model.weights_dir))
+        with temporary_files_in_scratch():
+            model = convert(coremltools, request, settings)
+            if request.precision == "w8":
+                model = compress_weights(coremltools, model, weights=settings.weights)
+            specification = model.get_spec()
+            if request.spec.classes is not None:
+                make_classifier(coremltools, specification, request.spec.classes)
+            describe(specification, request)
+            write_package(folder / MODEL_FOLDER, specification, weights=Path(model.weights_dir))
         return WrittenModel(
             model=MODEL_FOLDER,
             minimum_runtime=FIRST_SYSTEM[specification.specificationVersion],
@@ -319,6 +322,7 @@ def _first_that_works(
         try:
             return run(make())
         except Exception as error:  # coremltools raises what its many passes happen to raise
+            raise_shortage(error, "converting to Core ML")
             reasons.append(
                 f"{road}: {str(error).strip().partition(chr(10))[0] or type(error).__name__}"
             )

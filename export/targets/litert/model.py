@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import ArtifactError
+from edgeseed.core.files import raise_shortage
 from edgeseed.core.optional import require
 from edgeseed.core.records import QuantizationRecord
 from edgeseed.export.added_outputs import OWN_OUTPUTS
@@ -261,6 +262,7 @@ def open_interpreter(content: bytes, *, source: Path, threads: int = 1) -> Any:
             interpreter = litert.Interpreter(model_content=content, num_threads=threads)
             interpreter.allocate_tensors()
         except Exception as error:  # it raises ValueError and RuntimeError, by the place
+            raise_shortage(error, f"opening {source} in LiteRT")
             reason = str(error).strip().partition("\n")[0] or said()
             raise ArtifactError(
                 f"{source} is not a model that LiteRT can load ({reason}); it may be truncated, "

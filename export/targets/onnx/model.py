@@ -12,6 +12,7 @@ import onnxruntime
 
 from edgeseed.core.bundle import Manifest
 from edgeseed.core.errors import ArtifactError
+from edgeseed.core.files import raise_shortage
 from edgeseed.core.records import QuantizationRecord
 from edgeseed.core.scratch import scratch_folder
 from edgeseed.export.added_outputs import OWN_OUTPUTS
@@ -280,6 +281,7 @@ def _session(
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own errors have no base class in common
+        raise_shortage(error, f"opening {source} in ONNX Runtime")
         reason = str(error).strip().partition("\n")[0]
         raise ArtifactError(
             f"{source} is not a model that ONNX Runtime {onnxruntime.__version__} can load "
@@ -312,6 +314,7 @@ def run_photos(
         try:
             values = cast("list[Any]", session.run(names, {input_name: piece}))
         except Exception as error:  # as for loading
+            raise_shortage(error, f"running {count} photos in ONNX Runtime")
             reason = str(error).strip().partition("\n")[0]
             raise ArtifactError(
                 f"the model loads in ONNX Runtime {onnxruntime.__version__} and does not run "

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from edgeseed.core.agreement import cosines
 from edgeseed.core.arrays import read_arrays
 from edgeseed.core.bundle import PHOTOS_FILE, STUDENT_FILE, GateResult, Manifest
+from edgeseed.core.files import raise_shortage
 from edgeseed.core.network import load_student
 from edgeseed.core.scratch import scratch_folder
 from edgeseed.export.proof.gates import MIN_AGREEMENT, MIN_COSINE
@@ -118,6 +119,7 @@ def simulate_npu(
         return read_arrays(answers)
     refused = [line for line in done.stdout.splitlines() if line.startswith("REFUSED")]
     if refused:
+        raise_shortage(RuntimeError(refused[0]), "running the NPU's simulator")
         return f"the NPU's compiler refuses the graph: {refused[0].removeprefix('REFUSED ')}"
     # Not a verdict on the graph: the vendor's simulator does crash on some that are sound.
     last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]

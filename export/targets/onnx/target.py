@@ -35,7 +35,7 @@ from onnx import ModelProto, NodeProto
 
 from edgeseed.core.bundle import GateResult, Manifest
 from edgeseed.core.errors import UsageError, WorkError
-from edgeseed.core.files import atomic_file
+from edgeseed.core.files import atomic_file, raise_shortage
 from edgeseed.core.names import split_names
 from edgeseed.export.added_outputs import PROBABILITIES, added_tensors
 from edgeseed.export.file_metadata import file_metadata
@@ -60,6 +60,7 @@ from edgeseed.export.targets.onnx.npu import npu_gate
 
 MODEL_FILE = "model.onnx"
 DEFAULT_OPSET = 18
+_CONVERTING = "converting to ONNX"
 _IR_VERSION = 8
 _FIRST_RUNTIME = {18: "1.14", 19: "1.15", 20: "1.17", 21: "1.20", 22: "1.21", 23: "1.23"}
 # Tried with files of every precision (see tests/export/targets/onnx/runtime_versions.json): fp16
@@ -285,7 +286,8 @@ def convert_program(
     with _quiet_exporter():
         try:
             exported = _convert(_decomposed(known), output_names, opset)
-        except Exception:  # an operator that ONNX only has in parts: let torch take it apart
+        except Exception as error:  # an operator that ONNX has in parts: let torch take it apart
+            raise_shortage(error, _CONVERTING)
             exported = _convert_or_say_why(known, output_names, opset)
     model = exported.model_proto
     _strip_traces(model)
@@ -302,6 +304,7 @@ def _convert_or_say_why(
     try:
         return _convert(program, output_names, opset)
     except Exception as error:  # torch.onnx raises its own errors, and those of its passes
+        raise_shortage(error, _CONVERTING)
         raise WorkError(f"ONNX cannot express this network: {_first_line(error)}") from error
 
 

@@ -299,6 +299,28 @@ def test_where_torch_export_does_not_convert_a_trace_does(
         write(network, tmp_path / "neither", "fp32")
 
 
+def test_a_full_disk_is_no_refusal_of_the_network(
+    network: StudentNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(*_args: object, **_options: object) -> None:
+        raise RuntimeError("filesystem error: cannot create directory: No space left on device")
+
+    monkeypatch.setattr(load_coremltools("a test"), "convert", convert)
+    with pytest.raises(WorkError, match=r"^disk full while converting to Core ML; .* TMPDIR"):
+        write(network, tmp_path / "p", "fp32")
+
+
+def test_nothing_stays_in_the_temporary_folder(
+    network: StudentNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    for precision in ("fp16", "w8"):
+        write(network, tmp_path / precision, precision)
+    assert list(temporary.iterdir()) == []
+
+
 def test_without_coremltools_the_message_says_what_to_install(
     network: StudentNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
