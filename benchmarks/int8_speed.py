@@ -13,7 +13,8 @@ both alike. Before each block nothing runs for a tenth of a second: ONNX Runtime
 for 34 ms after a run, and would take a core from whoever comes next. Then a block is run to wake
 up and not counted, as ExecuTorch's two threads are slow for some milliseconds after the pause. With
 one thread there is the processor's time as well, which a busy machine moves less: a process that
-has to wait is not charged for it. Models are kept in `--out` and not made again; `--peers` makes an
+has to wait is not charged for it. A run takes the photo in, computes and gives the outputs out, in
+every engine. Models are kept in `--out` and not made again; `--peers` makes an
 environment a peer in there (1 GB for OpenVINO; ExecuTorch and LiteRT's converter take torch along).
 """
 

@@ -14,7 +14,8 @@ def serve(run, versions):
     """Answers until its input ends.
 
     Args:
-        run: Computes one photo.
+        run: Takes one photo in, computes and gives the outputs out, as our engines do in their
+            time: what a file takes in and gives out is part of it.
         versions: Name -> version of what computes.
     """
     run()

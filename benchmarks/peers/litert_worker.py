@@ -53,9 +53,16 @@ def main():
     values = photos[:1].astype(np.float32)
     if scale:
         values = np.clip(np.rint(values / scale) + zero, -128, 127)
-    interpreter.set_tensor(image["index"], values.astype(image["dtype"]))
+    values = values.astype(image["dtype"])
+    outputs = [each["index"] for each in interpreter.get_output_details()]
+
+    def run():
+        interpreter.set_tensor(image["index"], values)
+        interpreter.invoke()
+        return [interpreter.get_tensor(index) for index in outputs]
+
     serve(
-        interpreter.invoke,
+        run,
         {name: version(name) for name in ("ai-edge-litert", "litert-torch", "litert-quantizer")},
     )
 
