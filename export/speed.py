@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from edgeseed.core.console import warn
 from edgeseed.core.records import ModelSpeed
 
 Seconds = npt.NDArray[np.float64]
@@ -21,12 +22,14 @@ _WARM_UP_ROUNDS = 3
 _LEAST_ROUNDS, _MOST_ROUNDS = 10, 200
 # Less than this share apart, two models are as fast as each other: a second run may swap them.
 TIE = 0.05
+# A run on a quiet machine waits for its processor a hundredth of its time.
+_MOST_WAITED = 0.15
 
 
 def compare_speed(
     runs: Mapping[str, Callable[[], object]], *, baseline: str, seconds: float = SECONDS
 ) -> dict[str, ModelSpeed]:
-    """Runs the models in turns.
+    """Runs the models in turns; warns if the machine is too busy to tell them apart well.
 
     Args:
         runs: A call for each model that runs one photo.
@@ -36,7 +39,15 @@ def compare_speed(
     Returns:
         By the names of `runs`.
     """
+    start, used = time.perf_counter(), time.process_time()
     times = {name: np.array(values) for name, values in _take_turns(runs, seconds).items()}
+    waited = 1 - (time.process_time() - used) / (time.perf_counter() - start)
+    if waited > _MOST_WAITED:
+        warn(
+            f"while {' and '.join(times)} were timed this machine was busy: they waited for a core "
+            f"{waited:.0%} of the time. What is close may come out the other way; export again on "
+            "a quiet machine, or measure with `edgeseed profile`"
+        )
     return {name: _speed(values, times[baseline]) for name, values in times.items()}
 
 

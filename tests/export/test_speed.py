@@ -1,5 +1,7 @@
 import time
 
+import pytest
+
 from edgeseed.export.speed import compare_speed
 
 
@@ -25,3 +27,17 @@ def test_models_take_turns_and_another_begins_each_round() -> None:
     assert "".join(order[warm_up : warm_up + 9]) == "abcbcacab"
     assert all(speed.n == 10 for speed in speeds.values())
     assert len(order) == warm_up + 30
+
+
+def test_a_machine_that_lets_models_wait_is_said_to_be_busy(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Who sleeps uses no processor, as who waits for one.
+    compare_speed(
+        {"fp32": lambda: time.sleep(1e-3), "int8": lambda: time.sleep(1e-3)},
+        baseline="fp32",
+        seconds=0.0,
+    )
+    said = " ".join(capsys.readouterr().err.split())
+    assert "while fp32 and int8 were timed this machine was busy" in said
+    assert "edgeseed profile" in said
