@@ -61,6 +61,8 @@ from edgeseed.export.targets.onnx.npu import npu_gate
 MODEL_FILE = "model.onnx"
 DEFAULT_OPSET = 18
 _CONVERTING = "converting to ONNX"
+_ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+_DIMENSIONS_OF_ATTENTION = 4  # photos, heads, places, channels: what the exporter knows
 _IR_VERSION = 8
 _FIRST_RUNTIME = {18: "1.14", 19: "1.15", 20: "1.17", 21: "1.20", 22: "1.21", 23: "1.23"}
 # Tried with files of every precision (see tests/export/targets/onnx/runtime_versions.json): fp16
@@ -324,10 +326,11 @@ def _convert(
 
 
 def _with_known_operators(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """A copy in which the two operators that are ours and not ONNX's are written by others.
+    """A copy in which operators that torch's exporter does not know are written by others.
 
     Where torch takes a global pooling apart itself, it may give a view of strides, which ONNX has
-    as a table of indexes that is computed as the model runs.
+    as a table of indexes that is computed as the model runs. It refuses attention over windows
+    (NesT), whose query, key and value have five dimensions.
     """
     aten = torch.ops.aten
     known = copy.copy(program)
@@ -351,8 +354,48 @@ def _with_known_operators(program: torch.export.ExportedProgram) -> torch.export
             result.meta["val"] = node.meta["val"]
             node.replace_all_uses_with(result)
             graph.erase_node(node)
+        elif (
+            node.target is aten.scaled_dot_product_attention.default
+            and node.args[0].meta["val"].dim() != _DIMENSIONS_OF_ATTENTION
+        ):
+            _take_attention_apart(node)
     known.graph_module.recompile()
     return known
+
+
+def _take_attention_apart(node: torch.fx.Node) -> None:
+    """softmax(query key^T * scale + mask) value, in operators of their own.
+
+    Query and key get a root of the scale each, as torch does it: neither overflows in float16.
+    """
+    aten = torch.ops.aten
+    arguments = dict(zip(_ATTENTION, node.args, strict=False)) | node.kwargs
+    query, key, value, mask = (arguments.get(name) for name in _ATTENTION[:4])
+    if arguments.get("dropout_p") or arguments.get("is_causal") or arguments.get("enable_gqa"):
+        return  # no network of timm asks for these at inference
+    assert isinstance(query, torch.fx.Node)
+    scale = arguments.get("scale") or query.meta["val"].shape[-1] ** -0.5
+    assert isinstance(scale, float)
+
+    def add(target: Any, *inputs: Any) -> torch.fx.Node:
+        made = node.graph.call_function(target, inputs)
+        values = [each.meta["val"] if isinstance(each, torch.fx.Node) else each for each in inputs]
+        with node.meta["val"].fake_mode:
+            made.meta["val"] = target(*values)
+        return made
+
+    with node.graph.inserting_before(node):
+        root = scale**0.5
+        turned = add(aten.transpose.int, add(aten.mul.Tensor, key, root), -2, -1)
+        scores = add(aten.matmul.default, add(aten.mul.Tensor, query, root), turned)
+        if isinstance(mask, torch.fx.Node):
+            if mask.meta["val"].dtype == torch.bool:
+                scores = add(aten.where.ScalarOther, mask, scores, float("-inf"))
+            else:
+                scores = add(aten.add.Tensor, scores, mask)
+        result = add(aten.matmul.default, add(aten.softmax.int, scores, -1), value)
+    node.replace_all_uses_with(result)
+    node.graph.erase_node(node)
 
 
 def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

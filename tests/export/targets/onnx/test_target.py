@@ -256,6 +256,30 @@ def test_an_operator_that_onnx_lacks_is_named(network: StudentNetwork) -> None:
         convert_program(program, output_names=("embedding",), opset=18)
 
 
+@pytest.mark.parametrize("mask", ["none", "bool", "float"])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_attention_over_windows_is_written(mask: str, scale: float | None) -> None:
+    """NesT: (photos, heads, windows, places, channels), which torch's exporter refuses."""
+    torch.manual_seed(0)
+    allowed = torch.rand(6, 6) > 0.3
+    allowed.fill_diagonal_(True)
+    masks = {"none": None, "bool": allowed, "float": torch.randn(6, 6)}
+
+    class Windows(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            query, key, value = image.reshape(-1, 3, 2, 4, 6, 8).unbind(1)
+            attended = torch.nn.functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=masks[mask], scale=scale
+            )
+            return attended.flatten(1)
+
+    image = torch.randn(2, 3, 16, 24)
+    program = trace(Windows(), image, batch="dynamic")
+    model = convert_program(program, output_names=("embedding",), opset=18)
+    (found,) = run(model, {"image": image.numpy()})
+    np.testing.assert_allclose(found, Windows()(image).numpy(), rtol=1e-5, atol=1e-6)
+
+
 def test_the_short_road_through_the_exporter_gives_what_the_long_one_gives(
     network: StudentNetwork, monkeypatch: pytest.MonkeyPatch, pixels: npt.NDArray[np.uint8]
 ) -> None:
