@@ -858,22 +858,44 @@ def _vector_norm(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def _average_pool(lowering: Lowering, node: fx.Node) -> Value:
+    value = lowering.in_order(lowering.value(node.args[0]), NHWC)
+    return _average_windows(lowering, node, value, list(node.args[1:]), shape_of(node), node.name)
+
+
+def _average_pool1d(lowering: Lowering, node: fx.Node) -> Value:
+    """The mean of windows of photos that are one pixel high."""
+    source = _one_pixel_high(lowering, lowering.value(node.args[0]), f"{node.name}_row")
+    given: list[Any] = [*node.args[1:], None, None]
+    kernel, stride, padding = given[0], given[1] or given[0], given[2] or [0]
+    windows = [[1, *kernel], [1, *stride], [0, *padding], *node.args[4:]]
+    count, channels, length = shape_of(node)
+    shape = (count, channels, 1, length)
+    means = _average_windows(lowering, node, source, windows, shape, f"{node.name}_wide")
+    result = lowering.result(node.name, shape_of(node), _NLC, like=means)
+    lowering.reshape(means, result)
+    return result
+
+
+def _average_windows(
+    lowering: Lowering, node: fx.Node, value: Value, windows: list[Any], shape: Sequence[int],
+    name: str,
+) -> Value:  # fmt: skip
     """The mean of windows, whatever PyTorch divides their sums by.
 
     LiteRT divides by what of a window lies in the photo. Where PyTorch counts otherwise, zeros are
-    put around, and a constant a position makes up for the difference.
+    put around, and a constant a position makes up for the difference. `windows` is what
+    `avg_pool2d` takes behind its input.
     """
-    kernel = _pair(node.args[1]) or (1, 1)
-    arguments = [*node.args, *[None] * 4]
+    kernel = _pair(windows[0]) or (1, 1)
+    arguments = [*windows, *[None] * 4]
     geometry = ConvGeometry(
-        kernel=kernel, stride=_pair(arguments[2]) or kernel, padding=_pair(arguments[3]) or (0, 0)
+        kernel=kernel, stride=_pair(arguments[1]) or kernel, padding=_pair(arguments[2]) or (0, 0)
     )
-    value = lowering.in_order(lowering.value(node.args[0]), NHWC)
-    shape, own = shape_of(node), lowering.builder.schema.Padding.VALID
+    own = lowering.builder.schema.Padding.VALID
     pads = geometry.pads(value.shape[2:], shape[2:])
     ones = torch.ones(1, 1, *value.shape[2:])
     # Of a photo of ones: what PyTorch gives, and what LiteRT would.
-    wanted = _aten.avg_pool2d.default(ones, *node.args[1:], **node.kwargs)
+    wanted = _aten.avg_pool2d.default(ones, *windows, **node.kwargs)
     around = F.pad(ones, [*pads[1], *pads[0]])
     given = F.avg_pool2d(around, kernel, geometry.stride)[:, :, : shape[2], : shape[3]]
     if any(map(any, pads)):
@@ -883,12 +905,12 @@ def _average_pool(lowering: Lowering, node: fx.Node) -> Value:
             value = lowering.pad(node, value, [(0, 0), (0, 0), *pads], fill=0.0)
     factors = (wanted / given).numpy()
     is_plain = np.allclose(factors, 1, rtol=0, atol=1e-6)
-    name = node.name if is_plain else f"{node.name}_means"
-    result = _windows_means(lowering, name, value, geometry, shape, padding=own)
+    plain = name if is_plain else f"{name}_means"
+    result = _windows_means(lowering, plain, value, geometry, shape, padding=own)
     if is_plain:
         return result
-    row = lowering.constant_in(f"{node.name}_factors", factors, NHWC, shape=shape)
-    return lowering.step(node.name, "MUL", result, row, options="MulOptions")
+    row = lowering.constant_in(f"{name}_factors", factors, NHWC, shape=shape)
+    return lowering.step(name, "MUL", result, row, options="MulOptions")
 
 
 def _windows_means(
@@ -1450,6 +1472,7 @@ _HANDLERS: dict[Any, Callable[[Lowering, fx.Node], Value | list[Value]]] = {
     _aten.norm.ScalarOpt_dim: _vector_norm,
     _aten.adaptive_avg_pool2d.default: _adaptive_pool,
     _aten.avg_pool2d.default: _average_pool,
+    _aten.avg_pool1d.default: _average_pool1d,
     _aten.max_pool2d.default: _max_pool,
     _aten.upsample_nearest2d.vec: _resize,
     _aten.upsample_bilinear2d.vec: _resize,

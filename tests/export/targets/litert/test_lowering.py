@@ -124,6 +124,12 @@ OPERATORS: dict[str, tuple[Any, str]] = {
     "means of windows, last ones cut": (
         lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True), "AVERAGE_POOL_2D",
     ),
+    "means of windows of a row": (
+        lambda x: F.avg_pool1d(x.flatten(2), 4), "AVERAGE_POOL_2D",
+    ),
+    "means of windows of a row, with a border": (
+        lambda x: F.avg_pool1d(x.flatten(2), 5, 3, 2, ceil_mode=True), "MUL",
+    ),
     "sums of windows": (lambda x: F.avg_pool2d(x, 2, divisor_override=1), "MUL"),
     "means of unequal windows": (lambda x: F.adaptive_avg_pool2d(x, (3, 5)), "BATCH_MATMUL"),
     "means of equal windows": (lambda x: F.adaptive_avg_pool2d(x, (4, 3)), "AVERAGE_POOL_2D"),
