@@ -2,9 +2,10 @@
 
 import dataclasses
 
+from edgeseed.core.console import note
 from edgeseed.core.registry import unknown_name
 from edgeseed.export.proof.gates import MIN_AGREEMENT
-from edgeseed.export.quantize.ranges.observers import METHODS
+from edgeseed.export.quantize.ranges.observers import METHODS, RETIRED
 from edgeseed.export.quantize.search.recovery import RecoveryConfig
 
 
@@ -13,7 +14,8 @@ class QuantizeConfig:
     """Settings of post-training quantization."""
 
     calibrator: str = "auto"
-    """`auto` (see `quantize.candidates`), or one of `minmax`, `percentile`, `photos`, `fisher`."""
+    """How ranges are chosen: `minmax`, `photos` or `fisher` (`quantize/ranges/observers.py`), or
+    `auto` to let the search choose. Names of earlier versions are taken, with a note."""
     equalize: bool = True
     """Whether channels of unlike range are evened out where that is exact."""
     bias_correction: bool = True
@@ -45,5 +47,8 @@ class QuantizeConfig:
 
     def __post_init__(self) -> None:
         _ = self.recovery  # which checks itself
+        if (instead := RETIRED.get(self.calibrator)) is not None:
+            note(f"calibrator={self.calibrator} is no longer there: {instead} is used instead")
+            object.__setattr__(self, "calibrator", instead)
         if self.calibrator not in ("auto", *METHODS):
             raise unknown_name("calibrator", self.calibrator, ("auto", *METHODS))

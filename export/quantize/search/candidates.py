@@ -182,10 +182,10 @@ class Candidates:
         return sure and score.agreement >= self.wanted
 
     def _nearest(self, methods: Sequence[Method]) -> Chosen:
-        """The nearest to the float model of these ways, mended, and of all that was judged."""
-        candidates = self._look([Candidate(method) for method in methods], POLICY.finalists)
-        # Mended, what was best need not stay so.
-        candidates += self._mended(candidates)
+        """The nearest to the float model: of these, corrected or not, and of all judged before."""
+        candidates = [Candidate(method) for method in methods]
+        # Once corrected, the best need not be the best any more.
+        candidates += self._corrected(candidates)
         ranking = self.judge.ranking
         if ranking.photos.pixels[:, 0].size > POLICY.rank_all_below:
             candidates = self._look(candidates, POLICY.ranked)
@@ -201,16 +201,17 @@ class Candidates:
             self.counted[chosen.candidate.label] = score
         return dataclasses.replace(chosen, score=score)
 
-    def _mended(self, plain: Sequence[Candidate]) -> list[Candidate]:
+    def _corrected(self, plain: Sequence[Candidate]) -> list[Candidate]:
         """Each with its own bias corrections, the best with weights that are rounded together."""
         biases = self.config.bias_correction
-        mended = [Candidate(item.method, corrected=True) for item in plain] if biases else []
+        corrected = [Candidate(item.method, corrected=True) for item in plain] if biases else []
         if self.config.second_order and len(self.judge.calibration) >= POLICY.least_for_rounding:
-            for item in self._look(mended or plain, POLICY.rounded):
-                # What layers read is seen in the nearest ranges, once for all.
-                by = self._rounded_by.setdefault(item.method, plain[0].method)
-                mended.append(Candidate(item.method, corrected=biases, rounded_by=by))
-        return mended
+            # What layers read is seen in the nearest ranges, once for all.
+            nearest = self._look(plain, 1)[0].method
+            for item in self._look(corrected or plain, POLICY.rounded):
+                by = self._rounded_by.setdefault(item.method, nearest)
+                corrected.append(Candidate(item.method, corrected=biases, rounded_by=by))
+        return corrected
 
     def _look(self, candidates: Sequence[Candidate], count: int) -> list[Candidate]:
         """Those that are nearest to the float model at a first look, nearest first."""

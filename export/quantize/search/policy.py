@@ -55,10 +55,8 @@ class SearchPolicy:
     # ---------------------------------------------------------------- candidates
     first: Method = "fisher"
     """The calibrator that is tried first, and alone if it is good enough."""
-    finalists: int = 3
-    """Calibrators whose biases are corrected, nearest first."""
     rounded: int = 2
-    """Those of them whose weights are rounded together."""
+    """Calibrators whose weights are rounded together, the nearest with corrected biases."""
     ranked: int = 3
     """Candidates that are ranked by all photos that rank."""
     rank_all_below: int = 32 * _PHOTO

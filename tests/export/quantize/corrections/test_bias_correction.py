@@ -36,7 +36,7 @@ def test_corrected_layers_keep_their_means_and_with_gains_their_deviations(
     graph = float_graph(build_program(tiny_student(trained=False), tiny_preprocess()))
     layout = plan_layout(graph.graph, scheme)
     photos = Photos(pixels=pixels)
-    numbers = numbers_by_method(calibrate(graph, layout, photos), layout, scheme, "percentile")
+    numbers = numbers_by_method(calibrate(graph, layout, photos), layout, scheme, "photos")
     quantized = simulate(insert_quantization(graph, layout, numbers, scheme))
     wanted = wanted_spreads(layer_spreads(graph, layout.layers, photos), layout)
     found = correct(quantized, wanted, photos, gains=gains)

@@ -187,7 +187,7 @@ def test_one_rounding_serves_all_ways_of_calibrating(
     photos = Photos(pixels=pixels)
     statistics = calibrate(graph, layout, photos)
     rounded, moments = [], None
-    for method in ("minmax", "percentile"):
+    for method in ("minmax", "photos"):
         numbers = numbers_by_method(statistics, layout, coarse, method)
         quantized = insert_quantization(graph, layout, numbers, coarse)
         moments = moments or input_moments(simulate(quantized), layout.layers, photos)

@@ -174,13 +174,13 @@ def test_what_is_wanted_is_a_whole_number_of_photos(make: Make, kept: int, *, ot
     assert (set(METHODS) <= candidates.tried.keys()) == others
 
 
-@pytest.mark.parametrize(("counted", "kept"), [(0.95, "fisher"), (0.975, "percentile")])
+@pytest.mark.parametrize(("counted", "kept"), [(0.95, "fisher"), (0.975, "photos")])
 def test_a_nearer_one_that_keeps_fewer_decisions_is_not_taken(
     make: Make, counted: float, kept: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By more than chance: of a MobileNetV3-L at 224 px, 249 of 256 photos where 253 were kept."""
     candidates, judge = make(
-        [0.98, counted], distances=lambda label, _: 0.1 if label.startswith("percentile") else 1.0
+        [0.98, counted], distances=lambda label, _: 0.1 if label.startswith("photos") else 1.0
     )
     chosen = candidates.choose()
     assert not judge.shares
@@ -202,20 +202,20 @@ def test_what_cannot_tell_does_not_say_enough(make: Make, *, head: bool) -> None
 
 
 def test_weights_are_rounded_by_what_layers_read_in_the_nearest_ranges(make: Make) -> None:
-    near = {"percentile": 0.1, "photos": 0.2}
+    near = {"photos": 0.1, "minmax": 0.2}
     candidates, _ = make(
         [0.9, 0.9], distances=lambda label, _: near.get(label.partition(" + ")[0], 1.0)
     )
     chosen = candidates.choose()
     rounded = {c.method: c.rounded_by for c in candidates._judged if c.rounded_by is not None}
-    assert rounded == {"fisher": "fisher", "percentile": "percentile", "photos": "percentile"}
-    assert chosen.candidate.method == "percentile"
+    assert rounded == {"fisher": "fisher", "photos": "photos", "minmax": "photos"}
+    assert chosen.candidate.method == "photos"
 
 
 def test_a_way_that_was_asked_for_is_the_only_one(make: Make) -> None:
-    candidates, _ = make([0.5], calibrator="percentile", bias_correction=False, second_order=False)
-    assert candidates.choose().candidate.method == "percentile"
-    assert candidates.tried.keys() == {"percentile"}
+    candidates, _ = make([0.5], calibrator="photos", bias_correction=False, second_order=False)
+    assert candidates.choose().candidate.method == "photos"
+    assert candidates.tried.keys() == {"photos"}
 
 
 @pytest.mark.parametrize(
