@@ -129,7 +129,7 @@ def test_a_photo_far_from_the_others_counts_as_one() -> None:
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(30.0, 10), (1.0, 0)])
-def test_photos_far_from_the_others_are_told_apart(factor: float, expected: int) -> None:
+def test_photos_far_from_the_others_are_not_typical(factor: float, expected: int) -> None:
     calm = seen(*_photos_with_one_in_fifty_far_out(1).split(64))
     wild = seen(*_photos_with_one_in_fifty_far_out(factor).split(64))
     typical = typical_photos([calm, wild], 500)
@@ -142,7 +142,7 @@ def test_a_tensor_that_is_always_zero_makes_no_photo_odd() -> None:
     assert typical_photos([seen(torch.zeros(40, 3))], 40).all()
 
 
-def test_whether_photos_are_told_apart_does_not_depend_on_the_order_of_memory() -> None:
+def test_which_photos_are_typical_does_not_depend_on_the_order_of_memory() -> None:
     values = _photos_with_one_in_fifty_far_out(30)
     other = values.to(memory_format=torch.channels_last)
     assert (typical_photos([seen(values)], 500) == typical_photos([seen(other)], 500)).all()
