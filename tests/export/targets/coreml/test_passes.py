@@ -9,14 +9,11 @@ import pytest
 @pytest.fixture
 def fold(mb: Any) -> Any:
     """Builds a program of one image, folds its padding, and gives its operations."""
-
     from edgeseed.export.targets.coreml.passes import fold_padding
 
     def fold(build: Any) -> list[Any]:
-        @mb.program(input_specs=[mb.TensorSpec(shape=(1, 2, 8, 8))])
-        def program(image: Any) -> Any:
-            return build(mb, image)
-
+        specs = [mb.TensorSpec(shape=(1, 2, 8, 8))]
+        program = mb.program(input_specs=specs)(lambda image: build(mb, image))
         fold_padding().apply(program)
         return [
             operation
