@@ -35,14 +35,14 @@ ConfigT = TypeVar("ConfigT")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requirements:
-    """What a method needs; the runner brings it, or says which option is missing.
+    """What a method needs; the runner provides it, or says which option is missing.
 
     Networks are named by their role. The roles `teacher` and `peer` are the options of that name;
     any other is given as `--network ROLE=NAME`.
 
     Attributes:
-        frozen: Roles of networks that only answer, beside the student: usually a teacher.
-        trained: Roles of networks that are trained, beside the student.
+        frozen: Roles of networks that are not trained: usually a teacher.
+        trained: Roles of networks that are trained beside the student.
         labels: Whether `Batch.labels` is filled: never, where the photos have labels, or always.
         classifier: Whether the student carries a linear head over the classes, which ships with it:
             never, always, or where the photos have labels (over their classes).
@@ -66,10 +66,10 @@ class MethodInputs:
     """What a method is built from.
 
     Attributes:
-        student: The network that is trained, with its input.
-        frozen: The networks that only answer, by role.
-        trained: Further networks that are trained, by role.
-        num_samples: Photos in the training set; `Batch.indices` are below it.
+        student: The network that is trained, with its normalisation.
+        frozen: Role -> network that is not trained.
+        trained: Role -> further network that is trained.
+        num_samples: Number of training photos; `Batch.indices` are below it.
         labels: Class of each photo, (num_samples,) int64, -1 where it has none; None if unused.
         num_classes: Classes of `labels` or of the student's head; 0 without.
         batch_size: Photos a step over all devices together (the global batch).
@@ -105,10 +105,10 @@ class MethodInputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """Where the run is, for schedules.
+    """The position in a run, for schedules.
 
     Attributes:
-        step: Steps done before this one.
+        step: Number of steps done before this one.
         total_steps: Steps of the whole run.
         steps_per_epoch: Steps of an epoch.
     """
@@ -130,14 +130,14 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
-    """What a step gives.
+    """The result of a step.
 
     Attributes:
-        loss: What is minimised: a scalar in float32, with its graph.
-        floor: The least value that `loss` can take on this batch, such as the teacher's entropy in
-            a cross-entropy; 0.0 if zero can be reached, None if nobody knows. Logged next to the
-            loss.
-        logs: Further scalars to average over an epoch, detached.
+        loss: The scalar to minimise: float32, with its graph.
+        floor: The least value that `loss` can have on this batch, such as the teacher's entropy in
+            a cross-entropy; 0.0 if zero can be reached, None if it is not known. It is logged
+            beside the loss.
+        logs: Further scalars, detached; their means over an epoch are logged.
     """
 
     loss: Tensor
@@ -146,12 +146,11 @@ class StepResult:
 
 
 class Method(nn.Module, Generic[ConfigT]):
-    """Base of all methods.
+    """Base class of all methods; `docs/adding-a-method.md` has a whole one.
 
     A subclass sets `Config`, `RECIPE` and (unless the defaults fit) `REQUIREMENTS`, and writes
-    `views` and `step`. Whatever must survive a resume is a parameter or a buffer. The
-    teacher is no submodule on purpose: so it is in no checkpoint and no DDP bucket, and `train()`
-    cannot reach it.
+    `views` and `step`. Whatever a resumed run needs is a parameter or a buffer. The teacher is not
+    a submodule, so that it is in no checkpoint and no DDP bucket, and `train()` cannot reach it.
     """
 
     Config: ClassVar[type[Any]]
@@ -175,9 +174,9 @@ class Method(nn.Module, Generic[ConfigT]):
 
     @abstractmethod
     def step(self, batch: Batch, progress: Progress) -> StepResult:
-        """The loss of one batch.
+        """The loss of one batch of (B, 3, H, W) views, pixels 0 to 1.
 
-        Runs under autocast if the run has a reduced precision: see `losses.in_full_precision`.
+        It runs under autocast if the run has a reduced precision: see `losses.in_full_precision`.
         """
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:

@@ -1,4 +1,4 @@
-"""What is installed and reachable here, and the command that mends what is not."""
+"""What is installed and reachable here, and the command that fixes what is not."""
 
 import dataclasses
 import importlib

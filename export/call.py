@@ -131,7 +131,8 @@ class _Arguments:
     quantization: Annotated[
         Mapping[str, Any],
         Option(
-            'Settings of `quantize.config.QuantizeConfig`, such as `{"calibrator": "fisher"}`.',
+            "Settings of int8, such as "
+            '`{"calibrator": "fisher"}`: see `export.quantize.config.QuantizeConfig`.',
             python_only=True,
         ),
     ] = dataclasses.field(default_factory=dict)

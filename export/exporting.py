@@ -16,7 +16,7 @@ from edgeseed.core.errors import GateError, UsageError, WorkError
 from edgeseed.core.files import atomic_directory, readable_size
 from edgeseed.core.network import StudentNetwork, load_student
 from edgeseed.core.options import insert_arguments
-from edgeseed.core.photos import sketched_photos
+from edgeseed.core.photos import count_shared_by_hash
 from edgeseed.core.pretrained import student_file
 from edgeseed.core.records import QuantizationRecord, SelectionRecord, SpeedRecord
 from edgeseed.core.scratch import scratch_folder
@@ -344,12 +344,12 @@ def photos_trained_on(samples: Samples, spec: StudentSpec) -> bool | dict[str, i
         of the same files, how many `photos` `of` how many that can be compared; else False.
     """
     photos = samples.source
-    if photos is None or photos.fingerprint in spec.taught_by_all_of:
+    if photos is None or photos.fingerprint in spec.trained_on_all_of:
         return photos is not None
-    shared = sketched_photos(photos, spec.sketches)
+    shared = count_shared_by_hash(photos, spec.photo_hashes)
     if shared.count >= max(_FEWEST_SHARED, _LEAST_SHARED * shared.num_compared):
         return {"photos": shared.count, "of": shared.num_compared}
-    return not shared.num_compared and photos.fingerprint in spec.taught_by
+    return not shared.num_compared and photos.fingerprint in spec.trained_on
 
 
 def _say_what_proves(samples: Samples, *, max_drop: float | None) -> None:

@@ -88,7 +88,7 @@ class PhotoStatistics:
 
 
 def check_photos(photos: Photos, network: StudentNetwork, preprocess: Preprocess) -> dict[str, Any]:
-    """Measures photos, warns of what is wrong with them, and refuses what is hopeless.
+    """Measures photos, warns of what is wrong, and refuses those that cannot calibrate.
 
     Returns:
         The statistics and the warnings, for the manifest.
@@ -97,16 +97,16 @@ def check_photos(photos: Photos, network: StudentNetwork, preprocess: Preprocess
         DataError: If fewer than 8 of them differ, or nearly all show nothing.
     """
     found = measure_photos(photos, network, preprocess)
-    hopeless = hopelessness(found)
-    if hopeless:
-        raise DataError(hopeless)
+    reason = reason_to_refuse(found)
+    if reason:
+        raise DataError(reason)
     warnings = doubts(found)
     for line in warnings:
         warn(line)
     return {**found.to_dict(), "warnings": list(warnings)}
 
 
-def hopelessness(found: PhotoStatistics) -> str | None:
+def reason_to_refuse(found: PhotoStatistics) -> str | None:
     """Why photos cannot calibrate anything; None where they can."""
     if found.empty > 1 - MAX_EMPTY:
         return (

@@ -220,7 +220,7 @@ def _reject_unused_options(
         UsageError: If there is one; it says when it has an effect.
     """
     integers = any(variant.scheme for variant in variants)
-    # A target with an engine of its own judges decisions by that, also those of float models.
+    # A target with an engine of its own has a gate of top-1 agreement, for float models too.
     decides = target.judges_natively or not all(
         f.precision in target.parity_limit for f in variants
     )
@@ -293,7 +293,7 @@ def _split_variants(
     if calibration is not None:
         return list(variants), []
     if precision == AUTO:
-        # Judged by its decisions, which on coloured fields mean nothing.
+        # Their gate is top-1 agreement, which means nothing on coloured fields.
         needs_photos = [
             variant for variant in variants if variant.precision not in target.parity_limit
         ]

@@ -1,8 +1,8 @@
-"""The photos of an export: which calibrate, which judge, and which travel as golden examples.
+"""The photos of an export: for calibration, for the proof, and as golden photos.
 
-A photo that has set a scale must not vouch for the result, so the sets are disjoint: a seeded
-shuffle, the first part held out as proof, the next for calibration. The others are read when
-somebody asks for them: to count decisions by while int8 is chosen, and to learn on.
+A photo that has set a scale proves nothing, so the sets are disjoint. Of a seeded shuffle, the
+first part is held out for the proof and the next calibrates. The others are the reserve, read when
+it is needed: to measure agreement while int8 is chosen, and for recovery.
 """
 
 import dataclasses

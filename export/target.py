@@ -1,9 +1,10 @@
-"""The seam between the export stage and a target.
+"""The contract of an export target: `Target` writes a format's files, `Model` runs them again.
 
 A target is one folder in `targets/` whose `__init__.py` ends with `TARGET = MyTarget()`. It says
-which precisions it has and which quantization scheme each of them takes, writes its model files
-from the one exported program, and opens them again for the gates. Everything else (bundle, golden
+which precisions it has and which quantization schemes each of them takes, writes its model files
+from a `torch.export` program, and opens them again for the gates. Everything else (bundle, golden
 photos, gates, the search for a good quantization) is shared and knows no target by name.
+`docs/adding-a-target.md` has a whole one.
 """
 
 import abc
@@ -33,11 +34,16 @@ class WriteRequest:
     """What a target makes its files from."""
 
     program: ExportedProgram
-    """The float program, or for a precision with a scheme the quantized one."""
+    """The float program or, for a precision with a scheme, the quantized one. It takes photos
+    (N, C, H, W) as float32, 0 to 255."""
     output_names: tuple[str, ...]
+    """Names of the program's outputs, in order: `embedding` (N, D) and, with a head, `logits`
+    (N, classes)."""
     spec: StudentSpec
+    """The student's input size, preprocessing and classes."""
     precision: Precision
     batch: Batch
+    """A number of photos, or `dynamic` for any."""
     options: Mapping[str, Any]
     """The target's own options, such as `opset`; unknown ones were refused before."""
     added: tuple[AddedOutput, ...] = ()
@@ -51,17 +57,19 @@ class WrittenModel:
     model: str
     """Path of the model's file or folder, relative to the bundle."""
     minimum_runtime: dict[str, str]
-    """Oldest runtime that takes the file, by the runtime's name."""
+    """Runtime -> the oldest version that takes the file."""
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What the manifest should remember of how it was written."""
+    """How it was written, for the manifest's `provenance.model`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
-    """Something in a model file that should not be there."""
+    """Something wrong in a model file."""
 
     where: str
+    """Node, tensor or block of the file."""
     problem: str
+    """Continues `where` in a sentence."""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.problem}"
@@ -69,18 +77,18 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NotRun:
-    """A gate that there is for a bundle, and that could not be run here."""
+    """A gate that could not be run on this machine."""
 
     gate: str
     reason: str
-    """With what helps."""
+    """Why, and what to do."""
 
     def __str__(self) -> str:
         return f"{self.gate}: not run: {self.reason}"
 
 
 def round_per_channel(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """To eight bits, symmetric, one scale an output channel."""
+    """(O, ...) weights rounded to 8 bits, symmetric, with one scale for each output channel."""
     largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
     scale = np.where(largest > 0, largest / 127, 1)
     return np.asarray(np.rint(weight / scale) * scale, dtype=np.float32)
@@ -90,7 +98,7 @@ class Model(abc.ABC):
     """An exported model, opened for the gates on this machine. It does not time itself."""
 
     runner: ClassVar[str]
-    """What computes, for reports: `"onnxruntime CPU"`, `"Core ML reference interpreter"`."""
+    """What runs it, for reports: `"onnxruntime CPU"`, `"Core ML reference interpreter"`."""
 
     @abc.abstractmethod
     def infer(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
@@ -104,30 +112,38 @@ class Model(abc.ABC):
         """
 
     def answer(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-        """As `infer`, with the outputs that were added, of the types that an app reads."""
+        """All outputs of a batch, with those that were added, in the types that an app reads."""
         return dict(self.infer(pixels))
 
     @abc.abstractmethod
     def layers(
         self, pixels: npt.NDArray[np.uint8], names: Sequence[str]
     ) -> dict[str, npt.NDArray[np.float32]]:
-        """Values inside the model, by the program's node names; what it lacks is left out."""
+        """Node name of the program -> its value in the model; nodes that it lacks are left out.
+
+        Args:
+            pixels: (N, C, H, W) photos.
+            names: Nodes of the program that was exported.
+        """
 
     def infer_natively(
         self, pixels: npt.NDArray[np.uint8]
     ) -> dict[str, npt.NDArray[np.float32]] | None:
-        """As `infer`, by the format's own engine where that is another and this machine has it."""
+        """`infer` by the format's own engine; None where this machine lacks it or it is the same.
+
+        Core ML on a Mac, where elsewhere an interpreter of ours stands in for it.
+        """
         return None
 
     @abc.abstractmethod
     def lint(self) -> tuple[Finding, ...]:
-        """What is wrong with the graph itself: see the target."""
+        """Everything that is wrong with the graph; each target documents its own rules."""
 
     def single_run(self) -> Callable[[], object] | None:
-        """A run of one photo on one thread, made ready to be repeated (see `export.speed`).
+        """A function that runs one photo on one thread, for `export.speed` to time.
 
-        None where what computes here is not the engine that an app would have, such as an
-        interpreter: how long that takes says nothing about the model.
+        None where this machine does not have the engine that an app would have: the time of an
+        interpreter says nothing about the model.
         """
         return None
 
@@ -136,20 +152,21 @@ class Target(abc.ABC):
     """An export format."""
 
     name: ClassVar[str]
+    """As `--target` has it: the folder's name."""
     precisions: ClassVar[tuple[Precision, ...]]
+    """Those that it writes, the preferred first."""
     schemes: ClassVar[Mapping[Precision, tuple[str, ...]]]
-    """Schemes that a precision may take, the default first; without any it is float."""
+    """Precision -> its quantization schemes, the default first; a float precision is absent."""
     options: ClassVar[Mapping[str, Any]] = {}
     """The target's own options with their defaults."""
     modules: ClassVar[tuple[str, ...]] = ()
-    """Python modules that it needs and not every installation has."""
+    """Optional Python modules that it needs."""
     layout: ClassVar[Layout] = "NCHW"
-    """Order of the model's input: an app hands its photo over in this order."""
+    """Order of the axes of the model's input."""
     input_type: ClassVar[InputType] = "float32"
-    """Type of the model's input, whose values are the photo's bytes in either case."""
+    """Type of the model's input; its values are 0 to 255 in either case."""
     smallest_in_bytes: ClassVar[int] = 0
-    """Weights with fewer numbers stay in float where a precision stores weights in bytes: a scale
-    beside them eats what bytes save."""
+    """Weights with fewer elements stay float in w8: their scales would cost what bytes save."""
     channels: ClassVar[tuple[int, ...]] = (1, 3)
     """How many channels a photo may have: 1 (grey), 3 (RGB), 4 (RGB and one more)."""
     adds_outputs: ClassVar[bool] = False
@@ -157,18 +174,18 @@ class Target(abc.ABC):
     fixed_batch: ClassVar[int | None] = None
     """The one batch size that the format takes; None where any goes."""
     judges_natively: ClassVar[bool] = False
-    """Whether its models have `infer_natively`, by which decisions are judged besides."""
+    """Whether its models have `infer_natively`; top-1 agreement is then checked by that, too."""
     parity_limit: ClassVar[Mapping[Precision, float]]
-    """Largest relative error of a float precision against the student itself."""
+    """Float precision -> the largest error of an output, relative to its largest value."""
     advice: ClassVar[Mapping[str, str]] = {}
-    """What helps where a gate of the target's own does not hold, by its name without ` on ...`."""
+    """Gate of the target's own, without ` on ...` -> what to do where it does not hold."""
     rounding_slack: ClassVar[float] = 1.5
-    """How far a quantized file may be from the simulated program, over how far that is from the
-    student. Less where the file computes in float32 between its integers, as the simulation does.
-    """
+    """The limit of gate `rounding`: distance of a quantized file to the simulated program, over
+    that program's distance to the student. Lower where the file computes in float32 between its
+    integers, as the simulation does."""
 
     def input_type_of(self, options: Mapping[str, Any]) -> InputType:
-        """Type of the model's input, where one of the target's own options may choose it."""
+        """The input's type with these options; `input_type` unless an option chooses it."""
         del options
         return self.input_type
 
@@ -176,7 +193,7 @@ class Target(abc.ABC):
         """Refuses values of the target's own options, before a photo is read.
 
         Raises:
-            UsageError: If one is none that it takes.
+            UsageError: If a value is none that it takes.
         """
         del options
 
@@ -205,7 +222,7 @@ class Target(abc.ABC):
     def round_weight(
         self, weight: npt.NDArray[np.float32], options: Mapping[str, Any]
     ) -> npt.NDArray[np.float32]:
-        """A layer's weight, (out, in, ...), as a precision that stores weights in bytes has it."""
+        """A layer's weight (O, I, ...) as w8 stores it, in float."""
         del options
         return weight if weight.size < self.smallest_in_bytes else round_per_channel(weight)
 
@@ -228,25 +245,24 @@ class Target(abc.ABC):
     def check(
         self, folder: Path, manifest: Manifest, model: Model, pixels: npt.NDArray[np.uint8]
     ) -> tuple[Finding, ...]:
-        """What the files say beside their numbers, and is not as the manifest has it.
+        """Differences between the files and the manifest, beside what the model computes.
 
-        Versions, metadata, build settings, further outputs: whatever an app or a builder can read
-        is recomputed here, or is absent.
+        Versions, metadata, build settings, further outputs: whatever an app or a builder reads.
 
         Args:
             folder: The bundle.
             manifest: The bundle's.
-            model: As `open` gives it.
-            pixels: (N, 3, H, W) a few photos, for outputs that no other gate looks at.
+            model: From `open`.
+            pixels: (N, C, H, W) a few photos, for outputs that no other gate checks.
         """
         del folder, manifest, model, pixels
         return ()
 
     def compile_gate(self, folder: Path, manifest: Manifest) -> GateResult | NotRun | None:
-        """Whether the device's own compiler takes the files, where this machine has it.
+        """A gate by the device's own compiler or simulator; None where the target has none.
 
-        Its name ends in ` on this machine`: it is told, and not recorded in the bundle. So is that
-        it was not run. None where there is nothing to say.
+        It is printed and not recorded in the bundle, as other machines lack the compiler; its name
+        ends in ` on this machine`. `NotRun` says what to install.
         """
         del folder, manifest
         return None

@@ -1,8 +1,9 @@
-"""What a device is: a place where a bundle is measured.
+"""The contract of a kind of device: a place where a bundle is measured.
 
-A device brings files there, starts a runner (the program that measures) and brings its measurement
-back. Most run the Python agent: they are an `AgentDevice` (runtime/agent/device.py). Others bring a
-runner of their own, such as a page for a browser; then they write `measure` themselves.
+A kind is one file in `devices/`, which ends with `DEVICE = MyDevice`. A device brings files there,
+starts a runner (the program that measures) and brings its measurement back. Most run the Python
+agent: they are an `AgentDevice` (runtime/agent/device.py). Others bring a runner of their own, such
+as a page for a browser; then they write `measure` themselves.
 """
 
 import abc
@@ -23,7 +24,7 @@ from edgeseed.runtime.measurement import Measurement
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
-    """How the agent's process ended: its exit code, and the end of what it wrote to stderr."""
+    """How the agent's process ended: its exit code, and the last lines of its stderr."""
 
     exit_code: int
     stderr: str
@@ -34,9 +35,10 @@ class Observation:
     """What came back from a device.
 
     Attributes:
-        measurement: the runner's.
-        outputs: of the photos, by output; None where there were none.
-        stages: when the runner's stages began, by this machine's clock; None where it was not seen.
+        measurement: what the runner measured.
+        outputs: output name -> (N, ...) outputs on the job's photos; None without photos.
+        stages: when the runner's stages began, by this machine's clock; None where they were not
+            watched.
     """
 
     measurement: Measurement
@@ -61,8 +63,8 @@ class Device(abc.ABC):
 
     Attributes:
         kind: the plug-in's name, and the first part of `--device KIND:ADDRESS`.
-        options: what may be set for this kind alone by an option of the command line, such as
-            `lan` by `--lan`; `open_device` adds it to the address as `?lan=1`.
+        options: options of the command line that only this kind has, such as `lan` for `--lan`;
+            `open_device` adds them to the address as `?lan=1`.
     """
 
     kind: ClassVar[str]
@@ -80,7 +82,7 @@ class Device(abc.ABC):
     @property
     @abc.abstractmethod
     def name(self) -> str:
-        """What `--device` was, to be written into the result."""
+        """The value of `--device`, for the result."""
 
     def engine_for(self, profile: Profile, target: str) -> EngineFacts:
         """The engine, unit and threads for bundles of `target`: what the profile says.
@@ -98,15 +100,15 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     def measure(self, bundle: Bundle, job: Job, *, pixels: NDArray[np.uint8] | None) -> Observation:
-        """Measure a bundle there.
+        """Measures a bundle on the device.
 
         Args:
-            bundle: its files of role "ship" may travel.
-            job: what to measure.
-            pixels: (N, 3, H, W) photos to run besides, or None.
+            bundle: the bundle; only its files of role "ship" are sent.
+            job: what to measure, and for how long.
+            pixels: (N, C, H, W) photos whose outputs are wanted as well, or None.
 
         Raises:
             ArtifactError: If the bundle arrived changed.
-            GateError: If the model does not give its golden outputs there; nothing was timed then.
+            GateError: If the model does not give its golden outputs there; then nothing was timed.
             WorkError: If the device or the engine failed.
         """

@@ -1,6 +1,7 @@
-"""What an engine is: it opens a model, runs it, and says where it runs. It never times itself.
+"""The contract of an engine: it opens a model, runs it, and says on which unit. It times nothing.
 
-It runs on the device: Python 3.8 and numpy.
+An engine is one file in `engines/`, which ends with `ENGINE = MyEngine`. This file runs on the
+device, with Python 3.8 and numpy.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ if TYPE_CHECKING:
 
 
 class EngineError(Exception):
-    """The engine is absent, has no such unit, or refuses the model; the message says the fix."""
+    """The engine is absent, has no such unit, or refuses the model; the message says what to do."""
 
 
 def import_engine(module: str, *, title: str, package: str) -> Any:
-    """A module of an engine, imported on the device.
+    """An engine's library, imported on the device.
 
     Args:
-        module: Its name, such as `onnxruntime`.
-        title: What people call it.
-        package: What pip installs.
+        module: Its module, such as `onnxruntime`.
+        title: Its name in messages, such as `ONNX Runtime`.
+        package: Its package for pip.
 
     Raises:
         EngineError: If it is not installed, or broken; the message says which.
@@ -61,11 +62,16 @@ class EngineTensor:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the model was asked to run, and where its nodes really are.
+    """The unit that was asked for, and the units on which the model's nodes run.
 
-    `nodes` counts graph nodes by unit after the engine's own fusions; None where the engine does
-    not tell, and then `actual` is what the engine says it uses, not what was seen. `fallback`
-    counts the kinds of those nodes that are elsewhere, where the engine tells.
+    Attributes:
+        requested: the unit that was asked for, such as `cpu` or `cuda`.
+        actual: the unit that runs the model. Where `nodes` is None, the engine says so and nobody
+            saw it.
+        nodes: unit -> number of graph nodes, after the engine's own fusions; None where the engine
+            does not tell.
+        fallback: operator -> number of nodes that are on another unit than the requested one; None
+            where the engine does not tell.
     """
 
     requested: str
@@ -75,7 +81,7 @@ class Placement:
 
     @property
     def share(self) -> float | None:
-        """Fraction of nodes on the requested unit."""
+        """Fraction of nodes on the requested unit, 0 to 1; None where it is not known."""
         if not self.nodes:
             return None
         return self.nodes.get(self.requested, 0) / sum(self.nodes.values())
@@ -93,7 +99,7 @@ class LayerTime:
         name: as the engine calls it.
         kind: the operator, such as `Conv`.
         unit: where it ran.
-        mean_ns: mean over the runs.
+        mean_ns: mean over the runs, in nanoseconds.
     """
 
     name: str
@@ -106,13 +112,13 @@ class LayerTime:
 class LayerTimes:
     """Layers in the order in which they ran, in runs that are timed layer by layer.
 
-    Looking at the clock around each layer makes these runs slower than those of the latency: the
-    shares count, not the sum.
+    Reading the clock around each layer makes these runs slower than the latency's. So the shares of
+    the layers count, not their sum.
 
     Attributes:
-        runs: how many count; an engine may leave out the slower half, which other work held up.
-        run_ns: mean of a whole run.
-        layers: those that took any time.
+        runs: number of runs in the means; an engine may leave out the slower half.
+        run_ns: mean of a whole run, in nanoseconds.
+        layers: the layers that took any time.
     """
 
     runs: int
@@ -127,7 +133,11 @@ class Engine(abc.ABC):
         name: the plug-in's name.
         targets: export targets whose models it reads.
         units: compute units that can be asked for, the default first.
-        packages: what pip installs for it on a device; none where it comes with the system.
+        packages: packages that `?install=venv` installs on a device; none where the engine comes
+            with the system.
+        inputs, outputs: of the opened model.
+        placement: where its nodes run.
+        settings: what it was opened with, for the result file.
     """
 
     name: ClassVar[str]
@@ -143,24 +153,32 @@ class Engine(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def version(cls) -> str:
-        """Version of the library behind it; importing it happens here, not in `open`."""
+        """Version of the library; it is imported here.
+
+        Raises:
+            EngineError: If the library is not installed or broken.
+        """
 
     @classmethod
     @abc.abstractmethod
     def open(cls, model: Path, *, unit: str, threads: int) -> Engine:
-        """Load `model` onto `unit` with `threads` threads; nothing is substituted silently."""
+        """The model on a unit, with a number of threads. No other unit is taken in silence.
+
+        Raises:
+            EngineError: If the unit is not there, or the library refuses the model.
+        """
 
     @abc.abstractmethod
     def infer(self, feeds: Tensors) -> Tensors:
-        """Run once; returns every output by name."""
+        """Runs once: arrays by input name -> arrays by output name."""
 
     @classmethod
     def time_layers(
         cls, model: Path, *, unit: str, threads: int, feeds: Tensors, runs: int
     ) -> LayerTimes | None:
-        """Time each layer, in a session of its own; None where the engine does not tell."""
+        """The time of each layer, in a session of its own; None where the engine does not tell."""
         return None
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Free the model; the engine is of no use afterwards."""
+        """Frees the model; nothing else may be called afterwards."""

@@ -28,12 +28,12 @@ AGENT_RUNNER = "agent"
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked of the runner. A file that came another way is bound to its bundle by this.
+    """What the runner was asked for. It binds a file that an app wrote to its bundle.
 
     Attributes:
-        bundle_digest: of the bundle's model files, as in the manifest and the result.
+        bundle_digest: sha256 over the bundle's model files, as in the manifest and the result.
         engine: name of the engine, such as `onnxruntime`.
-        threads: of the engine.
+        threads: number of threads of the engine.
         protocol: name of the protocol, such as `quick`.
         min_runs, min_seconds, max_seconds: the protocol's limits.
     """
@@ -49,7 +49,13 @@ class Request:
 
 @dataclass(frozen=True)
 class WarmUpRun:
-    """How the warm-up went; `steady` is None where the runner's warm-up has a fixed length."""
+    """The untimed runs before the measurement.
+
+    Attributes:
+        runs: how many.
+        seconds: how long they took.
+        steady: whether the latency had settled; None where the warm-up has a fixed length.
+    """
 
     runs: int
     seconds: float
@@ -58,7 +64,14 @@ class WarmUpRun:
 
 @dataclass(frozen=True)
 class GoldenCheck:
-    """The check before anything was timed: error by output, relative to its largest value."""
+    """The golden photos, run before anything is timed.
+
+    Attributes:
+        n: number of photos.
+        relative_error: output -> largest difference of a photo over its largest expected value, of
+            the worst photo.
+        tolerance: the limit that the job had.
+    """
 
     n: int
     relative_error: dict[str, float]
@@ -67,12 +80,12 @@ class GoldenCheck:
 
 @dataclass(frozen=True)
 class Reported:
-    """Statistics of a runner that keeps no samples, as it printed them; None what it did not print.
+    """Statistics that a runner without samples printed; None for what it did not print.
 
     Attributes:
-        n: timed runs.
-        mean_ns, std_ns, min_ns, max_ns: of the runs.
-        percentiles_ns: by percent, such as `{"50": 5000000}`.
+        n: number of timed runs.
+        mean_ns, std_ns, min_ns, max_ns: of a run, in nanoseconds.
+        percentiles_ns: percent -> nanoseconds, such as `{"50": 5000000}`.
     """
 
     n: int
@@ -85,10 +98,10 @@ class Reported:
 
 @dataclass(frozen=True)
 class DeviceState:
-    """What a device says of itself at one moment.
+    """What a device's own tools say at one moment.
 
     Attributes:
-        facts: by name, as the device's tools print them, such as `{"power mode": "15W"}`.
+        facts: name -> value, as the tools print them, such as `{"power mode": "15W"}`.
         throttling: one line for each limit in force at that moment, such as
             `under-voltage (vcgencmd get_throttled 0x50005)`. Empty where there is none.
     """

@@ -459,10 +459,10 @@ def _title(result: Result) -> str:
 
 
 def _labels(results: Sequence[Result], files: Sequence[str] | None) -> list[str]:
-    """The bundle's folder, and for those that share one what tells them apart."""
+    """A name for each result: the bundle's folder, with what differs where several share it."""
     folders = [result.bundle.folder for result in results]
     return [
-        folder if folders.count(folder) == 1 else _told_apart(index, results, files)
+        folder if folders.count(folder) == 1 else _unique_label(index, results, files)
         for index, folder in enumerate(folders)
     ]
 
@@ -475,7 +475,8 @@ _PARTS: tuple[Callable[[Result], str], ...] = (
 )
 
 
-def _told_apart(index: int, results: Sequence[Result], files: Sequence[str] | None) -> str:
+def _unique_label(index: int, results: Sequence[Result], files: Sequence[str] | None) -> str:
+    """The folder with the first property in which all results of that folder differ."""
     one = results[index]
     twins = [result for result in results if result.bundle.folder == one.bundle.folder]
     for part in _PARTS:

@@ -1,4 +1,4 @@
-"""What is installed and reachable, and what mends it; boards are looked into in test_ssh.py."""
+"""What is installed and reachable, and what fixes it; boards are looked into in test_ssh.py."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ def test_this_machine_has_what_the_main_job_needs() -> None:
     assert json.loads(json.dumps(diagnosis.to_dict()))["healthy"] is True
 
 
-def test_what_is_not_there_has_a_command_that_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_there_has_a_command_that_fixes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.setattr("shutil.which", lambda name: None)
     diagnosis = doctor()

@@ -200,7 +200,7 @@ def test_students_with_strange_specifications(place: Path, student: Path, descri
         network, found = read
         assert found.embedding_dim == network.embedding_dim
         found.to_dict()
-        assert isinstance(found.taught_by | found.sketches, frozenset)
+        assert isinstance(found.trained_on | found.photo_hashes, frozenset)
 
 
 @quickly

@@ -24,7 +24,7 @@ Examples:
 def command(
     context: click.Context, device: str | None, device_profile: str | None, as_json: bool
 ) -> None:
-    """Say what works here, or on a device, and how to mend the rest."""
+    """Say what works here, or on a device, and how to fix the rest."""
     from edgeseed.doctor import doctor
 
     diagnosis = doctor(device, device_profile=device_profile)
@@ -41,6 +41,6 @@ def command(
     emit(
         diagnosis,
         as_json=as_json,
-        text=head + table(rows, header=("what", "state", "found", "to mend it")),
+        text=head + table(rows, header=("what", "state", "found", "how to fix it")),
     )
     context.exit(0 if diagnosis.healthy else 1)

@@ -29,13 +29,17 @@ class CandidateScore:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PhotoCounts:
-    """How many photos were used for what, while an integer model was chosen."""
+    """How many photos each use had in quantization: see `export.quantize.search.PhotoSplit`."""
 
-    ranges: int = 0
-    selection: int = 0
-    judging: int = 0
-    counting: int = 0
+    calibration: int = dataclasses.field(default=0, metadata={"json": "ranges"})
+    held_out: int = dataclasses.field(default=0, metadata={"json": "selection"})
+    ranking: int = dataclasses.field(default=0, metadata={"json": "judging"})
+    acceptance: int = dataclasses.field(default=0, metadata={"json": "counting"})
     recovery: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        """As JSON, by the keys of version 1."""
+        return {key: getattr(self, name) for key, name in json_names(self).items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +77,7 @@ class QuantizationRecord:
     tried: Mapping[str, CandidateScore] = dataclasses.field(default_factory=dict)
     """By the way of calibrating, in the order in which they were tried."""
     counted: Mapping[str, CandidateScore] = dataclasses.field(default_factory=dict)
-    """The same, where agreement was counted on photos that chose nothing else."""
+    """The same, with agreement of the acceptance photos, which rank nothing."""
     integer_operators: Mapping[str, str] = dataclasses.field(
         default_factory=dict, metadata={"json": "integer"}
     )

@@ -51,28 +51,22 @@ class StudentSpec:
     schema_version: int = SCHEMA_VERSION
 
     @property
-    def taught_by(self) -> frozenset[str]:
-        """Fingerprints of the photo sets that it has learnt from, as far as its file says.
-
-        Also of those that it has learnt a part of.
-        """
-        return self.taught_by_all_of | frozenset(
+    def trained_on(self) -> frozenset[str]:
+        """Fingerprints of the photo sets that it was trained on, or on a part of."""
+        return self.trained_on_all_of | frozenset(
             str(part.get("fingerprint"))
             for part in _entries(self.provenance, "part_of")
             if isinstance(part, Mapping)
         )
 
     @property
-    def taught_by_all_of(self) -> frozenset[str]:
-        """Fingerprints of the photo sets that it has learnt from as a whole."""
+    def trained_on_all_of(self) -> frozenset[str]:
+        """Fingerprints of the photo sets that it was trained on as a whole."""
         return frozenset(map(str, _entries(self.provenance, "fingerprint")))
 
     @property
-    def sketches(self) -> frozenset[str]:
-        """Sketches of these sets, by which some of their photos are known in others.
-
-        See `core.photos.sketched_photos`.
-        """
+    def photo_hashes(self) -> frozenset[str]:
+        """Hashes of some photos of these sets: see `core.photos.count_shared_by_hash`."""
         return frozenset(map(str, _entries(self.provenance, "sketch")))
 
     def to_dict(self) -> dict[str, Any]:

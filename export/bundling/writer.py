@@ -169,7 +169,7 @@ def describe_bundle(
         student_sha256=sha256_file(source.student),
         minimum_runtime=written.minimum_runtime,
         provenance=Provenance(
-            student=_without_sketches(spec.provenance),
+            student=_without_photo_hashes(spec.provenance),
             student_metrics=list(spec.metrics),
             export=source.settings,
             photos=source.samples.description,
@@ -179,10 +179,10 @@ def describe_bundle(
     )
 
 
-def _without_sketches(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What a device need not know: by which digests the training photos are known."""
+def _without_photo_hashes(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The provenance without the hashes of training photos, which no device needs."""
     return {
-        name: _without_sketches(value) if isinstance(value, Mapping) else value
+        name: _without_photo_hashes(value) if isinstance(value, Mapping) else value
         for name, value in provenance.items()
         if name != "sketch"
     }

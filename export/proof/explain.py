@@ -78,9 +78,9 @@ class Explanation:
     """Of the integers; empty for a float model."""
     calibrator: str
     tried: Mapping[str, CandidateScore]
-    """Agreement and distance, on so many photos, of every way of calibrating that was tried."""
+    """All that was tried: calibrator and corrections -> agreement, distance, number of photos."""
     counted: Mapping[str, CandidateScore]
-    """The same of those whose decisions were counted, by photos that judge nothing else."""
+    """The same, with agreement of the acceptance photos."""
     gates: tuple[GateResult, ...]
     layers: tuple[LayerRow, ...]
     float_operations: dict[str, tuple[str, ...]]
@@ -126,12 +126,12 @@ class Explanation:
         if self.tried:
             lines += ["", f"scheme {self.scheme}, calibrated by {self.calibrator}; tried:"]
             for name, score in self.tried.items():
-                line = f"  {name:<40} keeps {score.agreement:.1%}"
+                line = f"  {name:<40} agreement {score.agreement:.1%}"
                 line += f", distance {score.distance:.3g}"
                 if score.photos:  # not in bundles of before this was written down
                     line += f", on {score.photos} photos"
                 if counts := self.counted.get(name):
-                    line += f"; counted {counts.agreement:.1%} of {counts.photos}"
+                    line += f"; {counts.agreement:.1%} of {counts.photos} acceptance photos"
                 lines.append(line)
         return "\n".join(lines)
 

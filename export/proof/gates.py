@@ -117,7 +117,7 @@ def float16_limit(draws: Sequence[tuple[Outputs, Outputs]], *, least: float) -> 
 
 
 def similarity_gates(outputs: Outputs, reference: Outputs, *, limits: Limits) -> list[GateResult]:
-    """Quantized models: the decisions and the embeddings are the float student's."""
+    """Gates of quantized models: top-1 agreement and embeddings against the float student."""
     n = len(reference["embedding"])
     if "logits" in reference:
         name, share = "top1_agreement", top1_agreement(outputs["logits"], reference["logits"])

@@ -15,7 +15,7 @@ from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.records import QuantizationRecord
 from edgeseed.export.exact_normalisation import centre_on_whole_numbers
 from edgeseed.export.program import LAYER_OPERATORS, build_program, float_graph
-from edgeseed.export.quantize.corrections.equalization import Evened, apply_factors
+from edgeseed.export.quantize.corrections.equalization import Equalization, apply_factors
 from edgeseed.export.quantize.graph.recording import Recorder
 
 Outputs = dict[str, npt.NDArray[np.float32]]
@@ -176,11 +176,11 @@ def comparable_graph(
     """
     graph = copy.deepcopy(float_graph(build_program(network, preprocess)))
     if quantization is not None:
-        evened = {
-            name: Evened.from_dict(dataclasses.asdict(each))
+        equalizations = {
+            name: Equalization.from_dict(dataclasses.asdict(each))
             for name, each in quantization.equalized.items()
         }
-        apply_factors(graph, evened)
+        apply_factors(graph, equalizations)
     return graph
 
 
@@ -192,7 +192,7 @@ def layer_names(graph_module: fx.GraphModule) -> tuple[str, ...]:
 def layer_outputs(
     graph_module: fx.GraphModule, pixels: npt.NDArray[np.uint8], names: Sequence[str]
 ) -> Outputs:
-    """Values of the named nodes of a float graph (see `export.graph.float_graph`)."""
+    """Values of the named nodes of a float graph (see `export.program.float_graph`)."""
     values: Outputs = {}
 
     def keep(node: fx.Node, value: Tensor) -> None:

@@ -59,7 +59,7 @@ def range_uses(
     """Of every tensor whose range was measured.
 
     Args:
-        graph: The float program, see `export.graph.float_graph`.
+        graph: The float program, see `export.program.float_graph`.
         pixels: (N, 3, H, W) photos; a few are enough.
         record: The manifest's record of the quantization.
     """

@@ -1,4 +1,4 @@
-"""Float program -> integer program: calibrate, choose, correct; search only where needed."""
+"""Float program -> integer program, in the order that docs/quantization.md draws."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from edgeseed.export.quantize.corrections.byte_weights import (
     with_byte_weights,
 )
 from edgeseed.export.quantize.corrections.equalization import equalize_channels
-from edgeseed.export.quantize.corrections.float_embedding import free_embedding
+from edgeseed.export.quantize.corrections.float_embedding import keep_embedding_in_float
 from edgeseed.export.quantize.corrections.widening import widen_channels
 from edgeseed.export.quantize.graph.in_place import reuse_memory
 from edgeseed.export.quantize.graph.layout import (
@@ -41,21 +41,22 @@ from edgeseed.export.quantize.ranges.statistics import (
 )
 from edgeseed.export.quantize.scheme import Scheme
 from edgeseed.export.quantize.search.candidates import Candidates, Chosen
-from edgeseed.export.quantize.search.float_layers import Score, search_floats
+from edgeseed.export.quantize.search.float_layers import QuantizationScore, search_floats
 from edgeseed.export.quantize.search.photo_split import PhotoSplit
 from edgeseed.export.quantize.search.policy import POLICY
 from edgeseed.export.quantize.search.recovery import recover
-from edgeseed.export.quantize.search.scoring import Judge
+from edgeseed.export.quantize.search.scoring import Scorer
 from edgeseed.export.samples import Photos, Reserve
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """A quantized program and how it came about."""
+    """A quantized program with the record of how it was made."""
 
     program: ExportedProgram
+    """Inputs and outputs are those of the float program."""
     record: dict[str, Any]
-    """For the manifest: scheme, calibrator, what was tried, what stayed in float and why."""
+    """The manifest's block `quantization`: see `edgeseed.core.records.QuantizationRecord`."""
 
 
 def quantize(
@@ -68,44 +69,43 @@ def quantize(
     config: QuantizeConfig | None = None,
     keep_float: Mapping[str, str] | None = None,
 ) -> Quantized:
-    """Quantizes a program for one kind of runtime. Needs no labels.
+    """The integer program of a float program, for one scheme. Needs no labels.
 
     Args:
-        program: The float program, from `export.graph.build_program`.
-        scheme: What the runtime computes in.
-        photos: Calibration photos. The last eighth chooses between the ways of calibrating and is
-            not calibrated with.
-        reserve: Further photos, to count decisions by and for `config.recover`; where there are
+        program: The float program, from `export.program.build_program`.
+        scheme: The integers that the runtime computes in.
+        photos: Calibration photos; `PhotoSplit` holds some of them out.
+        reserve: Further photos, to measure agreement on and for `config.recover`. Where there are
             few, `photos` serve.
-        batch: As the program was built for.
+        batch: The batch size that the program was built for.
         config: Settings.
-        keep_float: Layers by node name that stay in float in any case, and why.
+        keep_float: Node name of a layer that stays in float in any case -> the reason.
 
     Raises:
         DataError: If more than a tenth of the photos taken from the reserve cannot be decoded.
     """
-    worker = _Worker(
+    work = _Quantization(
         float_graph(program), scheme, photos, config or QuantizeConfig(), reserve=reserve
     )
-    numbers, layout = worker.work(dict(keep_float or {}))
-    graph = worker.with_byte_weights(numbers, layout)
-    quantized = insert_quantization(graph, layout, numbers, scheme)
+    scales, layout = work.run(dict(keep_float or {}))
+    graph = work.with_byte_weights(scales, layout)
+    quantized = insert_quantization(graph, layout, scales, scheme)
     example = example_input(photos.pixels.shape[1:], batch=batch)
     program_of_integers = trace(quantized, example, batch=batch)
     renamed = _renamed(quantized, program_of_integers.graph_module)
     return Quantized(
-        program=program_of_integers, record={**worker.record(layout, numbers), "renamed": renamed}
+        program=program_of_integers, record={**work.record(layout, scales), "renamed": renamed}
     )
 
 
 def _renamed(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, str]:
-    """The layers that tracing gave another name, which it takes from their operators."""
+    """Layer -> its new name, where tracing changed it (names are made of operators)."""
     names = zip(layer_names(before), layer_names(after), strict=False)
     return {old: new for old, new in names if old != new}
 
 
-class _Worker:
-    """One quantization: the graph, the photos by their use, and what was found on the way."""
+class _Quantization:
+    """One quantization under way: graph, photos, and what was found so far."""
 
     def __init__(
         self,
@@ -118,109 +118,112 @@ class _Worker:
     ) -> None:
         self.graph, self.scheme, self.config = graph, scheme, config
         if scheme.float_embedding:
-            free_embedding(graph)
+            keep_embedding_in_float(graph)
         some = Photos(pixels=photos.pixels[: POLICY.equalization.of(photos)])
         # First: its factors are of the student's own channels, without those that widening adds.
-        self.evened = equalize_channels(graph, some) if config.equalize else {}
+        self.equalizations = equalize_channels(graph, some) if config.equalize else {}
         self.widened = (
             widen_channels(graph, multiple=scheme.depthwise_multiple)
             if scheme.depthwise_multiple > 1
             else []
         )
-        required = config.required_agreement
-        self.split = PhotoSplit.deal(photos, reserve, required=required, learning=config.recover)
-        self.judge = Judge(graph, scheme, self.split, required=required)
-        self.tried: dict[str, Score] = {}
-        self.counted: dict[str, Score] = {}
+        limit = config.required_agreement
+        self.split = PhotoSplit.divide(photos, reserve, gate_limit=limit, learning=config.recover)
+        self.scorer = Scorer(graph, scheme, self.split, gate_limit=limit)
+        self.tried: dict[str, QuantizationScore] = {}
+        self.counted: dict[str, QuantizationScore] = {}
         self.calibrator = config.calibrator
-        self.score = Score(agreement=0.0, distance=float("inf"))
+        self.score = QuantizationScore(agreement=0.0, distance=float("inf"))
         self.gains: Mapping[str, float] = {}
-        self.learnt_on = 0
-        self.in_bytes: tuple[str, ...] = ()
+        self.num_recovery_photos = 0
+        self.byte_weight_layers: tuple[str, ...] = ()
 
-    def work(self, keep_float: dict[str, str]) -> tuple[TensorScales, Layout]:
+    def run(self, keep_float: dict[str, str]) -> tuple[TensorScales, Layout]:
         layout = plan_layout(self.graph.graph, self.scheme, keep_float=keep_float)
-        statistics = calibrate(reuse_memory(self.graph), layout, self.judge.calibration)
-        candidates = Candidates(self.judge, self.config, statistics, layout)
+        statistics = calibrate(reuse_memory(self.graph), layout, self.scorer.calibration)
+        candidates = Candidates(self.scorer, self.config, statistics, layout)
         chosen = candidates.choose()
         self.tried |= candidates.tried
         self.counted |= candidates.counted
         self.calibrator = chosen.candidate.method
-        self.score, numbers = chosen.score, chosen.numbers
+        self.score, scales = chosen.score, chosen.scales
         most = self.config.max_float_layers if self.scheme.float_layers else 0
-        if most and self.score.agreement < candidates.wanted:
-            numbers, layout = self._search(candidates, chosen, keep_float)
+        if most and self.score.agreement < candidates.search_target:
+            scales, layout = self._search(candidates, chosen, keep_float)
         if self.config.recover:
             # Last: weights that have learnt to make up for a layer are no use once it is in float.
-            numbers = self._recover(numbers, layout)
-        return numbers, layout
+            scales = self._recover(scales, layout)
+        return scales, layout
 
-    def with_byte_weights(self, numbers: TensorScales, layout: Layout) -> fx.GraphModule:
-        """The float graph, with the weights of layers that stay in float as bytes hold them.
+    def with_byte_weights(self, scales: TensorScales, layout: Layout) -> fx.GraphModule:
+        """The float graph; layers that stay in float have weights rounded to bytes.
 
-        Only where no more decisions are lost than chance moves, and no distance.
+        Only where agreement falls by no more than chance, and distance by no more than
+        `POLICY.byte_weights`.
         """
         if not self.scheme.byte_weights:
             return self.graph
-        sample = self.judge.acceptance
+        sample = self.scorer.acceptance
         before = None
 
         def loses(layers: Sequence[str]) -> bool:
             nonlocal before
-            before = before or self.judge.score(numbers, layout, sample)
+            before = before or self.scorer.score(scales, layout, sample)
             changed = with_byte_weights(self.graph, layers, self.scheme.weight)
-            after = self.judge.score(numbers, layout, sample, graph=changed)
+            after = self.scorer.score(scales, layout, sample, graph=changed)
             most = max(POLICY.byte_weights * before.distance, before.distance + POLICY.unnoticed)
-            return after.keeps_fewer(before) or after.distance > most
+            return after.agrees_less(before) or after.distance > most
 
-        self.in_bytes = layers_worth_bytes(float_layers(self.graph, layout), loses)
-        return with_byte_weights(self.graph, self.in_bytes, self.scheme.weight)
+        self.byte_weight_layers = layers_worth_bytes(float_layers(self.graph, layout), loses)
+        return with_byte_weights(self.graph, self.byte_weight_layers, self.scheme.weight)
 
-    def _recover(self, numbers: TensorScales, layout: Layout) -> TensorScales:
-        learning, sample = self.split.calibration, self.judge.held_out
+    def _recover(self, scales: TensorScales, layout: Layout) -> TensorScales:
+        learning, sample = self.split.calibration, self.scorer.held_out
         reserve = self.split.reserve
         if reserve is not None and len(reserve) >= len(learning):
-            # More photos judge where they are not those that are learnt on.
-            learning, sample = reserve.take(POLICY.recovery), self.judge.ranking
+            # The larger sample, as none of its photos is learnt on.
+            learning, sample = reserve.take(POLICY.recovery), self.scorer.ranking
         recovered = recover(
-            self.graph, layout, numbers, self.scheme, learning,
-            distance=lambda found: self.judge.score(found, layout, sample).distance,
+            self.graph, layout, scales, self.scheme, learning,
+            distance=lambda found: self.scorer.score(found, layout, sample).distance,
             config=self.config.recovery,
         )  # fmt: skip
-        score = self.judge.score(recovered, layout, self.judge.ranking)
-        score = self._noted("recovery", self.judge.counted(score, recovered, layout))
-        if score.keeps_fewer(self.score):
-            # What comes nearer on the whole may be further off where decisions are close.
+        score = self.scorer.score(recovered, layout, self.scorer.ranking)
+        score = self._record_score(
+            "recovery", self.scorer.measure_agreement(score, recovered, layout)
+        )
+        if score.agrees_less(self.score):
+            # What is nearer on the whole may differ more where two classes are close.
             say(
-                f"what was learnt keeps {score.agreement:.1%} of the decisions, "
-                f"{self.score.agreement:.1%} were kept without: it is not taken"
+                f"recovery: {score.agreement:.1%} top-1 agreement, {self.score.agreement:.1%} "
+                "without it: it is not taken"
             )
-            return numbers
+            return scales
         if score.distance >= self.score.distance:
-            # Nearer on the few photos that looked on alone, or nowhere.
-            return numbers
-        self.score, self.learnt_on = score, len(learning)
+            # Nearer on the few photos of its own checks, or nowhere.
+            return scales
+        self.score, self.num_recovery_photos = score, len(learning)
         return recovered
 
     def _search(
         self, candidates: Candidates, chosen: Chosen, keep_float: dict[str, str]
     ) -> tuple[TensorScales, Layout]:
-        """Leaves the fewest layers in float that bring the decisions back."""
+        """Scales and layout with the fewest layers in float that bring agreement back."""
         say(
-            f"int8 keeps {self.score.agreement:.1%} of the decisions "
-            f"(wanted {candidates.wanted:.1%}): looking for the layers that lose"
+            f"int8 has {self.score.agreement:.1%} top-1 agreement with the float model (target "
+            f"{candidates.search_target:.1%}): looking for the layers that lose most"
         )
-        # An embedding in fewer steps is not what tips decisions.
-        judge, layout = self.judge, candidates.layout
+        # By the logits alone: an embedding in fewer steps changes no top class.
+        scorer, layout = self.scorer, candidates.layout
         costs = gradient_weighted_statistics(
-            self.graph, layout, candidates.correcting, decisions=True
+            self.graph, layout, candidates.correcting, last_output_alone=True
         )
         with_floats = self._floats_maker(candidates, chosen, keep_float)
         known: dict[frozenset[str], tuple[TensorScales, Layout]] = {}
 
         def with_own_biases(floats: Mapping[str, str]) -> tuple[TensorScales, Layout]:
-            # Those of all integers repair what layers did that are in float now: with them, the
-            # layers that lose most seem to gain nothing.
+            # Biases corrected with all layers in integers make up for layers that are in float now:
+            # with them, the layers that lose most seem to gain nothing.
             if (names := frozenset(floats)) not in known:
                 made, changed = with_floats(floats)
                 if made.bias_corrections:
@@ -230,26 +233,28 @@ class _Worker:
 
         search = search_floats(
             layout,
-            lambda floats: judge.score(*with_own_biases(floats), judge.ranking),
-            count=lambda floats, score: judge.counted(score, *with_own_biases(floats)),
+            lambda floats: scorer.score(*with_own_biases(floats), scorer.ranking),
+            measure_agreement=lambda floats, score: scorer.measure_agreement(
+                score, *with_own_biases(floats)
+            ),
             around=lambda floats: self._most_costly(costs, *with_own_biases(floats)),
-            quick=lambda floats: judge.score(*with_floats(floats), judge.first_look),
-            min_agreement=candidates.wanted,
-            required=self.config.required_agreement,
+            quick=lambda floats: scorer.score(*with_floats(floats), scorer.first_look),
+            search_target=candidates.search_target,
+            gate_limit=self.config.required_agreement,
             most=self.config.max_float_layers,
         )
         self.gains = search.gains
         if search.score.distance >= self.score.distance:
-            return chosen.numbers, layout
-        self.score = self._noted(f"{len(search.keep_float)} layers in float", search.score)
-        numbers, layout = with_own_biases(search.keep_float)
-        return numbers, dataclasses.replace(layout, floats={**layout.floats, **search.keep_float})
+            return chosen.scales, layout
+        self.score = self._record_score(f"{len(search.keep_float)} layers in float", search.score)
+        scales, layout = with_own_biases(search.keep_float)
+        return scales, dataclasses.replace(layout, floats={**layout.floats, **search.keep_float})
 
     def _most_costly(
-        self, weighted: Mapping[str, Statistics], numbers: TensorScales, layout: Layout
+        self, weighted: Mapping[str, Statistics], scales: TensorScales, layout: Layout
     ) -> list[tuple[str, ...]]:
         """Layers around the tensors whose rounding moves the outputs most."""
-        costs = rounding_costs(weighted, numbers)
+        costs = rounding_costs(weighted, scales)
         costly = sorted(costs.keys() & layout.points.keys(), key=lambda name: -costs[name])
         groups = [
             group
@@ -261,9 +266,9 @@ class _Worker:
     def _floats_maker(
         self, candidates: Candidates, chosen: Chosen, keep_float: Mapping[str, str]
     ) -> Callable[[Mapping[str, str]], tuple[TensorScales, Layout]]:
-        """What makes numbers and layout with some layers in float; it remembers new ranges."""
+        """A function from layers in float to scales and layout; it remembers new ranges."""
         method = chosen.candidate.method
-        seen = dict(candidates.seen_by(method))
+        seen = dict(candidates.statistics_for(method))
 
         def make(floats: Mapping[str, str]) -> tuple[TensorScales, Layout]:
             layout = plan_layout(self.graph.graph, self.scheme, keep_float={**keep_float, **floats})
@@ -273,23 +278,23 @@ class _Worker:
                 found = look(self.graph, layout, some)
                 seen.update({name: found[name] for name in new})
             made = dataclasses.replace(
-                candidates.numbers_by(method, seen, layout),
-                bias_corrections=chosen.numbers.bias_corrections,
-                gains=chosen.numbers.gains,
-                rounded=chosen.numbers.rounded,
+                candidates.scales_by(method, seen, layout),
+                bias_corrections=chosen.scales.bias_corrections,
+                gains=chosen.scales.gains,
+                rounded=chosen.scales.rounded,
             )
             return made, layout
 
         return make
 
-    def _noted(self, label: str, score: Score) -> Score:
-        """Writes a counted score down."""
+    def _record_score(self, label: str, score: QuantizationScore) -> QuantizationScore:
+        """Writes down a score whose agreement is of the acceptance photos."""
         self.tried[label] = score
-        if self.judge.counts_apart:
+        if self.scorer.has_acceptance_photos:
             self.counted[label] = score
         return score
 
-    def record(self, layout: Layout, numbers: TensorScales) -> dict[str, Any]:
+    def record(self, layout: Layout, scales: TensorScales) -> dict[str, Any]:
         shifted = [name for name, kind in layout.points.items() if kind is Kind.HARDSIGMOID]
         return {
             "scheme": self.scheme.name,
@@ -300,22 +305,24 @@ class _Worker:
                 "ranges": len(self.split.calibration),
                 "selection": len(self.split.held_out),
                 "judging": len(self.split.ranking),
-                "counting": len(self.judge.acceptance.photos),
-                "recovery": self.learnt_on,
+                "counting": len(self.scorer.acceptance.photos),
+                "recovery": self.num_recovery_photos,
             },
-            "bias_correction": bool(numbers.bias_corrections),
-            "gain_correction": bool(numbers.gains),
-            "second_order": bool(numbers.rounded),
-            "recovered": bool(numbers.learned),
+            "bias_correction": bool(scales.bias_corrections),
+            "gain_correction": bool(scales.gains),
+            "second_order": bool(scales.rounded),
+            "recovered": bool(scales.learned),
             "agreement": self.score.agreement,
             "tried": {name: dataclasses.asdict(score) for name, score in self.tried.items()},
             "counted": {name: dataclasses.asdict(score) for name, score in self.counted.items()},
             "integer": dict(layout.operators),
             "float": dict(layout.floats),
-            "byte_weights": list(self.in_bytes),
+            "byte_weights": list(self.byte_weight_layers),
             "sensitivity": dict(self.gains),
             "widened": self.widened,
-            "equalized": {name: evened.to_dict() for name, evened in self.evened.items()},
+            "equalized": {
+                name: equalizations.to_dict() for name, equalizations in self.equalizations.items()
+            },
             "shifted": dict.fromkeys(shifted, HARDSIGMOID_SHIFT),
-            "ranges": {name: list(q.range) for name, q in numbers.quantizers.items()},
+            "ranges": {name: list(q.range) for name, q in scales.quantizers.items()},
         }

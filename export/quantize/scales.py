@@ -16,7 +16,7 @@ _SMALLEST_SCALE = 1e-8
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Quantizer:
-    """How one tensor becomes integers."""
+    """Scale, zero point and limits of one tensor: `integer = round(real / scale) + zero_point`."""
 
     scale: float
     zero_point: int
@@ -26,7 +26,7 @@ class Quantizer:
 
     @property
     def arguments(self) -> tuple[float, int, int, int, torch.dtype]:
-        """As the `quantized_decomposed` operators take them."""
+        """The arguments that torch's `quantized_decomposed` operators take, in their order."""
         return (self.scale, self.zero_point, self.low, self.high, self.dtype)
 
     def read_as(self, *, scale: float, zero_point: int) -> "Quantizer":
@@ -34,21 +34,21 @@ class Quantizer:
         return dataclasses.replace(self, scale=scale, zero_point=zero_point)
 
     def stretched(self, factor: float, scale_dtype: torch.dtype = torch.float32) -> "Quantizer":
-        """The same integers over a range so many times as wide; zero stays where it is."""
+        """The quantizer with a range `factor` times as wide and the same zero point."""
         return dataclasses.replace(self, scale=_as_stored(self.scale * factor, scale_dtype))
 
     @property
     def levels(self) -> int:
-        """Number of steps between the ends."""
+        """The number of steps from `low` to `high`."""
         return self.high - self.low
 
     @property
     def range(self) -> tuple[float, float]:
-        """Least and greatest real number."""
+        """The least and the largest real number that it can store."""
         return self.scale * (self.low - self.zero_point), self.scale * (self.high - self.zero_point)
 
     def simulate(self, values: Tensor) -> Tensor:
-        """Real numbers as they are after quantization."""
+        """Real numbers, rounded to the steps and cut off at the ends of the range."""
         integers = torch.clamp(
             torch.round(values / self.scale) + self.zero_point, self.low, self.high
         )
@@ -93,15 +93,16 @@ _COARSER = (1.06, 1.12, 1.2, 1.3, 1.4, 1.55, 1.7, 1.85, 2.0)
 
 
 def weight_scales(weight: Tensor, number_format: IntegerFormat, *, pair_limit: int = 0) -> Tensor:
-    """(O,) scales of the output channels: of a few, the one of least squared error.
+    """(O,) scales of the output channels: of some that are tried, those of least squared error.
 
-    Most channels are best left whole; one with a lone large weight gains a finer step for the rest,
-    and one with two large neighbours may lose less by coarser steps than by smaller neighbours.
+    For most channels the largest weight is the largest integer. One with a single large weight
+    gains from cutting it off, as the others get finer steps. One with two large neighbours may lose
+    less by coarser steps than by making the neighbours smaller.
 
     Args:
-        weight: (O, I, ...).
-        number_format: Of the integers.
-        pair_limit: As `pairs.limit_pairs` takes it.
+        weight: (O, I, ...) weights.
+        number_format: The integers.
+        pair_limit: See `pairs.limit_pairs`.
     """
     rows = weight.flatten(1)
     largest = rows.abs().amax(dim=1)

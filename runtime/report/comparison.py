@@ -111,10 +111,10 @@ def _against_first(best: Row, group: Group) -> str:
         if not others:
             return ""
         if others[0].verdict == "indistinguishable":
-            return f", which cannot be told apart from {others[0].label}"
+            return f", which is indistinguishable from {others[0].label}"
         return f", the fastest of {1 + len(others)}; next is {others[0].label}"
     if best.verdict == "indistinguishable":
-        return f", which cannot be told apart from {first.label}"
+        return f", which is indistinguishable from {first.label}"
     times = 1 / best.ratio.value
     return f", {number(times, digits=2)} times as fast as {first.label}"
 

@@ -23,7 +23,7 @@ from edgeseed.core.records import (
 
 FULL: list[Any] = [
     QuantizationRecord(
-        scheme="x86", calibrator="mse", photos=PhotoCounts(ranges=4, judging=2), agreement=0.5,
+        scheme="x86", calibrator="mse", photos=PhotoCounts(calibration=4, ranking=2), agreement=0.5,
         tried={"mse": CandidateScore(agreement=0.9, distance=0.1, photos=10)},
         counted={"mse": CandidateScore(agreement=0.8, distance=0.2)},
         integer_operators={"conv": "conv"}, float_operators={"head": "asked for"},
@@ -80,7 +80,7 @@ def test_what_another_version_has_besides_is_kept(record: Any) -> None:
 
 def test_parts_of_a_record_have_types_again() -> None:
     quantization = read_record(QuantizationRecord, plain(FULL[0].to_dict()), what="it")
-    assert quantization.photos == PhotoCounts(ranges=4, judging=2)
+    assert quantization.photos == PhotoCounts(calibration=4, ranking=2)
     assert quantization.tried["mse"] == CandidateScore(agreement=0.9, distance=0.1, photos=10)
     assert quantization.equalized["conv"].gain == 2.0
     assert quantization.ranges["conv"] == (-1.0, 2.5)
@@ -123,3 +123,10 @@ def test_an_old_block_without_most_fields_is_read() -> None:
         read_record(Provenance, {"environment": {"edgeseed": "0.0.9"}}, what="it").edgeseed_version
         == "0.0.9"
     )
+
+
+def test_counts_of_photos_have_the_keys_of_version_1_in_a_manifest() -> None:
+    counts = PhotoCounts(calibration=1, held_out=2, ranking=3, acceptance=4, recovery=5)
+    assert QuantizationRecord(scheme="x86", photos=counts).to_dict()["photos"] == {
+        "ranges": 1, "selection": 2, "judging": 3, "counting": 4, "recovery": 5,
+    }  # fmt: skip

@@ -88,7 +88,7 @@ def test_a_student_of_a_newer_schema_names_the_version_that_reads_it(student: Pa
         load_student(student)
 
 
-def test_safetensors_of_another_origin_are_told_apart(tmp_path: Path) -> None:
+def test_safetensors_of_another_origin_are_recognized(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(ArtifactError, match=r"not an edgeseed student.*NAME="):

@@ -689,7 +689,7 @@ def test_decisions_are_counted_by_photos_that_chose_nothing(
     )  # fmt: skip
     record = result.quantization
     assert record is not None
-    assert (record.photos.judging, record.photos.counting) == (
+    assert (record.photos.ranking, record.photos.acceptance) == (
         calibration_count, counting
     )  # fmt: skip
     assert record.agreement is not None

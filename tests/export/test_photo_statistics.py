@@ -13,7 +13,7 @@ from edgeseed.core.bundle import read_bundle
 from edgeseed.core.errors import DataError
 from edgeseed.core.network import StudentNetwork
 from edgeseed.export import export
-from edgeseed.export.photo_statistics import check_photos, doubts, hopelessness, measure_photos
+from edgeseed.export.photo_statistics import check_photos, doubts, measure_photos, reason_to_refuse
 from edgeseed.export.samples import Photos
 
 Pixels = npt.NDArray[np.uint8]
@@ -56,7 +56,7 @@ def test_black_frames_are_hopeless_and_some_are_a_doubt(
 ) -> None:
     black = np.zeros_like(pixels)
     found = measure_photos(Photos(pixels=black), network, tiny_preprocess())
-    assert "100% of 40 are all but one colour" in (hopelessness(found) or "")
+    assert "100% of 40 are all but one colour" in (reason_to_refuse(found) or "")
     some = np.concatenate([pixels, black[:10]])
     assert "20% of 50 are all but one colour" in said(some, network)
 

@@ -190,7 +190,7 @@ def test_the_first_valid_result_is_what_the_others_refer_to(make_result: Any) ->
     assert verdicts(comparison) == {"good": "first", "bad": "not ranked"}
 
 
-def test_bundles_of_one_name_are_told_apart(make_result: Any) -> None:
+def test_bundles_of_one_name_get_labels_that_differ(make_result: Any) -> None:
     same = [make_result(), make_result(seed=1, precision="int8")]
     twins = [make_result(), make_result(seed=1)]
 

@@ -8,7 +8,7 @@ from edgeseed.core.photos.accounting import (
 )
 from edgeseed.core.photos.decoding import Draft, decode, decode_draft
 from edgeseed.core.photos.open import open_photos
-from edgeseed.core.photos.overlap import Mark, Shared, shared_photos, sketched_photos
+from edgeseed.core.photos.overlap import Mark, Shared, count_shared_by_hash, shared_photos
 from edgeseed.core.photos.photo_set import (
     PhotoSet,
     PhotoSource,
@@ -25,6 +25,7 @@ __all__ = [
     "PhotoSource",
     "Shared",
     "Skipped",
+    "count_shared_by_hash",
     "decode",
     "decode_draft",
     "fingerprint_of",
@@ -32,5 +33,4 @@ __all__ = [
     "open_photos",
     "photos_from_arrays",
     "shared_photos",
-    "sketched_photos",
 ]

@@ -14,8 +14,9 @@ from edgeseed.core.photos.decoding import reason_of
 _COMPARED = 2000
 _SMALL_BYTES, _SAMPLE_BYTES = 2**15, 2**12
 _SAMPLED_AT = (0.25, 0.5, 0.75)
-# Of a sketch: photos, and hexadecimal digits of a photo's size and content. Student files hold it.
-_SKETCHED, _SIZE_DIGITS, _CONTENT_DIGITS = 512, 4, 12
+# Photos that are hashed of a set; hexadecimal digits of a photo's size, and of its content. Student
+# files hold such hashes, so these numbers stay.
+_MOST_HASHES, _SIZE_DIGITS, _CONTENT_DIGITS = 512, 4, 12
 _KEY_DIGITS = _SIZE_DIGITS + _CONTENT_DIGITS
 
 
@@ -50,10 +51,10 @@ class Shared:
     num_compared: int
 
 
-def sketch_of(photos: MarkedPhotos) -> str:
-    """Digests of up to 512 of the photos, by which `sketched_photos` knows copies of them.
+def hash_photos(photos: MarkedPhotos) -> str:
+    """Hashes of up to 512 of the photos, by which `count_shared_by_hash` finds copies of them.
 
-    Those whose digests come first, in order, so that two sets choose the same of the photos
+    The hashes that come first in order, so that two sets choose the same of the photos
     that both hold (a bottom-k sketch: Broder, 1997, "On the resemblance and containment of
     documents"). The digest of a photo's size comes before that of its content, which is only
     read where the size is among the first: photos of one size, as raw formats have, are in it
@@ -62,9 +63,9 @@ def sketch_of(photos: MarkedPhotos) -> str:
     Raises:
         DataError: If a file went away.
     """
-    starts = sorted(map(_size_key, _marks(photos)))[:_SKETCHED]
+    starts = sorted(map(_size_key, _marks(photos)))[:_MOST_HASHES]
     last = starts[-1] + "f" * _CONTENT_DIGITS if starts else ""
-    return "".join(_keys_up_to(_marks(photos), last)[:_SKETCHED])
+    return "".join(_keys_up_to(_marks(photos), last)[:_MOST_HASHES])
 
 
 def shared_photos(photos: MarkedPhotos, others: MarkedPhotos) -> Shared:
@@ -82,26 +83,28 @@ def shared_photos(photos: MarkedPhotos, others: MarkedPhotos) -> Shared:
     return Shared(sum(_digest(mark) in known for mark in marks), len(marks))
 
 
-def sketched_photos(photos: MarkedPhotos, sketches: Collection[str]) -> Shared:
-    """Counts the photos that other sets hold too, of those that must be in their sketches then.
+def count_shared_by_hash(photos: MarkedPhotos, photo_hashes: Collection[str]) -> Shared:
+    """Counts the photos that other sets hold too; only hashes of those sets are needed.
+
+    Compared are the photos whose hash the other set would have kept.
 
     The fewer photos beside those of the other sets, the fewer can be compared: 512 for each set of
     the same size.
 
     Args:
         photos: The set.
-        sketches: `sketch_of` of the others, which need not be at hand.
+        photo_hashes: `hash_photos` of each of the others.
 
     Raises:
         DataError: If a file went away.
     """
     known: set[str] = set()
     lasts = []
-    for sketch in sketches:
-        keys = [sketch[at : at + _KEY_DIGITS] for at in range(0, len(sketch), _KEY_DIGITS)]
+    for hashes in photo_hashes:
+        keys = [hashes[at : at + _KEY_DIGITS] for at in range(0, len(hashes), _KEY_DIGITS)]
         known.update(keys)
-        # All photos of a small set are in its sketch: any may be looked for.
-        lasts.append(keys[-1] if len(keys) == _SKETCHED else "f" * _KEY_DIGITS)
+        # All photos of a small set are hashed: any may be looked for.
+        lasts.append(keys[-1] if len(keys) == _MOST_HASHES else "f" * _KEY_DIGITS)
     if not lasts:
         return Shared(0, 0)
     all_of_small_sets = min(lasts) == "f" * _KEY_DIGITS

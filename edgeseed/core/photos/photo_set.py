@@ -14,7 +14,7 @@ from edgeseed.core.errors import DataError
 from edgeseed.core.names import check_class_names
 from edgeseed.core.photos.accounting import Skipped
 from edgeseed.core.photos.decoding import Draft
-from edgeseed.core.photos.overlap import Mark, sketch_of
+from edgeseed.core.photos.overlap import Mark, hash_photos
 
 
 class PhotoSource(Protocol):
@@ -109,28 +109,29 @@ class PhotoSet:
 
     @property
     def description(self) -> dict[str, Any]:
-        """For what was learnt from it: which set, which it is a part of, and its sketch.
+        """What a student file says of its training photos: set, whole set, some hashes.
 
-        Without the sketch where a file went away: work that is done is not lost for it.
+        Without hashes where a file went away: work that is done is not lost for it.
         """
         part = {"part_of": {"fingerprint": self.whole}} if self.whole else {}
         try:
-            sketch = {"sketch": self.sketch}
+            # The key is of files of version 1.
+            hashes = {"sketch": self.photo_hashes}
         except DataError:
-            sketch = {}
+            hashes = {}
         return {
             "name": self.name, "fingerprint": self.fingerprint, "num_photos": len(self), **part,
-            **sketch,
+            **hashes,
         }  # fmt: skip
 
     @functools.cached_property
-    def sketch(self) -> str:
-        """Digests of some of its photos, by which copies are known: see `overlap.sketch_of`.
+    def photo_hashes(self) -> str:
+        """Hashes of some of its photos, to find copies by: see `overlap.hash_photos`.
 
         Raises:
             DataError: If a file went away.
         """
-        return sketch_of(self)
+        return hash_photos(self)
 
     def test(self) -> "PhotoSet | None":
         """A named set's own test split, or None."""

@@ -8,13 +8,12 @@ quantized and already corrected, so that the shift of the activations is repaire
 bias correction, each layer alone on float inputs, was measured by NNCF on mobilenetv3_small_050: 42
 % against 57 % for the full one.)
 
-A mean is not all. What is cut off at the end of a range takes from the spread of a channel too, and
+A mean is not all. What is cut off at the end of a range makes a channel's spread smaller, too, and
 a constant that makes up for the mean moves the rest: an EfficientNet-B0's int8 logits were 0.97
-times as large as in float, and 0.84 times with means corrected.
-So each channel is multiplied by the ratio of the
-deviations first, as batch norm would be tuned again (Hubara et al., 2020, "Improving post training
-neural quantization", arXiv 2006.10518). The factor goes into the scale of the channel's weights,
-whose integers stay as they are.
+times as large as in float, and 0.84 times with means corrected. So each channel is first multiplied
+by the ratio of the deviations, as if batch norm were tuned again (Hubara et al., 2020, "Improving
+post training neural quantization", arXiv 2006.10518). The factor goes into the scale of the
+channel's weights, whose integers stay as they are.
 """
 
 import dataclasses
@@ -45,7 +44,7 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Corrections:
-    """By layer name, (O,) each, for `gain * output + bias`."""
+    """Layer name -> (O,) gains and biases, for `gain * output + bias`."""
 
     gains: Mapping[str, Tensor]
     biases: Mapping[str, Tensor]
@@ -54,7 +53,7 @@ class Corrections:
 def layer_spreads(
     float_graph: fx.GraphModule, layers: Collection[str], photos: Photos
 ) -> dict[str, Spread]:
-    """Means and deviations of layers' outputs, by layer name, as they should be.
+    """Layer name -> mean and deviation of its output channels in the float graph.
 
     Args:
         float_graph: The float graph.
@@ -75,12 +74,12 @@ def layer_spreads(
     return {name: _together(parts) for name, parts in seen.items()}
 
 
-def wanted_spreads(spreads: Mapping[str, Spread], layout: Layout) -> dict[str, Spread]:
-    """Those of the layers that are integer, as a quantized graph has them.
+def expected_spreads(spreads: Mapping[str, Spread], layout: Layout) -> dict[str, Spread]:
+    """Layer name -> the same for integer layers, as a quantized graph should have them.
 
     Args:
-        spreads: What `layer_spreads` gives for these layers, and for others as may be.
-        layout: Which layers are integer, and which of them write their output shifted.
+        spreads: From `layer_spreads`, at least for the integer layers.
+        layout: The layout; an output that is stored as x + 3 has a mean 3 larger.
     """
     return {
         name: dataclasses.replace(spreads[name], mean=spreads[name].mean + HARDSIGMOID_SHIFT)
@@ -93,11 +92,11 @@ def wanted_spreads(spreads: Mapping[str, Spread], layout: Layout) -> dict[str, S
 def correct(
     simulated: fx.GraphModule, wanted: Mapping[str, Spread], photos: Photos, *, gains: bool
 ) -> Corrections:
-    """What brings each integer layer's output back.
+    """Gains and biases that give each integer layer's output channels their float mean and spread.
 
     Args:
         simulated: The quantized graph, as `simulate` makes it.
-        wanted: What `wanted_spreads` gives for these photos.
+        wanted: From `expected_spreads`, for these photos.
         photos: All of them go through the quantized graph at once, as every correction changes
             what the next layer sees. Their means must be better known than the shift is large:
             a pooled layer has one position a photo.

@@ -1,4 +1,4 @@
-"""Evens out the channels of a tensor between two layers, so that one step size suits them all.
+"""Equalization: channels of a tensor between two layers get like ranges, for one common scale.
 
 A tensor in integers has one scale, and its widest channel sets it: a channel of a tenth of that
 range is left with 25 of 256 levels. But ReLU, pooling and zero padding let a positive factor
@@ -63,11 +63,11 @@ _LEAST_SHARE = 1 / 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Evened:
-    """What happened to the channels of one group of tensors."""
+class Equalization:
+    """The factors of the channels of one group of tensors."""
 
     steps: tuple[int, ...]
-    """Of each channel: it is divided by two to the power of a quarter of this."""
+    """(C,) channel c is divided by `2 ** (steps[c] / 4)`."""
     gain: float
     """How many times smaller the expected squared error of rounding is."""
 
@@ -81,7 +81,7 @@ class Evened:
         return {"gain": round(self.gain, 3), "steps": " ".join(map(str, self.steps))}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Evened":
+    def from_dict(cls, values: Mapping[str, Any]) -> "Equalization":
         """From a manifest."""
         return cls(gain=values["gain"], steps=tuple(map(int, values["steps"].split())))
 
@@ -94,37 +94,37 @@ class _Channels:
     energy: Tensor
 
 
-def equalize_channels(graph_module: fx.GraphModule, photos: Photos) -> dict[str, Evened]:
-    """Evens out every tensor between layers that lets a factor through.
+def equalize_channels(graph_module: fx.GraphModule, photos: Photos) -> dict[str, Equalization]:
+    """Scales the channels of every group of tensors that gains by it; outputs stay the same.
 
     Args:
-        graph_module: A float graph with shapes (`node.meta["val"]`), batch norms folded; its
-            weights are changed in place, and what it computes is not.
-        photos: Typical ones; some dozens do.
+        graph_module: A float graph with shapes (`node.meta["val"]`) and folded batch norms. Its
+            weights are changed in place.
+        photos: Typical photos; some dozens are enough.
 
     Returns:
-        By the first layer in front of each group that gains.
+        The first layer in front of each group that was scaled -> the factors.
     """
     groups = list(_groups_of(graph_module))
     if not groups:
         return {}
     tensors = {tensor for group in groups for _, tensor in group.readers}
     seen = _watch(graph_module, tensors, photos)
-    evened: dict[str, Evened] = {}
+    equalizations: dict[str, Equalization] = {}
     for group in groups:
         found = _best_factors(graph_module, group, seen)
         if found.gain > _LEAST_GAIN:
             _scale(graph_module, group, found.factors)
-            evened[group.name] = found
+            equalizations[group.name] = found
     tidy(graph_module)
-    return evened
+    return equalizations
 
 
-def apply_factors(graph_module: fx.GraphModule, evened: Mapping[str, Evened]) -> None:
-    """Scales a float graph of the same student in place, as `equalize_channels` has before."""
+def apply_factors(graph_module: fx.GraphModule, equalizations: Mapping[str, Equalization]) -> None:
+    """Scales a float graph of the same student in place, by the factors of `equalize_channels`."""
     for group in list(_groups_of(graph_module)):
-        if group.name in evened:
-            _scale(graph_module, group, evened[group.name].factors)
+        if group.name in equalizations:
+            _scale(graph_module, group, equalizations[group.name].factors)
     tidy(graph_module)
 
 
@@ -216,7 +216,7 @@ def _is_layer(node: fx.Node) -> bool:
 
 
 def _is_factor(node: fx.Node) -> bool:
-    """Whether it multiplies the channels of an embedding by constants. See `embedding`."""
+    """Whether it multiplies the channels of an embedding by constants. See `float_embedding`."""
     value = node.meta.get("val")
     is_matrix = isinstance(value, Tensor) and value.dim() == 2
     return node.target is _aten.mul.Tensor and is_matrix and is_constant(node.args[1])
@@ -271,14 +271,14 @@ def _watch(
 
 def _best_factors(
     graph_module: fx.GraphModule, group: _FactorGroup, seen: Mapping[fx.Node, _Channels]
-) -> Evened:
+) -> Equalization:
     """The factors of least expected error."""
     behind = [(_columns(graph_module, layer), seen[tensor]) for layer, tensor in group.readers]
-    best = Evened(steps=(0,) * group.channels, gain=1.0)
+    best = Equalization(steps=(0,) * group.channels, gain=1.0)
     before = [_expected_error(*each, best.factors.float()) for each in behind]
     for of_values, of_weights in _POWERS:
         steps = tuple((_STEPS * _exponents(behind, of_values, of_weights)).round().int().tolist())
-        tried = Evened(steps=steps, gain=1.0)
+        tried = Equalization(steps=steps, gain=1.0)
         errors = [_expected_error(*each, tried.factors.float()) for each in behind]
         shares = [error / max(was, 1e-30) for error, was in zip(errors, before, strict=True)]
         gain = len(shares) / max(sum(shares), 1e-30)

@@ -46,7 +46,7 @@ def tail_of(graph: fx.Graph) -> tuple[fx.Node, fx.Node] | None:
     return (layer, activation) if is_tail and _dimensions(layer) == 2 else None
 
 
-def free_embedding(graph_module: fx.GraphModule) -> bool:
+def keep_embedding_in_float(graph_module: fx.GraphModule) -> bool:
     """Turns the last convolution into a linear layer, and gives the head its factors. Exact.
 
     Args:

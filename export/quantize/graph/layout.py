@@ -1,7 +1,7 @@
-"""Which operators of a graph compute in integers, and which of its tensors are kept in them.
+"""The layout: which operators of a graph compute in integers, and which tensors are stored in them.
 
-An operator is worth its integers only among its like: an addition between two float tensors gains
-nothing from being quantized, so everything but convolutions and linear layers follows its inputs.
+Convolutions and linear layers are integer wherever the scheme has them. All other operators follow
+their inputs: an addition of two float tensors gains nothing from being quantized.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ WEIGHTED = ("conv", "linear")
 
 
 class Kind(enum.Enum):
-    """What the values of a tensor can be, before looking at any."""
+    """What is known of a tensor's values before any photo is seen."""
 
     FREE = "any number"
     RELU = "0 and up"
@@ -46,13 +46,14 @@ class Kind(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The integer part of a graph; everything by node name."""
+    """The integer part of a graph; keys are node names."""
 
     operators: Mapping[str, Operator]
+    """Operator that computes in integers -> what it is."""
     points: Mapping[str, Kind]
-    """The tensors that are kept in integers."""
+    """Tensor that is stored in integers -> what its values can be."""
     floats: Mapping[str, str]
-    """Operators that stay in float although the scheme has them, or have weights, and why."""
+    """Operator that stays in float though it has weights or an integer kernel -> the reason."""
 
     @property
     def layers(self) -> list[str]:
@@ -63,12 +64,12 @@ class Layout:
 def plan_layout(
     graph: fx.Graph, scheme: Scheme, *, keep_float: Mapping[str, str] | None = None
 ) -> Layout:
-    """Decides for every operator.
+    """The layout of a float graph under a scheme.
 
     Args:
-        graph: Of a float graph module, see `export.graph.float_graph`.
-        scheme: What the runtime can do.
-        keep_float: Operators by node name that stay in float, and why.
+        graph: Of a float graph module, see `export.program.float_graph`.
+        scheme: The integers and the operators that the runtime has.
+        keep_float: Node name of an operator that stays in float -> the reason.
     """
     planner = _Planner(graph, scheme, dict(keep_float or {}))
     for node in graph.nodes:

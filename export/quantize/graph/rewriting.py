@@ -70,28 +70,29 @@ POINT = "point"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TensorScales:
-    """All that calibration decides."""
+    """All numbers that calibration and the corrections choose; keys are node names."""
 
     quantizers: Mapping[str, Quantizer]
-    """By point."""
+    """Tensor that is stored in integers -> its scale and zero point."""
     bias_corrections: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
-    """(O,) added to the bias of a layer, by its node name."""
+    """Layer -> (O,) what is added to its bias (`corrections/bias_correction.py`)."""
     gains: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
-    """(O,) by which a layer's output is multiplied before its bias is corrected: its integers are
-    read in steps so many times as large, which costs nothing. See `correction`."""
+    """Layer -> (O,) what its output is multiplied by before that. The scales of its weights take
+    the factor in, so it costs nothing."""
     weight_scales: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    """(O,) by layer; found at the first insertion and kept, as they depend on the weights alone."""
+    """Layer -> (O,) scales of its weights. Filled at the first insertion, as they depend on the
+    weights alone."""
     rounded: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
-    """Weight of a layer on its grid, in place of the nearest integers. See `rounding`."""
+    """Layer -> its weights, already rounded together (`corrections/rounding.py`)."""
     learned: Mapping[str, tuple[Tensor, Tensor]] = dataclasses.field(default_factory=dict)
-    """Weight and bias of a layer in place of the float graph's, as they are before rounding: with
-    normalisation, shift and correction in them. See `recovery`."""
+    """Layer -> weight and bias that recovery learned, before rounding; normalisation, shift and
+    correction are in them (`search/recovery.py`)."""
 
 
 def quantizer_of_kind(
     kind: Kind, low: float, high: float, number_format: IntegerFormat
 ) -> Quantizer:
-    """The quantizer of a point, from its kind and its measured range."""
+    """The quantizer of a tensor, from its kind and its measured range."""
     if kind is Kind.HARDSWISH:
         return _hardswish_quantizer(high, number_format)
     if kind is Kind.HARDSIGMOID:
@@ -131,11 +132,11 @@ def _threes_quantizer(number_format: IntegerFormat) -> Quantizer:
 
 
 def insert_quantization(
-    graph_module: fx.GraphModule, layout: Layout, numbers: TensorScales, scheme: Scheme
+    graph_module: fx.GraphModule, layout: Layout, scales: TensorScales, scheme: Scheme
 ) -> fx.GraphModule:
     """A copy of the graph in QDQ form; layers keep their names, for the reports."""
     copy = copy_graph(graph_module)
-    inserter = _Inserter(copy, layout, numbers, scheme)
+    inserter = _Inserter(copy, layout, scales, scheme)
     for node in list(copy.graph.nodes):
         inserter.visit(node)
     inserter.serve_float_readers()
@@ -165,12 +166,12 @@ def _fold_factors(graph_module: fx.GraphModule, layout: Layout) -> None:
 
 class _Inserter:
     def __init__(
-        self, graph_module: fx.GraphModule, layout: Layout, numbers: TensorScales, scheme: Scheme
+        self, graph_module: fx.GraphModule, layout: Layout, scales: TensorScales, scheme: Scheme
     ) -> None:
         self.module = graph_module
         self.graph = graph_module.graph
         self.layout = layout
-        self.numbers = numbers
+        self.scales = scales
         self.scheme = scheme
         self.stored: dict[fx.Node, tuple[fx.Node, Quantizer]] = {}
         self.readers: set[fx.Node] = set()
@@ -195,7 +196,7 @@ class _Inserter:
 
     def _store(self, point: fx.Node, *, value: fx.Node) -> None:
         """Quantizes `value`, which is what `point` of the float graph has become."""
-        quantizer = self.numbers.quantizers[point.name]
+        quantizer = self.scales.quantizers[point.name]
         with self.graph.inserting_after(value):
             stored = self.graph.call_function(
                 ops.quantize_per_tensor.default, (value, *quantizer.arguments)
@@ -349,14 +350,14 @@ class _Inserter:
         else:
             value, scale = self._read(source, before=reader), self.stored[source][1].scale
         reader.replace_input_with(source, value)
-        weight = self.numbers.rounded.get(node.name, weight)
+        weight = self.scales.rounded.get(node.name, weight)
         scales = self._weight_scales(node, weight)
-        if (gain := self.numbers.gains.get(node.name)) is not None:
+        if (gain := self.scales.gains.get(node.name)) is not None:
             # Weights and steps grow alike: the integers stay as they were rounded.
             weight = weight * gain.view(-1, *[1] * (weight.dim() - 1))
             scales = in_stored_type(scales * gain, self.scheme.weight.scale_dtype)
         # Last, because normalisation, gain and correction are in what was learnt already.
-        weight, bias = self.numbers.learned.get(node.name, (weight, bias))
+        weight, bias = self.scales.learned.get(node.name, (weight, bias))
         self._set_weights(node, weight, bias, scales, input_scale=scale)
         self._store_unless_joined(node)
 
@@ -368,15 +369,15 @@ class _Inserter:
             bias = constant(self.module, bias_node)
         if self.layout.points.get(node.name) is Kind.HARDSIGMOID:
             bias = bias + HARDSIGMOID_SHIFT
-        bias = bias * self.numbers.gains.get(node.name, 1.0)
-        return weight, bias + self.numbers.bias_corrections.get(node.name, 0.0)
+        bias = bias * self.scales.gains.get(node.name, 1.0)
+        return weight, bias + self.scales.bias_corrections.get(node.name, 0.0)
 
     def _weight_scales(self, node: fx.Node, weight: Tensor) -> Tensor:
-        scales = self.numbers.weight_scales.get(node.name)
+        scales = self.scales.weight_scales.get(node.name)
         if scales is None:
             limit = pair_limit_of(node, weight, self.scheme)
             scales = weight_scales(weight, self.scheme.weight, pair_limit=limit)
-            self.numbers.weight_scales[node.name] = scales
+            self.scales.weight_scales[node.name] = scales
         return scales
 
     def _fold_normalisation(

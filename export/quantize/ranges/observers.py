@@ -1,22 +1,21 @@
 """The range that a tensor's integers span, from the values it takes on calibration photos.
 
 ```text
-minmax       everything that was seen
-percentile   all but one value in a hundred thousand at either end
-photos       the extremes of every photo, but of the three in a hundred that go furthest
-fisher       least squared error where each value counts by the square of the outputs' gradient:
-             how far the answers move, not the tensor (the diagonal of the Fisher information,
-             as in Li et al., 2021, "BRECQ", arXiv 2102.05426, equation 10)
+minmax   everything that was seen
+photos   the extremes of every photo, but of the three in a hundred that go furthest
+fisher   least squared error where each value counts by the square of the outputs' gradient:
+         how far the answers move, not the tensor (the diagonal of the Fisher information,
+         as in Li et al., 2021, "BRECQ", arXiv 2102.05426, equation 10)
 ```
 
-`export.quantize.candidates` chooses one by photos that were not calibrated with. There were three
-more, which it never chose for a published network: a moving average of the batches' extremes, the
-least squared error without weights, and the least Kullback-Leibler divergence (which drew ReLUs'
-thresholds down and kept 36 % of one network's classes).
+`export.quantize.search.candidates` chooses one by photos that were not calibrated with. There were
+four more. None of the published networks has one of them: a percentile of all values, a moving
+average of the batches' extremes, the least squared error without weights, and the least
+Kullback-Leibler divergence (`benchmarks/log/code.md`).
 
 One photo in fifty or a hundred may drive a network far beyond what it does on all others (an
 aircraft before a plain sky: 10 to 60 times, in a MobileNetV3 trained on CIFAR-10), and every value
-of it is large. A percentile of values must keep such a crowd; `photos` counts a photo as one, and
+of it is large. A percentile of values would keep them all; `photos` counts a photo as one, and
 `fisher` asks typical photos alone.
 
 A channel of small values may carry as much as one of large values: the first hard-swish of that
@@ -40,11 +39,17 @@ from edgeseed.export.quantize.graph.rewriting import quantizer_of_kind
 from edgeseed.export.quantize.scales import Quantizer
 from edgeseed.export.quantize.scheme import IntegerFormat
 
-Method = Literal["minmax", "percentile", "photos", "fisher"]
+Method = Literal["minmax", "photos", "fisher"]
 METHODS: tuple[Method, ...] = get_args(Method)
+# Names that a call may still give -> what is nearest to it of those that are left.
+RETIRED: dict[str, Method] = {
+    "percentile": "photos",
+    "moving-average": "photos",
+    "mse": "fisher",
+    "entropy": "fisher",
+}
 
 _BINS_PER_SIDE = 4096
-_TAIL = 1e-5
 # Photos beyond `photos`' range at either end, and photos whose extremes are kept.
 PHOTO_TAIL = 0.03
 _MOST_PHOTOS = 4096
@@ -180,16 +185,6 @@ def _minmax(
     return statistics.low, statistics.high
 
 
-def _percentile(
-    statistics: Statistics, kind: Kind, number_format: IntegerFormat
-) -> tuple[float, float]:
-    centres, shares = statistics.distribution()
-    below = np.cumsum(shares)
-    low = centres[np.searchsorted(below, _TAIL)]
-    high = centres[min(int(np.searchsorted(below, 1 - _TAIL)), len(centres) - 1)]
-    return float(low), float(high)
-
-
 def _photos(
     statistics: Statistics, kind: Kind, number_format: IntegerFormat
 ) -> tuple[float, float]:
@@ -246,7 +241,6 @@ def _weighted_error(quantizer: Quantizer, centres: Doubles, shares: Doubles) -> 
 _RangeOf = Callable[[Statistics, Kind, IntegerFormat], tuple[float, float]]
 _RANGES: dict[Method, _RangeOf] = {
     "minmax": _minmax,
-    "percentile": _percentile,
     "photos": _photos,
     "fisher": _fisher,
 }

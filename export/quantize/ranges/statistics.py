@@ -1,4 +1,4 @@
-"""Runs the float graph over the photos and watches the tensors that will be integers."""
+"""Statistics of the tensors that will be integers, from the float graph on photos."""
 
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import cast
@@ -23,7 +23,7 @@ _PARTS = 4
 
 
 def batch_size_for(photos: Photos) -> int:
-    """How many photos of this size go through a graph at once."""
+    """The number of photos of this size that go through a graph at once, 1 to 64."""
     height, width = photos.pixels.shape[2:]
     return max(1, min(64, _BATCH_PIXELS // int(height * width)))
 
@@ -38,7 +38,10 @@ def photo_batches(photos: Photos) -> Iterator[Tensor]:
 def calibrate(
     graph_module: fx.GraphModule, layout: Layout, photos: Photos
 ) -> dict[str, Statistics]:
-    """Statistics of every point whose range is not known beforehand. One pass, constant memory."""
+    """Node name -> statistics of each tensor whose range is not known beforehand.
+
+    One pass over the photos, in memory that does not grow with their number.
+    """
     statistics = {name: Statistics() for name in observed_points(layout)}
 
     def see(node: fx.Node, value: Tensor) -> None:
@@ -53,13 +56,13 @@ def calibrate(
 
 
 def gradient_weighted_statistics(
-    graph_module: fx.GraphModule, layout: Layout, photos: Photos, *, decisions: bool = False
+    graph_module: fx.GraphModule, layout: Layout, photos: Photos, *, last_output_alone: bool = False
 ) -> dict[str, Statistics]:
-    """Statistics in which a value counts by how much it moves the outputs.
+    """Node name -> statistics in which a value counts by how much it moves the outputs.
 
-    That is the squared gradient of the outputs, in the mean over random directions (Hutchinson's
-    estimate of the diagonal of `J^T J`): of the embedding over its length, and of the logits
-    likewise; where it is about `decisions`, of the last of them alone.
+    Its weight is the squared gradient of the outputs, in the mean over random directions
+    (Hutchinson's estimate of the diagonal of `J^T J`). Outputs are the embedding over its length
+    and the logits over theirs; with `last_output_alone` only the logits, where there are any.
     """
     generator = torch.Generator().manual_seed(0)
     statistics = {name: Statistics() for name in observed_points(layout)}
@@ -76,7 +79,7 @@ def gradient_weighted_statistics(
             for part in batch.split(max(1, len(batch) // _PARTS)):
                 found = cast("tuple[Tensor, ...]", recorder.run(part.requires_grad_()))
                 values = list(seen.values())
-                outputs = found[-1:] if decisions else found
+                outputs = found[-1:] if last_output_alone else found
                 moved = [_random_projection(output, generator) for output in outputs]
                 total = torch.stack(moved).sum()
                 gradients = torch.autograd.grad(total, values, materialize_grads=True)
@@ -87,20 +90,20 @@ def gradient_weighted_statistics(
     return statistics
 
 
-def rounding_costs(weighted: Mapping[str, Statistics], numbers: TensorScales) -> dict[str, float]:
-    """By how much the rounding of each tensor moves the outputs, in relation to one another.
+def rounding_costs(weighted: Mapping[str, Statistics], scales: TensorScales) -> dict[str, float]:
+    """Node name -> how much rounding that tensor moves the outputs; only ratios mean something.
 
-    A step `s` errs by `s^2 / 12` in the mean; each value counts by the square of its gradient. (A
-    ReLU's zeros, which are exact, count as others do.)
+    A step `s` has a mean squared error of `s^2 / 12`; each value counts by the square of its
+    gradient. (A ReLU's zeros, which are exact, count as others do.)
 
     Args:
-        weighted: What `gradient_weighted_statistics` gives.
-        numbers: The steps.
+        weighted: From `gradient_weighted_statistics`.
+        scales: With the steps.
     """
     return {
-        name: float(seen.counts.sum()) * numbers.quantizers[name].scale ** 2 / 12
+        name: float(seen.counts.sum()) * scales.quantizers[name].scale ** 2 / 12
         for name, seen in weighted.items()
-        if name in numbers.quantizers
+        if name in scales.quantizers
     }
 
 
@@ -110,7 +113,7 @@ def _random_projection(output: Tensor, generator: torch.Generator) -> Tensor:
     return (direction * output).sum() / output.detach().square().mean().sqrt().clamp_min(1e-12)
 
 
-def numbers_by_method(
+def scales_by_method(
     statistics: Mapping[str, Statistics],
     layout: Layout,
     scheme: Scheme,
@@ -118,7 +121,7 @@ def numbers_by_method(
     *,
     known: MutableMapping[tuple[str, Kind], Quantizer] | None = None,
 ) -> TensorScales:
-    """The quantizer of every point, by one way of choosing ranges.
+    """The quantizer of every tensor of a layout, by one calibrator.
 
     Args:
         statistics: From `calibrate` or `gradient_weighted_statistics`.

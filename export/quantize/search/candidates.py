@@ -1,17 +1,16 @@
-"""Ways of choosing ranges, with and without corrections: the one that comes nearest is taken.
+"""The calibrator and corrections with which an integer model is nearest to the float model.
 
-`fisher` is tried first: as it is, with corrected biases, and with weights rounded together. Where
-the nearest of the three keeps as many decisions as are wanted, of photos that had no part before,
-no other way is tried. Else all ways compete by their distance to the float model on photos that
-they have not seen: the nearest few are corrected, and the nearest of all is taken, unless it keeps
-fewer decisions than `fisher`, by more than chance.
+1. `fisher` is tried: as it is, with corrected biases, and with weights rounded together. The
+   nearest of the three is taken if its top-1 agreement reaches the search target.
+2. If not, all calibrators compete by distance on the ranking photos, with and without corrections.
+   The nearest is taken, unless its agreement is lower than `fisher`'s by more than chance.
 
-Of sixteen networks that were exported when all competed always, `fisher` came nearest for six,
-among them the three that lose most; for the others it was up to three times as far, at distances
-below 0.005 (`benchmarks/log/int8-accuracy.md`).
+Sixteen networks were exported with all competing. `fisher` came nearest for six, among them the
+three that lose most. For the others it was up to three times as far, at distances below 0.005
+(`benchmarks/log/int8-accuracy.md`).
 
-With activations of 16 bits `minmax` comes first (`Scheme.first_calibrator`). Steps are fine enough
-for the widest photo, and what is cut off is all that is lost. For a MobileNetV3-small of CIFAR-10
+With activations of 16 bits `minmax` comes first (`Scheme.first_calibrator`): the steps are fine
+enough for the widest photo, and only what is cut off is lost. For a MobileNetV3-small of CIFAR-10
 the worst of 300 photos had a cosine of -0.06 to the float embedding by `fisher`, and 0.95 by
 `minmax`.
 """
@@ -29,8 +28,8 @@ from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.corrections.bias_correction import (
     Spread,
     correct,
+    expected_spreads,
     layer_spreads,
-    wanted_spreads,
 )
 from edgeseed.export.quantize.corrections.rounding import input_moments, round_weights
 from edgeseed.export.quantize.graph.in_place import reuse_memory
@@ -39,25 +38,26 @@ from edgeseed.export.quantize.graph.rewriting import TensorScales
 from edgeseed.export.quantize.ranges.observers import METHODS, Method, Statistics, typical_photos
 from edgeseed.export.quantize.ranges.statistics import (
     gradient_weighted_statistics,
-    numbers_by_method,
+    scales_by_method,
 )
 from edgeseed.export.quantize.scales import Quantizer
-from edgeseed.export.quantize.search.float_layers import Score
+from edgeseed.export.quantize.search.float_layers import QuantizationScore
 from edgeseed.export.quantize.search.policy import POLICY
-from edgeseed.export.quantize.search.scoring import Judge, Sample
+from edgeseed.export.quantize.search.scoring import Sample, Scorer
 from edgeseed.export.samples import Photos
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way of making numbers."""
+    """One calibrator with the corrections that follow it."""
 
     method: Method
     """How ranges are chosen."""
     corrected: bool = False
-    """Whether biases, and by the settings deviations, are brought back."""
+    """Whether each channel's mean, and by the settings its deviation, is that of float again."""
     rounded_by: Method | None = None
-    """If weights are rounded together: by what their layers read in the ranges of this method."""
+    """Calibrator whose ranges the inputs have by which weights are rounded together; None if each
+    weight is rounded alone."""
 
     @property
     def label(self) -> str:
@@ -72,158 +72,165 @@ class Chosen:
     """The best of the candidates."""
 
     candidate: Candidate
-    numbers: TensorScales
-    score: Score
-    """Its distance on the photos that judge, its decisions on those that count."""
+    scales: TensorScales
+    score: QuantizationScore
+    """Distance on the ranking photos, agreement on the acceptance photos."""
 
 
 class Candidates:
     """The candidates of one layout, each made and scored once.
 
     Args:
-        judge: Photos and scores.
+        scorer: Photos and scores.
         config: Settings.
-        statistics: From `calibrate` with the judge's `calibration`.
+        statistics: From `calibrate` with the scorer's `calibration`.
         layout: The layout with everything in integers.
 
     Attributes:
         tried: The best known score of every candidate that was looked at, by label.
-        counted: The scores whose decisions were counted, likewise.
-        wanted: The share of decisions to keep, in whole photos of those that count.
+        counted: Those whose agreement was measured on the acceptance photos, likewise.
+        search_target: The agreement to reach, as a whole number of acceptance photos.
     """
 
     def __init__(
         self,
-        judge: Judge,
+        scorer: Scorer,
         config: QuantizeConfig,
         statistics: Mapping[str, Statistics],
         layout: Layout,
     ) -> None:
-        self.judge, self.config = judge, config
+        self.scorer, self.config = scorer, config
         self.statistics, self.layout = statistics, layout
-        self.wanted = judge.in_whole_photos(config.min_agreement)
-        chosen = np.flatnonzero(typical_photos(statistics.values(), len(judge.calibration)))
-        # Only typical photos speak: one that is cut off far from its values moves every mean.
-        count = POLICY.bias_correction.of(judge.calibration)
-        self.correcting = Photos(pixels=judge.calibration.pixels[chosen[:count]])
+        self.search_target = scorer.in_whole_photos(config.min_agreement)
+        chosen = np.flatnonzero(typical_photos(statistics.values(), len(scorer.calibration)))
+        # Only typical photos: one whose values are far beyond the ranges moves every mean.
+        count = POLICY.bias_correction.of(scorer.calibration)
+        self.correcting = Photos(pixels=scorer.calibration.pixels[chosen[:count]])
         self.weight_scales: dict[str, torch.Tensor] = {}
-        self.tried: dict[str, Score] = {}
-        self.counted: dict[str, Score] = {}
+        self.tried: dict[str, QuantizationScore] = {}
+        self.counted: dict[str, QuantizationScore] = {}
         self._quantizers: dict[Method, dict[tuple[str, Kind], Quantizer]] = {m: {} for m in METHODS}
         self._made: dict[Candidate, TensorScales] = {}
         self._rounded: dict[Method, Mapping[str, torch.Tensor]] = {}
         self._rounded_by: dict[Method, Method] = {}
-        self._looked_at: dict[Candidate, Score] = {}
-        self._judged: dict[Candidate, Score] = {}
+        self._looked_at: dict[Candidate, QuantizationScore] = {}
+        self._ranked: dict[Candidate, QuantizationScore] = {}
 
     def choose(self) -> Chosen:
-        """What keeps enough of the decisions, or comes nearest to the float model."""
+        """The candidate that reaches the search target, or the nearest to the float model."""
         calibrator = self.config.calibrator
         if calibrator != "auto":
-            return self._counted(self._nearest([name for name in METHODS if name == calibrator]))
-        preferred = self.judge.scheme.first_calibrator or POLICY.first
-        first = self._counted(self._nearest([name for name in METHODS if name == preferred]))
+            return self._with_agreement(
+                self._nearest([name for name in METHODS if name == calibrator])
+            )
+        preferred = self.scorer.scheme.first_calibrator or POLICY.first
+        first = self._with_agreement(self._nearest([name for name in METHODS if name == preferred]))
         if self._is_enough(first.score):
             return first
-        if first.score.agreement < self.wanted:
+        if first.score.agreement < self.search_target:
             say(
                 f"ranges by {first.candidate.method} agree with the float model on "
-                f"{first.score.agreement:.1%} of photos (wanted {self.wanted:.1%}): trying the "
-                "other calibrators"
+                f"{first.score.agreement:.1%} of photos (target {self.search_target:.1%}): trying "
+                "the other calibrators"
             )
         nearest = self._nearest(METHODS)
         if nearest.candidate == first.candidate:
             return first
-        nearest = self._counted(nearest)
-        if nearest.score.keeps_fewer(first.score):
-            # What comes nearer on the whole may be further off where decisions are close.
+        nearest = self._with_agreement(nearest)
+        if nearest.score.agrees_less(first.score):
+            # What is nearer on the whole may differ more where two classes are close.
             say(
-                f"{nearest.candidate.label} comes nearest, and keeps {nearest.score.agreement:.1%} "
-                f"of the decisions: {first.candidate.label} is taken"
+                f"{nearest.candidate.label} comes nearest, but its agreement is "
+                f"{nearest.score.agreement:.1%}: {first.candidate.label} is taken"
             )
             return first
         return nearest
 
-    def seen_by(self, method: Method) -> Mapping[str, Statistics]:
-        """What a way of choosing ranges chooses them by."""
+    def statistics_for(self, method: Method) -> Mapping[str, Statistics]:
+        """What a calibrator chooses ranges by, for each tensor."""
         return self.weighted if method == "fisher" else self.statistics
 
-    def numbers_by(
+    def scales_by(
         self, method: Method, statistics: Mapping[str, Statistics], layout: Layout
     ) -> TensorScales:
-        """The quantizers of a layout, with nothing corrected.
+        """The scales of a layout's tensors, with nothing corrected.
 
         Args:
-            method: The way of choosing ranges.
-            statistics: Those of `seen_by`, with more points as may be; of a point always the same.
+            method: The calibrator.
+            statistics: Those of `statistics_for`, and of further points, where layers are in float.
             layout: Which points there are.
         """
-        numbers = numbers_by_method(
-            statistics, layout, self.judge.scheme, method, known=self._quantizers[method]
+        scales = scales_by_method(
+            statistics, layout, self.scorer.scheme, method, known=self._quantizers[method]
         )
-        return dataclasses.replace(numbers, weight_scales=self.weight_scales)
+        return dataclasses.replace(scales, weight_scales=self.weight_scales)
 
-    def with_biases(self, numbers: TensorScales, layout: Layout) -> TensorScales:
-        """The same with biases of their own, and by the settings factors for the deviations."""
-        plain = dataclasses.replace(numbers, bias_corrections={}, gains={})
-        simulated = self.judge.simulated(plain, layout)
-        wanted = wanted_spreads(self._spreads, layout)
-        found = correct(simulated, wanted, self.correcting, gains=self.config.gain_correction)
+    def with_biases(self, scales: TensorScales, layout: Layout) -> TensorScales:
+        """The same with bias corrections and, by the settings, gains made for this layout."""
+        plain = dataclasses.replace(scales, bias_corrections={}, gains={})
+        simulated = self.scorer.simulated(plain, layout)
+        search_target = expected_spreads(self._spreads, layout)
+        found = correct(
+            simulated, search_target, self.correcting, gains=self.config.gain_correction
+        )
         return dataclasses.replace(plain, bias_corrections=found.biases, gains=found.gains)
 
-    def _is_enough(self, score: Score) -> bool:
-        """Whether no other way has to be tried.
+    def _is_enough(self, score: QuantizationScore) -> bool:
+        """Whether the others need not be tried.
 
-        Photos that have ranked candidates speak well of the first. And without a head, they find
-        themselves again in embeddings that are far from the float model's.
+        Not by the photos that ranked it, which make it look better than it is. And not without a
+        head: agreement of embeddings alone is high even for one that is far from float.
         """
-        judge = self.judge
-        sure = judge.counts_apart and "logits" in judge.ranking.truth
-        return sure and score.agreement >= self.wanted
+        scorer = self.scorer
+        can_tell = scorer.has_acceptance_photos and "logits" in scorer.ranking.truth
+        return can_tell and score.agreement >= self.search_target
 
     def _nearest(self, methods: Sequence[Method]) -> Chosen:
-        """The nearest to the float model of these ways, mended, and of all that was judged."""
-        candidates = self._look([Candidate(method) for method in methods], POLICY.finalists)
-        # Mended, what was best need not stay so.
-        candidates += self._mended(candidates)
-        ranking = self.judge.ranking
+        """The nearest to the float model: of these, corrected or not, and of all judged before."""
+        candidates = [Candidate(method) for method in methods]
+        # Once corrected, the best need not be the best any more.
+        candidates += self._corrected(candidates)
+        ranking = self.scorer.ranking
         if ranking.photos.pixels[:, 0].size > POLICY.rank_all_below:
             candidates = self._look(candidates, POLICY.ranked)
         for candidate in candidates:
-            score = self._score(candidate, ranking, self._judged)
+            score = self._score(candidate, ranking, self._ranked)
             self.tried[candidate.label] = score
-        best = min(self._judged, key=lambda candidate: self._judged[candidate].distance)
-        return Chosen(candidate=best, numbers=self._of(best), score=self._judged[best])
+        best = min(self._ranked, key=lambda candidate: self._ranked[candidate].distance)
+        return Chosen(candidate=best, scales=self._of(best), score=self._ranked[best])
 
-    def _counted(self, chosen: Chosen) -> Chosen:
-        score = self.judge.counted(chosen.score, chosen.numbers, self.layout)
-        if self.judge.counts_apart:
+    def _with_agreement(self, chosen: Chosen) -> Chosen:
+        score = self.scorer.measure_agreement(chosen.score, chosen.scales, self.layout)
+        if self.scorer.has_acceptance_photos:
             self.counted[chosen.candidate.label] = score
         return dataclasses.replace(chosen, score=score)
 
-    def _mended(self, plain: Sequence[Candidate]) -> list[Candidate]:
+    def _corrected(self, plain: Sequence[Candidate]) -> list[Candidate]:
         """Each with its own bias corrections, the best with weights that are rounded together."""
         biases = self.config.bias_correction
-        mended = [Candidate(item.method, corrected=True) for item in plain] if biases else []
-        if self.config.second_order and len(self.judge.calibration) >= POLICY.least_for_rounding:
-            for item in self._look(mended or plain, POLICY.rounded):
-                # What layers read is seen in the nearest ranges, once for all.
-                by = self._rounded_by.setdefault(item.method, plain[0].method)
-                mended.append(Candidate(item.method, corrected=biases, rounded_by=by))
-        return mended
+        corrected = [Candidate(item.method, corrected=True) for item in plain] if biases else []
+        if self.config.second_order and len(self.scorer.calibration) >= POLICY.least_for_rounding:
+            # What layers read is seen in the nearest ranges, once for all.
+            nearest = self._look(plain, 1)[0].method
+            for item in self._look(corrected or plain, POLICY.rounded):
+                by = self._rounded_by.setdefault(item.method, nearest)
+                corrected.append(Candidate(item.method, corrected=biases, rounded_by=by))
+        return corrected
 
     def _look(self, candidates: Sequence[Candidate], count: int) -> list[Candidate]:
         """Those that are nearest to the float model at a first look, nearest first."""
         if len(candidates) <= count:
             return list(candidates)
         for candidate in candidates:
-            score = self._score(candidate, self.judge.first_look, self._looked_at)
+            score = self._score(candidate, self.scorer.first_look, self._looked_at)
             self.tried.setdefault(candidate.label, score)
         return sorted(candidates, key=lambda item: self._looked_at[item].distance)[:count]
 
-    def _score(self, candidate: Candidate, sample: Sample, known: dict[Candidate, Score]) -> Score:
+    def _score(
+        self, candidate: Candidate, sample: Sample, known: dict[Candidate, QuantizationScore]
+    ) -> QuantizationScore:
         if candidate not in known:
-            known[candidate] = self.judge.score(self._of(candidate), self.layout, sample)
+            known[candidate] = self.scorer.score(self._of(candidate), self.layout, sample)
         return known[candidate]
 
     def _of(self, candidate: Candidate) -> TensorScales:
@@ -233,23 +240,23 @@ class Candidates:
 
     def _make(self, candidate: Candidate) -> TensorScales:
         method = candidate.method
-        numbers = self.numbers_by(method, self.seen_by(method), self.layout)
+        scales = self.scales_by(method, self.statistics_for(method), self.layout)
         if candidate.rounded_by is not None:
             rounded = self._rounded_together(candidate.rounded_by)
-            numbers = dataclasses.replace(numbers, rounded=rounded)
-        return self.with_biases(numbers, self.layout) if candidate.corrected else numbers
+            scales = dataclasses.replace(scales, rounded=rounded)
+        return self.with_biases(scales, self.layout) if candidate.corrected else scales
 
     def _rounded_together(self, method: Method) -> Mapping[str, torch.Tensor]:
         """Weights rounded by what their layers read in integers, in the ranges of one method."""
         if method not in self._rounded:
-            judge = self.judge
+            scorer = self.scorer
             photos = Photos(
-                pixels=judge.calibration.pixels[: POLICY.rounding.of(judge.calibration)]
+                pixels=scorer.calibration.pixels[: POLICY.rounding.of(scorer.calibration)]
             )
-            simulated = judge.simulated(self._of(Candidate(method)), self.layout)
+            simulated = scorer.simulated(self._of(Candidate(method)), self.layout)
             moments = input_moments(simulated, self.layout.layers, photos)
             self._rounded[method] = round_weights(
-                simulated, moments, self.weight_scales, judge.scheme,
+                simulated, moments, self.weight_scales, scorer.scheme,
                 centered=self.config.bias_correction,
             )  # fmt: skip
         return self._rounded[method]
@@ -257,10 +264,10 @@ class Candidates:
     @functools.cached_property
     def weighted(self) -> Mapping[str, Statistics]:
         """What `fisher` chooses by."""
-        return gradient_weighted_statistics(self.judge.graph, self.layout, self.correcting)
+        return gradient_weighted_statistics(self.scorer.graph, self.layout, self.correcting)
 
     @functools.cached_property
     def _spreads(self) -> dict[str, Spread]:
         """How every layer's output is spread, in float."""
-        graph = reuse_memory(self.judge.graph)
+        graph = reuse_memory(self.scorer.graph)
         return layer_spreads(graph, layer_names(graph), self.correcting)

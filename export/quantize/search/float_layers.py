@@ -9,16 +9,16 @@ A layer in float costs speed, so few are taken:
    groups around the tensors whose rounding moves the outputs most (`rounding_costs`). Groups,
    because a tensor stays rounded as long as one layer that writes or reads it is an integer one: of
    two layers around it, each alone gains nothing.
-3. **Stop** where agreement is as wanted. Or, once a step has taken away less than a tenth of the
-   distance, where the gate holds by a standard error.
-4. **Choose.** If agreement is as wanted, all that was added stays. If not, only the steps before
-   the first that helped little count, and what agrees most of these is taken. Where that does not
-   hold the gate by a standard error, the first later one that does; else what agrees most of all
-   that hold it at all.
+3. **Stop** where agreement reaches the search target. Or, once a step has taken away less than a
+   tenth of the distance, where agreement is above the gate's limit by a standard error.
+4. **Choose.** Where the target is reached, all that was added stays. Where it is not, the state of
+   highest agreement before the first step that helped little. If that is not above the gate's
+   limit by a standard error, the first later state that is; else the state of highest agreement
+   among those that reach the limit at all.
 5. **Prune.** A layer becomes an integer one again where that costs neither agreement nor distance.
 
-Distances are of photos that rank (`PhotoSplit.ranking`), agreement is counted on others
-(`PhotoSplit.acceptance`): a layer is flattered by the photos that chose it.
+Distances are measured on `PhotoSplit.ranking`, top-1 agreement on `PhotoSplit.acceptance`: the
+photos that a layer was chosen by make it look better than it is.
 """
 
 import dataclasses
@@ -33,41 +33,41 @@ _REASON = "it loses too much in integers"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Score:
-    """How near a quantized graph is to the float one, on photos it was not calibrated with."""
+class QuantizationScore:
+    """Top-1 agreement with the float graph, and distance to its outputs."""
 
     agreement: float
-    """Share of the decisions that are kept."""
+    """Share of photos, 0 to 1, with the float graph's top class."""
     distance: float
-    """By `core.agreement.output_distance`: finer than the share; candidates are ranked by it."""
+    """By `core.agreement.output_distance`, 0 at equality. Finer than agreement, so it ranks."""
     photos: int = 0
-    """How many judged."""
+    """How many photos the agreement was measured on."""
 
-    def keeps_fewer(self, other: "Score") -> bool:
-        """Whether it keeps fewer decisions of the same photos, by more than chance moves them.
+    def agrees_less(self, other: "QuantizationScore") -> bool:
+        """Whether its agreement on the same photos is lower, by more than a standard error.
 
-        Each photo that either decides otherwise than the float model counts for one of the two: the
-        standard error of the difference is the root of those.
+        With a and b photos on which the two differ from the float model, the standard error of
+        a - b is the root of a + b.
         """
         mine, others = ((1 - score.agreement) * score.photos for score in (self, other))
         return mine - others > math.sqrt(mine + others)
 
 
-# The score of the graph with these operators in float, and why.
-Evaluate = Callable[[Mapping[str, str]], Score]
-# For the layers that are in float already, groups that others may be tried in.
+# Operators in float -> why, to the score of the graph.
+Evaluate = Callable[[Mapping[str, str]], QuantizationScore]
+# For the layers that are in float already: groups of further layers to try together.
 Around = Callable[[Mapping[str, str]], Sequence[tuple[str, ...]]]
-# The same score, with its decisions counted on other photos.
-Count = Callable[[Mapping[str, str], Score], Score]
+# Operators in float and their score, to the same score with agreement of the acceptance photos.
+MeasureAgreement = Callable[[Mapping[str, str], QuantizationScore], QuantizationScore]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Search:
-    """What the search found."""
+class FloatLayers:
+    """The layers that stay in float, and what that is worth."""
 
     keep_float: Mapping[str, str]
     """Layers that stay in float, and why."""
-    score: Score
+    score: QuantizationScore
     gains: Mapping[str, float]
     """By how much of its distance the graph comes nearer if this layer alone is in float."""
 
@@ -77,43 +77,43 @@ def search_floats(
     evaluate: Evaluate,
     *,
     quick: Evaluate | None = None,
-    count: Count = lambda _, score: score,
+    measure_agreement: MeasureAgreement = lambda _, score: score,
     around: Around = lambda _: (),
-    min_agreement: float,
-    required: float = 1.0,
+    search_target: float,
+    gate_limit: float = 1.0,
     most: int,
-) -> Search:
-    """Finds a small set of layers that must stay in float.
+) -> FloatLayers:
+    """The smallest set of layers found that brings agreement to the search target.
 
     Args:
         layout: The layout with everything in integers.
         evaluate: The score with some operators in float.
         quick: The same on fewer photos, for the gain of every layer alone.
-        count: The same score, its decisions counted on photos that rank nothing. Called for what
-            each step chose, which the photos that rank flatter, and before a layer is taken away.
+        measure_agreement: The same score, with agreement of the acceptance photos. Called for the
+            best of each step, and before a layer becomes an integer one again.
         around: Groups of layers to be tried together, for those that are in float.
-        min_agreement: The share of decisions to keep, where layers pay.
-        required: The share that the gate asks, for which, and a standard error more, layers are
-            left in float that do not.
-        most: The most layers to give back.
+        search_target: The agreement to reach, 0 to 1.
+        gate_limit: The agreement that the export's gate asks for. For it, and a standard error
+            more, layers are left in float that help little.
+        most: The most layers to leave in float.
     """
     layers = layout.layers
     gains = _gains(layers, quick or evaluate)
     chosen: dict[str, str] = {}
-    judged = evaluate({})
-    score = count({}, judged)
-    # The gate judges other photos, of which a standard error fewer may be kept.
-    # (A gate that asks for more than all holds nowhere, and has no error.)
-    variance = max(0.0, required * (1 - required))
+    ranked = evaluate({})
+    score = measure_agreement({}, ranked)
+    # The gate has other photos, on which agreement may be a standard error lower.
+    # (A gate that asks for more than 100 % holds nowhere, and has no error.)
+    variance = max(0.0, gate_limit * (1 - gate_limit))
     chance = math.sqrt(variance / score.photos) if score.photos else 0.0
-    sure = min(required + chance, max(required, min_agreement))
+    gate_limit_with_margin = min(gate_limit + chance, max(gate_limit, search_target))
     reached = [(chosen, score)]
     steps: list[tuple[tuple[str, ...], float]] = []
     # How many of the states lie before the first step that helped little.
     useful = 1
     most = min(most, len(layers))
     with progress("leaving layers in float", most, "layers") as bar:
-        while len(chosen) < most and score.agreement < min_agreement:
+        while len(chosen) < most and score.agreement < search_target:
             groups: list[tuple[str, ...]] = [(n,) for n in _candidates(layers, gains, chosen)]
             groups += around(chosen)
             tried = {}
@@ -121,62 +121,68 @@ def search_floats(
                 if len(group) <= most - len(chosen):
                     tried[group] = evaluate({**chosen, **dict.fromkeys(group, _REASON)})
             # In this order: where they are the same, nothing is added to a whole number of photos.
-            best = _best(tried, min_agreement + (judged.agreement - score.agreement))
+            best = _best(tried, search_target + (ranked.agreement - score.agreement))
             steps.append((best, 1.0 - tried[best].distance / max(score.distance, 1e-12)))
             chosen = {**chosen, **dict.fromkeys(best, _REASON)}
-            judged = tried[best]
-            before, score = score, count(chosen, judged)
+            ranked = tried[best]
+            before, score = score, measure_agreement(chosen, ranked)
             reached.append((chosen, score))
             bar.advance(len(best))
             if useful == len(reached) - 1 and score.distance <= POLICY.idle * before.distance:
                 useful += 1
-            if useful < len(reached) and score.agreement >= sure:
+            if useful < len(reached) and score.agreement >= gate_limit_with_margin:
                 break
     kept = reached[-1]
-    if score.agreement < min_agreement:
-        kept = _choose(reached, useful, required=required, sure=sure)
-    chosen, score = _without_needless(kept, evaluate, count, min_agreement=min_agreement)
-    return Search(keep_float=_reasons(chosen, steps, gains), score=score, gains=gains)
+    if score.agreement < search_target:
+        kept = _choose(
+            reached, useful, gate_limit=gate_limit, gate_limit_with_margin=gate_limit_with_margin
+        )
+    chosen, score = _without_needless(
+        kept, evaluate, measure_agreement, search_target=search_target
+    )
+    return FloatLayers(keep_float=_reasons(chosen, steps, gains), score=score, gains=gains)
 
 
-_State = tuple[dict[str, str], Score]
+_State = tuple[dict[str, str], QuantizationScore]
 
 
-def _choose(reached: Sequence[_State], useful: int, *, required: float, sure: float) -> _State:
-    """Which of the states is kept where none agrees as wanted.
+def _choose(
+    reached: Sequence[_State], useful: int, *, gate_limit: float, gate_limit_with_margin: float
+) -> _State:
+    """The state that is kept where none reaches the search target.
 
     Args:
         reached: All of them, beginning with that of no layers.
         useful: How many lie before the first step that helped little.
-        required: The share that the gate asks.
-        sure: That share and a standard error more.
+        gate_limit: The agreement that the gate asks for.
+        gate_limit_with_margin: That and a standard error more.
     """
 
     def agreement(state: _State) -> float:
         return state[1].agreement
 
     best = max(reached[:useful], key=agreement)
-    if agreement(best) >= sure:
+    if agreement(best) >= gate_limit_with_margin:
         return best
-    holding = [state for state in reached if agreement(state) >= required]
-    first = next((state for state in holding if agreement(state) >= sure), None)
+    holding = [state for state in reached if agreement(state) >= gate_limit]
+    first = next((state for state in holding if agreement(state) >= gate_limit_with_margin), None)
     # Where the gate holds nowhere, layers that help little are no use either.
     return first or max(holding, key=agreement, default=reached[useful - 1])
 
 
 def _without_needless(
-    state: _State, evaluate: Evaluate, count: Count, *, min_agreement: float
+    state: _State, evaluate: Evaluate, measure_agreement: MeasureAgreement, *, search_target: float
 ) -> _State:
     """The layers that are still needed now that all of them are in float."""
     chosen, score = state
     for name in list(chosen):
         fewer = {other: why for other, why in chosen.items() if other != name}
         without = evaluate(fewer)
-        # A count of decisions alone would take away any layer that does not tip one of them.
+        # Agreement alone would drop any layer that does not change a top class.
         if without.distance > POLICY.needless * score.distance:
             continue
-        without = count(fewer, without)
-        if without.agreement >= min(min_agreement, score.agreement):
+        without = measure_agreement(fewer, without)
+        if without.agreement >= min(search_target, score.agreement):
             chosen, score = fewer, without
     return chosen, score
 
@@ -197,9 +203,11 @@ def _candidates(
     )
 
 
-def _best(tried: Mapping[tuple[str, ...], Score], min_agreement: float) -> tuple[str, ...]:
+def _best(
+    tried: Mapping[tuple[str, ...], QuantizationScore], search_target: float
+) -> tuple[str, ...]:
     """The nearest; one layer rather than two if it is enough, or the second not worth it."""
-    enough = [group for group in tried if tried[group].agreement >= min_agreement]
+    enough = [group for group in tried if tried[group].agreement >= search_target]
     fewest = min((len(group) for group in enough), default=0)
     left = [group for group in enough if len(group) == fewest] or list(tried)
     return min(left, key=lambda group: tried[group].distance / POLICY.idle ** len(group))
@@ -214,7 +222,7 @@ def _reasons(
 
     Args:
         chosen: Layers.
-        steps: Which were given back together, and the share of the distance that this took away.
+        steps: Which were left in float together, and the share of the distance that this took away.
         gains: Of each alone.
     """
     reasons = {}

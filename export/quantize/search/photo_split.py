@@ -1,4 +1,4 @@
-"""Which photos do what while integers are chosen."""
+"""The photos of one quantization, divided by their use."""
 
 import dataclasses
 import math
@@ -9,37 +9,38 @@ from edgeseed.export.samples import Photos, Reserve
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PhotoSplit:
-    """The photos of one quantization, by their use; none of them is in the export's proof.
+    """Photos for each step of quantization; none of them is in the export's proof.
 
     `calibration`, `held_out`, `acceptance` and `reserve` have no photo in common. `ranking` is
-    `held_out` and, where that is too few to rank by, the last calibration photos before it. Many
-    photos that each set a few ranges judge a small difference better than a few that set none.
+    `held_out` and, where that is too few to rank by, the last calibration photos before it. A
+    calibration photo sets a few ranges and no class, so many of them show a small difference better
+    than few held-out photos do.
     """
 
     calibration: Photos
-    """Ranges, bias corrections and roundings come from these."""
+    """Set the ranges, the bias corrections and the rounding of weights."""
     held_out: Photos
     """Not calibrated with. The first of them give a first look at many candidates."""
     ranking: Photos
-    """Candidates and layers are ranked by their distance to the float model on these."""
+    """Rank candidates and layers, by distance to the float model."""
     acceptance: Photos | None
-    """Agreement is counted on these, which chose nothing; None where too few photos are left, and
-    then those that rank count as well."""
+    """Measure top-1 agreement and rank nothing. None where too few photos are left: then `ranking`
+    serves for both."""
     reserve: Reserve | None
-    """The rest: what recovery learns on."""
+    """What is left, for recovery to learn on."""
 
     @classmethod
-    def deal(
-        cls, photos: Photos, reserve: Reserve | None, *, required: float, learning: bool
+    def divide(
+        cls, photos: Photos, reserve: Reserve | None, *, gate_limit: float, learning: bool
     ) -> "PhotoSplit":
-        """Deals the photos out.
+        """The split of the photos that a call gave.
 
         Args:
-            photos: Calibration photos as they were given; the last eighth to quarter of them is
-                held out.
+            photos: Calibration photos. The last of them, `POLICY.held_out` and at most a quarter,
+                are held out.
             reserve: Further photos.
-            required: The agreement that the gate asks for.
-            learning: Whether half of the reserve has to be left to be learnt on.
+            gate_limit: The agreement that the gate asks for, 0 to 1.
+            learning: Whether half of the reserve is kept for recovery.
         """
         held_out = min(POLICY.held_out.of(photos), max(1, len(photos) // 4))
         calibration = Photos(pixels=photos.pixels[:-held_out])
@@ -48,9 +49,9 @@ class PhotoSplit:
         if reserve is not None:
             left = len(reserve)
             if learning:
-                # Half are to be learnt on, and no fewer than calibrate.
+                # Half are for recovery, and no fewer than there are calibration photos.
                 left = min(left // 2, left - len(calibration))
-            count = _acceptance_count(left, ranking, required)
+            count = _acceptance_count(left, ranking, gate_limit)
         return cls(
             calibration=calibration,
             held_out=Photos(pixels=photos.pixels[-held_out:]),
@@ -60,11 +61,11 @@ class PhotoSplit:
         )
 
 
-def _acceptance_count(left: int, ranking: Photos, required: float) -> int:
-    """How many photos agreement is counted on: none where fewer are left than rank."""
+def _acceptance_count(left: int, ranking: Photos, gate_limit: float) -> int:
+    """How many photos agreement is measured on: none where fewer are left than rank."""
     if left < len(ranking):
         return 0
-    limit = min(max(required, 0.0), 1.0)
+    limit = min(max(gate_limit, 0.0), 1.0)
     # The error of a share p of n is sqrt(p (1 - p) / n).
     enough = math.ceil(limit / max(1.0 - limit, 1e-9) / POLICY.acceptance_error**2)
     return min(left, max(len(ranking), min(POLICY.acceptance.of(ranking), enough)))

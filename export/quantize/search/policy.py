@@ -1,4 +1,4 @@
-"""The constants of the search, with what they were chosen by."""
+"""All constants of the quantization search, each with its reason."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ _PHOTO = 224 * 224
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PhotoCount:
-    """How many photos serve a purpose: as many pixels at any size, within limits."""
+    """A number of photos that holds about the same number of pixels at any image size."""
 
     pixels: int
     least: int
@@ -30,39 +30,38 @@ class SearchPolicy:
     held_out: PhotoCount = PhotoCount(pixels=64 * _PHOTO, least=64, most=256)
     """Photos that are not calibrated with, at the end of those given."""
     first_look: PhotoCount = PhotoCount(pixels=32 * _PHOTO, least=32, most=256)
-    """Those of them that say which candidates are worth a closer look."""
+    """Held-out photos for a first look at many candidates."""
     ranking: PhotoCount = PhotoCount(pixels=96 * _PHOTO, least=96, most=1024)
     """Photos that rank candidates and layers by distance. A network that agrees on 97 of 100 photos
-    may well agree on all of the few that are held out; so calibration photos rank, too: they have
-    set a few numbers of each tensor, and no class."""
+    may well agree on all of the few that are held out. So calibration photos rank, too: they have
+    set a few ranges of each tensor, and no class."""
     acceptance: PhotoCount = PhotoCount(pixels=256 * _PHOTO, least=256, most=2048)
-    """Photos of the reserve that rank nothing by distance, to measure agreement by. Those that rank
-    have chosen what does well on them."""
+    """Photos of the reserve for top-1 agreement. They rank nothing, because what was chosen by a
+    photo does well on it."""
     acceptance_error: float = 0.25
-    """The standard error of agreement at the gate's limit, over the share that the gate lets go:
-    more photos than that are not taken."""
+    """Acceptance photos are enough where the standard error of agreement, at the gate's limit, is
+    this share of what the gate lets go (with a limit of 0.98, a quarter of 0.02)."""
     equalization: PhotoCount = PhotoCount(pixels=16 * _PHOTO, least=16, most=128)
     """Photos that show which channels are wide and which are narrow."""
     bias_correction: PhotoCount = PhotoCount(pixels=32 * _PHOTO, least=32, most=512)
     """Photos whose means correct the biases."""
     rounding: PhotoCount = PhotoCount(pixels=128 * _PHOTO, least=128, most=256)
-    """Photos that show how the inputs of a layer go together, by some positions of each."""
+    """Photos for the second moments of each layer's inputs; some positions of each are taken."""
     least_for_rounding: int = 100
-    """From fewer calibration photos that is not seen, and those that rank would be the same."""
+    """Fewer calibration photos say too little of those moments, and would rank as well."""
     recovery: int = 10_000
     """Photos of the reserve that `recover` learns on: as many as its updates see."""
 
     # ---------------------------------------------------------------- candidates
     first: Method = "fisher"
     """The calibrator that is tried first, and alone if it is good enough."""
-    finalists: int = 3
-    """Calibrators whose biases are corrected, nearest first."""
     rounded: int = 2
-    """Those of them whose weights are rounded together."""
+    """Calibrators whose weights are rounded together, the nearest with corrected biases."""
     ranked: int = 3
-    """Candidates that are ranked by all photos that rank."""
+    """Candidates that are ranked by all ranking photos; a first look leaves out the others."""
     rank_all_below: int = 32 * _PHOTO
-    """All are ranked where that costs no more pixels: few photos of a small size rank badly."""
+    """With fewer pixels in all ranking photos, every candidate is ranked: a first look at few small
+    photos ranks badly."""
 
     # ---------------------------------------------------------------- layers in float
     tried_alone: int = 2

@@ -1,8 +1,8 @@
 """Quantization-aware distillation: the integer model learns from the float student it was made of.
 
-What rounding moved is learnt back, on unlabelled photos: the integer graph is simulated with
+It makes up for what rounding changed, on unlabelled photos. The integer graph is simulated with
 gradients that pass straight through the rounding (Bengio et al., 2013, arXiv 1308.3432), and its
-answers are pulled towards those of the float student, as in "Quantization-aware training with
+outputs are pulled towards those of the float student, as in "Quantization-aware training with
 knowledge distillation" (Mishra and Marr, 2018, "Apprentice", arXiv 1711.05852):
 
 ```text
@@ -61,13 +61,16 @@ _LEARNT_KINDS = {Kind.FREE, Kind.RELU, Kind.RELU6}
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RecoveryConfig:
-    """How long and how fast the integer model learns.
+    """Settings of recovery.
 
     Attributes:
-        steps: Updates.
-        lr: Peak rate of Adam, in steps of each weight's grid.
-        batch_size: Photos an update; None fits it to their size.
-        seed: Of order and crops.
+        steps: Number of updates.
+        lr: Peak learning rate of Adam, in steps of each weight's grid.
+        batch_size: Photos an update; None for as many as fit their size.
+        seed: Of the photos' order and crops.
+
+    Raises:
+        ValueError: If one of the first three is not above 0.
     """
 
     steps: int = 600
@@ -85,31 +88,31 @@ class RecoveryConfig:
 def recover(
     graph: fx.GraphModule,
     layout: Layout,
-    numbers: TensorScales,
+    scales: TensorScales,
     scheme: Scheme,
     photos: Photos,
     *,
     distance: Callable[[TensorScales], float],
     config: RecoveryConfig,
 ) -> TensorScales:
-    """Learns weights, biases and ranges that make the integer graph answer as the float graph does.
+    """Scales with learned weights, biases and ranges that bring the integer graph nearer to float.
 
     Args:
         graph: The float graph.
-        layout: What is integer.
-        numbers: Where to start.
-        scheme: Whose integers.
-        photos: To learn on, unlabelled; the more, the better.
-        distance: Of the graph with given numbers from the float graph, on other photos.
+        layout: Its layout.
+        scales: Where to start.
+        scheme: The integers.
+        photos: Photos to learn on, unlabelled; the more, the better.
+        distance: Distance to the float graph with given scales, on other photos.
         config: Settings.
 
     Returns:
-        The numbers that came nearest, `learned` among them; `numbers` themselves if none came
+        The nearest of `_CHECKS` states on the way, with `learned`; `scales` itself if none came
         nearer.
     """
-    quantized = insert_quantization(graph, layout, numbers, scheme)
+    quantized = insert_quantization(graph, layout, scales, scheme)
     learner = _Learner(quantized, layout, scheme, config)
-    best, least = numbers, distance(numbers)
+    best, least = scales, distance(scales)
     checks = {round(config.steps * check / _CHECKS) for check in range(1, _CHECKS + 1)}
     batches = _batches(photos, config)
     with progress("recovering int8", config.steps, "steps") as bar:
@@ -117,7 +120,7 @@ def recover(
             learner.update(graph, next(batches), step)
             bar.advance()
             if step + 1 in checks:
-                found = learner.numbers_from(numbers)
+                found = learner.scales_from(scales)
                 reached = distance(found)
                 if reached < least:
                     best, least = found, reached
@@ -163,18 +166,18 @@ class _Learner:
         self.optimizer.step()
         self.schedule.step()
 
-    def numbers_from(self, numbers: TensorScales) -> TensorScales:
+    def scales_from(self, scales: TensorScales) -> TensorScales:
         """What has been learnt so far, in place of what it started from."""
         with torch.no_grad():
             learned = {layer.name: layer.values() for layer in self.layers}
             factors = {name: float(stretch.exp()) for name, stretch in self.stretches.items()}
         quantizers = {
             name: quantizer.stretched(factors[name], self.scale_dtype)
-            for name, quantizer in numbers.quantizers.items()
+            for name, quantizer in scales.quantizers.items()
             if name in factors
         }
         return dataclasses.replace(
-            numbers, learned=learned, quantizers={**numbers.quantizers, **quantizers}
+            scales, learned=learned, quantizers={**scales.quantizers, **quantizers}
         )
 
 

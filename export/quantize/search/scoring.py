@@ -1,4 +1,4 @@
-"""Photos by their use, and how near a quantized graph comes to the float one on them."""
+"""Top-1 agreement and distance of quantized graphs, on the photos of each use."""
 
 import dataclasses
 import functools
@@ -17,14 +17,14 @@ from edgeseed.export.quantize.graph.rewriting import TensorScales, insert_quanti
 from edgeseed.export.quantize.graph.simulation import simulate
 from edgeseed.export.quantize.ranges.statistics import photo_batches
 from edgeseed.export.quantize.scheme import Scheme
-from edgeseed.export.quantize.search.float_layers import Score
+from edgeseed.export.quantize.search.float_layers import QuantizationScore
 from edgeseed.export.quantize.search.photo_split import PhotoSplit
 from edgeseed.export.quantize.search.policy import POLICY
 from edgeseed.export.samples import Photos
 
 
 def run_graph(graph_module: fx.GraphModule, photos: Photos) -> Outputs:
-    """A graph's outputs on photos."""
+    """A graph's outputs on photos: `embedding` (N, D) and, with a head, `logits` (N, C)."""
     parts: list[tuple[torch.Tensor, ...]] = []
     with torch.inference_mode():
         for batch in photo_batches(photos):
@@ -37,7 +37,12 @@ def run_graph(graph_module: fx.GraphModule, photos: Photos) -> Outputs:
 
 
 class Sample:
-    """Photos, and what the float graph makes of them."""
+    """Photos with the float graph's outputs on them.
+
+    Args:
+        graph: The float graph.
+        pixels: (N, C, H, W) bytes.
+    """
 
     def __init__(self, graph: fx.GraphModule, pixels: npt.NDArray[np.uint8]) -> None:
         self.graph = graph
@@ -45,12 +50,12 @@ class Sample:
 
     @functools.cached_property
     def truth(self) -> Outputs:
-        """The float outputs, once they are asked for."""
+        """The float graph's outputs, computed at the first call."""
         return run_graph(reuse_memory(self.graph), self.photos)
 
 
-class Judge:
-    """Scores quantized graphs by how they decide beside the float graph.
+class Scorer:
+    """Scores quantized graphs against the float graph.
 
     Args:
         graph: The float graph, as it is to be quantized.
@@ -59,18 +64,18 @@ class Judge:
         required: The agreement that the gate asks for.
 
     Attributes:
-        calibration: Photos that ranges are taken from.
+        calibration: Photos that set the ranges.
         held_out: Photos that are not calibrated with.
-        first_look: Some of those, for a first look.
+        first_look: The first of those.
         ranking: Photos that rank candidates.
-        acceptance: Photos that measure agreement, and rank nothing by distance; `ranking` if there
-            are too few others.
+        acceptance: Photos that measure agreement and rank nothing; `ranking` where there are too
+            few others.
     """
 
     def __init__(
-        self, graph: fx.GraphModule, scheme: Scheme, split: PhotoSplit, *, required: float
+        self, graph: fx.GraphModule, scheme: Scheme, split: PhotoSplit, *, gate_limit: float
     ) -> None:
-        self.graph, self.scheme, self.required = graph, scheme, required
+        self.graph, self.scheme, self.gate_limit = graph, scheme, gate_limit
         self.calibration = split.calibration
         self.held_out = Sample(graph, split.held_out.pixels)
         few = POLICY.first_look.of(split.held_out)
@@ -80,53 +85,61 @@ class Judge:
         self.acceptance = self.ranking if new is None else Sample(graph, new.pixels)
 
     @property
-    def counts_apart(self) -> bool:
-        """Whether others count decisions than those that judge."""
+    def has_acceptance_photos(self) -> bool:
+        """Whether agreement is measured on other photos than those that rank."""
         return self.acceptance is not self.ranking
 
     def in_whole_photos(self, share: float) -> float:
-        """The share nearest to this one that the photos that count can have.
+        """The agreement nearest to `share` that a whole number of acceptance photos can have.
 
-        Of 256 photos, 253 are 98.8 %: a search for the 99th would go by chance. It is no less than
-        the gate's, unless the share is.
+        Of 256 photos, 253 are 98.8 %: a search for 99 % would depend on chance. It is not below the
+        gate's limit, unless `share` is.
         """
         count = len(self.acceptance.photos)
-        least = math.ceil(min(share, self.required) * count - 1e-9)
+        least = math.ceil(min(share, self.gate_limit) * count - 1e-9)
         return max(round(share * count), least) / count
 
     def simulated(
-        self, numbers: TensorScales, layout: Layout, graph: fx.GraphModule | None = None
+        self, scales: TensorScales, layout: Layout, graph: fx.GraphModule | None = None
     ) -> fx.GraphModule:
-        """The quantized graph, in float; made of the float graph itself or a changed copy."""
-        quantized = insert_quantization(graph or self.graph, layout, numbers, self.scheme)
+        """The quantized graph with float arithmetic between integers.
+
+        Args:
+            scales: Of its tensors and weights.
+            layout: Its layout.
+            graph: What it is made of, if not of the float graph itself.
+        """
+        quantized = insert_quantization(graph or self.graph, layout, scales, self.scheme)
         return simulate(quantized, inference=True)
 
     def score(
         self,
-        numbers: TensorScales,
+        scales: TensorScales,
         layout: Layout,
         sample: Sample,
         *,
         graph: fx.GraphModule | None = None,
-    ) -> Score:
-        """How near the quantized graph comes on some photos to the float graph.
+    ) -> QuantizationScore:
+        """Agreement and distance of a quantized graph on some photos.
 
         Args:
-            numbers: Of the quantized graph.
+            scales: Of its tensors and weights.
             layout: Its layout.
             sample: The photos.
             graph: What it is made of, if not of the float graph itself.
         """
-        outputs = run_graph(self.simulated(numbers, layout, graph), sample.photos)
-        return Score(
+        outputs = run_graph(self.simulated(scales, layout, graph), sample.photos)
+        return QuantizationScore(
             agreement=agreement(outputs, sample.truth),
             distance=output_distance(outputs, sample.truth),
             photos=len(sample.photos),
         )
 
-    def counted(self, score: Score, numbers: TensorScales, layout: Layout) -> Score:
-        """The same distance, with the decisions kept of the photos that count them."""
-        if not self.counts_apart:
+    def measure_agreement(
+        self, score: QuantizationScore, scales: TensorScales, layout: Layout
+    ) -> QuantizationScore:
+        """The score with its agreement measured on the acceptance photos; the distance stays."""
+        if not self.has_acceptance_photos:
             return score
-        counted = self.score(numbers, layout, self.acceptance)
-        return dataclasses.replace(counted, distance=score.distance)
+        measure_agreement = self.score(scales, layout, self.acceptance)
+        return dataclasses.replace(measure_agreement, distance=score.distance)

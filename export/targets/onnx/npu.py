@@ -44,7 +44,7 @@ MOST_PHOTOS = 64
 _RUN_SECONDS = 120
 # Compiling takes a second or two at 64 px; a graph of 224 px was not done in 200 s.
 TIME_LIMIT_S = 900
-# With fewer decisions lost than this chance allows, the simulator does not contradict the limit.
+# A result that is at least this probable at the limit does not contradict the limit.
 _CHANCE = 0.01
 
 
@@ -132,7 +132,7 @@ def compare(found: Outputs, reference: Outputs, *, required: float) -> tuple[lis
     Args:
         found: The simulator's outputs.
         reference: The float student's, of the same photos.
-        required: The share of decisions that are to be kept.
+        required: The top-1 agreement that is asked for, 0 to 1.
     """
     problems = []
     cosine = float(cosines(found["embedding"], reference["embedding"]).mean())

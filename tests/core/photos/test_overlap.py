@@ -9,10 +9,10 @@ from edgeseed.core.photos import (
     Mark,
     PhotoSet,
     Shared,
+    count_shared_by_hash,
     open_photos,
     overlap,
     shared_photos,
-    sketched_photos,
 )
 from edgeseed.core.photos.decoding import Draft
 
@@ -42,16 +42,16 @@ def test_copies_are_found_under_any_name_and_neighbours_are_not(tmp_path: Path) 
     digits = open_photos("digits")
     assert shared_photos(digits, one) == Shared(0, len(digits))
     # The same without the other set.
-    assert sketched_photos(two, [one.sketch]) == Shared(4, 6)
-    assert sketched_photos(two.subset([4, 5]), [one.sketch]) == Shared(0, 2)
-    assert sketched_photos(digits, [one.sketch]) == Shared(0, len(digits))
+    assert count_shared_by_hash(two, [one.photo_hashes]) == Shared(4, 6)
+    assert count_shared_by_hash(two.subset([4, 5]), [one.photo_hashes]) == Shared(0, 2)
+    assert count_shared_by_hash(digits, [one.photo_hashes]) == Shared(0, len(digits))
 
 
 @pytest.mark.parametrize("one_size", [False, True])
-def test_a_sketch_tells_which_share_of_other_photos_is_known(
+def test_hashes_tell_which_share_of_other_photos_is_known(
     monkeypatch: pytest.MonkeyPatch, *, one_size: bool
 ) -> None:
-    monkeypatch.setattr(overlap, "_SKETCHED", 64)
+    monkeypatch.setattr(overlap, "_MOST_HASHES", 64)
     rng = np.random.default_rng(0)
     sizes = [4 if one_size else int(rng.integers(1, 40)) for _ in range(800)]
     source = _Bytes([rng.bytes(size * 16) for size in sizes])
@@ -59,26 +59,26 @@ def test_a_sketch_tells_which_share_of_other_photos_is_known(
         name="all", source=source, indices=np.arange(800), fingerprint="all"
     )  # fmt: skip
     learnt = everything.subset(rng.permutation(600))
-    sketch = learnt.sketch
-    assert len(sketch) == 64 * 16
-    assert sketch == learnt.subset(rng.permutation(600)).sketch
+    hashes = learnt.photo_hashes
+    assert len(hashes) == 64 * 16
+    assert hashes == learnt.subset(rng.permutation(600)).photo_hashes
     new = everything.subset(np.arange(600, 800))
-    found = sketched_photos(new, [sketch])
+    found = count_shared_by_hash(new, [hashes])
     assert found.count == 0
     assert found.num_compared > 5
     # A third of these is new; of a sample of some tens, give or take a seventh.
-    mixed = sketched_photos(everything.subset(rng.permutation(np.r_[200:800])), [sketch])
+    mixed = count_shared_by_hash(everything.subset(rng.permutation(np.r_[200:800])), [hashes])
     assert mixed.count / mixed.num_compared == pytest.approx(2 / 3, abs=0.15)
     assert mixed.num_compared > 30
-    assert sketched_photos(learnt, [sketch]) == Shared(64, 64)
+    assert count_shared_by_hash(learnt, [hashes]) == Shared(64, 64)
 
 
-def test_several_sketches_know_what_any_of_them_knows() -> None:
+def test_several_lists_of_hashes_know_what_any_of_them_knows() -> None:
     digits = open_photos("digits")
     halves = [digits.subset(np.arange(0, 300)), digits.subset(np.arange(300, 450))]
-    sketches = [half.sketch for half in halves]
-    assert sketched_photos(digits.subset(np.arange(600)), sketches) == Shared(450, 600)
-    assert sketched_photos(digits, []) == Shared(0, 0)
+    photo_hashes = [half.photo_hashes for half in halves]
+    assert count_shared_by_hash(digits.subset(np.arange(600)), photo_hashes) == Shared(450, 600)
+    assert count_shared_by_hash(digits, []) == Shared(0, 0)
 
 
 class _Bytes:

@@ -80,7 +80,7 @@ def test_grey_and_cmyk_are_drafted_as_rgb(tmp_path: Path, mode: str) -> None:
     assert (draft.image.mode, draft.image.size) == ("RGB", (200, 100))
 
 
-def test_a_set_whose_files_went_away_is_described_without_a_sketch(tmp_path: Path) -> None:
+def test_a_set_whose_files_went_away_is_described_without_hashes(tmp_path: Path) -> None:
     for index in range(3):
         save(tmp_path / f"{index}.png", photo(size=(8 + index, 8)))
     opened = open_photos(tmp_path)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from edgeseed.core.errors import DataError, MissingDependencyError
-from edgeseed.core.photos import Shared, open_photos, shared_photos, sketched_photos
+from edgeseed.core.photos import Shared, count_shared_by_hash, open_photos, shared_photos
 from edgeseed.distill import pretrain
 from edgeseed.distill.data.canvases import PhotoOrder, StreamedCanvases
 from edgeseed.distill.data.labels import photo_names
@@ -203,7 +203,7 @@ def test_copies_of_a_shards_photos_are_found(shards: Path, tmp_path: Path) -> No
     unpacked, packed = open_photos(tmp_path / "folder"), open_photos(shards)
     assert shared_photos(unpacked, packed) == Shared(3, 3)
     assert shared_photos(packed, unpacked) == Shared(3, 9)
-    assert sketched_photos(packed, [unpacked.sketch]) == Shared(3, 9)
+    assert count_shared_by_hash(packed, [unpacked.photo_hashes]) == Shared(3, 9)
 
 
 def test_a_student_learns_from_shards_what_it_learns_from_the_folder(

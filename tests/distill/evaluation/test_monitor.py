@@ -20,7 +20,7 @@ def method() -> Regress:
     return Regress(RegressConfig(), tiny_inputs(Regress)).eval()
 
 
-def test_photos_that_colour_tells_apart_are_told_apart(make_photos: MakePhotos) -> None:
+def test_photos_that_differ_in_colour_are_classified(make_photos: MakePhotos) -> None:
     score = KnnScore(open_photos(make_photos(60, classes=3), labels=True))
     result = score(method())
     assert result["knn"] > 0.8

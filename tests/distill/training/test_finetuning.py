@@ -74,7 +74,7 @@ def test_the_file_alone_predicts_what_was_measured(student_file: Path, tmp_path:
     assert spec.provenance["method"] == "finetune"
     assert spec.provenance["start"]["before"] == {"method": "regress"}
     # Five of each class: a part of the set, which is known by it.
-    assert open_photos("digits").fingerprint in spec.taught_by
+    assert open_photos("digits").fingerprint in spec.trained_on
     assert spec.metrics[0]["top1_percent"] == result.metric.top1_percent
 
 

@@ -71,15 +71,6 @@ def constants(module: Path) -> Path:
     return next(path for path in paths if "36" in path.read_text())
 
 
-def test_every_platform_says_what_it_runs() -> None:
-    assert {"android", "ios"} <= set(PLATFORMS.names())
-    for name in PLATFORMS.names():
-        platform = PLATFORMS.load(name)
-        assert platform.name == name
-        assert platform.targets
-        assert platform.template.is_dir()
-
-
 def test_a_module_holds_all_that_an_app_needs(module: Path) -> None:
     place = assets(module)
     assert json.loads((place / "labels.json").read_text()) == ["blue", "green", "plain", "red"]

@@ -198,7 +198,7 @@ class TestBuilt:
         cause = f"likely cause: {FAULTS[fault]} ({fault})"
         assert any(cause in line for line in report["problems"])
 
-    def test_an_output_that_is_wrong_is_told_apart_from_a_wrong_input(self, demo: Demo) -> None:
+    def test_a_wrong_output_is_distinguished_from_a_wrong_input(self, demo: Demo) -> None:
         report = demo.self_test(
             "{run: async input => { const {embedding, ...rest} = await demo.model.runTensor(input);"
             " return {...rest, embedding: embedding.map(value => 1.2 * value + 0.1)} }}"

@@ -25,14 +25,14 @@ def test_every_layer_is_told_with_its_error_and_the_range_that_it_reads(made_int
     assert "top1 agreement" in found.headline()
 
 
-def test_counted_decisions_stand_beside_what_was_tried(made_int8: Path) -> None:
+def test_agreement_of_acceptance_photos_stands_beside_what_was_tried(made_int8: Path) -> None:
     """They say why what comes nearest need not be what was taken."""
     found = explain(made_int8)
     assert set(found.counted) <= set(found.tried)
     counted = {"fisher": CandidateScore(agreement=0.988, distance=0.1, photos=256)}
     text = dataclasses.replace(found, counted=counted).to_text()
     (line,) = [line for line in text.splitlines() if line.startswith("  fisher   ")]
-    assert line.endswith("; counted 98.8% of 256")
+    assert line.endswith("; 98.8% of 256 acceptance photos")
 
 
 def test_what_stayed_in_float_is_told_by_its_reason(made_int8: Path) -> None:

@@ -4,12 +4,21 @@ import pytest
 
 from edgeseed.core.errors import UnknownNameError
 from edgeseed.export.quantize.config import QuantizeConfig
-from edgeseed.export.quantize.ranges.observers import METHODS
+from edgeseed.export.quantize.ranges.observers import METHODS, RETIRED
 
 
 @pytest.mark.parametrize("calibrator", ["auto", *METHODS])
 def test_every_way_of_choosing_ranges_can_be_named(calibrator: str) -> None:
     assert QuantizeConfig(calibrator=calibrator).calibrator == calibrator
+
+
+@pytest.mark.parametrize("name", RETIRED)
+def test_a_calibrator_that_is_gone_says_what_is_used_instead(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert QuantizeConfig(calibrator=name).calibrator == RETIRED[name]
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"calibrator={name} is no longer there: {RETIRED[name]} is used instead" in said
 
 
 def test_an_unknown_calibrator_suggests_the_nearest() -> None:

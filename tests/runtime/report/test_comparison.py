@@ -98,12 +98,12 @@ def test_a_page_of_results_that_do_not_count_says_so_first(make_result: Any) -> 
     assert "No result here is valid. tiny-fp32: it ended 1.3 times as slow." in page
 
 
-def test_two_that_cannot_be_told_apart_are_not_ranked_in_words(make_result: Any) -> None:
+def test_two_that_are_indistinguishable_are_not_ranked_in_words(make_result: Any) -> None:
     page = render_comparison(
         compare([make_result(folder="a"), make_result(folder="b", median_ms=5.0005, seed=1)])
     )
 
-    assert "which cannot be told apart from" in page
+    assert "which is indistinguishable from" in page
 
 
 def test_a_page_of_a_busy_machine_speaks_of_p50(make_result: Any) -> None:

@@ -13,13 +13,13 @@ from edgeseed.export.quantize.corrections import bias_correction
 from edgeseed.export.quantize.corrections.bias_correction import (
     Spread,
     correct,
+    expected_spreads,
     layer_spreads,
-    wanted_spreads,
 )
 from edgeseed.export.quantize.graph.layout import plan_layout
 from edgeseed.export.quantize.graph.rewriting import insert_quantization
 from edgeseed.export.quantize.graph.simulation import simulate
-from edgeseed.export.quantize.ranges.statistics import calibrate, numbers_by_method
+from edgeseed.export.quantize.ranges.statistics import calibrate, scales_by_method
 from edgeseed.export.quantize.scheme import IntegerFormat, Scheme
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
@@ -36,16 +36,16 @@ def test_corrected_layers_keep_their_means_and_with_gains_their_deviations(
     graph = float_graph(build_program(tiny_student(trained=False), tiny_preprocess()))
     layout = plan_layout(graph.graph, scheme)
     photos = Photos(pixels=pixels)
-    numbers = numbers_by_method(calibrate(graph, layout, photos), layout, scheme, "percentile")
-    quantized = simulate(insert_quantization(graph, layout, numbers, scheme))
-    wanted = wanted_spreads(layer_spreads(graph, layout.layers, photos), layout)
+    scales = scales_by_method(calibrate(graph, layout, photos), layout, scheme, "photos")
+    quantized = simulate(insert_quantization(graph, layout, scales, scheme))
+    wanted = expected_spreads(layer_spreads(graph, layout.layers, photos), layout)
     found = correct(quantized, wanted, photos, gains=gains)
     assert bool(found.gains) == gains
-    corrected = dataclasses.replace(numbers, bias_corrections=found.biases, gains=found.gains)
+    corrected = dataclasses.replace(scales, bias_corrections=found.biases, gains=found.gains)
     names = layer_names(graph)
     truth = layer_outputs(graph, pixels, names)
     shifts, shrinks = [], []
-    for made in (numbers, corrected):
+    for made in (scales, corrected):
         values = layer_outputs(
             simulate(insert_quantization(graph, layout, made, scheme)), pixels, names
         )
@@ -136,14 +136,14 @@ def with_gain(
     """The constants of a layer, those of the same with a gain, and the gain."""
     graph = float_graph(build_program(tiny_student(), tiny_preprocess()))
     layout = plan_layout(graph.graph, scheme)
-    numbers = numbers_by_method(
+    scales = scales_by_method(
         calibrate(graph, layout, Photos(pixels=pixels)), layout, scheme, "minmax"
     )
     name = layout.layers[1]
-    plain = constants_of(insert_quantization(graph, layout, numbers, scheme), name)
+    plain = constants_of(insert_quantization(graph, layout, scales, scheme), name)
     gain = torch.linspace(0.6, 1.7, len(plain["weight_scales"]))
-    numbers = dataclasses.replace(numbers, gains={name: gain})
-    return plain, constants_of(insert_quantization(graph, layout, numbers, scheme), name), gain
+    scales = dataclasses.replace(scales, gains={name: gain})
+    return plain, constants_of(insert_quantization(graph, layout, scales, scheme), name), gain
 
 
 def constants_of(graph_module: torch.fx.GraphModule, layer: str) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from edgeseed.export.program import build_program, constant, float_graph, trace
 from edgeseed.export.proof.reference import layer_outputs
 from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.corrections.equalization import (
-    Evened,
+    Equalization,
     apply_factors,
     equalize_channels,
 )
@@ -65,12 +65,12 @@ def test_channels_in_front_of_a_depthwise_layer_get_the_same_range(small: Photos
     graph = graph_of(Expanded(nn.ReLU()))
     image = torch.from_numpy(small.pixels).float()
     (before,) = outputs(graph, image)
-    evened = equalize_channels(graph, small)
+    equalizations = equalize_channels(graph, small)
     (after,) = outputs(graph, image)
     assert float((after - before).abs().max()) < 1e-6 * float(before.abs().max())
     x = layer_outputs(graph, small.pixels, ["relu"])["relu"].max(axis=(0, 2, 3))
     assert x.max() / x.min() < 2**0.3  # 16 before; the steps are quarters of an octave
-    assert evened["conv2d"].gain > 1.3
+    assert equalizations["conv2d"].gain > 1.3
 
 
 @pytest.mark.parametrize("activation", [nn.Hardswish(), nn.SiLU(), nn.ReLU6(), nn.Hardsigmoid()])
@@ -87,10 +87,10 @@ def test_a_skip_binds_what_is_added(small: Photos) -> None:
     (before,) = outputs(graph, image)
     names = ["conv2d", "conv2d_2"]
     layers = layer_outputs(graph, small.pixels, names)
-    evened = equalize_channels(graph, small)
+    equalizations = equalize_channels(graph, small)
     (after,) = outputs(graph, image)
     assert float((after - before).abs().max()) < 1e-5 * float(before.abs().max())
-    assert evened
+    assert equalizations
     now = layer_outputs(graph, small.pixels, names)
     first, second = (
         np.abs(layers[n]).max((0, 2, 3)) / np.abs(now[n]).max((0, 2, 3)) for n in names
@@ -111,8 +111,10 @@ def test_an_even_tensor_is_left_as_it_is(small: Photos) -> None:
 
 def test_recorded_factors_are_applied_again(small: Photos) -> None:
     graph, again = graph_of(Expanded(nn.ReLU())), graph_of(Expanded(nn.ReLU()))
-    evened = equalize_channels(graph, small)
-    apply_factors(again, {n: Evened.from_dict(each.to_dict()) for n, each in evened.items()})
+    equalizations = equalize_channels(graph, small)
+    apply_factors(
+        again, {n: Equalization.from_dict(each.to_dict()) for n, each in equalizations.items()}
+    )
     for left, right in zip(graph.graph.nodes, again.graph.nodes, strict=True):
         if left.op == "get_attr":
             assert constant(graph, left).equal(constant(again, right))

@@ -17,7 +17,7 @@ from support.export import (
 from edgeseed.export import export
 from edgeseed.export.program import build_program, constant, float_graph, input_of
 from edgeseed.export.quantize.corrections.equalization import equalize_channels
-from edgeseed.export.quantize.corrections.float_embedding import free_embedding, tail_of
+from edgeseed.export.quantize.corrections.float_embedding import keep_embedding_in_float, tail_of
 from edgeseed.export.quantize.graph.layout import plan_layout
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
@@ -32,7 +32,7 @@ def test_the_last_convolution_becomes_a_matrix_and_nothing_changes(pixels: Pixel
     image = torch.from_numpy(pixels[:4]).float()
     with torch.no_grad():
         before = graph(image)
-        assert free_embedding(graph)
+        assert keep_embedding_in_float(graph)
         factors = equalize_channels(graph, Photos(pixels=pixels))
         after = graph(image)
     for value, truth in zip(after, before, strict=True):
@@ -52,14 +52,14 @@ def test_a_network_that_ends_otherwise_is_left_alone(name: str) -> None:
     network = tiny_student(name, trained=False)
     graph = float_graph(build_program(network, tiny_preprocess()))
     before = [node.name for node in graph.graph.nodes]
-    assert not free_embedding(graph)
+    assert not keep_embedding_in_float(graph)
     assert before == [node.name for node in graph.graph.nodes]
 
 
 def test_only_what_the_head_reads_is_rounded() -> None:
     network = tiny_student("mobilenetv3_small_050", trained=False)
     graph = float_graph(build_program(network, tiny_preprocess()))
-    free_embedding(graph)
+    keep_embedding_in_float(graph)
     tail = tail_of(graph.graph)
     assert tail is not None
     layer, activation = tail

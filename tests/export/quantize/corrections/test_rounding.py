@@ -22,7 +22,7 @@ from edgeseed.export.quantize.graph.layout import plan_layout
 from edgeseed.export.quantize.graph.rewriting import insert_quantization
 from edgeseed.export.quantize.graph.simulation import simulate
 from edgeseed.export.quantize.quantize import quantize
-from edgeseed.export.quantize.ranges.statistics import calibrate, numbers_by_method
+from edgeseed.export.quantize.ranges.statistics import calibrate, scales_by_method
 from edgeseed.export.quantize.scheme import INT8_SYMMETRIC, IntegerFormat, Scheme
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
@@ -157,14 +157,14 @@ def test_a_network_comes_nearer_and_its_integers_are_those_that_were_chosen(
     graph = float_graph(build_program(tiny_student(), tiny_preprocess()))
     layout = plan_layout(graph.graph, coarse)
     photos = Photos(pixels=pixels)
-    numbers = numbers_by_method(calibrate(graph, layout, photos), layout, coarse, "minmax")
-    quantized = insert_quantization(graph, layout, numbers, coarse)
+    scales = scales_by_method(calibrate(graph, layout, photos), layout, coarse, "minmax")
+    quantized = insert_quantization(graph, layout, scales, coarse)
     rounded = round_weights(
         quantized, input_moments(simulate(quantized), layout.layers, photos),
-        numbers.weight_scales, coarse, centered=False,
+        scales.weight_scales, coarse, centered=False,
     )  # fmt: skip
     assert set(rounded) == set(layout.layers)
-    found = dataclasses.replace(numbers, rounded=rounded)
+    found = dataclasses.replace(scales, rounded=rounded)
     made = simulate(insert_quantization(graph, layout, found, coarse))
     names = layer_names(graph)
     truth = layer_outputs(graph, pixels, names)
@@ -187,13 +187,13 @@ def test_one_rounding_serves_all_ways_of_calibrating(
     photos = Photos(pixels=pixels)
     statistics = calibrate(graph, layout, photos)
     rounded, moments = [], None
-    for method in ("minmax", "percentile"):
-        numbers = numbers_by_method(statistics, layout, coarse, method)
-        quantized = insert_quantization(graph, layout, numbers, coarse)
+    for method in ("minmax", "photos"):
+        scales = scales_by_method(statistics, layout, coarse, method)
+        quantized = insert_quantization(graph, layout, scales, coarse)
         moments = moments or input_moments(simulate(quantized), layout.layers, photos)
         rounded.append(
             round_weights(
-                quantized, moments, numbers.weight_scales, coarse, centered=True
+                quantized, moments, scales.weight_scales, coarse, centered=True
             )
         )  # fmt: skip
     assert all(torch.equal(rounded[0][name], rounded[1][name]) for name in layout.layers)

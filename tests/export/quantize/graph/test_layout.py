@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from edgeseed.export.program import build_program, example_input, float_graph, trace
 from edgeseed.export.quantize.graph.layout import Kind, layers_around, operator_of, plan_layout
 from edgeseed.export.quantize.graph.rewriting import insert_quantization
-from edgeseed.export.quantize.ranges.statistics import calibrate, numbers_by_method
+from edgeseed.export.quantize.ranges.statistics import calibrate, scales_by_method
 from edgeseed.export.quantize.scheme import IntegerFormat, Scheme
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
@@ -83,8 +83,8 @@ def test_the_factor_of_the_normalisation_is_folded_exactly() -> None:
     )
     layout = plan_layout(graph.graph, fine)
     statistics = calibrate(graph, layout, some)
-    numbers = numbers_by_method(statistics, layout, fine, "minmax")
-    found = insert_quantization(graph, layout, numbers, fine)
+    scales = scales_by_method(statistics, layout, fine, "minmax")
+    found = insert_quantization(graph, layout, scales, fine)
     assert all(node.target is not torch.ops.aten.mul.Tensor for node in found.graph.nodes)
     image = torch.from_numpy(some.pixels).float()
     with torch.no_grad():

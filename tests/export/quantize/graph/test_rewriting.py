@@ -17,7 +17,7 @@ from edgeseed.export.quantize.graph.rewriting import (
     quantizer_of_kind,
 )
 from edgeseed.export.quantize.graph.simulation import fake_quantize, fake_quantize_, simulate
-from edgeseed.export.quantize.ranges.statistics import calibrate, numbers_by_method
+from edgeseed.export.quantize.ranges.statistics import calibrate, scales_by_method
 from edgeseed.export.quantize.scheme import IntegerFormat, Scheme
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
@@ -53,8 +53,8 @@ def quantized(
 ) -> tuple[fx.GraphModule, Layout, TensorScales]:
     layout = plan_layout(graph.graph, scheme)
     statistics = calibrate(graph, layout, Photos(pixels=pixels))
-    numbers = numbers_by_method(statistics, layout, scheme, "minmax")
-    return insert_quantization(graph, layout, numbers, scheme), layout, numbers
+    scales = scales_by_method(statistics, layout, scheme, "minmax")
+    return insert_quantization(graph, layout, scales, scheme), layout, scales
 
 
 def run(graph: fx.GraphModule, pixels: Pixels) -> tuple[Tensor, ...]:
@@ -100,10 +100,10 @@ def test_the_photo_is_read_exactly_also_at_its_edge(pixels: Pixels) -> None:
     )
     image = next(name for name, kind in layout.points.items() if kind is Kind.IMAGE)
     statistics = calibrate(graph, layout, Photos(pixels=pixels))
-    numbers = numbers_by_method(statistics, layout, FINE, "minmax")
+    scales = scales_by_method(statistics, layout, FINE, "minmax")
     photo = quantizer_of_kind(Kind.IMAGE, 0, 255, bytes_only.activation)
-    numbers = dataclasses.replace(numbers, quantizers={**numbers.quantizers, image: photo})
-    found = run(insert_quantization(graph, layout, numbers, FINE), pixels)[0]
+    scales = dataclasses.replace(scales, quantizers={**scales.quantizers, image: photo})
+    found = run(insert_quantization(graph, layout, scales, FINE), pixels)[0]
     assert relative(found, run(graph, pixels)[0]) < 1e-3
 
 
@@ -145,8 +145,8 @@ def test_a_layer_kept_in_float_reads_and_writes_float(pixels: Pixels) -> None:
     layout = plan_layout(graph.graph, SCHEME, keep_float=keep)
     assert layout.floats["conv2d_3"] == "a test"
     statistics = calibrate(graph, layout, Photos(pixels=pixels))
-    numbers = numbers_by_method(statistics, layout, SCHEME, "minmax")
-    found = insert_quantization(graph, layout, numbers, SCHEME)
+    scales = scales_by_method(statistics, layout, SCHEME, "minmax")
+    found = insert_quantization(graph, layout, scales, SCHEME)
     (kept,) = [node for node in found.graph.nodes if node.name == "conv2d_3"]
     assert kept.args[1].op == "get_attr"
     assert relative(run(found, pixels)[0], run(graph, pixels)[0]) < 0.5

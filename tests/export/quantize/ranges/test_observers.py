@@ -117,19 +117,19 @@ def _photos_with_one_in_fifty_far_out(factor: float) -> torch.Tensor:
 
 
 def test_a_photo_far_from_the_others_counts_as_one() -> None:
-    """Its values are two in a hundred: a percentile of values keeps them all."""
+    """Its values are two in a hundred, and it is one of fifty photos."""
     values = _photos_with_one_in_fifty_far_out(30)
     tops = {
         method: choose_quantizer(seen(*values.split(64)), method, Kind.FREE, UINT8).range[1]
-        for method in ("photos", "percentile")
+        for method in ("photos", "minmax")
     }
     own = float(_photos_with_one_in_fifty_far_out(1).amax(dim=(1, 2, 3)).quantile(0.97))
     assert tops["photos"] == pytest.approx(own, rel=0.1)
-    assert tops["percentile"] > 5 * own
+    assert tops["minmax"] > 5 * own
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(30.0, 10), (1.0, 0)])
-def test_photos_far_from_the_others_are_told_apart(factor: float, expected: int) -> None:
+def test_photos_far_from_the_others_are_not_typical(factor: float, expected: int) -> None:
     calm = seen(*_photos_with_one_in_fifty_far_out(1).split(64))
     wild = seen(*_photos_with_one_in_fifty_far_out(factor).split(64))
     typical = typical_photos([calm, wild], 500)
@@ -142,7 +142,7 @@ def test_a_tensor_that_is_always_zero_makes_no_photo_odd() -> None:
     assert typical_photos([seen(torch.zeros(40, 3))], 40).all()
 
 
-def test_whether_photos_are_told_apart_does_not_depend_on_the_order_of_memory() -> None:
+def test_which_photos_are_typical_does_not_depend_on_the_order_of_memory() -> None:
     values = _photos_with_one_in_fifty_far_out(30)
     other = values.to(memory_format=torch.channels_last)
     assert (typical_photos([seen(values)], 500) == typical_photos([seen(other)], 500)).all()

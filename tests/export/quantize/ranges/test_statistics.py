@@ -13,8 +13,8 @@ from edgeseed.export.quantize.ranges.statistics import (
     _random_projection,
     calibrate,
     gradient_weighted_statistics,
-    numbers_by_method,
     rounding_costs,
+    scales_by_method,
 )
 from edgeseed.export.quantize.scales import Quantizer
 from edgeseed.export.quantize.schemes import SCHEMES
@@ -83,9 +83,9 @@ def test_what_rounding_costs_is_known_without_rounding() -> None:
     scheme = SCHEMES.load("arm")
     layout = plan_layout(graph.graph, scheme)
     weighted = gradient_weighted_statistics(graph, layout, photos)
-    numbers = numbers_by_method(calibrate(graph, layout, photos), layout, scheme, "minmax")
-    coarse = {name: _coarse(numbers.quantizers[name]) for name in weighted}
-    costs = rounding_costs(weighted, dataclasses.replace(numbers, quantizers=coarse))
+    scales = scales_by_method(calibrate(graph, layout, photos), layout, scheme, "minmax")
+    coarse = {name: _coarse(scales.quantizers[name]) for name in weighted}
+    costs = rounding_costs(weighted, dataclasses.replace(scales, quantizers=coarse))
     assert len(costs) > 50
     measured = {name: _moved(graph, name, coarse[name], photos) for name in costs}
     logarithms = np.log([[found[name] for name in costs] for found in (costs, measured)])

@@ -20,7 +20,7 @@ from edgeseed.export.quantize.graph.layout import Kind, Layout, plan_layout
 from edgeseed.export.quantize.graph.rewriting import insert_quantization, quantizer_of_kind
 from edgeseed.export.quantize.graph.simulation import simulate
 from edgeseed.export.quantize.quantize import quantize
-from edgeseed.export.quantize.ranges.statistics import calibrate, numbers_by_method
+from edgeseed.export.quantize.ranges.statistics import calibrate, scales_by_method
 from edgeseed.export.quantize.scheme import Scheme
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
@@ -41,10 +41,10 @@ def quantized(
     graph: fx.GraphModule, scheme: Scheme, pixels: Pixels
 ) -> tuple[fx.GraphModule, Layout]:
     layout = plan_layout(graph.graph, scheme)
-    numbers = numbers_by_method(
+    scales = scales_by_method(
         calibrate(graph, layout, Photos(pixels=pixels)), layout, scheme, "minmax"
     )
-    return insert_quantization(graph, layout, numbers, scheme), layout
+    return insert_quantization(graph, layout, scales, scheme), layout
 
 
 def run(graph: fx.GraphModule, pixels: Pixels) -> list[Tensor]:

@@ -57,10 +57,10 @@ def test_what_sees_one_position_stays_in_float() -> None:
 def test_of_a_residual_sum_the_skip_is_stored_and_the_layers_result_is_not() -> None:
     graph, layout = plan()
     assert layout.operators["add"] == "add"
-    numbers = TensorScales(
+    scales = TensorScales(
         quantizers={name: quantizer_for_range(-1, 1, SCHEME.activation) for name in layout.points}
     )
-    quantized = insert_quantization(graph, layout, numbers, SCHEME)
+    quantized = insert_quantization(graph, layout, scales, SCHEME)
     (added,) = [node for node in quantized.graph.nodes if node.name == "add"]
     targets = {str(source.target) for source in added.all_input_nodes}
     assert targets == {"aten.conv2d.default", "quantized_decomposed.dequantize_per_tensor.default"}

@@ -24,14 +24,14 @@ def numbers_of(photos: Photos | None) -> set[int]:
     return {250 * int(p[0, 0, 0]) + int(p[1, 0, 0]) for p in np.asarray(photos.pixels)}
 
 
-def deal(
-    given: int, left: int, tmp_path: Path, *, required: float = 0.98, learning: bool = False
+def divide(
+    given: int, left: int, tmp_path: Path, *, gate_limit: float = 0.98, learning: bool = False
 ) -> PhotoSplit:
     photos = Photos(pixels=np.ascontiguousarray(numbered(0, given).transpose(0, 3, 1, 2)))
     others = photos_from_arrays(numbered(given, max(1, left)), None, name="others")
     preprocess = Preprocess(image_size=SIZE, resize=SIZE)
     reserve = Reserve(others, np.arange(left), preprocess, tmp_path)
-    return PhotoSplit.deal(photos, reserve, required=required, learning=learning)
+    return PhotoSplit.divide(photos, reserve, gate_limit=gate_limit, learning=learning)
 
 
 @pytest.mark.parametrize("learning", [False, True])
@@ -40,7 +40,7 @@ def deal(
 def test_no_photo_has_two_uses_but_those_that_rank(
     given: int, left: int, learning: bool, tmp_path: Path
 ) -> None:
-    split = deal(given, left, tmp_path, learning=learning)
+    split = divide(given, left, tmp_path, learning=learning)
     assert split.reserve is not None
     uses = [
         numbers_of(split.calibration),
@@ -58,27 +58,27 @@ def test_agreement_is_counted_on_as_many_photos_as_tell_the_gate(tmp_path: Path)
     # At 98 %, a standard error of a quarter of 2 % takes 784 photos; at 90 %, 144, of which those
     # that rank are more.
     counts = {
-        required: len(numbers_of(deal(512, 3000, tmp_path, required=required).acceptance))
-        for required in (0.98, 0.9, 1.0)
+        gate_limit: len(numbers_of(divide(512, 3000, tmp_path, gate_limit=gate_limit).acceptance))
+        for gate_limit in (0.98, 0.9, 1.0)
     }
     assert counts == {0.98: 784, 0.9: 512, 1.0: 2048}
 
 
 def test_where_fewer_are_left_than_rank_nothing_is_taken_from_them(tmp_path: Path) -> None:
-    split = deal(512, 300, tmp_path)
+    split = divide(512, 300, tmp_path)
     assert split.acceptance is None
     assert split.reserve is not None
     assert len(split.reserve) == 300
 
 
 def test_half_is_left_to_be_learnt_on(tmp_path: Path) -> None:
-    split = deal(100, 2000, tmp_path, required=1.0, learning=True)
+    split = divide(100, 2000, tmp_path, gate_limit=1.0, learning=True)
     assert split.reserve is not None
     assert len(split.reserve) >= 1000
 
 
 def test_without_further_photos_there_are_none() -> None:
     photos = Photos(pixels=np.zeros((40, 3, SIZE, SIZE), np.uint8))
-    split = PhotoSplit.deal(photos, None, required=0.98, learning=False)
+    split = PhotoSplit.divide(photos, None, gate_limit=0.98, learning=False)
     assert (split.acceptance, split.reserve) == (None, None)
     assert (len(split.calibration), len(split.held_out), len(split.ranking)) == (30, 10, 40)

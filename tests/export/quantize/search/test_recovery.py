@@ -17,7 +17,7 @@ from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.graph.layout import Kind, Layout, plan_layout
 from edgeseed.export.quantize.graph.rewriting import UNROUNDED, TensorScales, insert_quantization
 from edgeseed.export.quantize.graph.simulation import simulate
-from edgeseed.export.quantize.ranges.statistics import calibrate, numbers_by_method
+from edgeseed.export.quantize.ranges.statistics import calibrate, scales_by_method
 from edgeseed.export.quantize.scheme import IntegerFormat, Scheme
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.quantize.search import recovery
@@ -39,20 +39,20 @@ class Coarse:
 
     graph: fx.GraphModule
     layout: Layout
-    numbers: TensorScales
+    scales: TensorScales
     scheme: Scheme
     learning: Photos
     ranking: Photos
 
-    def distance(self, numbers: TensorScales) -> float:
-        quantized = insert_quantization(self.graph, self.layout, numbers, self.scheme)
+    def distance(self, scales: TensorScales) -> float:
+        quantized = insert_quantization(self.graph, self.layout, scales, self.scheme)
         found = run_graph(simulate(quantized), self.ranking)
         return output_distance(found, run_graph(self.graph, self.ranking))
 
     def recover(self, **settings: float) -> TensorScales:
         config = RecoveryConfig(**settings)  # type: ignore[arg-type]  # whole numbers among them
         return recover(
-            self.graph, self.layout, self.numbers, self.scheme, self.learning,
+            self.graph, self.layout, self.scales, self.scheme, self.learning,
             distance=self.distance, config=config,
         )  # fmt: skip
 
@@ -65,9 +65,9 @@ def coarse() -> Coarse:
     graph = float_graph(build_program(tiny_student(), tiny_preprocess()))
     layout = plan_layout(graph.graph, scheme)
     learning, ranking = (_photos(first, first + 12) for first in (300, 400))
-    numbers = numbers_by_method(calibrate(graph, layout, learning), layout, scheme, "minmax")
+    scales = scales_by_method(calibrate(graph, layout, learning), layout, scheme, "minmax")
     return Coarse(
-        graph=graph, layout=layout, numbers=numbers, scheme=scheme, learning=learning,
+        graph=graph, layout=layout, scales=scales, scheme=scheme, learning=learning,
         ranking=ranking,
     )  # fmt: skip
 
@@ -91,17 +91,17 @@ def test_photos_it_has_not_seen_are_decided_more_as_the_float_student_does(
     coarse: Coarse, recovered: TensorScales
 ) -> None:
     assert recovered.learned
-    assert coarse.distance(recovered) < 0.75 * coarse.distance(coarse.numbers)
+    assert coarse.distance(recovered) < 0.75 * coarse.distance(coarse.scales)
 
 
 def test_the_graph_keeps_its_form_and_its_zero_points(
     coarse: Coarse, recovered: TensorScales
 ) -> None:
-    for name, start in coarse.numbers.quantizers.items():
+    for name, start in coarse.scales.quantizers.items():
         assert recovered.quantizers[name].zero_point == start.zero_point
     before, after = (
-        insert_quantization(coarse.graph, coarse.layout, numbers, coarse.scheme)
-        for numbers in (coarse.numbers, recovered)
+        insert_quantization(coarse.graph, coarse.layout, scales, coarse.scheme)
+        for scales in (coarse.scales, recovered)
     )
     assert [(n.op, n.target) for n in before.graph.nodes] == [
         (n.op, n.target) for n in after.graph.nodes
@@ -118,13 +118,13 @@ def test_what_was_learnt_is_what_is_written(
     """
     monkeypatch.setattr(recovery, "_RANGE_RATE", range_rate)
     config = RecoveryConfig(steps=4, batch_size=8)
-    quantized = insert_quantization(coarse.graph, coarse.layout, coarse.numbers, coarse.scheme)
+    quantized = insert_quantization(coarse.graph, coarse.layout, coarse.scales, coarse.scheme)
     learner = _Learner(quantized, coarse.layout, coarse.scheme, config)
     images = torch.from_numpy(coarse.learning.pixels[:8]).float()
     for step in range(config.steps):
         learner.update(coarse.graph, images, step)
-    numbers = learner.numbers_from(coarse.numbers)
-    shipped = simulate(insert_quantization(coarse.graph, coarse.layout, numbers, coarse.scheme))
+    scales = learner.scales_from(coarse.scales)
+    shipped = simulate(insert_quantization(coarse.graph, coarse.layout, scales, coarse.scheme))
     with torch.no_grad():
         for learnt, written in zip(learner.student(images), shipped(images), strict=True):
             assert float((learnt - written).norm() / written.norm()) < 1e-3
@@ -133,7 +133,7 @@ def test_what_was_learnt_is_what_is_written(
 def test_ranges_that_are_no_functions_own_learn(coarse: Coarse, recovered: TensorScales) -> None:
     moved = {
         coarse.layout.points[name]
-        for name, start in coarse.numbers.quantizers.items()
+        for name, start in coarse.scales.quantizers.items()
         if recovered.quantizers[name].scale != start.scale
     }
     assert Kind.FREE in moved
@@ -150,9 +150,9 @@ def test_a_range_far_too_wide_is_narrowed(coarse: Coarse) -> None:
     kinds = coarse.layout.points
     wide = {
         name: quantizer.stretched(8.0) if kinds[name] in (Kind.FREE, Kind.RELU) else quantizer
-        for name, quantizer in coarse.numbers.quantizers.items()
+        for name, quantizer in coarse.scales.quantizers.items()
     }
-    start = dataclasses.replace(coarse.numbers, quantizers=wide)
+    start = dataclasses.replace(coarse.scales, quantizers=wide)
     found = recover(
         coarse.graph, coarse.layout, start, coarse.scheme, coarse.learning,
         distance=lambda _: float(next(falling)),
@@ -165,7 +165,7 @@ def test_a_range_far_too_wide_is_narrowed(coarse: Coarse) -> None:
 def test_biases_move_in_units_of_their_channel(coarse: Coarse, recovered: TensorScales) -> None:
     """A unit of zero would leave every bias where it was, without a word."""
     learned = recovered.learned
-    quantized = insert_quantization(coarse.graph, coarse.layout, coarse.numbers, coarse.scheme)
+    quantized = insert_quantization(coarse.graph, coarse.layout, coarse.scales, coarse.scheme)
     layers = _Learner(quantized, coarse.layout, coarse.scheme, RecoveryConfig()).layers
     moved = [layer.name for layer in layers if not layer.bias.equal(learned[layer.name][1])]
     assert len(moved) == len(layers)
@@ -173,7 +173,7 @@ def test_biases_move_in_units_of_their_channel(coarse: Coarse, recovered: Tensor
 
 def test_without_a_gain_nothing_changes(coarse: Coarse) -> None:
     """A rate that wrecks the network, on photos that judge it: the start is the best."""
-    assert coarse.recover(steps=6, lr=50.0, batch_size=8) is coarse.numbers
+    assert coarse.recover(steps=6, lr=50.0, batch_size=8) is coarse.scales
 
 
 def test_a_seed_gives_the_same_weights(coarse: Coarse) -> None:
@@ -244,12 +244,12 @@ def test_what_was_learnt_is_not_taken_where_it_keeps_fewer_decisions_or_is_farth
     """
 
     def forget(
-        graph: fx.GraphModule, layout: Layout, numbers: TensorScales, *rest: Any, **settings: Any
+        graph: fx.GraphModule, layout: Layout, scales: TensorScales, *rest: Any, **settings: Any
     ) -> TensorScales:
-        quantized = insert_quantization(graph, layout, numbers, coarse.scheme)
+        quantized = insert_quantization(graph, layout, scales, coarse.scheme)
         (head,) = [node for node in quantized.graph.nodes if node.name == "linear"]
         weight, bias = head.meta[UNROUNDED]
-        return dataclasses.replace(numbers, learned={"linear": (share * weight, share * bias)})
+        return dataclasses.replace(scales, learned={"linear": (share * weight, share * bias)})
 
     monkeypatch.setattr(quantize, "recover", forget)
     program = build_program(tiny_student(), tiny_preprocess())

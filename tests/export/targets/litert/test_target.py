@@ -2,72 +2,28 @@
 
 import dataclasses
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from support.export import CLASSES, SIZE, lively, tinted_photo, tiny_preprocess, tiny_student
-from torch import Tensor, fx, nn
+from support.export import SIZE, tiny_preprocess, tiny_student
+from support.litert import kinds, write
+from torch import Tensor, nn
 
 from edgeseed.core.agreement import relative_error
 from edgeseed.core.bundle import read_bundle, seal_bundle
 from edgeseed.core.errors import ArtifactError, MissingDependencyError, UsageError, WorkError
-from edgeseed.core.network import StudentNetwork, build_student
-from edgeseed.core.student import Architecture, StudentSpec
+from edgeseed.core.network import StudentNetwork
 from edgeseed.export import export, verify
-from edgeseed.export.program import build_program, output_names, trace
+from edgeseed.export.program import trace
 from edgeseed.export.proof.reference import reference_outputs
-from edgeseed.export.proof.rounding import simulate_integers
-from edgeseed.export.quantize.config import QuantizeConfig
-from edgeseed.export.quantize.quantize import quantize
-from edgeseed.export.quantize.schemes import SCHEMES
-from edgeseed.export.samples import Photos
-from edgeseed.export.target import Precision, WriteRequest
-from edgeseed.export.targets import TARGETS
 from edgeseed.export.targets.litert.flatbuffer import File
-from edgeseed.export.targets.litert.integers import multipliable
-from edgeseed.export.targets.litert.lowering import ConvGeometry, Lowering, factor_of
+from edgeseed.export.targets.litert.lowering import ConvGeometry, Lowering
 from edgeseed.export.targets.litert.model import LiteRTModel
 
 pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert: pip install edgeseed[litert]")
-
-
-def spec_of(network: StudentNetwork, name: str) -> StudentSpec:
-    return StudentSpec(
-        architecture=Architecture(name=name),
-        preprocess=tiny_preprocess(),
-        embedding_dim=network.embedding_dim,
-        classes=CLASSES,
-    )
-
-
-def quantized(network: StudentNetwork, pixels: Any) -> Any:
-    config = QuantizeConfig(calibrator="minmax", max_float_layers=0, bias_correction=False)
-    program = build_program(network, tiny_preprocess())
-    scheme = SCHEMES.load("litert")
-    return quantize(program, scheme, Photos(pixels=pixels), batch=1, config=config).program
-
-
-def write_program(program: Any, spec: StudentSpec, folder: Path, precision: Precision) -> Path:
-    folder.mkdir(exist_ok=True)
-    request = WriteRequest(
-        program=program, output_names=output_names(program), spec=spec, precision=precision,
-        batch=1, options={},
-    )  # fmt: skip
-    return Path(folder / TARGETS.load("litert").write(request, folder).model)
-
-
-def write(network: StudentNetwork, folder: Path, *, name: str = "test_efficientnet") -> Path:
-    """A float file."""
-    program = build_program(network, tiny_preprocess(), batch=1)
-    return write_program(program, spec_of(network, name), folder, "fp32")
-
-
-def kinds(path: Path) -> Counter[str]:
-    return Counter(each.kind for each in File(path.read_bytes()).operators)
 
 
 NETWORKS = [
@@ -124,123 +80,6 @@ def test_an_operator_that_litert_lacks_is_named() -> None:
     graph: Any = program.module(check_guards=False)
     with pytest.raises(WorkError, match=r"LiteRT cannot express .*aten\.special_entr\.default"):
         Lowering(graph).run(["embedding"])
-
-
-@pytest.fixture(scope="module")
-def swish() -> StudentNetwork:
-    return tiny_student("mobilenetv3_small_050", trained=False)
-
-
-@pytest.fixture(scope="module")
-def swish_program(swish: StudentNetwork) -> Any:
-    shown = [tiny_preprocess().pixels(tinted_photo(kind, 7)) for kind in CLASSES for _ in "ab"]
-    return quantized(swish, np.stack(shown))
-
-
-@pytest.fixture(scope="module")
-def swish_file(swish: StudentNetwork, swish_program: Any, workplace: Path) -> Path:
-    folder = workplace / "litert-swish"
-    return write_program(swish_program, spec_of(swish, "mobilenetv3_small_050"), folder, "int8")
-
-
-def test_hard_swish_is_a_sum_and_a_product_of_bytes(swish_file: Path) -> None:
-    file = File(swish_file.read_bytes())
-    # One is left, behind the layer that makes the embedding, which is float.
-    assert kinds(swish_file)["HARD_SWISH"] == 1
-    assert all(
-        file.dtype(each.outputs[0]) == "int8"
-        for each in file.operators
-        if each.kind in ("CONV_2D", "DEPTHWISE_CONV_2D")
-    )
-
-
-def test_a_factor_stands_in_the_name_and_in_the_scale(swish_file: Path) -> None:
-    file = File(swish_file.read_bytes())
-    factors = {factor_of(file.name(at)) for at in file.activations()}
-    assert 1.0 in factors
-    assert any(abs(each - 6) < 1e-3 for each in factors)
-
-
-def test_int8_computes_what_was_simulated(
-    swish_program: Any, swish_file: Path, pixels: Any
-) -> None:
-    found = LiteRTModel(swish_file, precision="int8", quantization=None).infer(pixels[:8])
-    wanted = simulate_integers(swish_program, pixels[:8], batch=1).outputs
-    for output, values in wanted.items():
-        norms = np.linalg.norm(found[output]) * np.linalg.norm(values)
-        assert np.sum(found[output] * values) / norms > 0.99, output
-
-
-def test_stored_scales_without_their_factors_are_the_programs(
-    swish_program: Any, swish_file: Path
-) -> None:
-    # A padded tensor lost the factor from its name, and seemed to have a wrong scale.
-    known = [
-        float(node.args[1])
-        for node in swish_program.graph.nodes
-        if node.target is torch.ops.quantized_decomposed.quantize_per_tensor.default
-    ]
-    file = File(swish_file.read_bytes())
-    for at in file.activations():
-        scales = file.scales(at)
-        assert scales is not None
-        scale = float(scales.scale[0]) / factor_of(file.name(at))
-        assert min(abs(scale / each - 1) for each in known) < 1e-5, file.name(at)
-
-
-def test_the_activation_behind_a_layer_that_gives_float_is_computed(
-    tmp_path: Path, pixels: Any
-) -> None:
-    # It was counted as part of the layer, which did not compute it.
-    torch.manual_seed(0)
-    variant = {"activation": "relu6", "drop_se": True}
-    architecture = Architecture(name="mobilenetv3_small_050", variant=variant)
-    network = lively(build_student(architecture, num_classes=len(CLASSES)), pixels)
-    program = quantized(network, pixels[:8])
-    path = write_program(program, spec_of(network, architecture.name), tmp_path, "int8")
-    found = LiteRTModel(path, precision="int8", quantization=None).infer(pixels[:4])["embedding"]
-    assert found.min() >= 0
-    assert found.max() <= 6
-
-
-def test_a_layer_of_zeros_runs(tmp_path: Path, pixels: Any) -> None:
-    # Its sums were 26,068 steps of its result each: LiteRT refused the file, or ended the process.
-    network = tiny_student("test_efficientnet")
-    norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm2d)]
-    with torch.no_grad():
-        norms[3].weight.zero_()
-        norms[3].bias.zero_()
-    program = quantized(network, pixels[:8])
-    path = write_program(program, spec_of(network, "test_efficientnet"), tmp_path, "int8")
-    found = LiteRTModel(path, precision="int8", quantization=None).infer(pixels[:4])
-    wanted = simulate_integers(program, pixels[:4], batch=1).outputs
-    for output, values in wanted.items():
-        assert relative_error(found[output], values) < 0.05, output
-
-
-def test_a_layer_whose_sums_are_far_coarser_than_its_result_is_named() -> None:
-    node = fx.Graph().placeholder("conv2d_4")
-    weights, bias = np.ones((2, 1, 1, 1), np.int8), np.zeros(2, np.int32)
-    weights[1] = 0
-    assert list(multipliable(node, np.array([255.0, 9e9]), weights, bias)) == [255.0, 1.0]
-    with pytest.raises(WorkError, match=r"conv2d_4: .*--keep-float conv2d_4"):
-        multipliable(node, np.array([256.0, 1.0]), weights, bias)
-    with pytest.raises(WorkError, match="conv2d_4"):
-        multipliable(node, np.array([1.0, 256.0]), weights, bias + 1)
-
-
-def test_a_layer_is_shown_before_its_activation(
-    network: StudentNetwork, tmp_path: Path, pixels: Any
-) -> None:
-    from edgeseed.export.proof.reference import comparable_graph, layer_names, layer_outputs
-
-    graph = comparable_graph(network, tiny_preprocess(), None)
-    names = layer_names(graph)
-    model = LiteRTModel(write(network, tmp_path), precision="fp32", quantization=None)
-    found, wanted = model.layers(pixels[:2], names), layer_outputs(graph, pixels[:2], names)
-    assert len(found) >= len(names) - 1  # the last one has the output's name
-    for name, values in found.items():
-        assert relative_error(values, wanted[name]) < 1e-4, name
 
 
 @pytest.fixture(scope="module")

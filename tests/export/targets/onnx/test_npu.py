@@ -1,14 +1,11 @@
 """The gate of the simulated NPU: with stand-ins for the simulator, and with itself where it is."""
 
-import dataclasses
 import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
@@ -17,7 +14,7 @@ from edgeseed.core.bundle import GateResult, read_bundle
 from edgeseed.core.errors import GateError
 from edgeseed.export import export, verify
 from edgeseed.export.target import NotRun
-from edgeseed.export.targets.onnx import npu, npu_worker
+from edgeseed.export.targets.onnx import npu
 from edgeseed.export.targets.onnx.target import TARGET
 
 IS_HERE = importlib.util.find_spec(npu.MODULE) is not None
@@ -202,44 +199,6 @@ def test_a_student_without_a_head_is_judged_by_its_embedding() -> None:
     assert npu.compare({"embedding": embedding}, {"embedding": embedding}, required=0.98)[0] == []
     other = {"embedding": np.roll(embedding, 1, axis=0)}
     assert npu.compare(other, {"embedding": embedding}, required=0.98)[0]
-
-
-@dataclasses.dataclass
-class FakeValue:
-    name: str
-    shape: list[int | str]
-
-
-class FakeSession:
-    """Doubles the mean of each photo."""
-
-    def __init__(self, batch: int | str) -> None:
-        self.batch, self.sizes = batch, list[int]()
-
-    def get_inputs(self) -> list[FakeValue]:
-        return [FakeValue("image", [self.batch, 3, 4, 4])]
-
-    def get_outputs(self) -> list[FakeValue]:
-        return [FakeValue("embedding", [self.batch, 1])]
-
-    def run(self, names: list[str], feeds: dict[str, Any]) -> list[npt.NDArray[np.float32]]:
-        assert names == ["embedding"]
-        self.sizes.append(len(feeds["image"]))
-        return [2 * feeds["image"].mean(axis=(1, 2, 3))[:, None]]
-
-
-@pytest.mark.parametrize("batch", [1, 2, 4, "batch"])
-def test_the_worker_runs_photos_in_the_batch_of_the_file(batch: int | str) -> None:
-    pixels = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 4, 4), np.uint8)
-    session = FakeSession(batch)
-    found = npu_worker.run(session, pixels, seconds=60)
-    assert found["embedding"].ravel().tolist() == [0, 2, 4, 6, 8]
-    assert set(session.sizes) == {batch if isinstance(batch, int) else 1}
-
-
-def test_the_worker_begins_no_photo_when_its_time_is_over() -> None:
-    found = npu_worker.run(FakeSession(1), np.ones((5, 3, 4, 4), np.uint8), seconds=-1)
-    assert len(found["embedding"]) == 1
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgeseed.export.targets.coreml.interpreter.operations import (
     activation,
+    convolution,
     elementwise,
     indexing,
     matrix,
@@ -18,11 +19,11 @@ from edgeseed.export.targets.coreml.interpreter.operations import (
     reduction,
     resizing,
     shaping,
-    windows,
 )
 
 OPERATIONS: Mapping[str, Callable[..., Any]] = {
     **activation.OPERATIONS,
+    **convolution.OPERATIONS,
     **elementwise.OPERATIONS,
     **indexing.OPERATIONS,
     **matrix.OPERATIONS,
@@ -31,7 +32,6 @@ OPERATIONS: Mapping[str, Callable[..., Any]] = {
     **reduction.OPERATIONS,
     **resizing.OPERATIONS,
     **shaping.OPERATIONS,
-    **windows.OPERATIONS,
 }
 """Operation type -> the function that computes it."""
 

@@ -1,4 +1,4 @@
-"""Convolutions and pools: what slides a window over the spatial axes."""
+"""Convolutions and pools."""
 
 from collections.abc import Callable, Mapping
 
