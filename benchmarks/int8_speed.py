@@ -13,9 +13,10 @@ both alike. Before each block nothing runs for a tenth of a second: ONNX Runtime
 for 34 ms after a run, and would take a core from whoever comes next. Then a block is run to wake
 up and not counted, as ExecuTorch's two threads are slow for some milliseconds after the pause. With
 one thread there is the processor's time as well, which a busy machine moves less: a process that
-has to wait is not charged for it. A run takes the photo in, computes and gives the outputs out, in
-every engine. Models are kept in `--out` and not made again; `--peers` makes an
-environment a peer in there (1 GB for OpenVINO; ExecuTorch and LiteRT's converter take torch along).
+has to wait is not charged for it. Each variant has a process of its own, and a run takes the photo
+in, computes and gives the outputs out, in every engine. Models are kept in `--out` and not made
+again; `--peers` makes an environment a peer in there (1 GB for OpenVINO; ExecuTorch and LiteRT's
+converter take torch along).
 """
 
 import argparse
@@ -49,9 +50,6 @@ from speed_networks import (
 from edgeseed.core.console import say
 from edgeseed.core.environment import environment
 from edgeseed.core.files import write_json
-from edgeseed.runtime.engine import Engine
-from edgeseed.runtime.engines.litert import LiteRTEngine
-from edgeseed.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edgeseed.runtime.machine import load_now, read_machine
 
 RESULT = Path(__file__).parent / "results/int8_speed.json"
@@ -175,31 +173,15 @@ def peer_python(peer: str, out: Path) -> Path:
 # ------------------------------------------------------------------------------------- timing
 
 
-def our_block(model: Path, threads: int) -> Block:
+def our_command(model: Path, threads: int) -> list[str]:
     """ONNX Runtime or LiteRT as `edgeseed profile` opens it."""
-    photo = np.load(model.parent.parent / "photos.npy")[:1]
-    engine: Engine
-    if model.suffix == ".onnx":
-        engine = OnnxRuntimeEngine.open(model, unit="cpu", threads=threads)
-        feeds = {"image": photo.astype(np.float32)}
-    else:
-        engine = LiteRTEngine.open(model, unit="xnnpack", threads=threads)
-        feeds = {"image": np.ascontiguousarray(photo.transpose(0, 2, 3, 1))}
-
-    def block(runs: int) -> list[Sample]:
-        samples = []
-        for _ in range(runs):
-            clock, used = time.perf_counter_ns(), time.process_time_ns()
-            engine.infer(feeds)
-            samples.append((time.perf_counter_ns() - clock, time.process_time_ns() - used))
-        return samples
-
-    return block
+    worker, photos_file = PEERS_FOLDER / "our_worker.py", model.parent.parent / "photos.npy"
+    return [sys.executable, str(worker), str(model), str(photos_file), str(threads)]
 
 
 @contextmanager
 def peer_block(command: list[str]) -> Iterator[tuple[Block, dict[str, str]]]:
-    """A worker in a peer's environment."""
+    """A worker in a process, and where it is a peer an environment, of its own."""
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -234,14 +216,16 @@ def measure_network(
     folder = arguments.out / name
     load = load_now()
     with ExitStack() as stack:
-        blocks: dict[str, Block] = {
-            variant: our_block(folder / variant / "model.onnx", threads)
+        commands = {
+            variant: our_command(folder / variant / "model.onnx", threads)
             for variant in ("fp32", "int8", *STOCK)
         }
         for variant in ("litert_fp32", "litert_int8") if HAS_LITERT else ():
-            blocks[f"our_{variant}"] = our_block(folder / variant / "model.tflite", threads)
+            commands[f"our_{variant}"] = our_command(folder / variant / "model.tflite", threads)
+        commands |= peer_commands(folder, pythons, threads=threads)
+        blocks: dict[str, Block] = {}
         versions: dict[str, dict[str, str]] = {}
-        for variant, command in peer_commands(folder, pythons, threads=threads).items():
+        for variant, command in commands.items():
             blocks[variant], versions[variant] = stack.enter_context(peer_block(command))
         for block in blocks.values():
             block(WARM_UP_RUNS)
