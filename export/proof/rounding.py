@@ -91,12 +91,17 @@ def simulate_rounded_weights(
     """
     graph = program.module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
+    return Simulated(outputs=_run(round_layers(graph, round_weight), pixels, batch=batch))
+
+
+def round_layers(graph: fx.GraphModule, round_weight: RoundWeight) -> fx.GraphModule:
+    """The graph itself, changed: its layers have rounded weights."""
     for node in graph.graph.nodes:
         if node.target in LAYER_OPERATORS and is_constant(node.args[1]):
             weight = constant(graph, input_of(node, 1))
             rounded = torch.from_numpy(round_weight(weight.numpy()))
             _set(graph, str(input_of(node, 1).target), rounded)
-    return Simulated(outputs=_run(graph, pixels, batch=batch))
+    return graph
 
 
 def write_simulated(folder: Path, simulated: Simulated) -> None:
