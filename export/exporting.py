@@ -117,8 +117,8 @@ def export(  # they are those of ExportCall, added by the decorator
 
     With a list of targets or precisions, a bundle of each in `out`, in less time than by a call for
     each: photos, trace, the float student's answers and the float model that int8 is timed beside
-    are shared. So all are proven on the same photos: those held out from calibration, if int8 is
-    among them. With a list of targets and `auto`, one bundle, in `out` itself.
+    are shared. So all are proven on the same photos: those held out from calibration, if w8 or
+    int8 is among them. With a list of targets and `auto`, one bundle, in `out` itself.
 
     Returns:
         Where the bundle is, and its gates; of a list a tuple, in its order, targets first. The
@@ -258,23 +258,24 @@ def _draw(
     scratch: Path,
 ) -> Samples:
     """The photos, with what there is to say of them."""
+    decide = any(
+        variant.precision not in plan.target.parity_limit
+        for plan in plans
+        for variant in plan.variants
+    )
     samples = draw_samples(
         call.calibration,
         spec.preprocess,
         classes=spec.classes,
         scratch=scratch,
         calibrate=any(variant.scheme for plan in plans for variant in plan.variants),
+        correct=decide,
         max_calibration=call.calibration_count or MAX_CALIBRATION,
         seed=call.seed,
     )
     if shared := photos_trained_on(samples, spec):
         samples = samples.described(trained_on=shared)
     _say_what_proves(samples, max_drop=call.max_drop)
-    decide = any(
-        variant.precision not in plan.target.parity_limit
-        for plan in plans
-        for variant in plan.variants
-    )
     if call.calibration is not None and decide:
         samples = samples.described(
             statistics=check_photos(samples.deciding, network, spec.preprocess)

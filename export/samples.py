@@ -127,6 +127,7 @@ def draw_samples(
     classes: tuple[str, ...] | None,
     scratch: Path,
     calibrate: bool,
+    correct: bool = False,
     max_calibration: int = MAX_CALIBRATION,
     seed: int,
 ) -> Samples:
@@ -139,6 +140,7 @@ def draw_samples(
         classes: The student's class names; labels are used when all their names are among these.
         scratch: An existing folder for the pixels, so that memory does not grow with their number.
         calibrate: Whether a calibration set is needed besides the proof.
+        correct: Whether one is of use, which few photos are not worth dividing for.
         max_calibration: Most photos to calibrate with.
         seed: Of the shuffle.
 
@@ -159,6 +161,7 @@ def draw_samples(
             description=PhotosRecord(source=SYNTHETIC, seed=seed, proof=len(pixels)),
         )
     photos = open_photos(source, min_count=MIN_PHOTOS if calibrate else NUM_GOLDEN)
+    calibrate = calibrate or (correct and len(photos) >= 2 * MIN_PHOTOS)
     order = np.random.default_rng(seed).permutation(len(photos))
     num_proof = min(MAX_PROOF, len(photos) // 2 if calibrate else len(photos))
     proof = _preprocess(photos, order[:num_proof], preprocess, classes, scratch / "proof.npy")

@@ -12,6 +12,7 @@ Examples:
   edgeseed verify bundles/onnx-int8
   edgeseed verify bundles/coreml --data labelled/
   edgeseed verify bundles/onnx-int8 --against student.safetensors --data photos/
+  edgeseed verify bundles/onnx-int8 --against student.safetensors --min-agreement 0.95
   edgeseed verify birds-android --bundle bundles/onnx-int8
 """
 )
@@ -22,6 +23,18 @@ Examples:
     type=click.Path(),
     metavar="STUDENT",
     help="The student that the bundle should be of, from a place that you trust: nothing in the bundle is believed then. Without, verify finds accidents, not a forger.",
+)
+@click.option(
+    "--min-agreement",
+    type=float,
+    metavar="SHARE",
+    help="With --against: least share of photos on which w8 and int8 decide as float does (default: 0.98).",
+)
+@click.option(
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="With --against: most accuracy it may lose, where labels are known (default: 1).",
 )
 @click.option(
     "--bundle",
@@ -37,6 +50,8 @@ def command(
     bundle: str,
     data: str | None,
     against: str | None,
+    min_agreement: float | None,
+    max_drop: float | None,
     origin: str | None,
     as_json: bool,
 ) -> None:
@@ -48,7 +63,10 @@ def command(
     from edgeseed.export.apps.run import is_module
 
     if is_module(bundle):
-        given = {"--data": data, "--against": against}
+        given = {
+            "--data": data, "--against": against, "--min-agreement": min_agreement,
+            "--max-drop": max_drop,
+        }  # fmt: skip
         if options := [name for name, value in given.items() if value is not None]:
             raise click.UsageError(
                 f"{bundle} is an app's module: it takes --bundle, not {options[0]}"
@@ -63,7 +81,9 @@ def command(
     failure: GateError | None = None
     with silence(as_json):
         try:
-            result = verify(bundle, data=data, against=against)
+            result = verify(
+                bundle, data=data, against=against, min_agreement=min_agreement, max_drop=max_drop
+            )
         except GateError as error:
             if error.result is None:
                 raise

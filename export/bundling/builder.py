@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from torch.export import ExportedProgram
 
 from edgeseed.core.bundle import Bundle
@@ -31,8 +33,10 @@ from edgeseed.export.proof.rounding import (
     simulate_rounded_weights,
 )
 from edgeseed.export.quantize.config import QuantizeConfig
+from edgeseed.export.quantize.corrections.float_biases import correct_float_biases
 from edgeseed.export.quantize.quantize import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
+from edgeseed.export.samples import Photos
 from edgeseed.export.speed import compare_speed
 from edgeseed.export.target import Model, Precision, Target, WriteRequest
 
@@ -173,21 +177,25 @@ class BundleBuilder:
         pixels = self.source.samples.proof.pixels
         if variant.scheme is not None:
             return simulate_integers(program, pixels, batch=self.batch)
-        options = self.source.settings.options
         return simulate_rounded_weights(
-            program, pixels, batch=self.batch,
-            round_weight=lambda weight: self.target.round_weight(weight, options),
-        )  # fmt: skip
+            program, pixels, batch=self.batch, round_weight=self._round_weight
+        )
+
+    def _round_weight(self, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return self.target.round_weight(weight, self.source.settings.options)
 
     def _program(self, variant: Variant) -> tuple[ExportedProgram, QuantizationRecord | None]:
-        if variant.scheme is None:
+        calibration = self.source.samples.calibration
+        if variant.precision in self.target.parity_limit:
             return self.program, None
-        assert self.source.samples.calibration is not None
+        if variant.scheme is None:
+            return self._with_rounded_weights(calibration), None
+        assert calibration is not None
         # Calibration runs photos in batches of its own, whatever the batch of the model will be.
         quantized = quantize(
             self.work.free_program,
             SCHEMES.load(variant.scheme),
-            self.source.samples.calibration,
+            calibration,
             reserve=self.source.samples.reserve,
             batch=self.batch,
             config=self.config,
@@ -195,6 +203,14 @@ class BundleBuilder:
         )
         return quantized.program, read_record(
             QuantizationRecord, quantized.record, what="the quantization"
+        )
+
+    def _with_rounded_weights(self, calibration: Photos | None) -> ExportedProgram:
+        """The float program, with biases for the weights that its file will have."""
+        if calibration is None:
+            return self.program
+        return correct_float_biases(
+            self.work.free_program, calibration, round_weight=self._round_weight, batch=self.batch
         )
 
 

@@ -114,6 +114,8 @@ class Evidence:
     of before this was kept."""
     against: Path | None = None
     """A student file from outside that the bundle is held to; no limit is the bundle's own then."""
+    demanded: gates.Limits | None = None
+    """With `against`: what its user demands, in place of the defaults."""
 
     @property
     def quantized(self) -> bool:
@@ -138,11 +140,12 @@ class Evidence:
 
     @property
     def limits(self) -> gates.Limits:
-        """What was demanded when it was exported."""
+        """What was demanded when it was exported; of a student from outside, what is now."""
         # What is exported has no gates yet, and is judged to the photo.
         spare = 1 if self.manifest.gates else 0
         if self.against is not None:
-            return gates.Limits(parity=self.parity_limit, spare_photos=spare)
+            demanded = self.demanded or gates.Limits(parity=None)
+            return dataclasses.replace(demanded, parity=self.parity_limit, spare_photos=spare)
         settings = self.manifest.provenance.export
         return gates.Limits(
             parity=self.parity_limit,
@@ -155,7 +158,12 @@ class Evidence:
 
 
 def verify(
-    bundle: str | Path, *, data: str | Path | None = None, against: str | Path | None = None
+    bundle: str | Path,
+    *,
+    data: str | Path | None = None,
+    against: str | Path | None = None,
+    min_agreement: float | None = None,
+    max_drop: float | None = None,
 ) -> VerifyResult:
     """Recomputes every gate of a bundle, from what lies in it.
 
@@ -167,20 +175,25 @@ def verify(
         data: Photos to judge agreement (and, with labels, accuracy) on, besides those in the
             bundle.
         against: The student file that the bundle is said to be made from, from a place that you
-            trust. It takes the place of the one in the bundle, the limits are the defaults, and
-            what rounding costs is not taken from the bundle. Give `data` too: the photos in the
-            bundle are its maker's choice.
+            trust. It takes the place of the one in the bundle, the limits are yours or the
+            defaults, and what rounding costs is not taken from the bundle. Give `data` too: the
+            photos in the bundle are its maker's choice.
+        min_agreement: With `against`: least share of photos on which w8 and int8 decide as float
+            does; 0.98 if not given. A bundle that was exported with less needs it.
+        max_drop: With `against`: by how many points accuracy may be lower; 1 if not given.
 
     Returns:
         All gates, all passed.
 
     Raises:
+        UsageError: If a limit is out of range, or given without `against`.
         ArtifactError: If a file is missing, added or changed, or is not what the manifest says.
         GateError: If a gate does not hold: which, by how much, the likely cause and what helps.
             Its `result` has all gates.
     """
+    demanded = _demanded(min_agreement, max_drop, against=against)
     opened = read_bundle(bundle, check=True)
-    evidence = gather(opened, against=None if against is None else Path(against))
+    evidence = gather(opened, against=None if against is None else Path(against), demanded=demanded)
     results = judge(evidence)
     if against is None:
         # Before `contents`: an edited gate is told as that, not by the card that it no longer fits.
@@ -210,16 +223,38 @@ def verify(
     return result
 
 
+def _demanded(
+    min_agreement: float | None, max_drop: float | None, *, against: str | Path | None
+) -> gates.Limits:
+    """The limits of a caller who trusts nothing in the bundle."""
+    given = {"--min-agreement": min_agreement, "--max-drop": max_drop}
+    if against is None and (names := [name for name, each in given.items() if each is not None]):
+        raise UsageError(
+            f"{names[0]} belongs to --against STUDENT; without it a bundle is held to the limits "
+            "that it was exported with"
+        )
+    if min_agreement is not None and not 0 <= min_agreement <= 1:
+        raise UsageError(f"--min-agreement is {min_agreement:g}; it is a share, from 0 to 1")
+    if max_drop is not None and not max_drop >= 0:
+        raise UsageError(f"--max-drop is {max_drop:g}; it is points of accuracy, from 0 on")
+    return gates.Limits(
+        parity=None,
+        min_agreement=gates.MIN_AGREEMENT if min_agreement is None else min_agreement,
+        max_drop_points=gates.MAX_DROP_POINTS if max_drop is None else max_drop,
+    )
+
+
 def _notes(evidence: Evidence, *, data: str | Path | None) -> Iterator[str]:
     limits, usual = evidence.limits, gates.Limits(parity=None)
+    whose = "as it was exported" if evidence.against is None else "as you asked"
     if limits.parity is None and limits.min_agreement < usual.min_agreement:
         yield (
-            f"judged by --min-agreement {limits.min_agreement:g}, as it was exported; the default "
+            f"judged by --min-agreement {limits.min_agreement:g}, {whose}; the default "
             f"is {usual.min_agreement:g}"
         )
     if limits.max_drop_points > usual.max_drop_points:
         yield (
-            f"judged by --max-drop {limits.max_drop_points:g}, as it was exported; the default is "
+            f"judged by --max-drop {limits.max_drop_points:g}, {whose}; the default is "
             f"{usual.max_drop_points:g}"
         )
     if limits.parity is None and evidence.simulated is None and evidence.against is None:
@@ -231,12 +266,15 @@ def _notes(evidence: Evidence, *, data: str | Path | None) -> Iterator[str]:
         yield "judged on the bundle's own photos; add --data to judge it on yours"
 
 
-def gather(bundle: Bundle, *, against: Path | None = None) -> Evidence:
+def gather(
+    bundle: Bundle, *, against: Path | None = None, demanded: gates.Limits | None = None
+) -> Evidence:
     """Opens everything in a bundle.
 
     Args:
         bundle: The bundle.
         against: A student file to take in place of the bundle's own, and nothing to believe.
+        demanded: The limits with `against`; None for the defaults.
     """
     manifest = bundle.manifest
     target = _known_target(bundle)
@@ -252,6 +290,7 @@ def gather(bundle: Bundle, *, against: Path | None = None) -> Evidence:
         golden=read_golden(bundle.path),
         simulated=read_simulated(bundle.path) if against is None else None,
         against=against,
+        demanded=demanded,
     )
 
 

@@ -44,6 +44,20 @@ def test_verify_shows_all_gates_also_when_one_fails(
         assert any("student" in line and "ok" in line for line in lines), lines
 
 
+def test_limits_of_the_caller_reach_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def note(bundle: str, **given: Any) -> None:
+        calls.append(given)
+        raise GateError("gate lint failed")
+
+    monkeypatch.setattr("edgeseed.export.verify", note)
+    CliRunner().invoke(
+        cli, ["verify", "b", "--against", "s", "--min-agreement", "0.9", "--max-drop", "2"]
+    )
+    assert calls == [{"data": None, "against": "s", "min_agreement": 0.9, "max_drop": 2.0}]
+
+
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
     """Every path is an app's module; holds what was verified."""
@@ -72,11 +86,11 @@ def test_an_apps_module_is_checked_against_its_bundle(
     )
 
 
-@pytest.mark.parametrize("option", ["--data", "--against"])
+@pytest.mark.parametrize("option", ["--data", "--against", "--min-agreement", "--max-drop"])
 def test_what_belongs_to_bundles_is_refused_for_a_module(
     module: list[tuple[str, str | None]], option: str
 ) -> None:
-    result = CliRunner().invoke(cli, ["verify", "birds", option, "x"])
+    result = CliRunner().invoke(cli, ["verify", "birds", option, "1"])
     assert result.exit_code == 2
     assert f"is an app's module: it takes --bundle, not {option}" in result.output
     assert module == []

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from support.export import CLASSES, tiny_preprocess
 
 from edgeseed.core.photos import open_photos
@@ -36,3 +37,19 @@ def test_photos_that_float_models_are_compared_on_leave_no_reserve(
         photos, tiny_preprocess(), classes=CLASSES, scratch=tmp_path, calibrate=False, seed=0
     )
     assert (samples.calibration, samples.reserve) == (None, None)
+
+
+@pytest.mark.parametrize(("seen", "drawn"), [(31, None), (32, 16), (64, 32)])
+def test_few_photos_are_not_divided_where_that_is_only_of_use(
+    seen: int, drawn: int | None, photos: Path, tmp_path: Path
+) -> None:
+    some = tmp_path / "some"
+    some.mkdir()
+    for number, path in enumerate(sorted(photos.rglob("*.png"))[:seen]):
+        (some / f"{number}.png").write_bytes(path.read_bytes())
+    samples = draw_samples(
+        some, tiny_preprocess(), classes=CLASSES, scratch=tmp_path, calibrate=False,
+        correct=True, seed=0,
+    )  # fmt: skip
+    assert (None if samples.calibration is None else len(samples.calibration)) == drawn
+    assert len(samples.proof) == seen - (drawn or 0)

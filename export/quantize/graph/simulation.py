@@ -79,6 +79,29 @@ def fake_quantize_(value: Tensor, scale: float, zero_point: int, low: int, high:
     return value.mul_(1 / scale).round_().clamp_(low - zero_point, high - zero_point).mul_(scale)
 
 
+def draw_ties(simulated: fx.GraphModule, *, by: float, generator: torch.Generator) -> None:
+    """Moves every value a little just before it is rounded: ties go one way or the other.
+
+    Most values that lie half-way between two integers are there by construction. Of two tensors of
+    integers a product is a whole number times a constant, and where that is half-way in a float,
+    it is so at every place with these two integers.
+
+    Args:
+        simulated: What `simulate` makes for inference; it is changed.
+        by: Standard deviation, relative to the value.
+        generator: Of the draws.
+    """
+
+    def quantize_moved(value: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
+        moved = torch.randn(value.shape, generator=generator).mul_(by).add_(1).mul_(value)
+        return fake_quantize_(moved, scale, zero_point, low, high)
+
+    for node in simulated.graph.nodes:
+        if node.target in (fake_quantize, fake_quantize_):
+            node.target = quantize_moved
+    simulated.recompile()
+
+
 class _StretchedQuantize(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -611,6 +611,38 @@ def _one_pixel_high(lowering: Lowering, value: Value, name: str) -> Value:
     return row
 
 
+def _columns(lowering: Lowering, node: fx.Node) -> Value:
+    """`im2col`, windows as columns: a convolution that copies, one output a place of the window."""
+    kernel, dilation, padding, stride = (_pair(each) or (1, 1) for each in node.args[1:5])
+    geometry = ConvGeometry(kernel=kernel, stride=stride, padding=padding, dilation=dilation)
+    source = lowering.in_order(lowering.value(node.args[0]), NHWC)
+    count, channels = source.shape[:2]
+    places = math.prod(kernel)
+    rows, columns = (
+        (size + 2 * pad - (width - 1) * apart - 1) // step + 1
+        for size, width, pad, apart, step in zip(
+            source.shape[2:], kernel, padding, dilation, stride, strict=True
+        )
+    )
+    wide = lowering.result(f"{node.name}_wide", (count, channels * places, rows, columns), NHWC)
+    copies = np.eye(places, dtype=np.float32).reshape(1, *kernel, places)
+    source, own = lowering.padded(node, source, wide, geometry)
+    lowering.emit(
+        "DEPTHWISE_CONV_2D",
+        [
+            source.index,
+            lowering.stored_weight(f"{node.name}_weight", np.tile(copies, channels), axis=3),
+            lowering.builder.constant(f"{node.name}_bias", np.zeros(channels * places, np.float32)),
+        ],
+        wide, options="DepthwiseConv2DOptions", padding=own, depthMultiplier=places,
+        strideH=stride[0], strideW=stride[1],
+        dilationHFactor=dilation[0], dilationWFactor=dilation[1],
+    )  # fmt: skip
+    result = lowering.result(node.name, shape_of(node), _NLC)
+    lowering.reshape(wide, result)
+    return result
+
+
 def _conv_transpose(lowering: Lowering, node: fx.Node) -> Value:
     """`conv_transpose2d`: LiteRT's without padding, and what PyTorch's padding takes is cut off."""
     arguments = [*node.args, *[None] * 8]
@@ -1432,6 +1464,7 @@ _HANDLERS: dict[Any, Callable[[Lowering, fx.Node], Value | list[Value]]] = {
     _aten.conv1d.default: _conv1d,
     _aten.conv1d.padding: _conv1d,
     _aten.conv_transpose2d.input: _conv_transpose,
+    _aten.im2col.default: _columns,
     _aten.linear.default: _linear,
     _aten.scaled_dot_product_attention.default: _scaled_dot_product,
     _aten.matmul.default: _matmul,

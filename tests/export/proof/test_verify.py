@@ -21,7 +21,7 @@ from edgeseed.core.bundle import (
     read_bundle,
     seal_bundle,
 )
-from edgeseed.core.errors import ArtifactError, GateError, SchemaVersionError
+from edgeseed.core.errors import ArtifactError, GateError, SchemaVersionError, UsageError
 from edgeseed.core.network import StudentNetwork
 from edgeseed.export import verify
 from edgeseed.export.bundling.writer import seal, write_photos
@@ -99,6 +99,33 @@ def test_limits_that_were_lowered_everywhere_do_not_hold_against_a_student(
         gate for gate in verify(int8_bundle, against=student).gates if gate.name == "top1_agreement"
     ]
     assert agreement.limit == 0.98
+
+
+def test_a_student_from_outside_comes_with_limits_from_outside(
+    int8_bundle: Path, student: Path
+) -> None:
+    # A sound EfficientNet-Lite0 that was exported with --min-agreement 0.85 could not be held to
+    # its student at all: the limit was 0.98 for everyone.
+    result = verify(int8_bundle, against=student, min_agreement=0.5, max_drop=3)
+    limits = {gate.name: gate.limit for gate in result.gates}
+    assert limits["top1_agreement"] == 0.5
+    assert "judged by --min-agreement 0.5, as you asked; the default is 0.98" in result.notes
+    assert "judged by --max-drop 3, as you asked; the default is 1" in result.notes
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"min_agreement": 0.9}, "--min-agreement belongs to --against STUDENT"),
+        ({"max_drop": 2.0}, "--max-drop belongs to --against STUDENT"),
+        ({"against": "s", "min_agreement": 95.0}, "--min-agreement is 95; it is a share"),
+        ({"against": "s", "min_agreement": float("nan")}, "--min-agreement is nan"),
+        ({"against": "s", "max_drop": -1.0}, "--max-drop is -1; it is points"),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_one_line(limits: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^{message}"):
+        verify("no such bundle", **limits)
 
 
 def test_fewer_proof_photos_than_were_recorded_are_told(int8_bundle: Path) -> None:

@@ -124,6 +124,11 @@ OPERATORS: dict[str, tuple[Any, str]] = {
     "means of windows, last ones cut": (
         lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True), "AVERAGE_POOL_2D",
     ),
+    "windows as columns": (
+        lambda x: F.unfold(x, (3, 2), dilation=(1, 2), padding=(1, 0), stride=(2, 1)),
+        "DEPTHWISE_CONV_2D",
+    ),
+    "windows as columns, side by side": (lambda x: F.unfold(x, 4, stride=4), "DEPTHWISE_CONV_2D"),
     "means of windows of a row": (
         lambda x: F.avg_pool1d(x.flatten(2), 4), "AVERAGE_POOL_2D",
     ),
