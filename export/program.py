@@ -38,6 +38,7 @@ from edgeseed.core.errors import UsageError, WorkError
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.export.call import Batch
+from edgeseed.export.rebuilding import rebuild
 
 INPUT_NAME = "image"
 # A batch of one would be specialised by torch.export: a dimension of size 1 broadcasts, others do
@@ -115,8 +116,11 @@ def _merge_branches(network: StudentNetwork) -> StudentNetwork:
 
 
 def _trace_folded(student: DeployableStudent, example: Tensor, batch: Batch) -> ExportedProgram:
-    """The student's program with its batch norms folded: the folded graph is traced again."""
-    return trace(float_graph(trace(student, example, batch=batch)), example, batch=batch)
+    """The student's program with its batch norms folded."""
+    traced = trace(student, example, batch=batch)
+    folded = float_graph(traced)
+    # Arithmetic on sizes needs a second trace, which takes as long as the first.
+    return rebuild(folded, traced) or trace(folded, example, batch=batch)
 
 
 def example_input(shape: int | Sequence[int], *, batch: Batch) -> Tensor:

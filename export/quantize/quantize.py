@@ -46,6 +46,7 @@ from edgeseed.export.quantize.search.photo_split import PhotoSplit
 from edgeseed.export.quantize.search.policy import POLICY
 from edgeseed.export.quantize.search.recovery import recover
 from edgeseed.export.quantize.search.scoring import Scorer
+from edgeseed.export.rebuilding import rebuild
 from edgeseed.export.samples import Photos, Reserve
 
 
@@ -90,12 +91,19 @@ def quantize(
     scales, layout = work.run(dict(keep_float or {}))
     graph = work.with_byte_weights(scales, layout)
     quantized = insert_quantization(graph, layout, scales, scheme)
-    example = example_input(photos.pixels.shape[1:], batch=batch)
-    program_of_integers = trace(quantized, example, batch=batch)
+    program_of_integers = _traced(quantized, program, photos.pixels.shape[1:], batch)
     renamed = _renamed(quantized, program_of_integers.graph_module)
     return Quantized(
         program=program_of_integers, record={**work.record(layout, scales), "renamed": renamed}
     )
+
+
+def _traced(
+    quantized: fx.GraphModule, program: ExportedProgram, shape: Sequence[int], batch: Batch
+) -> ExportedProgram:
+    # The float program takes any batch, so that a fixed one has to be traced.
+    rebuilt = rebuild(quantized, program, reshaped=True) if batch == "dynamic" else None
+    return rebuilt or trace(quantized, example_input(shape, batch=batch), batch=batch)
 
 
 def _renamed(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, str]:

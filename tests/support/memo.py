@@ -64,13 +64,24 @@ def _fingerprint(student: nn.Module) -> str | None:
 
 
 def remember_operators(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's exporter makes its table of ONNX functions once; where torch moved it, each time."""
+    """torch's exporter makes its tables of ONNX functions, and of what to take apart, once.
+
+    Where torch moved them, each time.
+    """
     try:
+        from torch.onnx._internal.exporter import _decomp
         from torch.onnx._internal.exporter._registration import ONNXRegistry
     except ImportError:
         return
     remembered = functools.cache(ONNXRegistry.from_torchlib)
     monkeypatch.setattr(ONNXRegistry, "from_torchlib", staticmethod(remembered))
+    table = functools.cache(_decomp.create_onnx_friendly_decomposition_table)
+    monkeypatch.setattr(
+        _decomp,
+        "create_onnx_friendly_decomposition_table",
+        # A copy: who takes a program apart removes from it what is done.
+        lambda operators: dict(table(frozenset(operators))),
+    )
 
 
 def remember_conversions(monkeypatch: pytest.MonkeyPatch, factory: pytest.TempPathFactory) -> None:

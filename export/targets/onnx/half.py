@@ -39,6 +39,7 @@ from edgeseed.core.registry import unknown_name
 from edgeseed.export.call import Batch
 from edgeseed.export.exact_normalisation import centre_on_whole_numbers
 from edgeseed.export.program import example_input, trace
+from edgeseed.export.rebuilding import rebuild
 
 LARGEST = 65504.0
 FIRST_OPSET_WITH_HALF_SCALES = 19
@@ -54,13 +55,18 @@ def half_program(
     """The program with a normalisation that float16 computes exactly.
 
     A program that does not start with `(image - mean) * factor` comes back as it is.
+
+    Args:
+        program: A float program.
+        shape: (C, H, W) of its photos.
+        batch: As the program was built for.
     """
     graph = program.module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
     graph = copy.deepcopy(graph)  # the program's own tensors are the student's
     if not centre_on_whole_numbers(graph):
         return program
-    return trace(graph, example_input(shape, batch=batch), batch=batch)
+    return rebuild(graph, program) or trace(graph, example_input(shape, batch=batch), batch=batch)
 
 
 def to_half(model: ModelProto, *, keep_float32: Collection[str] = ()) -> ModelProto:

@@ -32,6 +32,7 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import ModelProto, NodeProto
+from torch._dispatch.python import enable_python_dispatcher
 
 from edgeseed.core.bundle import GateResult, Manifest
 from edgeseed.core.errors import UsageError, WorkError
@@ -380,7 +381,8 @@ def _take_attention_apart(node: torch.fx.Node) -> None:
     def add(target: Any, *inputs: Any) -> torch.fx.Node:
         made = node.graph.call_function(target, inputs)
         values = [each.meta["val"] if isinstance(each, torch.fx.Node) else each for each in inputs]
-        with node.meta["val"].fake_mode:
+        # Without Python's own rules, operators fix the batch at the size that the example had.
+        with node.meta["val"].fake_mode, enable_python_dispatcher():
             made.meta["val"] = target(*values)
         return made
 
