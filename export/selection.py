@@ -100,7 +100,7 @@ def build_candidate(
         )
     failed = [gate for gate in made.gates if not gate.passed]
     problem = "; ".join(f"{gate.name} {shortfall(gate)}" for gate in failed)
-    helps = advice(failed[0], builder.target) if failed else ""
+    helps = advice(failed[0], builder.target, variant.precision) if failed else ""
     return PrecisionTrial(variant=variant, made=made, problem=problem, helps=helps, target=target)
 
 

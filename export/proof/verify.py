@@ -45,10 +45,8 @@ from edgeseed.export.samples import Photos, preprocess_photos
 from edgeseed.export.target import Model, NotRun, Precision, Target
 from edgeseed.export.targets import TARGETS
 
-_MORE_PHOTOS = (
-    "let int8 learn with --recover, try more or more typical calibration photos or another "
-    "--precision"
-)
+_MORE_PHOTOS = "try more or more typical calibration photos or another --precision"
+_RECOVERY = "let int8 learn with --recover, "
 _NOT_ROUNDING = "more than rounding changed the file's outputs; export it again"
 _ADVICE = {
     "parity": "the file does not compute what the student computes; export it again",
@@ -596,7 +594,8 @@ def require_passed(evidence: Evidence, results: list[GateResult]) -> None:
     cause = _named_cause(evidence, failed)
     explanation = "; ".join(part for part in (shortfall(gate), cause) if part)
     raise GateError(
-        f"gate {gate.name}{others} failed: {explanation}; {advice(gate, evidence.target)}"
+        f"gate {gate.name}{others} failed: {explanation}; "
+        f"{advice(gate, evidence.target, evidence.manifest.precision)}"
         f"{_other_version(evidence)}"
     )
 
@@ -617,10 +616,12 @@ def shortfall(gate: GateResult) -> str:
     return f"{gate.value:.4g} {gate.unit}, limit {gate.limit:g}"
 
 
-def advice(gate: GateResult, target: Target) -> str:
-    """Which knob helps against a gate that does not hold."""
+def advice(gate: GateResult, target: Target, precision: str) -> str:
+    """Which knob helps against a gate that a file of this precision does not hold."""
     known = {**_ADVICE, **target.advice}
-    return known.get(gate.name.partition(" on ")[0], "export it again")
+    found = known.get(gate.name.partition(" on ")[0], "export it again")
+    # Weights alone, as of w8, do not learn.
+    return f"{_RECOVERY}{found}" if precision == "int8" and _MORE_PHOTOS in found else found
 
 
 def _named_cause(evidence: Evidence, failed: list[GateResult]) -> str:

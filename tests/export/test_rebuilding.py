@@ -124,6 +124,8 @@ class Windows(nn.Module):
 
 
 class Adds(nn.Module):
+    one: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("one", torch.ones(()), persistent=False)

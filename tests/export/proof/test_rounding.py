@@ -176,9 +176,10 @@ class ProductHalfWay(nn.Module):
 
     def _stored(self, value: Tensor, scale: float) -> Tensor:
         grid = (scale, 0, 0, 255, torch.uint8)
-        return ops.dequantize_per_tensor.default(
+        stored: Tensor = ops.dequantize_per_tensor.default(
             ops.quantize_per_tensor.default(value, *grid), *grid
         )
+        return stored
 
 
 def test_products_of_integers_that_lie_half_way_are_drawn_again() -> None:

@@ -18,6 +18,7 @@ from edgeseed.core.bundle import (
     MODEL_CARD,
     PHOTOS_FILE,
     SIMULATED_FILE,
+    GateResult,
     read_bundle,
     seal_bundle,
 )
@@ -25,8 +26,9 @@ from edgeseed.core.errors import ArtifactError, GateError, SchemaVersionError, U
 from edgeseed.core.network import StudentNetwork
 from edgeseed.export import verify
 from edgeseed.export.bundling.writer import seal, write_photos
-from edgeseed.export.proof.verify import VerifyResult, read_proof
+from edgeseed.export.proof.verify import VerifyResult, advice, read_proof
 from edgeseed.export.samples import Photos
+from edgeseed.export.targets import TARGETS
 
 
 def made_by(bundle: Path, version: str, **changes: Any) -> None:
@@ -238,3 +240,12 @@ def test_a_minimum_runtime_that_the_file_does_not_have_is_told(fp32_bundle: Path
     seal_bundle(fp32_bundle, older)
     with pytest.raises(GateError, match=r"minimum runtime: is .*the manifest says"):
         verify(fp32_bundle)
+
+
+@pytest.mark.parametrize(("precision", "learns"), [("int8", True), ("w8", False), ("fp16", False)])
+def test_only_int8_is_advised_to_learn(precision: str, learns: bool) -> None:
+    gate = GateResult(
+        name="top1_agreement", value=0.9, limit=0.98, passed=False, unit="share of photos", n=256
+    )
+    said = advice(gate, TARGETS.load("onnx"), precision)
+    assert said.startswith("let int8 learn with --recover, try more" if learns else "try more")
