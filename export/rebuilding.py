@@ -10,6 +10,7 @@ What comes out is what tracing gives, name by name: tests compare the two. A gra
 it, such as arithmetic on the size of the batch, is not rebuilt.
 """
 
+import contextlib
 import operator
 import re
 from collections.abc import Collection, Iterator
@@ -161,7 +162,7 @@ def _with_weights_as_inputs(
         elif node.op == "call_function":
             values[node] = copy = _copied(graph, node, values)
             if reshaped or "val" not in node.meta or changed.intersection(node.all_input_nodes):
-                copy.meta["val"] = _value_of(copy, mode)
+                copy.meta["val"] = value_of(copy, mode)
                 if not _alike(copy.meta["val"], node.meta.get("val")):
                     changed.add(node)
         elif node.op == "output":
@@ -199,14 +200,22 @@ def _copied(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, fx.Node]) -> f
     return copy
 
 
-def _value_of(node: fx.Node, mode: Any) -> Any:
-    """What a node gives, as a tensor without data."""
+def value_of(node: fx.Node, mode: Any) -> Any:
+    """What a new node of a program's graph gives, as a tensor without data.
 
-    def value_of(argument: fx.Node) -> Any:
+    Args:
+        node: An operator; the nodes that it reads have their values in `meta["val"]`.
+        mode: The program's `FakeTensorMode`: `fake_mode` of any value in it.
+    """
+
+    def given(argument: fx.Node) -> Any:
         return argument.meta["val"]
 
-    # Without Python's own rules, operators fix the batch at the size that the example had.
-    with mode, enable_python_dispatcher(), torch.no_grad():
+    # Operators ask about the batch as they choose a kernel. The answers must not become conditions
+    # of the program; without Python's own rules they fix the batch at the example's size.
+    sizes = mode.shape_env
+    free = contextlib.nullcontext() if sizes is None else sizes.suppress_guards()
+    with mode, free, enable_python_dispatcher(), torch.no_grad():
         return node.target(  # type: ignore[operator]
-            *fx.map_arg(node.args, value_of), **fx.map_arg(node.kwargs, value_of)
+            *fx.map_arg(node.args, given), **fx.map_arg(node.kwargs, given)
         )

@@ -32,7 +32,6 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import ModelProto, NodeProto
-from torch._dispatch.python import enable_python_dispatcher
 
 from edgeseed.core.bundle import GateResult, Manifest
 from edgeseed.core.errors import UsageError, WorkError
@@ -44,6 +43,7 @@ from edgeseed.export.program import INPUT_NAME
 from edgeseed.export.quantize.scales import ops
 from edgeseed.export.quantize.scheme import Scheme
 from edgeseed.export.quantize.schemes import SCHEMES
+from edgeseed.export.rebuilding import value_of
 from edgeseed.export.target import (
     Finding,
     Model,
@@ -380,10 +380,7 @@ def _take_attention_apart(node: torch.fx.Node) -> None:
 
     def add(target: Any, *inputs: Any) -> torch.fx.Node:
         made = node.graph.call_function(target, inputs)
-        values = [each.meta["val"] if isinstance(each, torch.fx.Node) else each for each in inputs]
-        # Without Python's own rules, operators fix the batch at the size that the example had.
-        with node.meta["val"].fake_mode, enable_python_dispatcher():
-            made.meta["val"] = target(*values)
+        made.meta["val"] = value_of(made, node.meta["val"].fake_mode)
         return made
 
     with node.graph.inserting_before(node):
