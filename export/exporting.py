@@ -33,6 +33,7 @@ from edgeseed.export.call import AnyCall, ExportCall, ExportListCall, Prefer
 from edgeseed.export.photo_statistics import check_photos
 from edgeseed.export.planning import AUTO, ExportPlan, make_plan, refuse_list, target_calls
 from edgeseed.export.proof.verify import require_passed
+from edgeseed.export.quantize.search.policy import POLICY
 from edgeseed.export.samples import (
     MAX_CALIBRATION,
     SYNTHETIC,
@@ -269,7 +270,7 @@ def _draw(
         classes=spec.classes,
         scratch=scratch,
         calibrate=any(variant.scheme for plan in plans for variant in plan.variants),
-        correct=decide,
+        correcting=POLICY.bias_correction.of_size(*spec.preprocess.size) if decide else 0,
         max_calibration=call.calibration_count or MAX_CALIBRATION,
         seed=call.seed,
     )

@@ -48,7 +48,12 @@ def rebuild(
     weights = {name: (kind, value) for name, kind, value in _weights(graph_module)}
     if not _can_be_rebuilt(graph_module, weights.keys()):
         return None
-    graph, values, names = _with_weights_as_inputs(graph_module, weights, traced, reshaped=reshaped)
+    try:
+        graph, values, names = _with_weights_as_inputs(
+            graph_module, weights, traced, reshaped=reshaped
+        )
+    except (RuntimeError, TypeError, NotImplementedError):
+        return None  # an operator whose result can only be had by running it
     inputs = [
         InputSpec(
             weights[target][0],

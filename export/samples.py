@@ -24,6 +24,8 @@ MAX_PROOF = 256
 MAX_CALIBRATION = 512
 # With fewer photos than this, neither the ranges nor the share of agreement mean anything.
 MIN_PHOTOS = 16
+# A hundred are left as proof: with fewer, one photo that differs is more than a point.
+LEAST_TO_DIVIDE = 150
 NUM_GOLDEN = 4
 SYNTHETIC = "synthetic colour fields"
 """The source where no photos were given."""
@@ -127,7 +129,7 @@ def draw_samples(
     classes: tuple[str, ...] | None,
     scratch: Path,
     calibrate: bool,
-    correct: bool = False,
+    correcting: int = 0,
     max_calibration: int = MAX_CALIBRATION,
     seed: int,
 ) -> Samples:
@@ -140,7 +142,8 @@ def draw_samples(
         classes: The student's class names; labels are used when all their names are among these.
         scratch: An existing folder for the pixels, so that memory does not grow with their number.
         calibrate: Whether a calibration set is needed besides the proof.
-        correct: Whether one is of use, which few photos are not worth dividing for.
+        correcting: Without `calibrate`, how many photos beside the proof are of use. At most a
+            third is taken, of `LEAST_TO_DIVIDE` photos or more: the proof needs the others.
         max_calibration: Most photos to calibrate with.
         seed: Of the shuffle.
 
@@ -161,12 +164,16 @@ def draw_samples(
             description=PhotosRecord(source=SYNTHETIC, seed=seed, proof=len(pixels)),
         )
     photos = open_photos(source, min_count=MIN_PHOTOS if calibrate else NUM_GOLDEN)
-    calibrate = calibrate or (correct and len(photos) >= 2 * MIN_PHOTOS)
     order = np.random.default_rng(seed).permutation(len(photos))
-    num_proof = min(MAX_PROOF, len(photos) // 2 if calibrate else len(photos))
+    beside = 0
+    if calibrate:
+        beside = len(photos) - len(photos) // 2
+    elif len(photos) >= LEAST_TO_DIVIDE:
+        beside = max_calibration = min(correcting, len(photos) // 3)
+    num_proof = min(MAX_PROOF, len(photos) - beside)
     proof = _preprocess(photos, order[:num_proof], preprocess, classes, scratch / "proof.npy")
     calibration = reserve = None
-    if calibrate:
+    if beside:
         chosen, rest = np.split(order[num_proof:], [max_calibration])
         calibration = _preprocess(photos, chosen, preprocess, classes, scratch / "calibration.npy")
         reserve = Reserve(photos, rest, preprocess, scratch)

@@ -45,7 +45,13 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 # What libraries in C++ make of an exhausted memory; none of them has a type of its own for it.
-_NO_MEMORY = ("can't allocate memory", "bad_alloc", "bad allocation", "failed to allocate memory")
+_NO_MEMORY = (
+    "can't allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "failed to allocate memory",
+    os.strerror(errno.ENOMEM).lower(),
+)
 
 
 def raise_shortage(error: BaseException, doing: str) -> None:
@@ -68,15 +74,29 @@ def raise_shortage(error: BaseException, doing: str) -> None:
             os.strerror(errno.ENOSPC) in text
         ):
             raise WorkError(
-                f"disk full while {doing}; temporary files are in {tempfile.gettempdir()}: free "
+                f"disk full while {doing}; temporary files are in {_temporary_folder()}: free "
                 "some space there, or set TMPDIR to a folder with more, and run again"
             ) from error
-        if isinstance(each, MemoryError) or any(sign in text.lower() for sign in _NO_MEMORY):
+        lacks_memory = isinstance(each, MemoryError) or (
+            isinstance(each, OSError) and each.errno == errno.ENOMEM
+        )
+        if lacks_memory or any(sign in text.lower() for sign in _NO_MEMORY):
             raise WorkError(
                 f"out of memory while {doing}: end what else runs on this machine, or use one with "
                 "more memory, and run again"
             ) from error
-        each = each.__cause__ or each.__context__
+        each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
+
+
+# `scratch_folder` has it too: a folder that is gone before the line is read.
+_SCRATCH = re.compile(r"edgeseed-[0-9a-f]{8}-\d+-\w+")
+
+
+def _temporary_folder() -> Path:
+    """The system's, also where libraries' files go to a folder in it."""
+    folder = Path(tempfile.gettempdir())
+    ours = [each.parent for each in (folder, *folder.parents) if _SCRATCH.fullmatch(each.name)]
+    return ours[-1] if ours else folder
 
 
 def _cause(error: BaseException | None) -> OSError | None:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ OWNER = "owner"
 _NAME = re.compile(rf"{PREFIX}([0-9a-f]{{8}})-(\d+)-\w+")
 # A folder without an owner is of an older edgeseed, or of a device's run.
 _UNOWNED_SECONDS = 24 * 3600
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -53,7 +55,8 @@ def temporary_files_in_scratch() -> Iterator[None]:
     Raises:
         WorkError: If the disk is full or may not be written.
     """
-    with scratch_folder() as folder:
+    # One at a time: the temporary folder is the whole process's.
+    with _ONE_AT_A_TIME, scratch_folder() as folder:
         before, tempfile.tempdir = tempfile.tempdir, str(folder)
         try:
             yield

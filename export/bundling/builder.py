@@ -209,9 +209,10 @@ class BundleBuilder:
         """The float program, with biases for the weights that its file will have."""
         if calibration is None:
             return self.program
-        return correct_float_biases(
+        corrected = correct_float_biases(
             self.work.free_program, calibration, round_weight=self._round_weight, batch=self.batch
         )
+        return self.program if corrected is None else corrected
 
 
 def baseline_precision(target: Target) -> Precision:

@@ -67,8 +67,9 @@ def test_a_full_disk_is_found_behind_a_librarys_own_error(tmp_path: Path) -> Non
         (MemoryError(), "out of memory while converting"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
         (RuntimeError("std::bad_alloc"), "out of memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
     ],
-    ids=["disk", "disk of C++", "memory", "memory of torch", "memory of C++"],
+    ids=["disk", "disk of C++", "memory", "memory of torch", "memory of C++", "memory of a fork"],
 )
 def test_a_machine_that_ran_short_is_said_so_behind_a_librarys_error(
     error: Exception, line: str

@@ -39,17 +39,18 @@ def test_photos_that_float_models_are_compared_on_leave_no_reserve(
     assert (samples.calibration, samples.reserve) == (None, None)
 
 
-@pytest.mark.parametrize(("seen", "drawn"), [(31, None), (32, 16), (64, 32)])
+@pytest.mark.parametrize(("seen", "drawn"), [(149, None), (150, 40)])
 def test_few_photos_are_not_divided_where_that_is_only_of_use(
     seen: int, drawn: int | None, photos: Path, tmp_path: Path
 ) -> None:
     some = tmp_path / "some"
     some.mkdir()
-    for number, path in enumerate(sorted(photos.rglob("*.png"))[:seen]):
-        (some / f"{number}.png").write_bytes(path.read_bytes())
+    files = sorted(photos.rglob("*.png"))
+    for number in range(seen):
+        (some / f"{number}.png").write_bytes(files[number % len(files)].read_bytes())
     samples = draw_samples(
         some, tiny_preprocess(), classes=CLASSES, scratch=tmp_path, calibrate=False,
-        correct=True, seed=0,
+        correcting=40, seed=0,
     )  # fmt: skip
     assert (None if samples.calibration is None else len(samples.calibration)) == drawn
     assert len(samples.proof) == seen - (drawn or 0)

@@ -169,10 +169,8 @@ class Candidates:
         """The same with bias corrections and, by the settings, gains made for this layout."""
         plain = dataclasses.replace(scales, bias_corrections={}, gains={})
         simulated = self.scorer.simulated(plain, layout)
-        search_target = expected_spreads(self._spreads, layout)
-        found = correct(
-            simulated, search_target, self.correcting, gains=self.config.gain_correction
-        )
+        expected = expected_spreads(self._spreads, layout)
+        found = correct(simulated, expected, self.correcting, gains=self.config.gain_correction)
         return dataclasses.replace(plain, bias_corrections=found.biases, gains=found.gains)
 
     def _is_enough(self, score: QuantizationScore) -> bool:

@@ -19,6 +19,10 @@ class PhotoCount:
     def of(self, photos: Photos) -> int:
         """The count for photos of this size; there may be fewer."""
         height, width = photos.pixels.shape[2:]
+        return self.of_size(height, width)
+
+    def of_size(self, height: int, width: int) -> int:
+        """The count for photos of this height and width."""
         return max(self.least, min(self.most, self.pixels // int(height * width)))
 
 

@@ -61,7 +61,7 @@ class Scorer:
         graph: The float graph, as it is to be quantized.
         scheme: What the integers are.
         split: The photos by their use.
-        required: The agreement that the gate asks for.
+        gate_limit: The agreement that the gate asks for.
 
     Attributes:
         calibration: Photos that set the ranges.

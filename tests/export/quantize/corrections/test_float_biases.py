@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from edgeseed.export.call import Batch
 from edgeseed.export.program import build_program, float_graph
 from edgeseed.export.proof.reference import layer_names, layer_outputs
 from edgeseed.export.proof.rounding import round_layers
+from edgeseed.export.quantize.corrections import float_biases
+from edgeseed.export.quantize.corrections.bias_correction import correct
 from edgeseed.export.quantize.corrections.float_biases import correct_float_biases
-from edgeseed.export.samples import Photos
+from edgeseed.export.samples import LEAST_TO_DIVIDE, Photos, synthetic_photo
 
 Array = npt.NDArray[np.float32]
 
@@ -33,6 +36,8 @@ def test_rounded_weights_keep_the_means_of_their_layers(pixels: npt.NDArray[np.u
         program, Photos(pixels=pixels), round_weight=coarse, batch="dynamic"
     )
     graph = float_graph(program)
+    assert corrected is not None
+    pixels = pixels[: -len(pixels) // 4]  # those that correct; the others judge
     names = layer_names(graph)
     truth = layer_outputs(graph, pixels, names)
     shifts = []
@@ -47,40 +52,60 @@ def test_a_fixed_batch_stays_fixed(pixels: npt.NDArray[np.uint8]) -> None:
     program = build_program(tiny_student(trained=False), tiny_preprocess())
     some, image = Photos(pixels=pixels), torch.from_numpy(pixels[:2]).float()
     batches: tuple[Batch, ...] = (2, "dynamic")
-    fixed, free = (
-        correct_float_biases(program, some, round_weight=coarse, batch=batch).module(
-            check_guards=False
-        )(image)
-        for batch in batches
-    )
+    made = [
+        correct_float_biases(program, some, round_weight=coarse, batch=batch) for batch in batches
+    ]
+    fixed, free = (each and each.module(check_guards=False)(image) for each in made)
+    assert fixed is not None
     torch.testing.assert_close(fixed, free)
 
 
-def test_a_program_that_loses_nothing_stays_as_it_is(pixels: npt.NDArray[np.uint8]) -> None:
-    network = tiny_student(trained=False)
-    program = build_program(network, tiny_preprocess())
-    same = correct_float_biases(
-        program, Photos(pixels=pixels), round_weight=lambda weight: weight, batch="dynamic"
+def test_biases_stay_where_rounding_loses_nothing(pixels: npt.NDArray[np.uint8]) -> None:
+    program = build_program(tiny_student(trained=False), tiny_preprocess())
+    assert (
+        correct_float_biases(
+            program, Photos(pixels=pixels), round_weight=lambda weight: weight, batch="dynamic"
+        )
+        is None
     )
-    names = layer_names(float_graph(program))
-    before, after = (layer_outputs(float_graph(each), pixels, names) for each in (program, same))
-    for name in names:
-        np.testing.assert_allclose(after[name], before[name], rtol=1e-4, atol=1e-4)
+
+
+def test_a_correction_that_does_harm_is_not_taken(
+    pixels: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def harmful(*arguments: Any, **options: Any) -> Any:
+        found = correct(*arguments, **options)
+        return dataclasses.replace(
+            found, biases={name: -20 * bias for name, bias in found.biases.items()}
+        )
+
+    monkeypatch.setattr(float_biases, "correct", harmful)
+    program = build_program(tiny_student(trained=False), tiny_preprocess())
+    some = Photos(pixels=pixels)
+    assert correct_float_biases(program, some, round_weight=coarse, batch="dynamic") is None
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many")
+    for seed in range(LEAST_TO_DIVIDE):
+        synthetic_photo(32, seed=seed).save(folder / f"{seed:03}.png")
+    return folder
 
 
 @pytest.mark.parametrize(
     ("target", "options"), [("onnx", {}), ("coreml", {"weights": "palette6"}), ("litert", {})]
 )
 def test_a_w8_bundle_has_corrected_biases_and_is_held_to_the_student(
-    target: str, options: dict[str, Any], student: Path, photos: Path, tmp_path: Path
+    target: str, options: dict[str, Any], student: Path, many: Path, tmp_path: Path
 ) -> None:
     if target != "onnx":
         pytest.importorskip({"coreml": "coremltools", "litert": "ai_edge_litert"}[target])
     out = tmp_path / "made"
     export(
-        student, target=target, precision="w8", calibration=photos, out=out, options=options,
+        student, target=target, precision="w8", calibration=many, out=out, options=options,
         min_agreement=0.5, speed=False,
     )  # fmt: skip
     described = read_bundle(out).manifest.provenance.photos
-    assert (described.calibration, described.proof) == (32, 32)
+    assert (described.calibration, described.proof) == (50, 100)
     assert verify(out, against=student, min_agreement=0.5).passed

@@ -306,7 +306,9 @@ def test_a_full_disk_is_no_refusal_of_the_network(
         raise RuntimeError("filesystem error: cannot create directory: No space left on device")
 
     monkeypatch.setattr(load_coremltools("a test"), "convert", convert)
-    with pytest.raises(WorkError, match=r"^disk full while converting to Core ML; .* TMPDIR"):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    told = rf"^disk full while converting to Core ML; temporary files are in {tmp_path}: .* TMPDIR"
+    with pytest.raises(WorkError, match=told):
         write(network, tmp_path / "p", "fp32")
 
 
