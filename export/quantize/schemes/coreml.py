@@ -13,12 +13,20 @@ were not taken: `linear_quantize_activations` needs Core ML's predictions and so
 timm's fused batch norms.
 """
 
+import dataclasses
+
+import torch
+
 from edgeseed.export.quantize.scheme import INT8_SYMMETRIC, Scheme
+
+# An int8 package computes in float16, and coremltools stores the scales of weights in it. Channels
+# of small weights have scales that float16 rounds coarsely, or to zero.
+_WEIGHT = dataclasses.replace(INT8_SYMMETRIC, scale_dtype=torch.float16)
 
 SCHEME = Scheme(
     name="coreml",
     activation=INT8_SYMMETRIC,
-    weight=INT8_SYMMETRIC,
+    weight=_WEIGHT,
     operators=frozenset({"conv", "linear", "relu"}),
     saturation_is_activation=False,
     integer_bias=False,
