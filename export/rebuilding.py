@@ -2,9 +2,9 @@
 
 `torch.export` runs a graph operator by operator to get its program, which takes as long as writing
 a small student's file. A graph that came out of `torch.export`, and was edited after, knows nearly
-all of it already: its operators are pure, and its nodes carry the shapes of their values. What is
-left is to make weights the inputs that a program has them as, to name nodes by the order they run
-in, and to compute the shapes of the few nodes that are new.
+all of it already: its operators are pure, and its nodes carry the shapes of their values. Three
+things are left. Weights become inputs of the program. Nodes are named by the order they run in. The
+shapes of the few nodes that are new are computed.
 
 What comes out is what tracing gives, name by name: tests compare the two. A graph that has more in
 it, such as arithmetic on the size of the batch, is not rebuilt.

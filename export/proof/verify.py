@@ -184,7 +184,7 @@ def verify(
         All gates, all passed.
 
     Raises:
-        UsageError: If a limit is out of range, or given without `against`.
+        UsageError: If a limit is out of range, has no effect, or is given without `against`.
         ArtifactError: If a file is missing, added or changed, or is not what the manifest says.
         GateError: If a gate does not hold: which, by how much, the likely cause and what helps.
             Its `result` has all gates.
@@ -192,6 +192,11 @@ def verify(
     demanded = _demanded(min_agreement, max_drop, against=against)
     opened = read_bundle(bundle, check=True)
     evidence = gather(opened, against=None if against is None else Path(against), demanded=demanded)
+    if min_agreement is not None and not (evidence.quantized or evidence.target.judges_natively):
+        raise UsageError(
+            "--min-agreement is for w8 and int8; this bundle is "
+            f"{opened.manifest.precision}, which is held to the student's outputs: leave it out"
+        )
     results = judge(evidence)
     if against is None:
         # Before `contents`: an edited gate is told as that, not by the card that it no longer fits.

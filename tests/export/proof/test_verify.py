@@ -130,6 +130,12 @@ def test_a_limit_that_makes_no_sense_is_one_line(limits: dict[str, Any], message
         verify("no such bundle", **limits)
 
 
+def test_an_agreement_is_not_asked_of_a_float_bundle(made_fp32: Path, student: Path) -> None:
+    with pytest.raises(UsageError, match=r"is for w8 and int8; this bundle is fp32, .* leave it"):
+        verify(made_fp32, against=student, min_agreement=0.9)
+    assert verify(made_fp32, against=student, max_drop=2.0).passed
+
+
 def test_fewer_proof_photos_than_were_recorded_are_told(int8_bundle: Path) -> None:
     proof = read_proof(int8_bundle)
     few = Photos(pixels=proof.pixels[:20], labels=None)

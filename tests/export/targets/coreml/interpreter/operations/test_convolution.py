@@ -1,4 +1,4 @@
-"""Convolutions and pools: as torch has them, from a package that coremltools wrote."""
+"""Convolutions: as torch has them, from a package that coremltools wrote."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def convolved(x: Tensor, weight: Any, **settings: Any) -> Tensor:
     return F.conv2d(x, torch.from_numpy(weight), torch.from_numpy(BETA), **settings)
 
 
-WINDOWS_OVER_IMAGES: dict[str, Case] = {
+CONVOLUTIONS: dict[str, Case] = {
     "conv": (
         lambda mb, x: mb.conv(x=x, weight=kernel(3, 4, 3, 3), bias=BETA, pad_type="valid"),
         lambda x: convolved(x, kernel(3, 4, 3, 3)),
@@ -84,71 +84,19 @@ WINDOWS_OVER_IMAGES: dict[str, Case] = {
             x, torch.from_numpy(kernel(4, 3, 4, 4)), stride=2, padding=1
         ),
     ),
-    "max_pool": (
-        lambda mb, x: mb.max_pool(
-            x=x, kernel_sizes=[3, 3], strides=[2, 2], pad_type="custom", pad=[1, 1, 1, 1]
-        ),
-        lambda x: F.max_pool2d(x, 3, 2, 1),
-    ),
-    "max_pool:ceil": (
-        lambda mb, x: mb.max_pool(
-            x=x, kernel_sizes=[3, 3], strides=[2, 2], pad_type="custom", pad=[1, 1, 1, 1],
-            ceil_mode=True,
-        ),
-        lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True),
-    ),
-    "avg_pool": (
-        lambda mb, x: mb.avg_pool(
-            x=x, kernel_sizes=[3, 3], strides=[2, 2], pad_type="custom", pad=[1, 1, 1, 1]
-        ),
-        lambda x: F.avg_pool2d(x, 3, 2, 1),
-    ),
-    "avg_pool:exclude": (
-        lambda mb, x: mb.avg_pool(
-            x=x, kernel_sizes=[3, 3], strides=[2, 2], pad_type="custom", pad=[1, 1, 1, 1],
-            exclude_padding_from_average=True,
-        ),
-        lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
-    ),
-    "avg_pool:ceil": (
-        lambda mb, x: mb.avg_pool(
-            x=x, kernel_sizes=[3, 2], strides=[2, 3], pad_type="custom", pad=[1, 1, 0, 0],
-            ceil_mode=True,
-        ),
-        lambda x: F.avg_pool2d(x, (3, 2), (2, 3), (1, 0), ceil_mode=True),
-    ),
-    "avg_pool:ceil-exclude": (
-        lambda mb, x: mb.avg_pool(
-            x=x, kernel_sizes=[3, 3], strides=[2, 2], pad_type="custom", pad=[1, 1, 1, 1],
-            ceil_mode=True, exclude_padding_from_average=True,
-        ),
-        lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False),
-    ),
-    "l2_pool": (
-        lambda mb, x: mb.l2_pool(
-            x=x, kernel_sizes=[2, 2], strides=[2, 2], pad_type="valid"
-        ),
-        lambda x: F.lp_pool2d(x, 2.0, 2),
-    ),
 }  # fmt: skip
 
 
-def test_windows_over_images(interpret: Interpret, mb: Any) -> None:
-    check(interpret, mb, WINDOWS_OVER_IMAGES, values(2, 4, 7, 8))
+def test_convolutions_of_images(interpret: Interpret, mb: Any) -> None:
+    check(interpret, mb, CONVOLUTIONS, values(2, 4, 7, 8))
 
 
 @pytest.mark.parametrize("spatial", [1, 3])
-def test_windows_over_lines_and_volumes(interpret: Interpret, mb: Any, spatial: int) -> None:
+def test_convolutions_of_lines_and_volumes(interpret: Interpret, mb: Any, spatial: int) -> None:
     x = values(1, 2, *[6] * spatial)
     weight = kernel(4, 2, *[3] * spatial)
-    found = interpret(
-        lambda x: [
-            mb.conv(x=x, weight=weight, pad_type="custom", pad=[1] * (2 * spatial)),
-            mb.max_pool(x=x, kernel_sizes=[2] * spatial, strides=[2] * spatial, pad_type="valid"),
-        ],
-        x,
+    (found,) = interpret(
+        lambda x: [mb.conv(x=x, weight=weight, pad_type="custom", pad=[1] * (2 * spatial))], x
     )
     convolve = {1: F.conv1d, 3: F.conv3d}[spatial]
-    pool = {1: F.max_pool1d, 3: F.max_pool3d}[spatial]
-    torch.testing.assert_close(found[0], convolve(x, torch.from_numpy(weight), padding=1))
-    torch.testing.assert_close(found[1], pool(x, 2))
+    torch.testing.assert_close(found, convolve(x, torch.from_numpy(weight), padding=1))
