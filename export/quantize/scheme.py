@@ -79,8 +79,10 @@ class Scheme:
     least integer can mean zero."""
     integer_bias: bool
     """Whether biases are int32, in steps of the input's scale times the weights'."""
-    exact_image: bool
-    """Whether the first quantized tensor is the photo's own bytes, not the normalised photo."""
+    exact_image: Literal["always", "one mean", "never"]
+    """Where the first quantized tensor is the photo's own bytes, not the normalised photo. `one
+    mean`: where all colours have one mean, so that no further channel is needed for the others
+    (`graph/rewriting.py`)."""
     float_results: bool = False
     """Whether a layer gives its result in float, so that only what layers read is quantized."""
     single_positions: bool = True

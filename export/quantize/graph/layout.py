@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
-from edgeseed.export.program import input_of, is_constant
+from edgeseed.export.program import constant, input_of, is_constant
 from edgeseed.export.quantize.corrections.float_embedding import tail_of
 from edgeseed.export.quantize.scheme import Operator, Scheme
 
@@ -41,6 +41,7 @@ class Kind(enum.Enum):
     THREES = "the input of a hard-sigmoid that stays an operator: below -3 and above 3 all is one"
     SIGMOID = "0 to 1"
     IMAGE = "a photo's bytes"
+    PHOTO = "a photo that was normalised by one mean: its bytes are steps of one size"
     SHARED = "the integers of another tensor"
 
 
@@ -96,6 +97,19 @@ def image_of(node: fx.Node) -> fx.Node | None:
     image = shifted.args[0]
     is_image = isinstance(image, fx.Node) and image.op == "placeholder" and len(shifted.users) == 1
     return image if is_image and isinstance(image, fx.Node) else None
+
+
+def grey_of(mean: Tensor) -> int:
+    """The byte that stands for zero in a photo: near the means of its colours."""
+    return round(float(mean.double().mean()))
+
+
+def _has_one_mean(graph: fx.Graph, layer: fx.Node) -> bool:
+    """Whether the photo that a layer reads is normalised by one mean, up to half a byte's step."""
+    module = graph.owning_module
+    assert module is not None
+    mean = constant(module, input_of(input_of(weighted_input(layer)), 1))
+    return bool(((mean - grey_of(mean)).abs() <= 0.5).all())
 
 
 def operator_of(node: fx.Node) -> Operator | None:
@@ -253,17 +267,23 @@ class _Planner:
 
     def _take(self, node: fx.Node, operator: Operator, sources: list[fx.Node]) -> None:
         self.operators[node] = operator
-        image = image_of(node) if self.scheme.exact_image and operator == "conv" else None
-        if image is not None:
+        image = image_of(node) if operator == "conv" else None
+        if image is not None and self._reads_bytes(node):
             self.points[image] = Kind.IMAGE
         else:
+            is_even = image is not None and _has_one_mean(self.graph, node)
             for source in sources:
-                self.points.setdefault(source, Kind.FREE)
+                self.points.setdefault(source, Kind.PHOTO if is_even else Kind.FREE)
         stays_float = self.scheme.float_results or node in self.tail
         # What only the caller reads is handed over in float, without a detour by bytes.
         is_read = self.scheme.plain_qdq or any(user.op != "output" for user in node.users)
         if is_read and not stays_float:
             self.points[node] = Kind.FREE
+
+    def _reads_bytes(self, layer: fx.Node) -> bool:
+        if self.scheme.exact_image == "one mean":
+            return _has_one_mean(self.graph, layer)
+        return self.scheme.exact_image == "always"
 
     def _take_skip(self, node: fx.Node, sources: list[fx.Node]) -> None:
         """A residual sum: the layer in front writes it, if what it adds comes in integers."""

@@ -25,9 +25,10 @@ plain           none of the above: each operator reads and stores for itself (`S
 relu, relu6     the store's own saturation at 0 and at 6
 silu(x)         x * sigmoid(x), both read from the same bytes; the sigmoid is a table of 256 entries
 the photo       is bytes already: stored in steps of 1, and the normalisation folded into the first
-            convolution. Folding a mean is wrong where the convolution pads with zeros, because a
-            padded zero stands for the mean. So the bytes are read with a grey near the mean as zero
-            point, and a fourth channel of ones, which padding ends like the photo, carries the rest
+            convolution. A mean that all colours share goes into the bias, and the byte nearest to
+            it is zero. Other means cannot: the convolution pads with zeros, and a padded zero
+            stands for the mean. So the bytes are read with a grey near the means as zero point, and
+            a fourth channel of ones, which padding ends like the photo, carries the rest
             of each channel's mean: exact also in the outermost row. (Kernels prefer four channels
             to three anyway: 283 -> 168 us for MobileNetV3-L's first layer.)
 ```
@@ -41,7 +42,13 @@ import torch
 from torch import Tensor, fx
 
 from edgeseed.export.program import constant, copy_graph, input_of, new_constant, tidy
-from edgeseed.export.quantize.graph.layout import Kind, Layout, image_of, weighted_input
+from edgeseed.export.quantize.graph.layout import (
+    Kind,
+    Layout,
+    grey_of,
+    image_of,
+    weighted_input,
+)
 from edgeseed.export.quantize.pairs import pair_limit_of
 from edgeseed.export.quantize.scales import (
     Quantizer,
@@ -345,7 +352,8 @@ class _Inserter:
         reader = node if first is source else first
         image = image_of(node)
         if image is not None and self.layout.points.get(image.name) is Kind.IMAGE:
-            weight, value = self._fold_normalisation(source, image, weight, before=reader)
+            weight, owed, value = self._fold_normalisation(source, image, weight, before=reader)
+            bias = bias + owed * self.scales.gains.get(node.name, 1.0)
             scale = self.stored[image][1].scale
         else:
             value, scale = self._read(source, before=reader), self.stored[source][1].scale
@@ -382,18 +390,40 @@ class _Inserter:
 
     def _fold_normalisation(
         self, scaled: fx.Node, image: fx.Node, weight: Tensor, *, before: fx.Node
-    ) -> tuple[Tensor, fx.Node]:
-        """Weights that normalise, and the photo read as `byte - grey` with ones behind."""
+    ) -> tuple[Tensor, Tensor, fx.Node]:
+        """Weights that normalise, what the bias is owed, and the photo read as `byte - grey`.
+
+        With a channel of ones behind, which carries the means, nothing is owed.
+        """
         shifted, factor = input_of(scaled), input_of(scaled, 1)
         offset = input_of(shifted, 1)
         mean = constant(self.module, offset).view(1, -1, 1, 1).double()
         folded = weight.double() * constant(self.module, factor).view(1, -1, 1, 1).double()
-        grey = round(float(mean.mean()))
+        grey = grey_of(mean)
         # What each tap owes for reading `byte - grey` in place of `byte - mean`.
-        owed = (folded * (grey - mean)).sum(dim=1, keepdim=True) / (_BRIGHTEST - grey)
-        weight = torch.cat([folded, owed], dim=1).float()
+        owed = (folded * (grey - mean)).sum(dim=1, keepdim=True)
+        if self.scheme.exact_image == "one mean":
+            value = self._read_from_grey(image, grey, before=before)
+            return folded.float(), owed.sum(dim=(1, 2, 3)).float(), value
+        weight = torch.cat([folded, owed / (_BRIGHTEST - grey)], dim=1).float()
         read = self._read_plain_image if self.scheme.plain_qdq else self._read_image
-        return weight, read(image, grey, before=before)
+        return weight, torch.zeros(len(weight)), read(image, grey, before=before)
+
+    def _read_from_grey(self, image: fx.Node, grey: int, *, before: fx.Node) -> fx.Node:
+        """(N, C, H, W): `byte - grey`, subtracted before it is stored: exact."""
+        of_bytes, quantizer = self.stored[image]
+        number = torch.tensor(float(grey))
+        constant_grey = new_constant(self.module, number, name="grey", before=of_bytes)
+        zero_point = quantizer.low + grey * round(1 / quantizer.scale)
+        reading = dataclasses.replace(quantizer, zero_point=zero_point)
+        with self.graph.inserting_before(of_bytes):
+            value = self.graph.call_function(_aten.sub.Tensor, (image, constant_grey))
+            stored = self.graph.call_function(
+                ops.quantize_per_tensor.default, (value, *reading.arguments)
+            )
+        stored.meta = dict(of_bytes.meta)
+        self.readers.add(value)
+        return self._read_as(stored, reading, before=before)
 
     def _read_image(self, image: fx.Node, grey: int, *, before: fx.Node) -> fx.Node:
         """(N, C + 1, H, W): `byte - grey`, and a channel of `255 - grey`."""

@@ -174,7 +174,18 @@ def _sampling_stride(count: int, shape: Sequence[int]) -> int:
 def choose_quantizer(
     statistics: Statistics, method: Method, kind: Kind, number_format: IntegerFormat
 ) -> Quantizer:
-    """The quantizer of a point by one method."""
+    """The quantizer of a point by one method.
+
+    A photo's is the same by all: what was seen, in steps a little larger than a byte's. Steps of a
+    byte's size with the mean half a step off would have each byte halfway between two, where
+    rounding to even takes every second one for its neighbour.
+    """
+    if kind is Kind.PHOTO:
+        levels = number_format.levels
+        wider = 1.0 if number_format.symmetric else levels / (levels - 1)
+        return quantizer_of_kind(
+            kind, statistics.low * wider, statistics.high * wider, number_format
+        )
     low, high = _RANGES[method](statistics, kind, number_format)
     return quantizer_of_kind(kind, low, high, number_format)
 

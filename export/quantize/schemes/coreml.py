@@ -30,6 +30,6 @@ SCHEME = Scheme(
     operators=frozenset({"conv", "linear", "relu"}),
     saturation_is_activation=False,
     integer_bias=False,
-    exact_image=False,
+    exact_image="never",
     float_results=True,
 )

@@ -22,7 +22,7 @@ SCHEME = Scheme(
     operators=ALL_OPERATORS,
     saturation_is_activation=True,
     integer_bias=True,
-    exact_image=True,
+    exact_image="always",
     plain_qdq=True,
     float_layers=False,
 )

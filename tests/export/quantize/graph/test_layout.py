@@ -67,6 +67,25 @@ def test_small_photos_and_wider_layers_are_all_integer(size: int, channels: int)
     assert Kind.IMAGE in layout.points.values()
 
 
+@pytest.mark.parametrize(
+    ("scheme", "mean", "kind"),
+    [
+        ("x86", (0.5, 0.4, 0.3), Kind.IMAGE),
+        ("litert", (0.5, 0.5, 0.5), Kind.IMAGE),
+        ("litert", (0.5, 0.4, 0.3), Kind.FREE),
+        ("coreml-affine", (0.5, 0.5, 0.5), Kind.PHOTO),
+        ("coreml", (0.5, 0.4, 0.3), Kind.FREE),
+    ],
+)
+def test_a_photo_is_its_bytes_where_the_scheme_can_express_the_means(
+    scheme: str, mean: tuple[float, float, float], kind: Kind
+) -> None:
+    preprocess = dataclasses.replace(tiny_preprocess(), mean=mean)
+    graph = float_graph(build_program(tiny_student(trained=False), preprocess))
+    layout = plan_layout(graph.graph, SCHEMES.load(scheme))
+    assert next(iter(layout.points.values())) is kind
+
+
 def test_a_scheme_without_a_stem_is_all_integer() -> None:
     layout = plan_layout(stem(LARGE).graph, SCHEMES.load("arm"))
     assert not layout.floats

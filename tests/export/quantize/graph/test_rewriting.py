@@ -12,12 +12,15 @@ from torch import Tensor, fx, nn
 from edgeseed.export.program import build_program, example_input, float_graph, trace
 from edgeseed.export.quantize.graph.layout import Kind, Layout, plan_layout
 from edgeseed.export.quantize.graph.rewriting import (
+    POINT,
     TensorScales,
     insert_quantization,
     quantizer_of_kind,
 )
 from edgeseed.export.quantize.graph.simulation import fake_quantize, fake_quantize_, simulate
+from edgeseed.export.quantize.ranges.observers import METHODS, Method
 from edgeseed.export.quantize.ranges.statistics import calibrate, scales_by_method
+from edgeseed.export.quantize.scales import ops
 from edgeseed.export.quantize.scheme import IntegerFormat, Scheme
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
@@ -31,6 +34,7 @@ FINE = dataclasses.replace(
     activation=IntegerFormat(dtype=torch.int32, low=0, high=2**20 - 1, symmetric=False),
     weight=IntegerFormat(dtype=torch.int32, low=-(2**20), high=2**20, symmetric=True),
 )
+_QUANTIZE = ops.quantize_per_tensor.default
 _ROUNDING = (fake_quantize, fake_quantize_)
 
 
@@ -105,6 +109,54 @@ def test_the_photo_is_read_exactly_also_at_its_edge(pixels: Pixels) -> None:
     scales = dataclasses.replace(scales, quantizers={**scales.quantizers, image: photo})
     found = run(insert_quantization(graph, layout, scales, FINE), pixels)[0]
     assert relative(found, run(graph, pixels)[0]) < 1e-3
+
+
+_ALL_BYTES = np.arange(3 * 1024, dtype=np.int64).reshape(1, 3, 32, 32).astype(np.uint8)
+"""Each byte, four times in each colour."""
+
+
+@pytest.mark.parametrize("mean", [0.5, 128 / 255])
+def test_a_photo_of_one_mean_is_stored_as_its_bytes(mean: float) -> None:
+    """The nearest byte is zero, and what is left of the mean is in the bias."""
+    preprocess = dataclasses.replace(tiny_preprocess(), mean=(mean,) * 3, std=(0.5, 0.4, 0.3))
+    graph = float_graph(build_program(tiny_student(trained=False), preprocess))
+    scheme = SCHEMES.load("litert")
+    found, _, _ = quantized(graph, scheme, _ALL_BYTES)
+    stored = next(node for node in found.graph.nodes if node.target is _QUANTIZE)
+    assert stored.meta[POINT] == "image"
+    found.graph.output((stored,))
+    found.graph.erase_node(list(found.graph.nodes)[-2])
+    found.recompile()
+    integers = found(torch.from_numpy(_ALL_BYTES).float())[0]
+    np.testing.assert_array_equal(integers.numpy(), _ALL_BYTES.astype(np.int64) - 128)
+
+
+def test_one_mean_that_is_a_byte_needs_no_channel_of_ones(pixels: Pixels) -> None:
+    """The outermost row is what it is with one, too."""
+    preprocess = dataclasses.replace(tiny_preprocess(), mean=(128 / 255,) * 3, std=(0.5, 0.4, 0.3))
+    graph = float_graph(build_program(tiny_student(trained=False), preprocess))
+    arm = SCHEMES.load("arm")  # without a limit for pairs of weights, in which the ones are
+    by_ones, by_bias = (
+        run(quantized(graph, dataclasses.replace(arm, exact_image=way), pixels)[0], pixels)[0]
+        for way in ("always", "one mean")
+    )
+    np.testing.assert_allclose(by_bias, by_ones, atol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["coreml", "coreml-affine", "tensorrt"])
+@pytest.mark.parametrize("method", METHODS)
+def test_no_two_bytes_of_a_normalised_photo_become_one_but_at_its_mean(
+    scheme: str, method: Method
+) -> None:
+    """With steps of a byte's size each byte lay halfway between two, and half of them were lost."""
+    preprocess = dataclasses.replace(tiny_preprocess(), mean=(0.5,) * 3, std=(0.5,) * 3)
+    graph = float_graph(build_program(tiny_student(trained=False), preprocess))
+    layout = plan_layout(graph.graph, SCHEMES.load(scheme))
+    statistics = calibrate(graph, layout, Photos(pixels=_ALL_BYTES))
+    scales = scales_by_method(statistics, layout, SCHEMES.load(scheme), method)
+    quantizer = scales.quantizers[next(iter(layout.points))]
+    integers = (torch.arange(256) - 127.5) / 127.5 / quantizer.scale + quantizer.zero_point
+    assert len(integers.round().clamp(quantizer.low, quantizer.high).unique()) >= 254
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "mobilenetv3_small_050"])
