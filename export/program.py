@@ -24,6 +24,7 @@ What happens to the graph on the way, and how exact it is:
 """
 
 import copy
+import math
 import operator
 import warnings
 from collections.abc import Sequence
@@ -160,6 +161,7 @@ def float_graph(program: ExportedProgram) -> fx.GraphModule:
     fold_constants(graph_module)
     _fold_batch_norms(graph_module)
     _keep_pooled_axes(graph_module)
+    _write_folds_as_convolutions(graph_module)
     return tidy(graph_module)
 
 
@@ -409,6 +411,49 @@ def _drops_pooled_axes(node: fx.Node) -> bool:
         return False
     keeps = len(node.args) > 2 and node.args[2]
     return not keeps and sorted(axis % 4 for axis in axes) == [2, 3]
+
+
+def _write_folds_as_convolutions(graph_module: fx.GraphModule) -> None:
+    """`fold` (col2im), the sum of overlapping windows, as a transposed convolution. Exact.
+
+    Core ML, LiteRT and TensorRT have no such operator. Each channel is a photo of its own there,
+    with a channel for each place of the window, and the kernel puts each place where it belongs.
+    """
+    graph = graph_module.graph
+    for node in graph.find_nodes(op="call_function", target=_aten.col2im.default):
+        columns: Any
+        columns, size, kernel, dilation, padding, stride = node.args
+        windows = columns.meta["val"]
+        reaches = [apart * (width - 1) + 1 for apart, width in zip(dilation, kernel, strict=True)]
+        spare = [
+            whole + 2 * pad - reach
+            for whole, pad, reach in zip(size, padding, reaches, strict=True)
+        ]
+        if windows.dim() != 3 or not all(isinstance(each, int) for each in size):
+            continue
+        places = math.prod(kernel)
+        counts = [each // step + 1 for each, step in zip(spare, stride, strict=True)]
+        # Rows and columns that no whole window reaches.
+        left = [each % step for each, step in zip(spare, stride, strict=True)]
+        channels = windows.shape[1] // places
+        shapes = ((-1, places, *counts), (-1, channels, *size))
+        ones = torch.eye(places).view(places, 1, *kernel)
+        weight = new_constant(graph_module, ones, name=f"{node.name}_places", before=node)
+        mode = node.meta["val"].fake_mode
+        with graph.inserting_before(node):
+            alone = graph.call_function(_aten.reshape.default, (columns, list(shapes[0])))
+            summed = graph.call_function(
+                _aten.conv_transpose2d.input,
+                (alone, weight, None, stride, padding, left, 1, dilation),
+            )
+            result = graph.call_function(_aten.reshape.default, (summed, list(shapes[1])))
+        with mode:
+            weight.meta["val"] = mode.from_tensor(ones, static_shapes=True)
+            alone.meta["val"] = windows.reshape(shapes[0])
+            summed.meta["val"] = node.meta["val"].reshape(-1, 1, *size)
+            result.meta["val"] = node.meta["val"]
+        node.replace_all_uses_with(result)
+        graph.erase_node(node)
 
 
 _BATCH_NORM_TRAINING_ARGUMENT = 5

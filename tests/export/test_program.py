@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.export import tiny_preprocess, tiny_student
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from edgeseed.core.agreement import relative_error
 from edgeseed.core.errors import UsageError
@@ -22,6 +23,7 @@ from edgeseed.export.program import (
     trace,
 )
 from edgeseed.export.proof.reference import reference_outputs
+from edgeseed.export.rebuilding import rebuild
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -160,6 +162,37 @@ class _InFloat32(nn.Module):
             squares = image.square()
         steps = torch.arange(4, dtype=torch.float32) / 4
         return (squares.mean((2, 3)) + steps[:3],)
+
+
+class _Folded(nn.Module):
+    """Windows of a photo, taken and put back where they overlap."""
+
+    def __init__(self, *window: Any) -> None:
+        super().__init__()
+        self.window = window
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        columns = F.unfold(image, *self.window)
+        return (F.fold(columns.relu(), image.shape[2:], *self.window),)
+
+
+@pytest.mark.parametrize(
+    "window", [(3, 1, 1, 2), ((3, 2), (1, 2), (1, 0), (2, 1)), (2, 1, 0, 2), (3, 1, 1, 3)], ids=str
+)
+@pytest.mark.parametrize("batch", ["dynamic", 1])
+def test_a_fold_is_a_transposed_convolution(window: Any, batch: Batch) -> None:
+    """Formats lack `col2im`. Rows that no whole window reaches are zeros."""
+    network = _Folded(*window)
+    traced = trace(network, torch.zeros(2 if batch == "dynamic" else 1, 3, 9, 11), batch=batch)
+    graph = float_graph(traced)
+    targets = {node.target for node in graph.graph.nodes}
+    assert torch.ops.aten.conv_transpose2d.input in targets
+    assert torch.ops.aten.col2im.default not in targets
+    program = rebuild(graph, traced)
+    assert program is not None
+    photos = torch.randn(5 if batch == "dynamic" else 1, 3, 9, 11)
+    found = program.module(check_guards=False)(photos)[0]
+    torch.testing.assert_close(found, network(photos)[0])
 
 
 def test_what_runs_outside_of_autocast_is_part_of_the_graph() -> None:

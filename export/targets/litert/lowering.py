@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import fx
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from edgeseed.core.errors import WorkError
@@ -131,6 +132,7 @@ class Lowering:
         self.weights = weights
         self.input_type = input_type
         self.builder = ModelBuilder()
+        _take_einsum_apart(graph_module)
         # A batch of one makes more of it constant than the program knew.
         fold_constants(graph_module)
         self.values: dict[fx.Node, Value] = {}
@@ -460,6 +462,25 @@ class Lowering:
                 self._zeros_around[result.index] = (source, tuple(pads))
             return self.emit("PAD", inputs, result, options="PadOptions")
         return self.emit("PADV2", [*inputs, self.number(fill)], result, options="PadV2Options")
+
+
+def _take_einsum_apart(graph_module: fx.GraphModule) -> None:
+    """Writes each `einsum` as the products and moved axes that PyTorch computes it by."""
+    graph = graph_module.graph
+    for node in graph.find_nodes(op="call_function", target=_aten.einsum.default):
+        operands: Any = node.args[1]
+        values = [each.meta["val"] for each in operands]
+
+        def product(*tensors: Tensor, equation: Any = node.args[0]) -> Tensor:
+            return torch.einsum(equation, *tensors)
+
+        with values[0].fake_mode:
+            made = make_fx(product)(*values).graph
+        places = dict(zip(made.find_nodes(op="placeholder"), operands, strict=True))
+        with graph.inserting_before(node):
+            result = graph.graph_copy(made, places)
+        node.replace_all_uses_with(result)
+        graph.erase_node(node)
 
 
 def unknown_operator(node: fx.Node) -> WorkError:
@@ -1414,6 +1435,25 @@ def _roll(lowering: Lowering, node: fx.Node) -> Value:
     return value
 
 
+def _index(lowering: Lowering, node: fx.Node) -> Value:
+    """Slices in the order of a constant list, along one axis."""
+    lists: Any = node.args[1]
+    axes = [axis for axis, each in enumerate(lists) if each is not None]
+    if len(axes) != 1 or not is_constant(lists[axes[0]]):
+        raise unknown_operator(node)
+    wanted = constant(lowering.module, lists[axes[0]])
+    if wanted.dim() != 1 or wanted.dtype == torch.bool:
+        raise unknown_operator(node)
+    value = lowering.plain_value(node.args[0])
+    # Negative numbers count from the end, which LiteRT does not know.
+    numbers = (wanted % value.shape[axes[0]]).numpy().astype(np.int32)
+    result = lowering.result(node.name, shape_of(node), value.order, like=value)
+    return lowering.emit(
+        "GATHER", [value.index, lowering.builder.constant(f"{node.name}_numbers", numbers)], result,
+        options="GatherOptions", axis=axes[0],
+    )  # fmt: skip
+
+
 def _expand(lowering: Lowering, node: fx.Node) -> Value:
     value, shape = lowering.value(node.args[0]), shape_of(node)
     if value.shape == shape:
@@ -1545,6 +1585,7 @@ _HANDLERS: dict[Any, Callable[[Lowering, fx.Node], Value | list[Value]]] = {
     _aten.unbind.int: _unbind,
     operator.getitem: _getitem,
     _aten.roll.default: _roll,
+    _aten.index.Tensor: _index,
     _aten.expand.default: _expand,
     _aten.expand_as.default: _expand,
     _aten.constant_pad_nd.default: _pad,

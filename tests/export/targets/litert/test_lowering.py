@@ -77,6 +77,18 @@ def _with_part(x: Tensor) -> Tensor:
     return torch.slice_scatter(x, x[:, 1:3].relu(), 1, 1, 3)
 
 
+class _Products(nn.Module):
+    """A sum of products with weights, as attention with relative positions has."""
+
+    def __init__(self, equation: str, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.equation = equation
+        self.weight = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum(self.equation, x, self.weight)
+
+
 OPERATORS: dict[str, tuple[Any, str]] = {
     "nearest": (lambda x: F.interpolate(x, scale_factor=2), "RESIZE_NEAREST_NEIGHBOR"),
     "nearest to a size": (lambda x: F.interpolate(x, size=(5, 17)), "RESIZE_NEAREST_NEIGHBOR"),
@@ -129,12 +141,26 @@ OPERATORS: dict[str, tuple[Any, str]] = {
         "DEPTHWISE_CONV_2D",
     ),
     "windows as columns, side by side": (lambda x: F.unfold(x, 4, stride=4), "DEPTHWISE_CONV_2D"),
+    "overlapping windows summed": (
+        lambda x: F.fold(F.unfold(x, 3, 1, 1, 2), SHAPE[2:], 3, 1, 1, 2), "TRANSPOSE_CONV",
+    ),
     "means of windows of a row": (
         lambda x: F.avg_pool1d(x.flatten(2), 4), "AVERAGE_POOL_2D",
     ),
     "means of windows of a row, with a border": (
         lambda x: F.avg_pool1d(x.flatten(2), 5, 3, 2, ceil_mode=True), "MUL",
     ),
+    "a sum of products along rows": (
+        _Products("bchw,hkw->bchk", (8, 5, 12)), "BATCH_MATMUL",
+    ),
+    "a sum of products along columns": (
+        _Products("bchw,wkh->bckw", (12, 5, 8)), "BATCH_MATMUL",
+    ),
+    "a sum of products of itself": (
+        lambda x: torch.einsum("bchw,bdhw->bcd", x, x.relu()), "BATCH_MATMUL",
+    ),
+    "slices in another order": (lambda x: x[:, [5, 0, -2, 0]], "GATHER"),
+    "rows in another order": (lambda x: x[:, :, torch.tensor([7, 0, 3])], "GATHER"),
     "sums of windows": (lambda x: F.avg_pool2d(x, 2, divisor_override=1), "MUL"),
     "means of unequal windows": (lambda x: F.adaptive_avg_pool2d(x, (3, 5)), "BATCH_MATMUL"),
     "means of equal windows": (lambda x: F.adaptive_avg_pool2d(x, (4, 3)), "AVERAGE_POOL_2D"),
