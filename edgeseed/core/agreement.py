@@ -112,6 +112,26 @@ def photo_rms(value: NDArray[Any], reference: NDArray[Any]) -> float:
     return found if np.isfinite(found) else _UNKNOWN_ERROR
 
 
+def median_scale(value: NDArray[Any], reference: NDArray[Any]) -> float:
+    """By what the outputs are multiplied: the median over the photos of each one's projection.
+
+    Rounding errs in all directions and leaves it near one, however much it errs: within 0.03 for
+    int8 students that agree on 72 to 96 % of 160 photos. Cosines and top classes do not see it.
+
+    Args:
+        value: (N, D).
+        reference: (N, D).
+    """
+    truth = reference.astype(np.float64)
+    squares = np.sum(truth * truth, axis=1)
+    there = squares > 0
+    if not there.any():
+        return 1.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = float(np.median(np.sum(value * truth, axis=1)[there] / squares[there]))
+    return found if np.isfinite(found) else _UNKNOWN_ERROR
+
+
 def _photo_weights(reference: NDArray[Any]) -> NDArray[np.float64]:
     """(N,) what brings photos to one size: over each one's norm, or the median of all norms."""
     norms = np.linalg.norm(reference.astype(np.float64), axis=1)

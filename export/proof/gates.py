@@ -13,6 +13,7 @@ logits_rms        quantized      root mean square of each photo's error over its
 logits_kl         quantized      mean divergence of the predicted classes, in nats
 worst_cosine      quantized      least cosine to the float embedding
 low_cosine        --against      5th percentile of the cosines to the float embedding
+scale             --against      by what share the outputs are larger or smaller than the student's
 neighbours        quantized      share of each photo's nearest photos that stay its nearest
 channels          quantized      worst channel's missing correlation, over what rounding explains
 added_outputs     --add-outputs  probabilities and best classes follow from the file's logits
@@ -32,6 +33,7 @@ from edgeseed.core.agreement import (
     channel_correlations,
     cosines,
     kl_divergences,
+    median_scale,
     neighbour_overlap,
     photo_rms,
     relative_error,
@@ -64,6 +66,7 @@ _NEIGHBOUR_MARGIN = 0.1
 _CHANNEL_FACTOR, _CHANNEL_MARGIN = 3.0, 2e-2
 # Where nothing says what rounding costs.
 _FIXED_RMS, _FIXED_KL, _FIXED_COSINE, _FIXED_CORRELATION = 0.35, 0.1, 0.7, 0.5
+_FIXED_SCALE = 0.1
 MEASURED = frozenset({"rounding", "logits_rms", "logits_kl", "worst_cosine", "neighbours"})
 """Gates whose limit is measured, and may differ a little from machine to machine."""
 
@@ -274,6 +277,21 @@ def fixed_gates(outputs: Outputs, reference: Outputs) -> list[GateResult]:
                    detail=detail)
         for name, value, limit, unit, detail in found
     ]  # fmt: skip
+    # Classes depend on how far logits are apart, not on what all of them have in common.
+    scales = {
+        name: median_scale(*map(_centred, (outputs[name], truth)))
+        if name == "logits"
+        else median_scale(outputs[name], truth)
+        for name, truth in reference.items()
+    }
+    furthest = max(scales, key=lambda name: abs(scales[name] - 1))
+    off = abs(scales[furthest] - 1)
+    results.append(
+        GateResult(
+            name="scale", value=off, limit=_FIXED_SCALE, passed=off <= _FIXED_SCALE,
+            unit="of the student's", n=n, detail=f"{furthest} times {scales[furthest]:.3f}",
+        )
+    )  # fmt: skip
     if "logits" in reference:
         pair = outputs["logits"], reference["logits"]
         rms, divergence = photo_rms(*pair), _mean_kl(*pair)
@@ -288,6 +306,11 @@ def fixed_gates(outputs: Outputs, reference: Outputs) -> list[GateResult]:
             ),
         ]  # fmt: skip
     return results
+
+
+def _centred(logits: Array) -> Array:
+    centred: Array = logits - logits.mean(axis=1, keepdims=True)
+    return centred
 
 
 def _two_digits(value: float) -> float:

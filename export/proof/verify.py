@@ -58,6 +58,7 @@ _ADVICE = {
     "logits_kl": _NOT_ROUNDING,
     "worst_cosine": _NOT_ROUNDING,
     "low_cosine": _NOT_ROUNDING,
+    "scale": _NOT_ROUNDING,
     "neighbours": _NOT_ROUNDING,
     "channels": _NOT_ROUNDING,
     "accuracy_drop": f"{_MORE_PHOTOS}, or accept more with --max-drop",

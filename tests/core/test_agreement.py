@@ -23,6 +23,19 @@ def test_an_output_that_is_not_finite_is_as_wrong_as_can_be() -> None:
     assert agreement.relative_rms(broken, rows([1, 2])) == 1e30
 
 
+def test_a_temperature_is_a_scale_and_noise_is_not() -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 3, (64, 10))
+    noisy = logits + generator.normal(0, 1.5, logits.shape)
+    assert agreement.median_scale(noisy, logits) == pytest.approx(1, abs=0.05)
+    assert agreement.median_scale(noisy * 0.8, logits) == pytest.approx(0.8, abs=0.05)
+    # A photo without any features has no scale; a file of NaN has none either.
+    logits[3] = 0
+    assert agreement.median_scale(logits * 0.8, logits) == pytest.approx(0.8)
+    assert agreement.median_scale(np.zeros((2, 4)), np.zeros((2, 4))) == 1
+    assert agreement.median_scale(logits * np.nan, logits) > 100
+
+
 def test_relative_rms_sees_an_offset_a_temperature_and_a_softmax() -> None:
     logits = np.random.default_rng(0).normal(0, 3, (64, 10)).astype(np.float32)
     softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)

@@ -57,10 +57,14 @@ def test_an_export_with_one_photo_that_int8_clips_is_held_to_a_student_from_outs
         "logits_rms": {"logits": outputs["logits"] + 3},
         "channels": {"embedding": outputs["embedding"] * (np.arange(32) != 3)},
         "low_cosine": {"embedding": np.abs(outputs["embedding"])},
+        "scale": {"logits": outputs["logits"] * 0.85},
     }
     for gate, change in faults.items():
         found = gates.fixed_gates(outputs | change, reference)
         assert gate in {each.name for each in found if not each.passed}
+    # A photo's logits may all move together: its classes stay as they are.
+    moved = gates.fixed_gates(outputs | {"embedding": outputs["embedding"] * 1.2}, reference)
+    assert {each.name for each in moved if not each.passed} == {"scale"}
 
 
 def test_one_photo_may_tip_on_another_machine_and_two_may_not() -> None:

@@ -67,7 +67,7 @@ def test_a_bundle_is_held_to_a_student_from_outside(
     assert result.passed
     assert result.notes == ()
     names = {gate.name for gate in result.gates}
-    assert {"logits_rms", "logits_kl", "low_cosine", "channels"} <= names
+    assert {"logits_rms", "logits_kl", "low_cosine", "scale", "channels"} <= names
     # What the bundle says of itself is not asked.
     assert "recorded" not in names
 
