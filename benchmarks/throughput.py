@@ -5,7 +5,8 @@
 
 Four ways, in turns, so that what else the machine does hits all of them alike:
 
-* `bare`: the loop that anyone would write: views ready as tensors, teacher, student, loss, update;
+* `bare`: the loop that anyone would write: views ready as tensors, teacher, student, the method's
+  head, loss, update;
 * `student alone`: the same without the teacher, whose answers are tensors as well;
 * `live`: `edgeseed distill --method regress`, its last epoch: photos, views, records, states too;
 * `cached`: the same with `--teacher-cache`, once all answers are known.
@@ -30,7 +31,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 from torch.nn import functional as F
 
 from edgeseed.core.console import note, quiet
@@ -41,6 +41,7 @@ from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import Architecture, StudentSpec
 from edgeseed.distill import distill
+from edgeseed.distill.heads import mlp
 from edgeseed.distill.networks.frozen import FrozenTeacher
 from edgeseed.distill.networks.students import create_student
 from edgeseed.distill.teachers import load_teacher
@@ -100,7 +101,10 @@ class BareLoop:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.student = create_student(arguments.student, seed=0, image_size=size)[0].to(device)
         self.student.to(memory_format=layout)
-        self.head = nn.Linear(self.student.embedding_dim, network.embedding_dim).to(device)
+        width = self.student.embedding_dim
+        # The method's own: twice as many weights as a MobileNetV3-small.
+        self.head = mlp(width, 2 * width, network.embedding_dim, activation="gelu", norm="batch")
+        self.head.to(device)
         weights = [*self.student.parameters(), *self.head.parameters()]
         self.optimizer = torch.optim.AdamW(weights, fused=True)
         pixels = torch.rand(batch, 3, size, size, device=device)
