@@ -39,7 +39,7 @@ from edgeseed.core.errors import UsageError, WorkError
 from edgeseed.core.network import StudentNetwork
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.export.call import Batch
-from edgeseed.export.rebuilding import rebuild
+from edgeseed.export.rebuilding import rebuild, value_of
 
 INPUT_NAME = "image"
 # A batch of one would be specialised by torch.export: a dimension of size 1 broadcasts, others do
@@ -162,6 +162,7 @@ def float_graph(program: ExportedProgram) -> fx.GraphModule:
     _fold_batch_norms(graph_module)
     _keep_pooled_axes(graph_module)
     _write_folds_as_convolutions(graph_module)
+    _take_addcmul_apart(graph_module)
     return tidy(graph_module)
 
 
@@ -452,6 +453,27 @@ def _write_folds_as_convolutions(graph_module: fx.GraphModule) -> None:
             alone.meta["val"] = windows.reshape(shapes[0])
             summed.meta["val"] = node.meta["val"].reshape(-1, 1, *size)
             result.meta["val"] = node.meta["val"]
+        node.replace_all_uses_with(result)
+        graph.erase_node(node)
+
+
+def _take_addcmul_apart(graph_module: fx.GraphModule) -> None:
+    """`addcmul` as a product and a sum, which every format has."""
+    graph = graph_module.graph
+    for node in graph.find_nodes(op="call_function", target=_aten.addcmul.default):
+        added, left, right = node.args
+        share = node.kwargs.get("value", 1)
+
+        def emit(target: Any, *inputs: Any, mode: Any = node.meta["val"].fake_mode) -> fx.Node:
+            made = graph.call_function(target, inputs)
+            made.meta["val"] = value_of(made, mode)
+            return made
+
+        with graph.inserting_before(node):
+            product = emit(_aten.mul.Tensor, left, right)
+            if share != 1:
+                product = emit(_aten.mul.Tensor, product, share)
+            result = emit(_aten.add.Tensor, added, product)
         node.replace_all_uses_with(result)
         graph.erase_node(node)
 

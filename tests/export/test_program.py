@@ -195,6 +195,21 @@ def test_a_fold_is_a_transposed_convolution(window: Any, batch: Batch) -> None:
     torch.testing.assert_close(found, network(photos)[0])
 
 
+class _AddedProduct(nn.Module):
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        row = image.mean((2, 3), keepdim=True)
+        return (torch.addcmul(image, row, image, value=0.5) + torch.addcmul(row, image, row),)
+
+
+def test_an_added_product_is_a_product_and_a_sum() -> None:
+    traced = trace(_AddedProduct(), example_input(8, batch="dynamic"), batch="dynamic")
+    graph = float_graph(traced)
+    assert torch.ops.aten.addcmul.default not in {node.target for node in graph.graph.nodes}
+    photos = torch.randn(3, 3, 8, 8)
+    torch.testing.assert_close(graph(photos)[0], _AddedProduct()(photos)[0])
+    assert rebuild(graph, traced) is not None
+
+
 def test_what_runs_outside_of_autocast_is_part_of_the_graph() -> None:
     # LiteRT refused it as an operator of its own, and no layer in it was seen by any target.
     example = torch.rand(1, 3, 4, 4)
