@@ -1455,7 +1455,9 @@ def _index(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def _expand(lowering: Lowering, node: fx.Node) -> Value:
-    value, shape = lowering.value(node.args[0]), shape_of(node)
+    """`expand`, and `copy`, which is what a slice is replaced by where it is written to."""
+    source = node.args[1 if node.target is _aten.copy.default else 0]
+    value, shape = lowering.value(source), shape_of(node)
     if value.shape == shape:
         return value
     value = lowering.in_order(value, plain(len(value.shape)))
@@ -1588,6 +1590,7 @@ _HANDLERS: dict[Any, Callable[[Lowering, fx.Node], Value | list[Value]]] = {
     _aten.index.Tensor: _index,
     _aten.expand.default: _expand,
     _aten.expand_as.default: _expand,
+    _aten.copy.default: _expand,
     _aten.constant_pad_nd.default: _pad,
     _aten.pad.default: _pad,
 }  # fmt: skip

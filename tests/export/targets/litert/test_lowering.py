@@ -89,6 +89,16 @@ class _Products(nn.Module):
         return torch.einsum(self.equation, x, self.weight)
 
 
+class _WrittenTo(nn.Module):
+    """Writes into a corner of what it has computed, as attention with a class token does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.relu()
+        y[:, 1:, 2:] = y[:, 1:, 2:] + x[:, :1, 2:]
+        y[:, :1] = x[:, :1].mean((2, 3), keepdim=True)
+        return y
+
+
 OPERATORS: dict[str, tuple[Any, str]] = {
     "nearest": (lambda x: F.interpolate(x, scale_factor=2), "RESIZE_NEAREST_NEIGHBOR"),
     "nearest to a size": (lambda x: F.interpolate(x, size=(5, 17)), "RESIZE_NEAREST_NEIGHBOR"),
@@ -124,6 +134,7 @@ OPERATORS: dict[str, tuple[Any, str]] = {
     "repeated flat": (lambda x: x.repeat_interleave(2), "GATHER"),
     "of the type of another": (lambda x: (-x).type_as(x), "NEG"),
     "a part replaced": (_with_part, "CONCATENATION"),
+    "a part written to": (_WrittenTo(), "CONCATENATION"),
     "all of it replaced": (lambda x: torch.slice_scatter(x, x.relu(), 2), "CONV_2D"),
     "expanded as another": (lambda x: x.mean((2, 3), keepdim=True).expand_as(x), "BROADCAST_TO"),
     "means of windows": (lambda x: F.avg_pool2d(x, 3, 2, padding=1), "PAD"),
