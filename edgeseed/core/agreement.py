@@ -230,17 +230,51 @@ def channel_correlations(value: NDArray[Any], reference: NDArray[Any]) -> NDArra
     NaN where the reference's channel hardly varies: by under a hundredth of the median channel, or
     not at all. There is nothing to follow then, and rounding would be all that is compared.
     """
+    own, truth = _centred_channels(value, reference)
+    spread = _spread_of_channels(truth)
+    norms = np.linalg.norm(own, axis=0) * spread
+    return np.asarray(np.sum(own * truth, axis=0) / np.maximum(norms, 1e-30))
+
+
+def channel_gains(value: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float64]:
+    """(D,) slopes of each channel over the reference's: 2 where it is twice as large.
+
+    Over photos brought to one size, and NaN where `channel_correlations` is.
+    """
+    own, truth = _centred_channels(value, reference)
+    spread = _spread_of_channels(truth)
+    return np.asarray(np.sum(own * truth, axis=0) / np.square(spread))
+
+
+def channel_photos(reference: NDArray[Any]) -> NDArray[np.float64]:
+    """(D,) how many photos each channel is seen on, counted by how far from zero they move it.
+
+    N where it is as large on each, 1 where it is zero on all but one.
+    """
+    sizes = np.abs(reference.astype(np.float64) * _photo_weights(reference)[:, None])
+    return np.asarray(
+        np.square(np.sum(sizes, axis=0)) / np.maximum(np.sum(np.square(sizes), axis=0), 1e-30)
+    )
+
+
+def _centred_channels(
+    value: NDArray[Any], reference: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both without the mean of each channel, over photos brought to one size."""
     # One photo far larger than the others, which int8 clips, would decide every correlation.
     weights = _photo_weights(reference)
     shares = np.square(weights) / np.sum(np.square(weights))
     own, truth = (
         (each - shares @ each.astype(np.float64)) * weights[:, None] for each in (value, reference)
     )
+    return own, truth
+
+
+def _spread_of_channels(truth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(D,) how much each channel varies; NaN where it hardly does."""
     spread = np.linalg.norm(truth, axis=0)
-    norms = np.linalg.norm(own, axis=0) * spread
-    correlations = np.sum(own * truth, axis=0) / np.maximum(norms, 1e-30)
-    correlations[spread <= 0.01 * np.median(spread)] = np.nan
-    return np.asarray(correlations)
+    spread[spread <= 0.01 * np.median(spread)] = np.nan
+    return np.asarray(spread)
 
 
 def output_distance(outputs: Mapping[str, Array], reference: Mapping[str, Array]) -> float:

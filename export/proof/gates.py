@@ -15,7 +15,8 @@ worst_cosine      quantized      least cosine to the float embedding
 low_cosine        --against      5th percentile of the cosines to the float embedding
 scale             --against      by what share the outputs are larger or smaller than the student's
 neighbours        quantized      share of each photo's nearest photos that stay its nearest
-channels          quantized      worst channel's missing correlation, over what rounding explains
+channels          quantized      worst channel's missing correlation, or wrong size, over what
+                                 rounding explains (channels.py)
 added_outputs     --add-outputs  probabilities and best classes follow from the file's logits
 accuracy_drop     with labels    float accuracy minus this model's, in points
 batch             not Core ML    outputs alone, in pairs and in sevens agree
@@ -41,6 +42,7 @@ from edgeseed.core.agreement import (
     top1_agreement,
 )
 from edgeseed.core.bundle import GateResult
+from edgeseed.export.proof.channels import worst_channel
 from edgeseed.export.proof.reference import Outputs
 from edgeseed.export.proof.rounding import Simulated
 
@@ -63,7 +65,6 @@ _RMS_FACTOR, _RMS_MARGIN = 1.5, 1e-2
 _KL_FACTOR, _KL_MARGIN = 2.0, 2e-3
 _COSINE_FACTOR, _COSINE_MARGIN = 3.0, 1e-2
 _NEIGHBOUR_MARGIN = 0.1
-_CHANNEL_FACTOR, _CHANNEL_MARGIN = 3.0, 2e-2
 # Where nothing says what rounding costs.
 _FIXED_RMS, _FIXED_KL, _FIXED_COSINE, _FIXED_CORRELATION = 0.35, 0.1, 0.7, 0.5
 _FIXED_SCALE = 0.1
@@ -179,7 +180,7 @@ def rounding_gates(
     return [
         *results,
         *_embedding_gates(outputs, reference, simulated),
-        _channel_gate(outputs, reference, simulated),
+        _channel_gate(outputs, reference, rounding),
     ]
 
 
@@ -234,24 +235,11 @@ def _embedding_gates(outputs: Outputs, reference: Outputs, simulated: Outputs) -
     ]  # fmt: skip
 
 
-def _channel_gate(outputs: Outputs, reference: Outputs, simulated: Outputs) -> GateResult:
-    """Channel by channel: a zeroed or swapped one hides in all means over channels."""
-    worst = (-1.0, "")
-    for name, truth in reference.items():
-        found = 1 - channel_correlations(outputs[name], truth)
-        allowed = 1 - channel_correlations(simulated[name], truth)
-        # NaN where the student's channel hardly varies: there is nothing to follow.
-        shares = np.nan_to_num(found / (_CHANNEL_FACTOR * allowed + _CHANNEL_MARGIN), nan=0.0)
-        channel = int(shares.argmax())
-        if shares[channel] > worst[0]:
-            detail = (
-                f"{name} channel {channel}: correlation {1 - found[channel]:.4f}, by rounding "
-                f"alone {1 - allowed[channel]:.4f}"
-            )
-            worst = (float(shares[channel]), detail)
+def _channel_gate(outputs: Outputs, reference: Outputs, rounding: Simulated) -> GateResult:
+    worst = worst_channel(outputs, reference, rounding)
     return GateResult(
-        name="channels", value=worst[0], limit=1.0, passed=worst[0] <= 1.0,
-        unit="of what rounding explains", n=len(reference["embedding"]), detail=worst[1],
+        name="channels", value=worst.share, limit=1.0, passed=worst.share <= 1.0,
+        unit="of what rounding explains", n=len(reference["embedding"]), detail=worst.detail,
     )  # fmt: skip
 
 

@@ -107,6 +107,26 @@ def test_a_zeroed_channel_follows_nothing_and_a_constant_one_is_not_judged() -> 
     assert np.isnan(found[3])
 
 
+def test_the_gain_of_a_channel_is_its_slope_over_the_references() -> None:
+    reference = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    reference[:, 3] = 0.5
+    found = agreement.channel_gains(reference * [1, 2, -0.5, 1] + [0, 1, 0, 0], reference)
+    # Photos are brought to one size, so that what is added to a channel is not quite constant.
+    assert found[[0, 2]] == pytest.approx([1, -0.5])
+    assert found[1] == pytest.approx(2, abs=1e-6)
+    assert np.isnan(found[3])
+
+
+def test_photos_that_a_channel_is_seen_on_are_counted_by_size() -> None:
+    reference = np.zeros((40, 4), np.float32)
+    reference[:, 0], reference[0, 1], reference[[0, 1, 2, 3], 2] = 2, 5, 1
+    found = agreement.channel_photos(reference[:, :1])
+    assert found == pytest.approx([40])
+    reference[:, 0] = 0
+    reference[:, 3] = 100  # so that all photos are of one size
+    assert agreement.channel_photos(reference)[1:3] == pytest.approx([1, 4], rel=1e-3)
+
+
 def one_huge_photo() -> tuple[np.ndarray, np.ndarray]:
     """A reference with a photo sixty times as large as the others, and what int8 makes of it."""
     generator = np.random.default_rng(0)

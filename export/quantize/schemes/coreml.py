@@ -19,14 +19,14 @@ import torch
 
 from edgeseed.export.quantize.scheme import INT8_SYMMETRIC, Scheme
 
-# An int8 package computes in float16, and coremltools stores the scales of weights in it. Channels
-# of small weights have scales that float16 rounds coarsely, or to zero.
-_WEIGHT = dataclasses.replace(INT8_SYMMETRIC, scale_dtype=torch.float16)
+# An int8 package computes in float16, and coremltools stores all scales in it. Channels of small
+# weights have scales that float16 rounds coarsely, or to zero.
+_FORMAT = dataclasses.replace(INT8_SYMMETRIC, scale_dtype=torch.float16)
 
 SCHEME = Scheme(
     name="coreml",
-    activation=INT8_SYMMETRIC,
-    weight=_WEIGHT,
+    activation=_FORMAT,
+    weight=_FORMAT,
     operators=frozenset({"conv", "linear", "relu"}),
     saturation_is_activation=False,
     integer_bias=False,

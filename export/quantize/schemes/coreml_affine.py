@@ -7,7 +7,11 @@ Whether the Neural Engine is as fast with it as with `coreml` could not be measu
 
 import dataclasses
 
+import torch
+
 from edgeseed.export.quantize.scheme import INT8
 from edgeseed.export.quantize.schemes.coreml import SCHEME as SYMMETRIC
 
-SCHEME = dataclasses.replace(SYMMETRIC, name="coreml-affine", activation=INT8)
+_ACTIVATION = dataclasses.replace(INT8, scale_dtype=torch.float16)
+
+SCHEME = dataclasses.replace(SYMMETRIC, name="coreml-affine", activation=_ACTIVATION)
