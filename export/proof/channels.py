@@ -21,7 +21,9 @@ allowed  factor * cost + 0.02, but half the way to 1 at most where the factor is
 
 An error of that size may lie along the channel itself, and makes it larger or smaller by up to
 sqrt(2 * allowed); one integer step more or less adds its share of the channel's range. Channels
-that span less than two steps are not judged: where one program has a one, the next has a zero.
+that span less than two steps, on fewer than ten photos, are not judged: where one program has a
+one, the next has a zero. And where rounding takes a third of the correlation, so may a fault that
+takes all of it.
 """
 
 import dataclasses
@@ -35,7 +37,7 @@ from edgeseed.export.proof.rounding import Simulated
 
 _LEAST_FACTOR, _MARGIN = 3.0, 2e-2
 _DEVIATIONS = 3.0
-_LEAST_STEPS = 2
+_LEAST_STEPS, _FEW_PHOTOS = 2, 10
 _MOST_INTEGERS = 256
 
 
@@ -78,13 +80,15 @@ def _shares(
     cost = np.mean([1 - channel_correlations(each, truth) for each in draws], axis=0)
     gain = channel_gains(value, truth)
     honest = np.mean([channel_gains(each, truth) for each in draws], axis=0)
-    allowed = _allowed(cost, channel_photos(truth))
+    photos = channel_photos(truth)
+    allowed = _allowed(cost, photos)
     steps = np.ptp(truth, axis=0).astype(np.float64) / max(_integer_step(draws[0]), 1e-30)
-    steps = np.maximum(steps, 1e-30)
-    allowed[steps < _LEAST_STEPS] = np.nan
+    allowed[(steps < _LEAST_STEPS) & (photos < _FEW_PHOTOS)] = np.nan
     # NaN where the student's channel hardly varies: there is nothing to follow.
     follows = np.nan_to_num(missing / allowed, nan=0.0)
-    grows = np.nan_to_num(np.abs(gain - honest) / (np.sqrt(2 * allowed) + 1 / steps), nan=0.0)
+    grows = np.nan_to_num(
+        np.abs(gain - honest) / (np.sqrt(2 * allowed) + 1 / np.maximum(steps, 1)), nan=0.0
+    )
     lost, grown = int(follows.argmax()), int(grows.argmax())
     return [
         WorstChannel(

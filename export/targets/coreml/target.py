@@ -65,7 +65,8 @@ from edgeseed.export.targets.coreml.checks import (
 )
 from edgeseed.export.targets.coreml.model import CoreMLModel, open_coreml
 from edgeseed.export.targets.coreml.palettes import palettize
-from edgeseed.export.targets.coreml.tools import load_coremltools, quiet
+from edgeseed.export.targets.coreml.refusals import refusal
+from edgeseed.export.targets.coreml.tools import errors_logged, load_coremltools, quiet
 
 MODEL_FOLDER = "model.mlpackage"
 WEIGHTS = ("linear8", "palette8", "palette6", "palette4")
@@ -74,6 +75,7 @@ _FIRST_DEPLOYMENT: Mapping[Precision, str] = {"w8": "iOS16", "int8": "iOS17"}
 _PROBABILITIES = "probabilities"
 _PADDING_PASSES_END = "common::fuse_pad_conv"
 _DIVIDES_SCALES = "common::distributive_quantized_binary_op_scale_normalization"
+_READS_WEIGHTS = "common::fuse_conv_bias"
 # A compressed tensor has a scale or a palette beside it; up to this size that eats what it saves.
 _LARGEST_UNCOMPRESSED = 512
 
@@ -249,7 +251,7 @@ def convert(coremltools: Any, request: WriteRequest, settings: CoreMLSettings) -
     """
     module = _module(request)
     precision = _ComputePrecision(settings.float32)
-    pipeline = _pipeline(coremltools)
+    pipeline = _pipeline(coremltools, request.precision)
     names = list(request.output_names)
     if request.spec.classes is not None:
         module, names = _WithProbabilities(module), [*names, _PROBABILITIES]
@@ -278,28 +280,32 @@ def convert(coremltools: Any, request: WriteRequest, settings: CoreMLSettings) -
                 skip_model_load=True,
             )
 
-    model = _first_that_works(
-        run,
-        {
-            "torch.export": lambda: _exported(module, example),
-            "trace": lambda: _traced(module, example),
-        },
-    )
+    roads: dict[str, Callable[[], object]] = {"torch.export": lambda: _exported(module, example)}
+    if request.precision != "int8":
+        # coremltools takes no operator that quantizes from a trace.
+        roads["trace"] = lambda: _traced(module, example)
+    model = _first_that_works(run, roads)
     precision.check_names()
     return model
 
 
-def _pipeline(coremltools: Any) -> Any:
-    """The passes of coremltools but one, and behind those on padding our own.
+def _pipeline(coremltools: Any, precision: Precision) -> Any:
+    """The passes of coremltools without those that do not bear integers, and one of our own.
 
-    Where a sum of two stored tensors is stored, that one divides all three scales by one of them,
-    to save a multiplication. The file then has scales that no calibration gave: they cannot be
-    compared with the manifest, which refused networks such as HGNetV2.
+    * Where a sum of two stored tensors is stored, one of them divides all three scales by one of
+      them, to save a multiplication. The file then has scales that no calibration gave: they cannot
+      be compared with the manifest, which refused networks such as HGNetV2.
+    * Another moves what is added behind a convolution into its bias. It reads the weights for that,
+      and fails on weights of integers with a transpose in front of the sum, as where SAM 2's Hiera
+      adds its positions. Biases are where they belong already: torch's layers have their own.
+    * Ours stands behind those on padding.
     """
     with quiet():
         from edgeseed.export.targets.coreml.passes import PADDING
     pipeline = coremltools.PassPipeline()
     pipeline.remove_passes([_DIVIDES_SCALES])
+    if precision == "int8":
+        pipeline.remove_passes([_READS_WEIGHTS])
     pipeline.insert_pass(pipeline.passes.index(_PADDING_PASSES_END) + 1, PADDING)
     return pipeline
 
@@ -317,16 +323,17 @@ def _module(request: WriteRequest) -> nn.Module:
 def _first_that_works(
     run: Callable[[object], Any], roads: Mapping[str, Callable[[], object]]
 ) -> Any:
-    reasons = []
-    for road, make in roads.items():
-        try:
-            return run(make())
-        except Exception as error:  # coremltools raises what its many passes happen to raise
-            raise_shortage(error, "converting to Core ML")
-            reasons.append(
-                f"{road}: {str(error).strip().partition(chr(10))[0] or type(error).__name__}"
-            )
-    raise WorkError(f"Core ML cannot express this network ({'; '.join(reasons)})")
+    refused: list[tuple[Exception, list[str]]] = []
+    for make in roads.values():
+        with errors_logged() as log:
+            try:
+                return run(make())
+            except Exception as error:  # coremltools raises what its many passes happen to raise
+                raise_shortage(error, "converting to Core ML")
+                refused.append((error, log))
+    # What the first road lacks is said; the others are tried in its place.
+    error, log = refused[0]
+    raise WorkError(refusal(error, log)) from error
 
 
 def _exported(module: nn.Module, example: Tensor) -> ExportedProgram:

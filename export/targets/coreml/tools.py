@@ -32,6 +32,20 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextlib.contextmanager
+def errors_logged() -> Iterator[list[str]]:
+    """What coremltools logs as errors meanwhile: where it was as it raised one."""
+    logged: list[str] = []
+    listener = logging.Handler(logging.ERROR)
+    listener.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("coremltools")
+    logger.addHandler(listener)
+    try:
+        yield logged
+    finally:
+        logger.removeHandler(listener)
+
+
 def load_coremltools(why: str) -> ModuleType:
     """The coremltools module, imported quietly.
 

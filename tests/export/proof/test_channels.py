@@ -93,12 +93,25 @@ def test_a_channel_of_half_its_size_is_found_where_most_photos_show_it() -> None
         assert judged(value).share > 1, channel
 
 
-def test_a_channel_of_less_than_two_steps_is_not_judged() -> None:
+def test_a_channel_of_less_than_two_steps_on_a_few_photos_is_not_judged() -> None:
     # The embedding's integers hold a one or a zero there, by chance.
     (channel, *_) = np.flatnonzero(np.ptp(TRUTH, axis=0) < 2 * STEP)
     value = DRAWS[2].copy()
     value[:, channel] = 0
     assert judged(value).share <= 1
+
+
+def test_a_channel_of_less_than_two_steps_on_many_photos_is_judged() -> None:
+    def stored(values: Array) -> Array:
+        return (STEP * np.round(values / STEP)).astype(np.float32)
+
+    truth = TRUTH.copy()
+    truth[:, 0] = 1.8 * STEP * np.random.default_rng(1).random(PHOTOS)
+    rounding = Simulated(outputs={"embedding": stored(truth)})
+    assert worst_channel({"embedding": stored(truth)}, {"embedding": truth}, rounding).share <= 1
+    value = stored(truth)
+    value[:, 0] = 0
+    assert worst_channel({"embedding": value}, {"embedding": truth}, rounding).share > 1
 
 
 def test_one_simulation_is_enough_to_find_a_channel_of_zeros() -> None:

@@ -254,7 +254,8 @@ def _check_known(program: Program) -> None:
         raise WorkError(
             "the reference interpreter has no operation "
             + ", ".join(sorted(first.values()))
-            + "; add it to export/targets/coreml/interpreter/operations, with a test against torch"
+            + ", so that nothing proves the package; export it to another target, such as onnx, or "
+            "add it to export/targets/coreml/interpreter/operations, with a test against torch"
         )
     for operation in program.operations:
         if operation.type == "const":

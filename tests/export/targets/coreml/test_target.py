@@ -293,10 +293,65 @@ def test_where_torch_export_does_not_convert_a_trace_does(
     package = write(network, tmp_path / "traced", "fp32")
     assert difference(CoreMLModel(package).infer(pixels), reference) <= 1e-5
     monkeypatch.setattr(target, "_traced", fail)
-    with pytest.raises(
-        WorkError, match=r"torch\.export: no such operator; trace: no such operator"
-    ):
+    told = r"^Core ML cannot express .*: coremltools fails on it \(no such operator\); export it to"
+    with pytest.raises(WorkError, match=told):
         write(network, tmp_path / "neither", "fp32")
+
+
+class Folds(nn.Module):
+    """Patches that overlap, added up again: what coremltools has for others alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 4
+        self.layer = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = functional.relu(self.layer(images))
+        patches = functional.unfold(features, 3, padding=1)
+        return functional.fold(patches, features.shape[2:], 3, padding=1).mean((2, 3))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_what_core_ml_lacks_is_named_in_one_line(
+    precision: Precision, tmp_path: Path, pixels: Pixels
+) -> None:
+    # int8 of VOLO said "node 1059 (quantized_decomposed::quantize_per_tensor) got 6 input(s)".
+    network = StudentNetwork(Folds(), num_classes=len(CLASSES)).eval()
+    told = (
+        "^Core ML cannot express this network: coremltools does not convert its col2im "
+        r"\(Only supports stride >= kernel_size for col2im \(fold\)\); export it to another target"
+    )
+    calibration = pixels if precision == "int8" else None
+    with pytest.raises(WorkError, match=told) as caught:
+        write(network, tmp_path / precision, precision, calibration=calibration)
+    assert "\n" not in str(caught.value)
+
+
+class Positions(nn.Module):
+    """Patches whose positions are added with channels last, as in SAM 2's Hiera."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 8
+        self.patches = nn.Conv2d(3, 8, 4, stride=4)
+        size = tiny_preprocess().image_size // 4
+        self.positions = nn.Parameter(torch.randn(1, size, size, 8))
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).permute(0, 2, 3, 1) + self.positions
+        return self.layer(tokens).mean((1, 2))
+
+
+def test_positions_behind_a_transpose_are_added_in_int8(tmp_path: Path, pixels: Pixels) -> None:
+    """coremltools read the integers' values: "'NoneType' object has no attribute 'dtype'"."""
+    torch.manual_seed(0)
+    network = StudentNetwork(Positions(), num_classes=len(CLASSES)).eval()
+    model = CoreMLModel(write(network, tmp_path / "p", "int8", calibration=pixels))
+    wanted = reference_outputs(network, tiny_preprocess(), pixels)
+    assert difference(model.infer(pixels), wanted) <= 0.05
+    assert model.lint() == ()
 
 
 def test_a_full_disk_is_no_refusal_of_the_network(
