@@ -23,6 +23,7 @@ same bytes.
 
 import copy
 import dataclasses
+import gc
 import json
 import shutil
 import uuid
@@ -76,6 +77,12 @@ _PROBABILITIES = "probabilities"
 _PADDING_PASSES_END = "common::fuse_pad_conv"
 _DIVIDES_SCALES = "common::distributive_quantized_binary_op_scale_normalization"
 _READS_WEIGHTS = "common::fuse_conv_bias"
+_aten = torch.ops.aten
+# What coremltools has no operator for, and torch can write in others that it has.
+_WRITTEN_IN_OTHERS = (
+    _aten.addcdiv.default,
+    _aten.upsample_bicubic2d.vec,
+)
 # A compressed tensor has a scale or a palette beside it; up to this size that eats what it saves.
 _LARGEST_UNCOMPRESSED = 512
 
@@ -323,23 +330,26 @@ def _module(request: WriteRequest) -> nn.Module:
 def _first_that_works(
     run: Callable[[object], Any], roads: Mapping[str, Callable[[], object]]
 ) -> Any:
-    refused: list[tuple[Exception, list[str]]] = []
+    lines = []
     for make in roads.values():
-        with errors_logged() as log:
+        with quiet(), errors_logged() as log:
             try:
                 return run(make())
             except Exception as error:  # coremltools raises what its many passes happen to raise
                 raise_shortage(error, "converting to Core ML")
-                refused.append((error, log))
+                lines.append(refusal(error, log))
+            # The error's frames hold a temporary folder of coremltools, which warns as it goes.
+            gc.collect()
     # What the first road lacks is said; the others are tried in its place.
-    error, log = refused[0]
-    raise WorkError(refusal(error, log)) from error
+    raise WorkError(lines[0])
 
 
 def _exported(module: nn.Module, example: Tensor) -> ExportedProgram:
     """The program for one photo, in the dialect of ATen that coremltools takes."""
     with quiet():
-        decomposed: ExportedProgram = trace(module, example, batch=1).run_decompositions({})
+        known = torch.export.default_decompositions()
+        table = {operator: known[operator] for operator in _WRITTEN_IN_OTHERS}
+        decomposed: ExportedProgram = trace(module, example, batch=1).run_decompositions(table)
     return decomposed
 
 

@@ -298,8 +298,8 @@ def test_where_torch_export_does_not_convert_a_trace_does(
         write(network, tmp_path / "neither", "fp32")
 
 
-class Folds(nn.Module):
-    """Patches that overlap, added up again: what coremltools has for others alone."""
+class WidePools(nn.Module):
+    """The largest of values that are two apart, which Core ML has not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -308,24 +308,51 @@ class Folds(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features = functional.relu(self.layer(images))
-        patches = functional.unfold(features, 3, padding=1)
-        return functional.fold(patches, features.shape[2:], 3, padding=1).mean((2, 3))
+        return functional.max_pool2d(features, 3, dilation=2).mean((2, 3))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_what_core_ml_lacks_is_named_in_one_line(
     precision: Precision, tmp_path: Path, pixels: Pixels
 ) -> None:
-    # int8 of VOLO said "node 1059 (quantized_decomposed::quantize_per_tensor) got 6 input(s)".
-    network = StudentNetwork(Folds(), num_classes=len(CLASSES)).eval()
+    # int8 said "node 1059 (quantized_decomposed::quantize_per_tensor) got 6 input(s)", of a trace.
+    network = StudentNetwork(WidePools(), num_classes=len(CLASSES)).eval()
     told = (
-        "^Core ML cannot express this network: coremltools does not convert its col2im "
-        r"\(Only supports stride >= kernel_size for col2im \(fold\)\); export it to another target"
+        "^Core ML cannot express this network: coremltools does not convert its max_pool2d "
+        r"\(@max_pool does not support dilation > 1\); export it to another target, such as onnx$"
     )
     calibration = pixels if precision == "int8" else None
-    with pytest.raises(WorkError, match=told) as caught:
+    with pytest.raises(WorkError, match=told):
         write(network, tmp_path / precision, precision, calibration=calibration)
-    assert "\n" not in str(caught.value)
+
+
+class WrittenInOthers(nn.Module):
+    """Operators that coremltools lacks, as CrossViT's bicubic resizing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 4
+        self.layer = nn.Conv2d(3, 4, 3, padding=1)
+        self.scale = nn.Parameter(torch.rand(4, 1, 1) + 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        smaller = functional.interpolate(images, size=(20, 20), mode="bicubic")
+        features = functional.relu(self.layer(smaller))
+        features = torch.addcmul(features, features, self.scale, value=0.5)
+        return torch.addcdiv(features, features, self.scale, value=0.5).mean((2, 3))
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-5), ("int8", 0.05)])
+def test_operators_that_core_ml_lacks_are_written_in_others(
+    precision: Precision, limit: float, tmp_path: Path, pixels: Pixels
+) -> None:
+    torch.manual_seed(0)
+    network = StudentNetwork(WrittenInOthers(), num_classes=len(CLASSES)).eval()
+    calibration = pixels if precision == "int8" else None
+    model = CoreMLModel(write(network, tmp_path / "p", precision, calibration=calibration))
+    wanted = reference_outputs(network, tiny_preprocess(), pixels)
+    assert difference(model.infer(pixels), wanted) <= limit
+    assert model.lint() == ()
 
 
 class Positions(nn.Module):
