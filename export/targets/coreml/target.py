@@ -348,7 +348,7 @@ def _exported(module: nn.Module, example: Tensor) -> ExportedProgram:
     """The program for one photo, in the dialect of ATen that coremltools takes."""
     with quiet():
         known = torch.export.default_decompositions()
-        table = {operator: known[operator] for operator in _WRITTEN_IN_OTHERS}
+        table: dict[Any, Any] = {each: known[each] for each in _WRITTEN_IN_OTHERS}
         decomposed: ExportedProgram = trace(module, example, batch=1).run_decompositions(table)
     return decomposed
 

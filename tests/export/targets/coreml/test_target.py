@@ -339,7 +339,8 @@ class WrittenInOthers(nn.Module):
         smaller = functional.interpolate(images, size=(20, 20), mode="bicubic")
         features = functional.relu(self.layer(smaller))
         features = torch.addcmul(features, features, self.scale, value=0.5)
-        return torch.addcdiv(features, features, self.scale, value=0.5).mean((2, 3))
+        features = torch.addcdiv(features, features, self.scale, value=0.5)
+        return features.mean((2, 3))
 
 
 @pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-5), ("int8", 0.05)])
@@ -368,7 +369,8 @@ class Positions(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.patches(images).permute(0, 2, 3, 1) + self.positions
-        return self.layer(tokens).mean((1, 2))
+        features: Tensor = self.layer(tokens)
+        return features.mean((1, 2))
 
 
 def test_positions_behind_a_transpose_are_added_in_int8(tmp_path: Path, pixels: Pixels) -> None:
