@@ -1,6 +1,7 @@
 """Students: any timm model with fresh weights, as it is or in a form that quantizes better."""
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import timm
@@ -71,6 +72,7 @@ def list_students() -> tuple[StudentInfo, ...]:
     return tuple(describe_student(name) for name in _LISTED)
 
 
+@functools.cache  # a list counts two dozen networks
 def describe_student(name: str) -> StudentInfo:
     """Builds a network without memory for its weights, and counts.
 

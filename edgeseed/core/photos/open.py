@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeseed.core.errors import DataError
 from edgeseed.core.photos.folder import open_folder
@@ -33,19 +34,26 @@ def _open_digits(split: str, folder: str | None) -> PhotoSet:
     """
     if folder is not None:
         raise DataError("digits ships with scikit-learn and takes no folder; write just: digits")
-    from sklearn.datasets import load_digits
-
-    digits: Any = load_digits()
-    pixels = np.rint(digits.images * (255.0 / 16.0)).astype(np.uint8)
+    pixels, labels = _read_digits()
     border = len(pixels) * 3 // 4
     part = slice(0, border) if split == "train" else slice(border, None)
     return photos_from_arrays(
-        pixels[part],
-        digits.target[part].astype(np.int64),
+        pixels[part].copy(),
+        labels[part].copy(),
         name="digits" if split == "train" else "digits:test",
         classes=tuple(str(digit) for digit in range(10)),
         open_test=functools.partial(_open_digits, "test", None) if split == "train" else None,
     )
+
+
+@functools.cache  # a compressed table of text, which an evaluation asks for twice
+def _read_digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """All scans, (N, 8, 8), and their digits; nobody may change them."""
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    pixels = np.rint(digits.images * (255.0 / 16.0)).astype(np.uint8)
+    return pixels, digits.target.astype(np.int64)
 
 
 _SHOWN = 200
