@@ -25,12 +25,21 @@ def one_thread() -> None:
 @pytest.fixture
 def make_photos(tmp_path: Path) -> MakePhotos:
     """Writes noisy photos whose colour tells their class: `make_photos(24, classes=2)`."""
+    return photos_in(tmp_path)
 
+
+@pytest.fixture(scope="session")
+def kept_photos(tmp_path_factory: pytest.TempPathFactory) -> MakePhotos:
+    """The same, for fixtures of many tests."""
+    return photos_in(tmp_path_factory.mktemp("kept"))
+
+
+def photos_in(place: Path) -> MakePhotos:
     def make(
         count: int, *, classes: int = 0, size: tuple[int, int] = (36, 32), name: str = "photos"
     ) -> Path:
         rng = np.random.default_rng(0)
-        root = tmp_path / name
+        root = place / name
         for index in range(count):
             folder = root / f"class{index % classes}" if classes else root
             folder.mkdir(parents=True, exist_ok=True)

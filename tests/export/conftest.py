@@ -18,6 +18,7 @@ from support.export import (
 )
 from support.memo import (
     CONVERT,
+    conformance_set_of,
     remember_conformance_set,
     remember_conversions,
     remember_operators,
@@ -48,6 +49,12 @@ def memo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         remember_programs(monkeypatch)
         remember_operators(monkeypatch)
         yield
+
+
+@pytest.fixture(scope="session")
+def conformance_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `write_conformance_set` writes, once for all workers."""
+    return conformance_set_of(tmp_path_factory)
 
 
 @pytest.fixture
@@ -108,6 +115,28 @@ def made_litert(once: MakeOnce, student: Path, photos: Path) -> Path:
         "litert",
         lambda out: export(student, target="litert", calibration=photos, out=out, speed=False),
     )
+
+
+@pytest.fixture(scope="session")
+def litert_of(
+    once: MakeOnce, student: Path, photos: Path, made_litert: Path
+) -> Callable[[str], Path]:
+    """The LiteRT bundle of a precision."""
+
+    def make(precision: str) -> Path:
+        if precision == "fp32":
+            return made_litert
+        return once(
+            f"litert-{precision}",
+            lambda out: export(
+                student, target="litert", precision=precision, calibration=photos, out=out,
+                speed=False, min_agreement=0.9 if precision in ("w8", "int8") else None,
+                quantization={"max_float_layers": 0, "calibrator": "minmax"}
+                if precision == "int8" else {},
+            ),
+        )  # fmt: skip
+
+    return make
 
 
 @pytest.fixture(scope="session")

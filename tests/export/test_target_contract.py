@@ -4,7 +4,7 @@ import dataclasses
 import importlib.util
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,14 @@ def toy() -> Iterator[None]:
     targets.__path__.remove(str(TOY))
 
 
-def _variants() -> list[Any]:
+def _variants(quick: Collection[tuple[str, str]] = ()) -> list[Any]:
     """Every target, precision and scheme; those that take time among the slow tests.
 
     Those are integers, for their search, and Core ML but for its own precision, for coremltools:
     tests/export/targets/coreml/test_target.py has its float32 and its eight-bit weights.
+
+    Args:
+        quick: If given, all others are slow tests as well.
     """
     variants: list[Any] = [("toy", "fp32", None), ("toy", "w8", None)]
     for name in TARGETS.names():
@@ -58,7 +61,9 @@ def _variants() -> list[Any]:
         pytest.param(
             *variant, id="-".join(filter(None, variant)),
             marks=[pytest.mark.slow]
-            if variant[2] or variant[:2] in (("coreml", "fp32"), ("coreml", "w8"))
+            if variant[2]
+            or variant[:2] in (("coreml", "fp32"), ("coreml", "w8"))
+            or (quick and variant[:2] not in quick)
             else [],
         )
         for variant in variants
@@ -84,6 +89,9 @@ def bundle_of(
     def make(target: str, precision: str, scheme: str | None = None) -> Path:
         if (target, precision) in SHARED:
             return Path(request.getfixturevalue(SHARED[target, precision]))
+        if target == "litert" and scheme is None:
+            pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert")
+            return Path(request.getfixturevalue("litert_of")(precision))
         for module in TARGETS.load(target).modules:
             if importlib.util.find_spec(module) is None:
                 pytest.skip(f"needs {module}")
@@ -99,14 +107,15 @@ def bundle_of(
     return make
 
 
-@pytest.mark.parametrize("name", ["onnx", "litert"])  # Core ML computes these in float16
+# Core ML computes these in float16. It was the ONNX file that has small weights in float.
+@pytest.mark.parametrize("name", ["onnx", pytest.param("litert", marks=pytest.mark.slow)])
 def test_weights_in_bytes_are_simulated_as_the_file_has_them(
     name: str, photos: Path, tmp_path: Path
 ) -> None:
     # ONNX files leave small weights in float, and the simulation rounded them: a sound
     # MobileNetV3-small was 0.75 of the rounding error away from it, and refused.
     pytest.importorskip("ai_edge_litert") if name == "litert" else None
-    network = tiny_student("mobilenetv3_small_050")
+    network = tiny_student("mobilenetv3_small_050", trained=False)
     layers = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
     assert min(weight.numel() for weight in layers) < 512
     file = save_tiny_student(tmp_path / "s.safetensors", network, "mobilenetv3_small_050")
@@ -120,8 +129,15 @@ def test_weights_in_bytes_are_simulated_as_the_file_has_them(
     assert gates["rounding"].value < 0.02
 
 
-@pytest.mark.parametrize(("name", "precision", "scheme"), _variants())
+# Files are written anew by the same lines for all precisions of a target.
+ONE_EACH = (("toy", "w8"), ("onnx", "fp32"), ("coreml", "fp16"), ("litert", "fp32"),
+            ("tensorrt", "fp16"))  # fmt: skip
+of_every_variant = pytest.mark.parametrize(("name", "precision", "scheme"), _variants())
+of_every_target = pytest.mark.parametrize(("name", "precision", "scheme"), _variants(ONE_EACH))
+
+
 class TestTarget:
+    @of_every_variant
     def test_it_writes_opens_again_and_is_proven(
         self, name: str, precision: str, scheme: str | None, bundle_of: BundleOf, pixels: Any,
     ) -> None:  # fmt: skip
@@ -138,6 +154,7 @@ class TestTarget:
         }  # fmt: skip
         assert verify(made).passed
 
+    @of_every_target
     def test_another_networks_files_in_it_are_caught(
         self, name: str, precision: str, scheme: str | None, bundle_of: BundleOf, tmp_path: Path,
     ) -> None:  # fmt: skip
@@ -151,6 +168,7 @@ class TestTarget:
         with pytest.raises((GateError, ArtifactError)):
             verify(bundle)
 
+    @of_every_target
     @pytest.mark.usefixtures("convert_anew")
     def test_the_same_program_gives_the_same_bytes(
         self, name: str, precision: str, scheme: str | None, bundle_of: BundleOf,
@@ -178,13 +196,16 @@ OUTPUTS = {
 
 
 def _pairs() -> list[Any]:
-    """Every target and precision, once; integers among the slow tests."""
+    """Every target and precision, once; integers among the slow tests.
+
+    And fp16: the outputs are added in float32, behind whatever computes the logits.
+    """
     pairs = [("toy", "fp32"), ("toy", "w8")]
     for name in TARGETS.names():
         pairs += [(name, precision) for precision in TARGETS.load(name).precisions]
     slow = pytest.mark.slow
     return [
-        pytest.param(*pair, id="-".join(pair), marks=[slow] if pair[1] == "int8" else [])
+        pytest.param(*pair, id="-".join(pair), marks=[slow] if pair[1] in ("int8", "fp16") else [])
         for pair in pairs
     ]
 

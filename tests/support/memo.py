@@ -122,13 +122,20 @@ def remember_conformance_set(
     monkeypatch: pytest.MonkeyPatch, factory: pytest.TempPathFactory
 ) -> None:
     """The photos that every module carries are made once for all workers: they are the same."""
-    from edgeseed.export.apps import conformance, contents
+    from edgeseed.export.apps import contents
+
+    def copy(folder: Path) -> None:
+        shutil.copytree(conformance_set_of(factory), folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(contents, "write_conformance_set", copy)
+
+
+def conformance_set_of(factory: pytest.TempPathFactory) -> Path:
+    """The folder of it."""
+    from edgeseed.export.apps import conformance
 
     def make(folder: Path) -> None:
         folder.mkdir()
         conformance.write_conformance_set(folder)
 
-    def copy(folder: Path) -> None:
-        shutil.copytree(make_once(factory, "conformance", make), folder, dirs_exist_ok=True)
-
-    monkeypatch.setattr(contents, "write_conformance_set", copy)
+    return make_once(factory, "conformance", make)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import signal
 from collections.abc import Callable, Iterator
@@ -38,17 +39,26 @@ Call = Callable[..., DistillResult]
 @pytest.fixture
 def call(make_photos: MakePhotos, teacher_file: str, tmp_path: Path) -> Call:
     """`distill` on 24 photos of two classes, two epochs of three steps, unless said otherwise."""
-    photos = make_photos(24, classes=2)
+    return functools.partial(
+        run, teacher=teacher_file, data=make_photos(24, classes=2), out=tmp_path / "run"
+    )
 
-    def run(**changes: Any) -> DistillResult:
-        arguments: dict[str, Any] = {
-            "method": "seed", "teacher": teacher_file, "student": "test_efficientnet",
-            "data": photos, "out": tmp_path / "run", "epochs": 2, "batch_size": 8,
-            "image_size": 32, "devices": "cpu",
-        }  # fmt: skip
-        return distill(**{**arguments, **changes})
 
-    return run
+def run(**changes: Any) -> DistillResult:
+    arguments: dict[str, Any] = {
+        "method": "seed", "student": "test_efficientnet", "epochs": 2, "batch_size": 8,
+        "image_size": 32, "devices": "cpu",
+    }  # fmt: skip
+    return distill(**{**arguments, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(
+    kept_photos: MakePhotos, teacher_file: str, tmp_path_factory: pytest.TempPathFactory
+) -> DistillResult:
+    """What `call()` gives, for tests that only read it."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    return run(teacher=teacher_file, data=kept_photos(24, classes=2), out=out)
 
 
 def records(out: Path, kind: str = "epoch") -> list[dict[str, Any]]:
@@ -73,9 +83,9 @@ def test_run_folder_is_whole(call: Call, method: str) -> None:
     assert json.loads(json.dumps(result.to_dict()))["method"] == method
 
 
-def test_student_file_holds_the_trunk_and_no_head(call: Call) -> None:
+def test_student_file_holds_the_trunk_and_no_head(finished: DistillResult) -> None:
     # methods.md G: heads are thrown away; the file must load into the bare architecture.
-    result = call()
+    result = finished
     network, spec = load_student(result.student)
     assert network.head is None
     assert all(key.startswith("backbone.") for key in load_file(result.student))
@@ -97,15 +107,14 @@ def test_student_file_says_where_it_comes_from(call: Call, teacher_file: str) ->
     assert "torch" in provenance["environment"]["libraries"]
 
 
-def test_teacher_is_not_in_the_saved_state(call: Call) -> None:
+def test_teacher_is_not_in_the_saved_state(finished: DistillResult) -> None:
     # SEED's code saves the frozen teacher into every epoch's checkpoint.
-    result = call()
-    state = torch.load(result.out / "state.pt", weights_only=True)
+    state = torch.load(finished.out / "state.pt", weights_only=True)
     assert {key.split(".")[0] for key in state["method"]} == {"student", "head", "queue"}
 
 
-def test_metrics_have_the_loss_beside_its_floor_and_the_speed(call: Call) -> None:
-    result = call()
+def test_metrics_have_the_loss_beside_its_floor_and_the_speed(finished: DistillResult) -> None:
+    result = finished
     for record in records(result.out):
         assert record["loss"] >= record["floor"]
         assert record["gap"] == pytest.approx(record["loss"] - record["floor"], abs=1e-4)
@@ -142,8 +151,10 @@ def test_knn_accuracy_is_measured_while_it_runs_and_picks_the_best(call: Call) -
     assert best["knn_test_photos"] == 4
 
 
-def test_same_seed_gives_the_same_student_and_another_another(call: Call, tmp_path: Path) -> None:
-    first = load_file(call().student)
+def test_same_seed_gives_the_same_student_and_another_another(
+    call: Call, finished: DistillResult, tmp_path: Path
+) -> None:
+    first = load_file(finished.student)
     same = load_file(call(out=tmp_path / "same").student)
     other = load_file(call(out=tmp_path / "other", seed=1).student)
     assert all(torch.equal(first[key], same[key]) for key in first)
@@ -158,8 +169,10 @@ def test_calling_it_leaves_torchs_generator_as_it_was(call: Call) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_student_may_go_on_from_a_student_file(call: Call, tmp_path: Path) -> None:
-    first = call()
+def test_student_may_go_on_from_a_student_file(
+    call: Call, finished: DistillResult, tmp_path: Path
+) -> None:
+    first = finished
     second = call(student=str(first.student), out=tmp_path / "second", epochs=1, lr=1e-12)
     before, after = load_file(first.student), load_file(second.student)
     weights = [key for key in before if key.endswith("conv.weight")]
@@ -253,11 +266,10 @@ def test_replayed_views_give_what_looking_again_gives(
 
 @pytest.mark.parametrize("cache", ["memory", "off"])
 def test_result_does_not_depend_on_where_photos_are_kept(
-    call: Call, tmp_path: Path, cache: str
+    call: Call, finished: DistillResult, tmp_path: Path, cache: str
 ) -> None:
-    expected = call().loss
     settings = [f"training.cache={cache}", "training.workers=0"]
-    assert call(out=tmp_path / "other", settings=settings).loss == expected
+    assert call(out=tmp_path / "other", settings=settings).loss == finished.loss
 
 
 def test_half_precision_trains(call: Call) -> None:
@@ -359,7 +371,7 @@ def test_broken_state_is_an_error_that_names_the_file(call: Call) -> None:
 
 
 def test_interrupt_saves_and_says_how_to_go_on(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, finished: DistillResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     after_step = Seed.after_step
 
@@ -373,7 +385,7 @@ def test_interrupt_saves_and_says_how_to_go_on(
         with pytest.raises(WorkError, match=r"interrupted after step 4 of 6.*--resume"):
             call()
     resumed = load_file(call(resume=True).student)
-    whole = load_file(call(out=tmp_path / "whole").student)
+    whole = load_file(finished.student)
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 

@@ -85,6 +85,8 @@ def test_stored_scales_without_their_factors_are_the_programs(
         assert min(abs(scale / each - 1) for each in known) < 1e-5, file.name(at)
 
 
+# Traces a network of its own. The file with hard swish above is computed as it was simulated.
+@pytest.mark.slow
 def test_the_activation_behind_a_layer_that_gives_float_is_computed(
     tmp_path: Path, pixels: Any
 ) -> None:
@@ -100,6 +102,8 @@ def test_the_activation_behind_a_layer_that_gives_float_is_computed(
     assert found.max() <= 6
 
 
+# Traces and quantizes a network of its own. Below, such a layer's sums are made multipliable.
+@pytest.mark.slow
 def test_a_layer_of_zeros_runs(tmp_path: Path, pixels: Any) -> None:
     # Its sums were 26,068 steps of its result each: LiteRT refused the file, or ended the process.
     network = tiny_student("test_efficientnet")

@@ -1,7 +1,9 @@
 """Files that LiteRT itself computes, of networks that use every part of the lowering."""
 
 import dataclasses
+import itertools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,15 @@ from edgeseed.export.targets.litert.model import LiteRTModel
 pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert: pip install edgeseed[litert]")
 
 
+# Between them they use every part of the lowering, and tests/export/targets/litert/test_lowering.py
+# has each part alone: in the quick suite are a convolutional network, a residual one and a
+# transformer.
 NETWORKS = [
-    "test_efficientnet", "test_resnet", "test_vit", "test_convnext", "test_mambaout",
-    "test_nfnet", "test_byobnet", "test_efficientnet_evos", "test_efficientnet_ln",
+    "test_efficientnet", "test_resnet", "test_vit",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in (
+        "test_convnext", "test_mambaout", "test_nfnet", "test_byobnet", "test_efficientnet_evos",
+        "test_efficientnet_ln",
+    )),
 ]  # fmt: skip
 
 
@@ -83,30 +91,44 @@ def test_an_operator_that_litert_lacks_is_named() -> None:
 
 
 @pytest.fixture(scope="module")
-def made(workplace: Path, student: Path, photos: Path) -> Path:
-    out = workplace / "litert-fp32"
-    export(student, target="litert", precision="fp32", calibration=photos, out=out, speed=False)
-    return out
+def made(made_litert: Path) -> Path:
+    return made_litert
 
 
+@pytest.fixture(scope="module")
+def of_kind(
+    once: Callable[..., Path], student: Path, photos: Path, litert_of: Callable[[str], Path]
+) -> Callable[[str, str], Path]:
+    """The bundle of a type of input and a precision."""
+
+    def make(kind: str, precision: str) -> Path:
+        if kind == "uint8":  # without asking
+            return litert_of(precision)
+        integers = {"max_float_layers": 0, "calibrator": "minmax"} if precision == "int8" else {}
+        return once(
+            f"litert-{kind}-{precision}",
+            lambda out: export(
+                student, target="litert", precision=precision, calibration=photos, out=out,
+                speed=False, options={"input": kind}, quantization=integers,
+                min_agreement=0.9 if precision == "int8" else None,
+            ),
+        )  # fmt: skip
+
+    return make
+
+
+# How a photo is read does not depend on the precision, but for integers.
+QUICK = (("uint8", "fp32"), ("uint8", "int8"), ("float32", "fp32"))
 INPUTS = [
-    (kind, precision) for kind in ("uint8", "float32") for precision in ("fp32", "fp16", "int8")
+    pytest.param(pair, id="-".join(pair), marks=[] if pair in QUICK else [pytest.mark.slow])
+    for pair in itertools.product(("uint8", "float32"), ("fp32", "fp16", "int8"))
 ]
 
 
-@pytest.fixture(scope="module", params=INPUTS, ids=["-".join(each) for each in INPUTS])
-def of_an_input(
-    request: pytest.FixtureRequest, workplace: Path, student: Path, photos: Path
-) -> Path:
+@pytest.fixture(scope="module", params=INPUTS)
+def of_an_input(request: pytest.FixtureRequest, of_kind: Callable[[str, str], Path]) -> Path:
     """A bundle of each type of input."""
-    kind, precision = request.param
-    out = workplace / f"litert-{kind}-{precision}"
-    integers = {"max_float_layers": 0, "calibrator": "minmax"} if precision == "int8" else {}
-    export(
-        student, target="litert", precision=precision, calibration=photos, out=out, speed=False,
-        options={"input": kind}, quantization=integers,
-        min_agreement=0.9 if precision == "int8" else None,
-    )  # fmt: skip
+    out = of_kind(*request.param)
     assert verify(out).passed
     return out
 
@@ -187,10 +209,9 @@ def test_a_float_input_is_said_everywhere_and_measured_by_the_engine(
 
 @pytest.mark.parametrize("kind", ["uint8", "float32"])
 def test_the_other_type_of_input_in_the_manifest_is_caught(
-    kind: str, workplace: Path, tmp_path: Path, student: Path
+    kind: str, of_kind: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    bundle = tmp_path / "bundle"
-    export(student, target="litert", out=bundle, options={"input": kind})
+    bundle = Path(shutil.copytree(of_kind(kind, "fp32"), tmp_path / "bundle"))
     manifest = read_bundle(bundle).manifest
     other = {"uint8": "float32", "float32": "uint8"}[kind]
     (image,) = manifest.inputs

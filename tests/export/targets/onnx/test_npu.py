@@ -30,7 +30,9 @@ embedding, logits = found
 SAVE = "\nnp.savez(answers, embedding=embedding, logits=logits)\n"
 
 
-@pytest.fixture(scope="module", params=["qnn", "qnn-w8a16"])
+# The gate knows nothing of the scheme's bits: sixteen ask for a second export, and the scheme has
+# tests of its own in tests/export/quantize/schemes/.
+@pytest.fixture(scope="module", params=["qnn", pytest.param("qnn-w8a16", marks=pytest.mark.slow)])
 def made(
     request: pytest.FixtureRequest, once: Callable[..., Path], student: Path, many_photos: Path
 ) -> Path:
