@@ -32,7 +32,11 @@ Pixels = npt.NDArray[np.uint8]
 LCNET = pytest.param("lcnet_035", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "test_vit", LCNET])
+# Traced with a free batch for this alone.
+VIT = pytest.param("test_vit", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", VIT, LCNET])
 def test_the_program_is_the_student_at_any_batch(name: str, pixels: Pixels) -> None:
     size: dict[str, Any] = {"img_size": 32} if name == "test_vit" else {}
     network = tiny_student(name, trained=False, **size)
@@ -48,7 +52,11 @@ def test_the_program_is_the_student_at_any_batch(name: str, pixels: Pixels) -> N
             assert error < 1e-4 * np.abs(truth[name]).max()
 
 
-@pytest.mark.parametrize(("name", "convolutions"), [("repvgg_a0", 22), ("mobileone_s0", 43)])
+@pytest.mark.parametrize(
+    ("name", "convolutions"),
+    # MobileOne has more branches of the same kinds.
+    [("repvgg_a0", 22), pytest.param("mobileone_s0", 43, marks=pytest.mark.slow)],
+)
 def test_parallel_branches_are_one_convolution(
     name: str, convolutions: int, pixels: Pixels
 ) -> None:

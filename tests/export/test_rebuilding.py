@@ -82,7 +82,7 @@ def traced_student(
     return traced, float_graph(traced)
 
 
-@pytest.mark.parametrize("batch", ["dynamic", 1, 3])
+@pytest.mark.parametrize("batch", ["dynamic", 1, pytest.param(3, marks=pytest.mark.slow)])  # as one
 def test_a_rebuilt_program_is_what_tracing_gives(batch: Batch) -> None:
     traced, graph = traced_student("test_efficientnet", batch)
     assert_same(rebuild(graph, traced), graph, batch)

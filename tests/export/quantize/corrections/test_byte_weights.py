@@ -74,6 +74,8 @@ def test_a_layer_that_would_lose_keeps_its_weights(
     assert layers_worth_bytes(["a", "b", "c"], loses) == expected
 
 
+# Traces and quantizes a network of its own. Above, a layer that would lose keeps its weights.
+@pytest.mark.slow
 def test_coarse_bytes_are_not_taken(pixels: npt.NDArray[np.uint8]) -> None:
     """A weight that is hundreds of times the others of its row leaves them no steps."""
     network = tiny_student()

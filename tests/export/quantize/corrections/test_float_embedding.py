@@ -47,7 +47,15 @@ def test_the_last_convolution_becomes_a_matrix_and_nothing_changes(pixels: Pixel
     assert len(constant(graph, input_of(scaled, 1)).unique()) > 1
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "test_efficientnet", "test_vit"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_efficientnet",
+        # Traced for this alone.
+        pytest.param("resnet10t", marks=pytest.mark.slow),
+        pytest.param("test_vit", marks=pytest.mark.slow),
+    ],
+)
 def test_a_network_that_ends_otherwise_is_left_alone(name: str) -> None:
     network = tiny_student(name, trained=False)
     graph = float_graph(build_program(network, tiny_preprocess()))
@@ -72,6 +80,9 @@ def test_only_what_the_head_reads_is_rounded() -> None:
     assert {layer.name, activation.name} & set(other.points)
 
 
+# Traces and exports a network of its own. The two tests of the graph above catch a tail that is
+# rounded, or is no matrix; left is that ONNX Runtime multiplies it in integers.
+@pytest.mark.slow
 def test_onnx_runtime_multiplies_integers_and_hands_on_a_fine_embedding(
     photos: Path, tmp_path: Path
 ) -> None:

@@ -38,7 +38,8 @@ def _check(graph_module: fx.GraphModule, image: Tensor) -> None:
     [
         ("test_efficientnet", 8),
         ("test_resnet", 3),
-        ("test_vit", 1),
+        # At 160 px.
+        pytest.param("test_vit", 1, marks=pytest.mark.slow),
         # Of these kinds: convolutions with gates, and layers of a transformer's kind.
         pytest.param("mobilenetv3_small_050", 20, marks=pytest.mark.slow),
         pytest.param("test_convnext", 1, marks=pytest.mark.slow),

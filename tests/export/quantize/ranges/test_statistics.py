@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 from support.export import CLASSES, tinted_photo, tiny_preprocess, tiny_student
 from torch import fx, nn
@@ -74,6 +75,8 @@ def _moved(graph: fx.GraphModule, name: str, quantizer: Quantizer, photos: Photo
     return float(sum(error / size for error, size in zip(errors, sizes, strict=True)))
 
 
+# Rounds more than fifty tensors one by one. A formula above holds the gradients that it judges.
+@pytest.mark.slow
 def test_what_rounding_costs_is_known_without_rounding() -> None:
     """By squared gradients, about as by rounding each tensor alone."""
     network = tiny_student("mobilenetv3_small_050", trained=False)

@@ -195,7 +195,8 @@ def test_a_nearer_one_with_lower_agreement_is_not_taken(
     assert ("its agreement is 95.0%: fisher is taken" in said) == (kept == "fisher")
 
 
-@pytest.mark.parametrize("head", [True, False])
+# A student without a head makes all candidates once more.
+@pytest.mark.parametrize("head", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_what_cannot_tell_does_not_say_enough(make: Make, *, head: bool) -> None:
     """Photos that have ranked candidates, and photos that find themselves again."""
     candidates, scorer = make([1.0, 1.0], head=head)
