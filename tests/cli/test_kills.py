@@ -284,8 +284,11 @@ def measured(world: Path, board: Board) -> tuple[Path, float]:
     return out, call.seconds
 
 
+# A server and two measurements. In tests/runtime/devices/test_ssh.py an agent whose host is gone
+# removes its folder, and what killed runs left is removed by the next.
+@pytest.mark.slow
 @pytest.mark.ssh
-@a_quick_signal
+@a_signal
 def test_a_measurement_by_ssh_that_is_killed_leaves_nothing_on_either_side(
     world: Path, board: Board, measured: tuple[Path, float], sign: signal.Signals,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],

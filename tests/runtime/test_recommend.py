@@ -112,6 +112,8 @@ def test_what_did_not_count_is_measured_again(stopwatch: Stopwatch, tmp_path: Pa
     assert not any(item.cached for item in found.candidates)
 
 
+# Three lists of measurements. What a cache keeps, and what not, is in the two tests above.
+@pytest.mark.slow
 def test_what_was_measured_beside_other_work_is_measured_again(
     stopwatch: Stopwatch, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ def test_an_untrained_network_is_exactly_its_own_baseline(tmp_path: Path) -> Non
         assert beside.sd_percent is None
 
 
+# Embeds the digits with eight networks. Above, a network is its own baseline and no other is; the
+# command below has two seeds.
+@pytest.mark.slow
 def test_the_baseline_has_the_form_of_the_student_and_its_seeds_differ(tmp_path: Path) -> None:
     wide = write_fresh(tmp_path / "wide.safetensors", seed=0, reduce_stride=2)
     usual = write_fresh(tmp_path / "usual.safetensors", seed=0)
@@ -64,6 +68,8 @@ def test_the_baseline_has_the_form_of_the_student_and_its_seeds_differ(tmp_path:
         assert metric.sd_percent == pytest.approx(statistics.stdev(metric.values_percent))
 
 
+# Fits linear classifiers three times. A baseline is measured apart, by its own network.
+@pytest.mark.slow
 def test_a_baseline_changes_nothing_of_what_was_measured(tmp_path: Path) -> None:
     path = write_fresh(tmp_path / "s.safetensors", seed=0)
     alone, beside = (
@@ -74,12 +80,14 @@ def test_a_baseline_changes_nothing_of_what_was_measured(tmp_path: Path) -> None
     assert alone.baseline is None
 
 
-def test_a_run_of_the_same_seed_starts_from_the_baselines_weights(tmp_path: Path) -> None:
+def test_a_run_of_the_same_seed_starts_from_the_baselines_weights(
+    make_photos: Callable[..., Path], tmp_path: Path
+) -> None:
     from edgeseed.distill.evaluation.baseline import build_untrained
 
     run = pretrain(
-        method="simclr", model="test_resnet", data="digits", out=tmp_path / "run", image_size=32,
-        epochs=1, batch_size=64, lr=1e-12, seed=7, devices="cpu",
+        method="simclr", model="test_resnet", data=make_photos(16), out=tmp_path / "run",
+        image_size=32, epochs=1, batch_size=8, lr=1e-12, seed=7, devices="cpu",
         settings=("recipe.optimizer=adamw", "recipe.weight_decay=0"),
     )  # fmt: skip
     network, spec = load_student(run.student)

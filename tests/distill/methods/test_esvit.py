@@ -385,6 +385,8 @@ def dies_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.Monk
         yield patch
 
 
+# Three runs. test_all_methods.py restores the state of every method exactly.
+@pytest.mark.slow
 def test_run_resumes_exactly_and_its_student_teaches_with_its_heads(
     call: Callable[..., DistillResult], dies_after_an_epoch: pytest.MonkeyPatch
 ) -> None:

@@ -230,6 +230,8 @@ def test_settings_out_of_range_say_what_is_allowed(field: str, value: Any, messa
 # --------------------------------------------------------------------------- end to end
 
 
+# Two runs. test_all_methods.py restores the state of every method exactly.
+@pytest.mark.slow
 def test_what_esvit_made_teaches_another_network_and_the_run_resumes_exactly(
     make_photos: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import timm
 import torch
 import torch.nn.functional as F
@@ -71,6 +72,9 @@ def test_dino_heads_of_new_torch_and_with_batch_norm_are_read(tmp_path: Path) ->
     torch.testing.assert_close(teacher.head(embedding), expected)
 
 
+# Draws a whole ViT-S. Full checkpoints of DINO are above; tests/distill/teachers/test_table.py has
+# what a tag decides.
+@pytest.mark.slow
 def test_dino_backbone_files_load_under_their_tagged_name(tmp_path: Path) -> None:
     network = random_network("vit_small_patch16_224.dino")
     path = tmp_path / "model.safetensors"
@@ -94,6 +98,8 @@ def _as_dinov2(state: State) -> State:
     return state
 
 
+# Draws a whole ViT-S. Below are DINOv2's files without registers; left are registers and chunks.
+@pytest.mark.slow
 def test_dinov2_training_checkpoints_load_at_224_px(tmp_path: Path) -> None:
     name = "vit_small_patch14_reg4_dinov2"
     network = random_network(name, img_size=224)
@@ -247,6 +253,8 @@ def _as_esvit(state: State) -> State:
     return renamed
 
 
+# Draws a whole Swin-T. The next test reads EsViT's heads; left is the window.
+@pytest.mark.slow
 def test_esvit_gives_both_heads_and_keeps_its_window(tmp_path: Path) -> None:
     name = "swin_tiny_patch4_window7_224"
     network = random_network(name, window_size=14)  # EsViT's W14, which timm has no name for

@@ -142,6 +142,8 @@ def test_a_label_list_from_one_run_serves_another(student_file: Path, tmp_path: 
     assert one == two
 
 
+# Three runs. The plan of passes is tested below, without a run.
+@pytest.mark.slow
 def test_a_few_labels_get_enough_updates_unless_epochs_are_given(
     student_file: Path, tmp_path: Path
 ) -> None:
@@ -215,6 +217,8 @@ def test_a_timm_names_size_is_taken_back_and_a_student_file_keeps_its_own(
     assert load_student(other.student)[1].preprocess.image_size == SIZE
 
 
+# Two runs more: above, passes that were asked for are taken back.
+@pytest.mark.slow
 def test_the_default_number_of_passes_is_taken_back_too(student_file: Path, tmp_path: Path) -> None:
     call: dict[str, Any] = {"labels": "3pc", "settings": ("train=head", "min_steps=61")}
     first = _finetune(student_file, tmp_path / "a", **call)

@@ -238,7 +238,11 @@ def test_a_cable_that_is_pulled_in_mid_run_is_one_clear_line(
     assert put_back(phone)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+# SIGINT ends it as SIGTERM does.
+@pytest.mark.parametrize(
+    "sign",
+    [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+)
 def test_a_phone_is_put_back_when_edgeseed_is_killed(
     phone: Phone, bundle: Bundle, tmp_path: Path, sign: signal.Signals
 ) -> None:
@@ -264,7 +268,10 @@ def reversed_ports(phone: Phone) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+# By SIGTERM the port is closed with all else that the test above puts back.
+@pytest.mark.parametrize(
+    "sign", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_the_phones_port_is_taken_back_when_edgeseed_is_killed(
     phone: Phone, bundle: Bundle, tmp_path: Path, sign: signal.Signals
 ) -> None:

@@ -241,10 +241,13 @@ def test_two_power_modes_are_not_ranked_together(
 @pytest.mark.parametrize(
     ("bits", "limits"),
     [
-        ("0x0", []),
+        pytest.param("0x0", [], marks=pytest.mark.slow),  # less than in the next
         ("0x50000", []),  # it was under-voltage and throttled some time since boot, not now
         ("0x50005", ["under-voltage now", "throttled now"]),
-        ("0x80008", ["the soft temperature limit is active now"]),
+        # Another bit of the same number.
+        pytest.param(
+            "0x80008", ["the soft temperature limit is active now"], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_raspberry_pis_throttling_bits_are_read(

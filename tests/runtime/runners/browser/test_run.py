@@ -126,6 +126,8 @@ def test_a_model_that_computes_wrong_is_not_timed(
     assert not (tmp_path / "r.json").exists()
 
 
+# Starts a browser once more. tests/runtime/test_accuracy.py compares by logits on the host.
+@pytest.mark.slow
 def test_classes_are_compared_by_their_logits_in_the_browser(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, instant: str, tmp_path: Path
 ) -> None:
@@ -248,6 +250,8 @@ def test_a_page_that_is_closed_in_mid_run_ends_it(
     assert "browser: the page was closed or reloaded" in visit.end()
 
 
+# Starts a browser once more. A page that goes away in mid-run is in test_server.py.
+@pytest.mark.slow
 def test_a_page_that_is_reloaded_in_mid_run_ends_it_and_says_so(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle
 ) -> None:
@@ -462,6 +466,8 @@ _POST = "const response = await fetch(new URL(path, session), {"
 SLOWLY = replaced(_POST, f"await new Promise((go) => setTimeout(go, 300));\n  {_POST}")
 
 
+# As above.
+@pytest.mark.slow
 def test_an_error_is_told_also_while_another_event_is_on_its_way(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -474,6 +480,8 @@ def test_an_error_is_told_also_while_another_event_is_on_its_way(
     assert conformance.refuses_a_wrong_model(measured_by(chromium), wrong, browser_job(wrong))
 
 
+# Starts a browser once more. Errors that a page posts are in test_server.py.
+@pytest.mark.slow
 def test_a_worker_that_does_not_start_is_told(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
