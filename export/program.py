@@ -462,9 +462,13 @@ def _take_addcmul_apart(graph_module: fx.GraphModule) -> None:
     graph = graph_module.graph
     for node in graph.find_nodes(op="call_function", target=_aten.addcmul.default):
         added, left, right = node.args
-        share = node.kwargs.get("value", 1)
+        share, mode = node.kwargs.get("value", 1), node.meta["val"].fake_mode
+        for source in node.all_input_nodes:
+            if "val" not in source.meta:  # a constant that was computed just now
+                value = constant(graph_module, source)
+                source.meta["val"] = mode.from_tensor(value, static_shapes=True)
 
-        def emit(target: Any, *inputs: Any, mode: Any = node.meta["val"].fake_mode) -> fx.Node:
+        def emit(target: Any, *inputs: Any, mode: Any = mode) -> fx.Node:
             made = graph.call_function(target, inputs)
             made.meta["val"] = value_of(made, mode)
             return made

@@ -622,7 +622,7 @@ def test_int8_is_compared_with_float_and_warned_of_if_slower(
     monkeypatch.setattr(builder, "compare_speed", slow)
     export(
         student, precision="int8", calibration=photos, out=tmp_path / "bundle",
-        min_agreement=0.9,  # not what is asked about: plain ranges, and no layer in float
+        min_agreement=0.95,  # as `made_int8`: plain ranges and no layer in float keep no more
         quantization={"max_float_layers": 0, "calibrator": "minmax"},
     )  # fmt: skip
     assert "warning: int8 is not faster than fp32 here: 0.50 times" in capsys.readouterr().err
