@@ -158,6 +158,7 @@ def test_a_student_goes_to_every_target_and_is_proven(
         assert verify(tmp_path / "bundle", data=world / form.data).passed
 
 
+@pytest.mark.slow
 def test_a_student_is_measured_embedded_and_taken_elsewhere(
     classifier: tuple[str, Path], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -505,6 +505,7 @@ def test_shares_of_labels_of_any_text(labelled: Any, text: str) -> None:
     survives(lambda: choose_labels(labelled, text, seed=0))
 
 
+@pytest.mark.slow
 @quickly
 @given(source=st.one_of(TEXTS, st.lists(TEXTS, max_size=3)))
 def test_sets_of_any_name(source: Any) -> None:
@@ -674,6 +675,7 @@ def calls(draw: st.DrawFn) -> list[str]:
 HARMLESS = {"methods", "teachers", "students", "targets", "devices"}
 
 
+@pytest.mark.slow
 @quickly
 @given(words=calls())
 @example(words=["explain", "", "--picture", ""])

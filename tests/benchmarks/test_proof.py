@@ -243,6 +243,7 @@ def test_a_cell_that_fails_is_named_and_the_next_one_runs(
     assert runner.run(cells[1:], jobs=1) == []  # finished: not run again
 
 
+@pytest.mark.slow
 def test_a_stop_saves_the_run_and_the_next_call_goes_on(proof: ModuleType, tmp_path: Path) -> None:
     """The deadline ends in the middle of a training: its state is kept, and the rest is trained."""
     from edgeseed.core.photos import open_photos

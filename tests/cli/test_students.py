@@ -2,12 +2,14 @@
 
 import json
 
+import pytest
 from click.testing import CliRunner
 
 from edgeseed.cli._main import cli
 from edgeseed.distill.networks.students import list_students
 
 
+@pytest.mark.slow
 def test_a_row_has_the_students_own_numbers() -> None:
     printed = CliRunner().invoke(cli, ["students"]).output
     rows = {line.split()[0]: line for line in printed.splitlines()[1:] if line.strip()}

@@ -171,6 +171,7 @@ def test_several_precisions_are_different_and_made_by_name(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_several_targets_share_what_they_have_in_common(
     student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +235,7 @@ def test_of_several_targets_all_are_written_or_none(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_command_keeps_the_best_of_several_targets(
     student: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -575,6 +577,7 @@ def test_auto_keeps_one_proven_bundle_and_says_what_it_tried(
     assert list(tmp_path.iterdir()) == [tmp_path / "bundle"]
 
 
+@pytest.mark.slow
 def test_auto_without_photos_leaves_out_what_photos_must_judge(
     student: Path, tmp_path: Path
 ) -> None:
@@ -648,6 +651,7 @@ def test_another_processors_integers_are_not_timed(
     assert result.quantization.float_operators["linear"] == "asked for by --keep-float linear"
 
 
+@pytest.mark.slow
 def test_int8_can_learn_from_the_float_student(
     student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ def own_forward(network: StudentNetwork) -> None:
     network.backbone.forward = lambda image: real(image) * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -55,6 +56,7 @@ def test_a_student_that_differs_in_anything_is_traced_anew(
     assert not torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_conversion_that_is_remembered_is_the_conversion(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -52,6 +52,7 @@ def test_the_program_is_the_student_at_any_batch(name: str, pixels: Pixels) -> N
             assert error < 1e-4 * np.abs(truth[name]).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "convolutions"),
     # MobileOne has more branches of the same kinds.
@@ -130,6 +131,7 @@ def test_layers_keep_their_names_when_the_program_is_taken_apart() -> None:
     assert names == again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kwargs"),
     [("test_nfnet", {}), ("test_vit", {"global_pool": "map", "img_size": 64})],

@@ -88,6 +88,7 @@ def test_a_rebuilt_program_is_what_tracing_gives(batch: Batch) -> None:
     assert_same(rebuild(graph, traced), graph, batch)
 
 
+@pytest.mark.slow
 def test_so_is_one_whose_shapes_depend_on_the_batch() -> None:
     traced, graph = traced_student("test_vit", "dynamic")
     assert any(node.target is torch.ops.aten.sym_size.int for node in graph.graph.nodes)
@@ -155,6 +156,7 @@ def test_a_program_for_float16_is_what_tracing_gives(monkeypatch: pytest.MonkeyP
     assert compared == [half]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scheme",
     [

@@ -108,6 +108,7 @@ def bundle_of(
 
 
 # Core ML computes these in float16. It was the ONNX file that has small weights in float.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnx", pytest.param("litert", marks=pytest.mark.slow)])
 def test_weights_in_bytes_are_simulated_as_the_file_has_them(
     name: str, photos: Path, tmp_path: Path
@@ -154,6 +155,7 @@ class TestTarget:
         }  # fmt: skip
         assert verify(made).passed
 
+    @pytest.mark.slow
     @of_every_target
     def test_another_networks_files_in_it_are_caught(
         self, name: str, precision: str, scheme: str | None, bundle_of: BundleOf, tmp_path: Path,

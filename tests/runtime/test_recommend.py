@@ -100,6 +100,7 @@ def test_what_was_measured_on_a_device_is_not_measured_again(
     assert len(stopwatch.asked) == 12
 
 
+@pytest.mark.slow
 def test_what_did_not_count_is_measured_again(stopwatch: Stopwatch, tmp_path: Path) -> None:
     # A run that was throttled once was "not valid" for ever.
     stopwatch.throttles = True
@@ -177,6 +178,7 @@ def test_times_of_a_busy_machine_are_marked(stopwatch: Stopwatch, tmp_path: Path
     assert "mobilenetv3_large_100 (busy machine)  int8" in ask(stopwatch, tmp_path).table()
 
 
+@pytest.mark.slow
 def test_the_page_says_which_one_to_train(stopwatch: Stopwatch, tmp_path: Path) -> None:
     ask(stopwatch, tmp_path, html=tmp_path / "page.html")
 

@@ -74,6 +74,7 @@ def test_profiling_before_building_says_what_to_do(
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_engines_of_two_devices_lie_side_by_side(
     tensorrt_bundle: Any, nvidia: Any, monkeypatch: Any
 ) -> None:
@@ -91,6 +92,7 @@ def test_engines_of_two_devices_lie_side_by_side(
     read_bundle(bundle.path)
 
 
+@pytest.mark.slow
 def test_a_second_build_reuses_the_timings_and_replaces_the_engine(
     tensorrt_bundle: Any, nvidia: Any, monkeypatch: Any
 ) -> None:
@@ -105,6 +107,7 @@ def test_a_second_build_reuses_the_timings_and_replaces_the_engine(
     assert [path.name for path in (bundle.path / "engines").iterdir()] == [NAME]
 
 
+@pytest.mark.slow
 def test_what_is_in_build_json_reaches_the_builder(
     tensorrt_bundle: Any, nvidia: Any, monkeypatch: Any
 ) -> None:

@@ -80,6 +80,7 @@ def test_a_baseline_changes_nothing_of_what_was_measured(tmp_path: Path) -> None
     assert alone.baseline is None
 
 
+@pytest.mark.slow
 def test_a_run_of_the_same_seed_starts_from_the_baselines_weights(
     make_photos: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -243,6 +243,7 @@ def test_cached_teaching_is_live_teaching_bit_for_bit(
     assert same(again, live)
 
 
+@pytest.mark.slow
 def test_students_and_methods_share_one_cache(call: Call, tmp_path: Path, asked: list[int]) -> None:
     cache = tmp_path / "cache"
     settings = {"views.replay": 2, "views.preset": "weak", "views.mixup": False}
@@ -254,6 +255,7 @@ def test_students_and_methods_share_one_cache(call: Call, tmp_path: Path, asked:
     assert asked == []
 
 
+@pytest.mark.slow
 def test_a_partial_cache_goes_on(call: Call, tmp_path: Path, asked: list[int]) -> None:
     cache = tmp_path / "cache"
     call("short", epochs=1, teacher_cache=cache)

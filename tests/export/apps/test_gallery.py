@@ -35,6 +35,7 @@ def test_a_gallery_is_read_as_it_was_written(tmp_path: Path) -> None:
         assert np.array_equal(ours, theirs), field.name
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(names=st.lists(st.text(max_size=12), min_size=2, max_size=4, unique=True))
 def test_any_class_name_survives(

@@ -98,6 +98,7 @@ def test_a_module_is_written_and_verified(made_fp32: Path, tmp_path: Path) -> No
 HOSTILE_TEXTS = ["</script>", '"; process.exit(1); "', "${x}", "\u2028", "\\", "🐦\n", "`"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NODE is None, reason="node is missing")
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

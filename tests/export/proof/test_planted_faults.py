@@ -176,6 +176,7 @@ def test_batch_norm_in_training_mode_is_refused_by_the_export(network: StudentNe
         build_program(network, Preprocess(image_size=32, resize=32))
 
 
+@pytest.mark.slow
 def test_batch_norm_in_training_mode_is_caught_and_named(fp32_bundle: Path) -> None:
     student, spec = load_student(fp32_bundle / "reference/student.safetensors")
     forget_statistics(student)
@@ -222,6 +223,7 @@ def other_weights(index: int) -> Callable[[StudentNetwork], None]:
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("index", "name"), [(3, "conv2d_3"), pytest.param(-1, "linear", marks=pytest.mark.slow)]
 )

@@ -269,6 +269,7 @@ def reversed_ports(phone: Phone) -> str:
 
 
 # By SIGTERM the port is closed with all else that the test above puts back.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sign", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )

@@ -173,6 +173,7 @@ JETPACK_7 = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "watts", "rails"),
     [
@@ -227,6 +228,7 @@ def test_the_agent_over_ssh_keeps_the_protocol(board: Board, bundle: Bundle) -> 
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_power_modes_are_not_ranked_together(
     board: Board, bundle: Bundle, instant: str, tmp_path: Path
 ) -> None:

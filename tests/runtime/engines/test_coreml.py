@@ -137,6 +137,7 @@ def test_what_it_cannot_do_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.system() == "Darwin", reason="this is a Mac")
 def test_elsewhere_it_says_where_it_runs() -> None:
     pytest.importorskip("coremltools")

@@ -25,6 +25,7 @@ from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gains", [False, True])
 def test_corrected_layers_keep_their_means_and_with_gains_their_deviations(
     pixels: npt.NDArray[np.uint8], *, gains: bool

@@ -94,6 +94,7 @@ def test_coarse_bytes_are_not_taken(pixels: npt.NDArray[np.uint8]) -> None:
     assert names[-1] not in found
 
 
+@pytest.mark.slow
 def test_a_bundle_with_float_layers_is_smaller_and_decides_the_same(
     student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,7 @@ def test_recorded_factors_are_applied_again(small: Photos) -> None:
             assert constant(graph, left).equal(constant(again, right))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -141,6 +142,7 @@ def test_real_networks_compute_what_they_did(name: str, pixels: Pixels) -> None:
         assert float((value - truth).abs().max()) < 1e-4 * float(truth.abs().max())
 
 
+@pytest.mark.slow
 def test_the_student_keeps_its_weights_and_the_record_has_the_factors(pixels: Pixels) -> None:
     network = tiny_student("test_resnet", trained=False)
     # Plain ranges: what is asked is what becomes of the weights, not which ranges are best.

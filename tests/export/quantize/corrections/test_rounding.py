@@ -179,6 +179,7 @@ def test_a_network_comes_nearer_and_its_integers_are_those_that_were_chosen(
     torch.testing.assert_close(written, rounded[name])
 
 
+@pytest.mark.slow
 def test_one_rounding_serves_all_ways_of_calibrating(
     pixels: npt.NDArray[np.uint8], coarse: Scheme
 ) -> None:

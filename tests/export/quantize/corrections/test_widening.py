@@ -1,5 +1,6 @@
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 from support.export import tiny_preprocess, tiny_student
 
@@ -7,6 +8,7 @@ from edgeseed.export.program import build_program, constant, float_graph
 from edgeseed.export.quantize.corrections.widening import widen_channels
 
 
+@pytest.mark.slow
 def test_widening_changes_shapes_and_no_number(pixels: npt.NDArray[np.uint8]) -> None:
     """MobileNetV3-small: 72 and 88 channels, squeeze-and-excitation and hard-swish among them."""
     network = tiny_student("mobilenetv3_small_100", trained=False)

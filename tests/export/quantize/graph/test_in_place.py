@@ -33,6 +33,7 @@ def _check(graph_module: fx.GraphModule, image: Tensor) -> None:
     assert [node.name for node in changed.graph.nodes] == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "at_least"),
     [

@@ -68,6 +68,7 @@ def onnx_of(
     return model, read_record(QuantizationRecord, made.record, what="it")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", [EIGHT, SIXTEEN], ids=lambda scheme: scheme.name)
 @pytest.mark.parametrize(
     "name",

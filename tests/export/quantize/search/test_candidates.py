@@ -117,6 +117,7 @@ def make(pixels: npt.NDArray[np.uint8]) -> Make:
     return make
 
 
+@pytest.mark.slow
 def test_the_first_that_reaches_the_target_is_taken(make: Make) -> None:
     candidates, scorer = make([0.99])
     chosen = candidates.choose()
@@ -129,6 +130,7 @@ def test_the_first_that_reaches_the_target_is_taken(make: Make) -> None:
     assert sorted(scorer.scored) == [(label, "judge") for label in sorted(FIRST)]
 
 
+@pytest.mark.slow
 def test_all_calibrators_compete_where_the_first_is_not_enough(
     make: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

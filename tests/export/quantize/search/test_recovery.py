@@ -173,11 +173,13 @@ def test_biases_move_in_units_of_their_channel(coarse: Coarse, recovered: Tensor
     assert len(moved) == len(layers)
 
 
+@pytest.mark.slow
 def test_without_a_gain_nothing_changes(coarse: Coarse) -> None:
     """A rate that wrecks the network, on photos that judge it: the start is the best."""
     assert coarse.recover(steps=6, lr=50.0, batch_size=8) is coarse.scales
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_weights(coarse: Coarse) -> None:
     first, second = (coarse.recover(steps=3, batch_size=8).learned for _ in range(2))
     for name, (weight, bias) in first.items():
@@ -231,6 +233,7 @@ def test_settings_that_cannot_learn_are_refused(name: str) -> None:
         RecoveryConfig(**{name: 0})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "said"), [(0.0, "it is not taken"), (0.5, "")])
 def test_what_was_learnt_is_not_taken_where_it_keeps_fewer_decisions_or_is_farther(
     coarse: Coarse,

@@ -40,6 +40,7 @@ def made(workplace: Path, student: Path, photos: Path) -> Callable[[str, str], P
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("system", "precision"),
     [

@@ -292,6 +292,7 @@ def test_a_student_without_a_head_is_no_classifier(
     assert difference(model.infer(pixels[:4]), wanted) <= 1e-5
 
 
+@pytest.mark.slow
 def test_chosen_operations_stay_in_float32(network: StudentNetwork, tmp_path: Path) -> None:
     package = write(network, tmp_path / "mixed", "fp16", float32="conv, softmax")
     program = CoreMLModel(package).interpreter.program
@@ -496,6 +497,7 @@ class Padded(nn.Module):
         return functional.relu(last(functional.pad(features, (1, 1, 1, 1), value=1.0))).mean((2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     # In integers, what is padded for two layers is stored once more.
     ("precision", "pads"),
@@ -736,6 +738,7 @@ def test_core_ml_itself_agrees_with_the_interpreter(packages: Packages, pixels: 
     assert difference(found, model.infer(pixels[:8])) <= 2e-2
 
 
+@pytest.mark.slow
 def test_an_operation_that_the_program_lacks_cannot_be_kept_in_float32(
     network: StudentNetwork, tmp_path: Path
 ) -> None:
@@ -743,6 +746,7 @@ def test_an_operation_that_the_program_lacks_cannot_be_kept_in_float32(
         write(network, tmp_path / "con", "fp16", float32="con")
 
 
+@pytest.mark.slow
 def test_an_option_without_effect_is_told(
     network: StudentNetwork, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

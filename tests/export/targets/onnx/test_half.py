@@ -90,6 +90,7 @@ def run_in_half(program: ExportedProgram, images: Array) -> list[Array]:
         return [value.numpy() for value in RoundsToHalf(module).run(torch.from_numpy(images))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"),
     [

@@ -152,6 +152,7 @@ def test_fewer_photos_than_asked_for_are_counted(made: Path, tmp_path: Path) -> 
     assert "of 5 photos" in gate.detail
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("installed")
 def test_export_and_verify_fail_with_what_helps(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, student: Path, many_photos: Path

@@ -230,6 +230,7 @@ def test_uint16_takes_the_opset_that_has_it(asked: int, written: int | None) -> 
         assert settings.fitting(program).opset == written
 
 
+@pytest.mark.slow
 def test_signed_integers_are_judged_as_an_arm_processor_runs_them(
     student: Path, photos: Path, tmp_path: Path
 ) -> None:

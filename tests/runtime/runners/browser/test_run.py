@@ -96,6 +96,7 @@ def test_photos_give_the_hosts_answers(
     assert here.accuracy.top1 == there.accuracy.top1
 
 
+@pytest.mark.slow
 def test_an_int8_model_computes_the_very_same_in_the_browser(
     chromium: Chromium, ort_web: OrtWeb, int8_bundle: Bundle, instant: str, tmp_path: Path
 ) -> None:
@@ -431,6 +432,7 @@ def test_the_runner_keeps_the_protocol(chromium: Chromium, ort_web: OrtWeb, bund
     assert seen.stages.names.index("golden") < seen.stages.names.index("warm-up")
 
 
+@pytest.mark.slow
 def test_the_runner_times_no_model_that_computes_wrong(
     chromium: Chromium, ort_web: OrtWeb, bundle: Bundle
 ) -> None:
