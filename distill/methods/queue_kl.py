@@ -1,7 +1,7 @@
 """Queue-KL: SEED as it is done today, from the trunk of any teacher, on blended photos.
 
 Takes: a teacher; no labels.
-Best for: search and kNN, where it matters most which photos are alike.
+Best for: ten thousand photos or more; search, where it matters most which photos are alike.
 
 SEED (2021, arXiv 2101.04731) and CompRess (2020, arXiv 2010.14713), in the form that
 "a good teacher is patient and consistent" (2021, arXiv 2106.05237) and recent tools have made
