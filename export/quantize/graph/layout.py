@@ -22,6 +22,7 @@ _VIEWS = {
     _aten.squeeze.dims, _aten.squeeze.dim, _aten.unsqueeze.default,
 }  # fmt: skip
 _PADS = {_aten.pad.default, _aten.constant_pad_nd.default}
+_WHITE = 255
 # Below so many pixels a narrow layer costs next to nothing in either form.
 _STEM_PIXELS = 48 * 48
 
@@ -100,8 +101,12 @@ def image_of(node: fx.Node) -> fx.Node | None:
 
 
 def grey_of(mean: Tensor) -> int:
-    """The byte that stands for zero in a photo: near the means of its colours."""
-    return round(float(mean.double().mean()))
+    """The byte that stands for zero in a photo: near the means of its colours.
+
+    Where they are no byte, or white, whose channel of ones would be zeros: the middle.
+    """
+    nearest = round(float(mean.double().mean()))
+    return nearest if 0 <= nearest < _WHITE else (_WHITE + 1) // 2
 
 
 def _has_one_mean(graph: fx.Graph, layer: fx.Node) -> bool:

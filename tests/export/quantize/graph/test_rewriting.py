@@ -143,6 +143,23 @@ def test_one_mean_that_is_a_byte_needs_no_channel_of_ones(pixels: Pixels) -> Non
     np.testing.assert_allclose(by_bias, by_ones, atol=1e-5)
 
 
+@pytest.mark.parametrize("scheme", ["x86", "litert"])
+@pytest.mark.parametrize("mean", [-0.2, 0.0, 1.0, 1.2])
+def test_a_mean_that_is_black_white_or_no_byte_is_as_good_as_any(
+    scheme: str, mean: float, pixels: Pixels
+) -> None:
+    """White left nothing for the channel of ones, and all it carries was lost."""
+    preprocess = dataclasses.replace(tiny_preprocess(), mean=(mean,) * 3, std=(0.5,) * 3)
+    graph = float_graph(build_program(tiny_student(trained=False), preprocess))
+    found, _, _ = quantized(graph, SCHEMES.load(scheme), pixels)
+    for node in found.graph.nodes:
+        if node.target in (_QUANTIZE, ops.dequantize_per_tensor.default):
+            _, _, zero_point, low, high, *_ = node.args
+            assert low <= zero_point <= high
+    error = (run(found, pixels)[0] - run(graph, pixels)[0]).norm() / run(graph, pixels)[0].norm()
+    assert error < 0.3
+
+
 @pytest.mark.parametrize("scheme", ["coreml", "coreml-affine", "tensorrt"])
 @pytest.mark.parametrize("method", METHODS)
 def test_no_two_bytes_of_a_normalised_photo_become_one_but_at_its_mean(
