@@ -22,7 +22,8 @@ _VIEWS = {
     _aten.squeeze.dims, _aten.squeeze.dim, _aten.unsqueeze.default,
 }  # fmt: skip
 _PADS = {_aten.pad.default, _aten.constant_pad_nd.default}
-_WHITE = 255
+WHITE = 255
+"""The brightest byte of a photo."""
 # Below so many pixels a narrow layer costs next to nothing in either form.
 _STEM_PIXELS = 48 * 48
 
@@ -106,7 +107,7 @@ def grey_of(mean: Tensor) -> int:
     Where they are no byte, or white, whose channel of ones would be zeros: the middle.
     """
     nearest = round(float(mean.double().mean()))
-    return nearest if 0 <= nearest < _WHITE else (_WHITE + 1) // 2
+    return nearest if 0 <= nearest < WHITE else (WHITE + 1) // 2
 
 
 def _has_one_mean(graph: fx.Graph, layer: fx.Node) -> bool:

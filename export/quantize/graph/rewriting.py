@@ -43,6 +43,7 @@ from torch import Tensor, fx
 
 from edgeseed.export.program import constant, copy_graph, input_of, new_constant, tidy
 from edgeseed.export.quantize.graph.layout import (
+    WHITE,
     Kind,
     Layout,
     grey_of,
@@ -64,7 +65,6 @@ _aten = torch.ops.aten
 _INT32 = (-(2**31), 2**31 - 1)
 # Half of what 32 bits hold: the sum of products is added in the same number.
 _LARGEST_BIAS = 2.0**30
-_BRIGHTEST = 255
 _ONE_CHANNEL = [0, 0, 0, 0, 0, 1]
 """As `pad` takes it: one more channel at the end."""
 # A hard-sigmoid is stored as x + 3, see above.
@@ -405,7 +405,7 @@ class _Inserter:
         if self.scheme.exact_image == "one mean":
             value = self._read_from_grey(image, grey, before=before)
             return folded.float(), owed.sum(dim=(1, 2, 3)).float(), value
-        weight = torch.cat([folded, owed / (_BRIGHTEST - grey)], dim=1).float()
+        weight = torch.cat([folded, owed / (WHITE - grey)], dim=1).float()
         read = self._read_plain_image if self.scheme.plain_qdq else self._read_image
         return weight, torch.zeros(len(weight)), read(image, grey, before=before)
 
@@ -432,7 +432,7 @@ class _Inserter:
         with self.graph.inserting_before(before):
             stored = self.graph.call_function(
                 _aten.constant_pad_nd.default,
-                (stored, _ONE_CHANNEL, quantizer.low + _BRIGHTEST * steps),
+                (stored, _ONE_CHANNEL, quantizer.low + WHITE * steps),
             )
         reading = dataclasses.replace(quantizer, zero_point=quantizer.low + grey * steps)
         return self._read_as(stored, reading, before=before)
@@ -452,7 +452,7 @@ class _Inserter:
         value = self._again(value, shifted, before=before)
         with self.graph.inserting_before(before):
             value = self.graph.call_function(
-                _aten.constant_pad_nd.default, (value, _ONE_CHANNEL, float(_BRIGHTEST - grey))
+                _aten.constant_pad_nd.default, (value, _ONE_CHANNEL, float(WHITE - grey))
             )
         return self._again(value, shifted, before=before)
 
