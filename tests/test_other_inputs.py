@@ -193,6 +193,7 @@ def test_a_student_is_measured_embedded_and_taken_elsewhere(
 
 
 # EsViT sees small crops as well, and takes six times as long.
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["simclr", pytest.param("esvit", marks=pytest.mark.slow)])
 def test_a_network_learns_alone_from_views_of_its_shape(
     world: Path, tmp_path: Path, method: str
@@ -212,6 +213,7 @@ def test_a_network_learns_alone_from_views_of_its_shape(
     assert shape_of(again.student) == (1, 32, 48)
 
 
+@pytest.mark.slow
 def test_a_teacher_of_another_form_teaches_by_the_views_of_the_student(
     classifier: tuple[str, Path], world: Path, tmp_path: Path
 ) -> None:

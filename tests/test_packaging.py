@@ -125,7 +125,7 @@ FROM_CHECKOUT = {
 
 
 @pytest.mark.parametrize("way", FROM_CHECKOUT)
-@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("installed", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_it_works_from_the_checkout(tmp_path: Path, way: str, installed: bool) -> None:
     # A shadow of the installed package, found after the checkout: it must not be needed or used.
     shadow = tmp_path / "site"

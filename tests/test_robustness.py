@@ -815,6 +815,7 @@ slowly = settings(quickly, max_examples=max(12, EXAMPLES // 20))
 
 
 # An interrupt may fall into what Python cannot raise from, such as a finalizer.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @slowly
 @given(words=nearly_right_calls())

@@ -255,10 +255,11 @@ DETAILS: dict[str, Callable[[], Collection[object]]] = {
 }
 
 
-@pytest.mark.parametrize("what", LIMITS)
-def test_what_makes_code_hard_to_enter_does_not_grow(what: str) -> None:
-    found = MEASURES[what]()
-    assert found <= LIMITS[what], DETAILS[what]() if what in DETAILS else found
+def test_what_makes_code_hard_to_enter_does_not_grow() -> None:
+    # In one test: each needs the whole tree parsed.
+    found = {what: MEASURES[what]() for what in LIMITS}
+    grown = {what: number for what, number in found.items() if number > LIMITS[what]}
+    assert not grown, [DETAILS[what]() for what in grown if what in DETAILS]
 
 
 @pytest.mark.parametrize("what", LEAST)

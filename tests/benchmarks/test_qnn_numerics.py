@@ -54,6 +54,7 @@ def test_a_missing_simulator_is_named(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_operators_one_by_one_compute_the_whole_model(
     script: ModuleType, model: onnx.ModelProto
 ) -> None:
@@ -69,6 +70,7 @@ def test_operators_one_by_one_compute_the_whole_model(
         np.testing.assert_array_equal(replayed[stored], whole[outputs[stored]])
 
 
+@pytest.mark.slow
 def test_an_error_of_one_kind_of_operator_is_found_behind_it_alone(
     script: ModuleType, model: onnx.ModelProto
 ) -> None:

@@ -1,7 +1,7 @@
 """SIGKILL, SIGTERM and SIGHUP at random moments: nothing saved is lost, nothing is left over.
 
-A few moments run by default. `EDGESEED_KILLS=50 pytest -n 0 -s FILE` takes 50 of each kind and
-prints how the calls ended.
+One moment of each kind by default. `EDGESEED_KILLS=50 pytest -m slow -n 0 -s FILE` takes 50 of each
+kind and prints how the calls ended.
 """
 
 import getpass
@@ -39,17 +39,12 @@ In its first moment, before it listens, the signal ends it at once: a shell says
 """
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork"),
     # Python warns of threads in what is forked; torch's are idle here.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 a_signal = pytest.mark.parametrize("sign", SIGNALS, ids=lambda sign: sign.name)
-# A training is ended by each: where SIGHUP is heard is one place for all commands.
-a_quick_signal = pytest.mark.parametrize(
-    "sign",
-    [pytest.param(s, marks=[pytest.mark.slow] if s == signal.SIGHUP else []) for s in SIGNALS],
-    ids=lambda sign: sign.name,
-)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +159,7 @@ def export_words(root: Path, out: Path) -> list[str]:
     ]  # fmt: skip
 
 
-@a_quick_signal
+@a_signal
 def test_an_export_that_is_killed_leaves_a_whole_bundle_or_none(
     world: Path, sign: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,6 +136,7 @@ def official_dinov3(model: Any, *, bias: float = 0.0) -> dict[str, Tensor]:
     return state
 
 
+@pytest.mark.slow
 def test_official_dinov3_files_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "vit_small_patch16_dinov3"
     model = network(name, classes=0, global_pool="token")
@@ -148,6 +149,7 @@ def test_official_dinov3_files_are_read(tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == ""  # timm prints there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "tag"),
     [

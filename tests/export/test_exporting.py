@@ -604,6 +604,7 @@ def test_auto_for_a_device_tries_what_the_device_runs_and_does_not_time_it_here(
     assert all(row.median_ms is None for row in result.selection.candidates)
 
 
+@pytest.mark.slow
 def test_int8_is_compared_with_float_and_warned_of_if_slower(
     made_int8: Path, student: Path, photos: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],

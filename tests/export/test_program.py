@@ -96,6 +96,7 @@ def test_batch_norm_dropout_and_in_place_operators_are_gone() -> None:
     assert not [name for name in targets if name.split(".")[1].endswith("_")]
 
 
+@pytest.mark.slow
 def test_what_depends_on_constants_alone_is_computed_once(pixels: Pixels) -> None:
     """A table of positions resized to the photo: neither Core ML nor ONNX has that resize."""
     program = build_program(tiny_student("test_vit", trained=False, img_size=32), tiny_preprocess())
@@ -155,6 +156,7 @@ def test_what_a_network_computes_of_its_weights_is_folded(
         assert relative_error(value.numpy(), reference.numpy()) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_query_of_an_attention_pool_is_no_layer_of_the_program() -> None:
     # Core ML computes it while converting: "43 layers were meant to be int8, the package has 42".
     kwargs = {"global_pool": "map", "img_size": 64}

@@ -94,7 +94,7 @@ SAMPLES = "samples_ns=seen.timings.samples_ns,"
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
+        pytest.param(
             {
                 LATENCY: (
                     "        samples.append(after - before)\n",
@@ -103,12 +103,13 @@ SAMPLES = "samples_ns=seen.timings.samples_ns,"
                 )
             },
             "samples were dropped",
+            marks=pytest.mark.slow,
         ),
         (
             {MAIN: (SAMPLES, "samples_ns=[max(1, s // 1000) for s in seen.timings.samples_ns],")},
             "samples were dropped, or the two are in different units",
         ),
-        (
+        pytest.param(
             {
                 MAIN: (
                     f"{SAMPLES}\n            elapsed_ns=seen.timings.elapsed_ns,",
@@ -117,11 +118,13 @@ SAMPLES = "samples_ns=seen.timings.samples_ns,"
                 )
             },
             r"the timed runs took 1[.\d]*e\+03 s",
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             {MAIN: ("/ latency.NS_PER_SECOND,\n                seen.timings.steady", "/ 1e6,\n"
                     "                seen.timings.steady")},
             r"the warm-up took [.\d]*e\+03 s; here [.\d]* s went by",
+            marks=pytest.mark.slow,
         ),
         (
             {MAIN: ('    _say("stage", name="golden")\n', "")},
@@ -140,6 +143,7 @@ def test_an_agent_with_a_planted_fault_is_refused(
         conformance.hold(lambda b, j: device.measure(b, j, pixels=None), bundle, job)
 
 
+@pytest.mark.slow
 def test_an_agent_that_times_a_wrong_model_is_refused(bundle: Bundle) -> None:
     conformance.plant_wrong_golden_outputs(bundle)
     wrong = read_bundle(bundle.path)

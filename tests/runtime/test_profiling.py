@@ -465,7 +465,14 @@ def test_bundles_are_measured_in_turns(make_bundle: Any, tmp_path: Path) -> None
         profile_in_turns([first.path] * 2, repeat=1, device=device, out=tmp_path / "other")
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(
+    "sign",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_is_ended_leaves_nothing_here(
     bundle: Bundle, tmp_path: Path, sign: signal.Signals
 ) -> None:
@@ -479,6 +486,7 @@ def test_a_run_that_is_ended_leaves_nothing_here(
     assert not (tmp_path / "r.json").exists()
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_is_removed_by_the_next(
     bundle: Bundle, instant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

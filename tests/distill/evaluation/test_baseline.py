@@ -126,6 +126,7 @@ def test_wrong_calls_say_what_is_right(
         evaluate(path, data="digits", **options)
 
 
+@pytest.mark.slow
 def test_the_command_shows_the_level_beside_each_accuracy(tmp_path: Path) -> None:
     path = write_fresh(tmp_path / "s.safetensors", seed=0)
     arguments = ["evaluate", str(path), "--data", "digits", "--protocol", "knn",

@@ -159,6 +159,7 @@ def test_a_saved_classifier_predicts_what_was_measured(student_file: Path, tmp_p
     assert 100 * accuracy == pytest.approx(result.metric("linear").top1_percent, abs=0.25)
 
 
+@pytest.mark.slow
 def test_metrics_are_saved_only_when_asked(student_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
     path.write_bytes(student_file.read_bytes())
@@ -208,6 +209,7 @@ def test_test_folders_are_matched_by_class_name(student_file: Path, tmp_path: Pa
     assert str(test) in result.split
 
 
+@pytest.mark.slow
 def test_finetune_is_a_protocol_too(student_file: Path, tmp_path: Path) -> None:
     data = _folder(tmp_path / "data", {"ant": 10, "bee": 10})
     result = evaluate(

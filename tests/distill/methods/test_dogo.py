@@ -280,6 +280,7 @@ def test_peer_may_have_a_weight_of_its_own() -> None:
     torch.testing.assert_close(difference.detach(), results[0].logs["peer_kl"])
 
 
+@pytest.mark.slow
 def test_loss_falls_on_a_batch_that_is_shown_again_and_again() -> None:
     method, batch = make(), tiny_batch(PLAN)
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-3)

@@ -151,6 +151,7 @@ def test_one_optimiser_step_is_the_gradient_of_the_formula() -> None:
         assert not torch.equal(weight.detach(), then)
 
 
+@pytest.mark.slow
 def test_gap_to_the_floor_falls_on_a_batch_that_is_shown_again_and_again() -> None:
     method = make(freeze_epochs=0.0)
     optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
@@ -183,6 +184,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_transformers_in_stages_vits_and_convolutional_networks_learn(kind: str) -> None:
     name, kwargs = NETWORKS[kind]

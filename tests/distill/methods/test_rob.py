@@ -137,6 +137,7 @@ def test_one_optimiser_step_is_the_gradient_of_the_formula() -> None:
     assert not torch.equal(weight.detach(), before)
 
 
+@pytest.mark.slow
 def test_gap_to_the_floor_falls_on_a_batch_that_is_shown_again_and_again() -> None:
     method = make()
     optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)

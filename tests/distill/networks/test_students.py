@@ -116,9 +116,9 @@ def test_a_transformer_remembers_its_image_size(tmp_path: Path) -> None:
     "name",
     [
         "test_vit",
-        "swin_tiny_patch4_window7_224",
+        pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow),
         "test_resnet",
-        "xcit_nano_12_p16_224",
+        pytest.param("xcit_nano_12_p16_224", marks=pytest.mark.slow),
         "pvt_v2_b0",
     ],
 )

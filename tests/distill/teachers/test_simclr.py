@@ -12,6 +12,7 @@ from edgeseed.distill.teachers import load_teacher
 from edgeseed.distill.teachers._simclr import SelectiveKernel, SimclrResNet, build_simclr
 
 
+@pytest.mark.slow
 def test_simclrv2_sees_pixels_without_mean_and_std(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = build_simclr("simclrv2_r50_1x_sk0").eval()

@@ -254,6 +254,7 @@ def test_student_variants_reach_the_file(call: Call) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_replayed_views_give_what_looking_again_gives(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,7 @@ def test_others_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_label_list_from_one_run_serves_another(student_file: Path, tmp_path: Path) -> None:
     first = _finetune(student_file, tmp_path / "a", seed=3)
     labels = str(first.out / "labels.txt")
@@ -173,6 +174,7 @@ def _sees(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return seen
 
 
+@pytest.mark.slow
 def test_passes_are_as_many_as_were_asked_for(
     student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +188,7 @@ def test_passes_are_as_many_as_were_asked_for(
     assert last["epoch"] == pytest.approx(37, abs=16 / 20)
 
 
+@pytest.mark.slow
 def test_config_is_what_was_asked_for_and_gives_the_same_run_again(
     student_file: Path, tmp_path: Path
 ) -> None:

@@ -158,6 +158,7 @@ def test_a_run_of_an_older_edgeseed_goes_on_with_a_word(
 # --------------------------------------------------------------------------- longer runs
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_for_more_epochs_and_says_its_schedule(
     call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,6 +176,7 @@ def test_a_finished_run_goes_on_for_more_epochs_and_says_its_schedule(
         call(epochs=2, resume=True)
 
 
+@pytest.mark.slow
 def test_a_longer_run_keeps_its_warm_up(call: Call, tmp_path: Path) -> None:
     # A tenth of the epochs is the default: of four epochs it is another than of two.
     call(epochs=2)

@@ -14,6 +14,7 @@ def test_every_target_has_a_float_precision_to_compare_with(name: str) -> None:
     assert baseline_precision(target) in target.parity_limit
 
 
+@pytest.mark.slow
 def test_layers_to_keep_are_named_by_pattern(network: StudentNetwork) -> None:
     program = build_program(network, tiny_preprocess())
     found = matching_layers(program, ["conv2d_1[0-2]?", "linear"])

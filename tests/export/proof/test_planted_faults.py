@@ -145,10 +145,13 @@ def test_a_fault_in_the_float_model_is_caught_and_named(
         ),
         ({"mean": (0.0, 0.0, 0.0)}, "mean is not subtracted"),
         pytest.param({"std": (1.0, 1.0, 1.0)}, "std is not divided by", marks=pytest.mark.slow),
-        ({"mean": (0.406, 0.456, 0.485), "std": (0.225, 0.224, 0.229)}, "in the order BGR"),
-        (
+        pytest.param(
+            {"mean": (0.406, 0.456, 0.485), "std": (0.225, 0.224, 0.229)}, "in the order BGR",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             {"mean": (0.001902, 0.001788, 0.001592), "std": (0.000898, 0.000878, 0.000882)},
-            "no division by 255",
+            "no division by 255", marks=pytest.mark.slow,
         ),
     ],
 )  # fmt: skip
@@ -169,6 +172,7 @@ def forget_statistics(network: torch.nn.Module) -> None:
             module.running_mean = module.running_var = None
 
 
+@pytest.mark.slow
 def test_batch_norm_in_training_mode_is_refused_by_the_export(network: StudentNetwork) -> None:
     network = copy.deepcopy(network)
     forget_statistics(network)
@@ -271,6 +275,7 @@ class _NoisyModel(Model):
         return ()
 
 
+@pytest.mark.slow
 def test_noise_that_a_head_enlarges_is_called_no_mistake(
     network: StudentNetwork, pixels: Any
 ) -> None:

@@ -139,7 +139,17 @@ FAULTS: dict[str, tuple[Edit, str]] = {
 }
 
 
-@pytest.mark.parametrize(("edit", "gate"), FAULTS.values(), ids=FAULTS)
+# Each gate has another fault in the quick suite.
+SLOW = ("temperature", "offset", "swapped rows")
+
+
+@pytest.mark.parametrize(
+    ("edit", "gate"),
+    [
+        pytest.param(*fault, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name, fault in FAULTS.items()
+    ],
+)
 def test_a_fault_that_agreement_lets_pass_is_no_rounding(
     int8_bundle: Path, edit: Edit, gate: str
 ) -> None:

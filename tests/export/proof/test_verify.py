@@ -84,6 +84,7 @@ def test_another_student_is_not_the_bundles(
         verify(int8_bundle, against=path)
 
 
+@pytest.mark.slow
 def test_limits_that_were_lowered_everywhere_do_not_hold_against_a_student(
     int8_bundle: Path, student: Path
 ) -> None:

@@ -238,10 +238,14 @@ def test_a_cable_that_is_pulled_in_mid_run_is_one_clear_line(
     assert put_back(phone)
 
 
-# SIGINT ends it as SIGTERM does.
+# SIGINT and SIGTERM leave time to put it back; SIGKILL does not.
 @pytest.mark.parametrize(
     "sign",
-    [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
 )
 def test_a_phone_is_put_back_when_edgeseed_is_killed(
     phone: Phone, bundle: Bundle, tmp_path: Path, sign: signal.Signals
@@ -315,6 +319,7 @@ def test_a_warm_phone_is_waited_for_and_the_result_says_what_was_left(
     assert not result.valid
 
 
+@pytest.mark.slow
 def test_a_phone_that_cools_down_is_measured_without_a_word(
     phone: Phone, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

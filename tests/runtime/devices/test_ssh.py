@@ -212,6 +212,7 @@ def test_a_jetsons_power_clocks_and_mode_are_read_during_the_run(
     assert read_result(tmp_path / "r.json") == result
 
 
+@pytest.mark.slow
 def test_the_agent_over_ssh_keeps_the_protocol(board: Board, bundle: Bundle) -> None:
     def measure(bundle: Bundle, job: Any) -> Any:
         return here().measure(bundle, job, pixels=None)
@@ -244,7 +245,8 @@ def test_two_power_modes_are_not_ranked_together(
     ("bits", "limits"),
     [
         pytest.param("0x0", [], marks=pytest.mark.slow),  # less than in the next
-        ("0x50000", []),  # it was under-voltage and throttled some time since boot, not now
+        # It was under-voltage and throttled some time since boot, not now.
+        pytest.param("0x50000", [], marks=pytest.mark.slow),
         ("0x50005", ["under-voltage now", "throttled now"]),
         # Another bit of the same number.
         pytest.param(
@@ -283,6 +285,7 @@ def test_what_throttled_during_the_run_alone_is_seen_by_the_bits_since_boot(
     ]
 
 
+@pytest.mark.slow
 def test_a_slow_clean_up_does_not_take_the_measurement_along(
     board: Board, bundle: Bundle, instant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -300,6 +303,7 @@ def test_a_slow_clean_up_does_not_take_the_measurement_along(
     assert "takes long; the next run removes it" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_killed_runs_left_on_the_device_is_removed_by_the_next(
     board: Board, bundle: Bundle, instant: str, tmp_path: Path
 ) -> None:
@@ -319,6 +323,7 @@ def test_what_killed_runs_left_on_the_device_is_removed_by_the_next(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_folder_that_waits_for_a_killed_call_is_removed_by_the_next(
     board: Board, bundle: Bundle, instant: str, tmp_path: Path
 ) -> None:
@@ -364,6 +369,7 @@ def test_an_agent_whose_host_is_gone_removes_its_folder(
     assert list(board.tmp.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_numpy_and_the_engine_are_installed_only_when_asked(
     board: Board, bundle: Bundle, instant: str, tmp_path: Path
 ) -> None:
@@ -747,7 +753,7 @@ def test_a_key_that_is_not_accepted_says_how_to_install_it(
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize("listens", [True, False])
+@pytest.mark.parametrize("listens", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_what_would_write_a_removed_folder_anew_is_ended_first(
     tmp_path: Path, listens: bool
 ) -> None:

@@ -28,6 +28,7 @@ def coarse(weight: Array) -> Array:
     return np.asarray(np.rint(weight / scale) * scale, dtype=np.float32)
 
 
+@pytest.mark.slow
 def test_rounded_weights_keep_the_means_of_their_layers(pixels: npt.NDArray[np.uint8]) -> None:
     # EfficientNet-Lite0 in w8 kept 81.9 % of its decisions, and in int8 91 %: its weights were
     # rounded alike, and only int8 brought the means back.
@@ -48,6 +49,7 @@ def test_rounded_weights_keep_the_means_of_their_layers(pixels: npt.NDArray[np.u
     assert shifts[1] < 0.2 * shifts[0]
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_stays_fixed(pixels: npt.NDArray[np.uint8]) -> None:
     program = build_program(tiny_student(trained=False), tiny_preprocess())
     some, image = Photos(pixels=pixels), torch.from_numpy(pixels[:2]).float()
@@ -99,7 +101,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("onnx", {}),
         # The correction comes before a target writes; this one takes three times as long.
         pytest.param("coreml", {"weights": "palette6"}, marks=pytest.mark.slow),
-        ("litert", {}),
+        pytest.param("litert", {}, marks=pytest.mark.slow),
     ],
 )
 def test_a_w8_bundle_has_corrected_biases_and_is_held_to_the_student(

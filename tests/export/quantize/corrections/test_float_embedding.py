@@ -26,6 +26,7 @@ from edgeseed.export.targets.onnx.model import optimised_graph
 Pixels = npt.NDArray[np.uint8]
 
 
+@pytest.mark.slow
 def test_the_last_convolution_becomes_a_matrix_and_nothing_changes(pixels: Pixels) -> None:
     network = tiny_student("mobilenetv3_small_050", trained=False)
     graph = float_graph(build_program(network, tiny_preprocess()))
@@ -64,6 +65,7 @@ def test_a_network_that_ends_otherwise_is_left_alone(name: str) -> None:
     assert before == [node.name for node in graph.graph.nodes]
 
 
+@pytest.mark.slow
 def test_only_what_the_head_reads_is_rounded() -> None:
     network = tiny_student("mobilenetv3_small_050", trained=False)
     graph = float_graph(build_program(network, tiny_preprocess()))

@@ -140,7 +140,14 @@ def test_makers_are_found_however_many_ways_lead_to_them() -> None:
     assert layers_around(graph, layout, last.name) == [("conv2d",)]
 
 
-@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "test_efficientnet", "test_resnet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("mobilenetv3_small_050", marks=pytest.mark.slow),
+        "test_efficientnet",
+        "test_resnet",
+    ],
+)
 def test_a_tensor_is_not_rounded_where_the_layers_around_it_are_in_float(name: str) -> None:
     graph = float_graph(build_program(tiny_student(name, trained=False), tiny_preprocess())).graph
     layout = plan_layout(graph, SCHEMES.load("arm"))

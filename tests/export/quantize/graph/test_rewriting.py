@@ -115,7 +115,7 @@ _ALL_BYTES = np.arange(3 * 1024, dtype=np.int64).reshape(1, 3, 32, 32).astype(np
 """Each byte, four times in each colour."""
 
 
-@pytest.mark.parametrize("mean", [0.5, 128 / 255])
+@pytest.mark.parametrize("mean", [0.5, pytest.param(128 / 255, marks=pytest.mark.slow)])
 def test_a_photo_of_one_mean_is_stored_as_its_bytes(mean: float) -> None:
     """The nearest byte is zero, and what is left of the mean is in the bias."""
     preprocess = dataclasses.replace(tiny_preprocess(), mean=(mean,) * 3, std=(0.5, 0.4, 0.3))
@@ -143,8 +143,8 @@ def test_one_mean_that_is_a_byte_needs_no_channel_of_ones(pixels: Pixels) -> Non
     np.testing.assert_allclose(by_bias, by_ones, atol=1e-5)
 
 
-@pytest.mark.parametrize("scheme", ["x86", "litert"])
-@pytest.mark.parametrize("mean", [-0.2, 0.0, 1.0, 1.2])
+@pytest.mark.parametrize("scheme", ["x86", pytest.param("litert", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mean", [-0.2, pytest.param(0.0, marks=pytest.mark.slow), 1.0, 1.2])
 def test_a_mean_that_is_black_white_or_no_byte_is_as_good_as_any(
     scheme: str, mean: float, pixels: Pixels
 ) -> None:
@@ -176,7 +176,14 @@ def test_no_two_bytes_of_a_normalised_photo_become_one_but_at_its_mean(
     assert len(integers.round().clamp(quantizer.low, quantizer.high).unique()) >= 254
 
 
-@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "mobilenetv3_small_050"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_efficientnet",
+        "test_resnet",
+        pytest.param("mobilenetv3_small_050", marks=pytest.mark.slow),
+    ],
+)
 def test_the_simulation_is_the_quantized_graph(name: str, pixels: Pixels) -> None:
     graph = float_graph(build_program(tiny_student(name, trained=False), tiny_preprocess()))
     found, _, _ = quantized(graph, SCHEME, pixels[:8])

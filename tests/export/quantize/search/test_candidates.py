@@ -150,6 +150,7 @@ def test_all_calibrators_compete_where_the_first_is_not_enough(
     assert len(set(scorer.scored)) == len(scorer.scored)
 
 
+@pytest.mark.slow
 def test_where_looking_costs_as_much_as_ranking_all_are_ranked(make: Make) -> None:
     candidates, scorer = make([0.98, 0.985])
     candidates.choose()

@@ -36,7 +36,7 @@ def divide(
 
 @pytest.mark.parametrize("learning", [False, True])
 @pytest.mark.parametrize("given", [1, 16, 100, 512, 1200])
-@pytest.mark.parametrize("left", [0, 40, 700, 3000])
+@pytest.mark.parametrize("left", [0, 40, 700, pytest.param(3000, marks=pytest.mark.slow)])
 def test_no_photo_has_two_uses_but_those_that_rank(
     given: int, left: int, learning: bool, tmp_path: Path
 ) -> None:

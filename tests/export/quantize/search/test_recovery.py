@@ -87,6 +87,7 @@ def _photos(first: int, last: int) -> Photos:
     return Photos(pixels=np.stack([tiny_preprocess().pixels(photo) for photo in photos]))
 
 
+@pytest.mark.slow
 def test_photos_it_has_not_seen_are_decided_more_as_the_float_student_does(
     coarse: Coarse, recovered: TensorScales
 ) -> None:
@@ -94,6 +95,7 @@ def test_photos_it_has_not_seen_are_decided_more_as_the_float_student_does(
     assert coarse.distance(recovered) < 0.75 * coarse.distance(coarse.scales)
 
 
+@pytest.mark.slow
 def test_the_graph_keeps_its_form_and_its_zero_points(
     coarse: Coarse, recovered: TensorScales
 ) -> None:
@@ -130,6 +132,7 @@ def test_what_was_learnt_is_what_is_written(
             assert float((learnt - written).norm() / written.norm()) < 1e-3
 
 
+@pytest.mark.slow
 def test_ranges_that_are_no_functions_own_learn(coarse: Coarse, recovered: TensorScales) -> None:
     moved = {
         coarse.layout.points[name]
@@ -164,6 +167,7 @@ def test_a_range_far_too_wide_is_narrowed(coarse: Coarse) -> None:
     assert np.mean([ratio < 1 for ratio in ratios if ratio != 1]) > 0.7
 
 
+@pytest.mark.slow
 def test_biases_move_in_units_of_their_channel(coarse: Coarse, recovered: TensorScales) -> None:
     """A unit of zero would leave every bias where it was, without a word."""
     learned = recovered.learned

@@ -132,7 +132,11 @@ def an_older_system_than_weights_need(specification: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (older_version, "specification: is of version 6, the manifest says 7"),
+        pytest.param(
+            older_version,
+            "specification: is of version 6, the manifest says 7",
+            marks=pytest.mark.slow,
+        ),
         (newer_operations, "main: has the operations of CoreML7, version 7 those of CoreML6"),
         (an_older_system_than_weights_need, "is of version 7, the specification 6"),
     ],

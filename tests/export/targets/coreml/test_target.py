@@ -139,7 +139,13 @@ def reference(network: StudentNetwork, pixels: Pixels) -> Outputs:
 
 @pytest.mark.parametrize(
     ("kind", "limit"),
-    [("fp32", 1e-5), ("fp16", 2e-3), ("linear8", 3e-2), ("palette6", 0.15), ("int8", 0.15)],
+    [
+        ("fp32", 1e-5),
+        ("fp16", 2e-3),
+        pytest.param("linear8", 3e-2, marks=pytest.mark.slow),
+        pytest.param("palette6", 0.15, marks=pytest.mark.slow),
+        ("int8", 0.15),
+    ],
 )
 def test_the_package_computes_what_the_student_computes(
     packages: Packages, reference: Outputs, pixels: Pixels, kind: str, limit: float
@@ -151,6 +157,7 @@ def size(package: Path) -> int:
     return sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_fewer_bits_make_smaller_packages(packages: Packages) -> None:
     kinds = ("fp32", "fp16", "linear8", "palette6")
     sizes = {kind: size(packages[kind]) for kind in kinds}
@@ -273,6 +280,7 @@ def test_the_classifier_is_written_as_coremltools_writes_it() -> None:
         assert getattr(ours.description, field) == getattr(theirs.description, field)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kwargs"),
     # A transformer of its own: its operators are tested one by one in interpreter/operations/.
@@ -344,7 +352,7 @@ class WidePools(nn.Module):
         return functional.max_pool2d(features, 3, dilation=2).mean((2, 3))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_what_core_ml_lacks_is_named_in_one_line(
     precision: Precision, tmp_path: Path, pixels: Pixels
 ) -> None:
@@ -376,7 +384,10 @@ class WrittenInOthers(nn.Module):
         return features.mean((2, 3))
 
 
-@pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-5), ("int8", 0.05)])
+@pytest.mark.parametrize(
+    ("precision", "limit"),
+    [("fp32", 1e-5), pytest.param("int8", 0.05, marks=pytest.mark.slow)],
+)
 def test_operators_that_core_ml_lacks_are_written_in_others(
     precision: Precision, limit: float, tmp_path: Path, pixels: Pixels
 ) -> None:
@@ -406,6 +417,7 @@ class Positions(nn.Module):
         return features.mean((1, 2))
 
 
+@pytest.mark.slow
 def test_positions_behind_a_transpose_are_added_in_int8(tmp_path: Path, pixels: Pixels) -> None:
     """coremltools read the integers' values: "'NoneType' object has no attribute 'dtype'"."""
     torch.manual_seed(0)
@@ -416,6 +428,7 @@ def test_positions_behind_a_transpose_are_added_in_int8(tmp_path: Path, pixels: 
     assert model.lint() == ()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_no_refusal_of_the_network(
     network: StudentNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,6 +443,7 @@ def test_a_full_disk_is_no_refusal_of_the_network(
 
 
 # Eight-bit weights are made of a package in float16.
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [pytest.param("fp16", marks=pytest.mark.slow), "w8"])
 def test_nothing_stays_in_the_temporary_folder(
     network: StudentNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
@@ -576,6 +590,7 @@ def set_a_bias_to_infinity(model: Any, weights: Path) -> None:
     edit_weights(weights, constant_of(model, "bias", 3), lambda old: np.full_like(old, np.inf))
 
 
+@pytest.mark.slow
 def test_weights_that_are_infinite_in_float16_are_found(bundle: Path) -> None:
     tamper(bundle, set_a_bias_to_infinity)
     (finding,) = CoreMLModel(bundle / "model.mlpackage").lint()
@@ -716,6 +731,7 @@ def test_on_a_mac_verify_judges_what_core_ml_itself_predicts(
     assert gates["embedding_cosine on this machine"].passed
 
 
+@pytest.mark.slow
 def test_on_a_mac_a_model_that_predicts_otherwise_than_it_should_fails(
     made_coreml: Path, as_on_a_mac: Callable[..., None]
 ) -> None:

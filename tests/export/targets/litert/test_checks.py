@@ -161,8 +161,12 @@ def a_wider_stride_of_scales(file: File) -> None:
     scales.scale = scales.scale[::-1].copy()
 
 
-# Faults of other precisions once more.
-SLOW = (("fp16", drop_a_bias), ("int8", shuffle_classes))
+# Faults of other precisions once more, and those that the same gate finds.
+SLOW = (
+    ("fp32", zero_a_channel), ("fp32", halve_the_photo), ("fp32", forget_a_gate),
+    ("fp16", drop_a_bias),
+    ("int8", shuffle_classes), ("int8", drop_a_bias), ("int8", a_wider_stride_of_scales),
+)  # fmt: skip
 FAULTS: list[tuple[str, Edit, str]] = [
     ("fp32", swap_colours, "parity"),
     ("fp32", drop_a_bias, "conv2d_3: each channel is off by a constant, so a bias was dropped"),

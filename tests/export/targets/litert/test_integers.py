@@ -40,6 +40,7 @@ def swish_file(swish: StudentNetwork, swish_program: Any, workplace: Path) -> Pa
     return write_program(swish_program, spec_of(swish, "mobilenetv3_small_050"), folder, "int8")
 
 
+@pytest.mark.slow
 def test_hard_swish_is_a_sum_and_a_product_of_bytes(swish_file: Path) -> None:
     file = File(swish_file.read_bytes())
     # One is left, behind the layer that makes the embedding, which is float.
@@ -51,6 +52,7 @@ def test_hard_swish_is_a_sum_and_a_product_of_bytes(swish_file: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_factor_stands_in_the_name_and_in_the_scale(swish_file: Path) -> None:
     file = File(swish_file.read_bytes())
     factors = {factor_of(file.name(at)) for at in file.activations()}
@@ -58,6 +60,7 @@ def test_a_factor_stands_in_the_name_and_in_the_scale(swish_file: Path) -> None:
     assert any(abs(each - 6) < 1e-3 for each in factors)
 
 
+@pytest.mark.slow
 def test_int8_computes_what_was_simulated(
     swish_program: Any, swish_file: Path, pixels: Any
 ) -> None:
@@ -68,6 +71,7 @@ def test_int8_computes_what_was_simulated(
         assert np.sum(found[output] * values) / norms > 0.99, output
 
 
+@pytest.mark.slow
 def test_stored_scales_without_their_factors_are_the_programs(
     swish_program: Any, swish_file: Path
 ) -> None:

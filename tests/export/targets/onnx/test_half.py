@@ -142,6 +142,7 @@ class FirstLayer(torch.nn.Module):
         return (torch.nn.functional.conv2d(scaled, self.kernel),)
 
 
+@pytest.mark.slow
 def test_a_photo_of_low_contrast_is_normalised_as_exactly_as_any() -> None:
     """`(image - 123.675) * 0.0171` in float16 shifts every pixel alike."""
     program = trace(FirstLayer(), torch.zeros(1, 3, 2, 2), batch=1)

@@ -96,11 +96,17 @@ def test_answers_like_the_students_pass_and_are_called_simulated(
     ("fault", "message"),
     [
         ("logits = -logits", "too few by more than chance"),
-        ("logits = np.roll(logits, 1, axis=1)", "too few by more than chance"),
-        ("logits[::3] = -logits[::3]", "too few by more than chance"),
+        pytest.param(
+            "logits = np.roll(logits, 1, axis=1)",
+            "too few by more than chance",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "logits[::3] = -logits[::3]", "too few by more than chance", marks=pytest.mark.slow
+        ),
         ("embedding = np.roll(embedding, 1, axis=0)", "limit 0.98"),
-        ("embedding = np.abs(embedding) + 1", "limit 0.98"),
-        ("embedding[:] = 0", "limit 0.98"),
+        pytest.param("embedding = np.abs(embedding) + 1", "limit 0.98", marks=pytest.mark.slow),
+        pytest.param("embedding[:] = 0", "limit 0.98", marks=pytest.mark.slow),
         ("embedding[:] = np.nan", "limit 0.98"),
         ("print('REFUSED no kernel for Clip'); sys.exit()", "refuses the graph: no kernel for Cl"),
     ],

@@ -258,7 +258,7 @@ def test_an_operator_that_onnx_lacks_is_named(network: StudentNetwork) -> None:
 
 
 @pytest.mark.parametrize("mask", ["none", "bool", "float"])
-@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("scale", [None, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_attention_over_windows_is_written(mask: str, scale: float | None) -> None:
     """NesT: (photos, heads, windows, places, channels), which torch's exporter refuses."""
     torch.manual_seed(0)

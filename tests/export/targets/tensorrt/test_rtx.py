@@ -91,6 +91,7 @@ def install(monkeypatch: pytest.MonkeyPatch, module: types.ModuleType) -> None:
     monkeypatch.setattr(rtx, "is_available", lambda: True)
 
 
+@pytest.mark.slow
 def test_what_is_built_is_told_with_what_it_does_not_prove(
     made_tensorrt: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ def test_the_builder_reads_what_the_export_writes(made_tensorrt: Path) -> None:
     assert "build.json" in read_bundle(made_tensorrt).manifest.files
 
 
+@pytest.mark.slow
 def test_int8_reads_bytes_and_keeps_gates_and_head_in_float16(made_int8_trt: Path) -> None:
     model = load(made_int8_trt)
     kinds = types(model)

@@ -424,6 +424,7 @@ def browser_job(bundle: Bundle) -> Job:
     return conformance.job_for(bundle, engine="onnxruntime_web", unit="wasm")
 
 
+@pytest.mark.slow
 def test_the_runner_keeps_the_protocol(chromium: Chromium, ort_web: OrtWeb, bundle: Bundle) -> None:
     seen = conformance.hold(measured_by(chromium), bundle, browser_job(bundle))
 
