@@ -241,6 +241,10 @@ class _Rows:
             self._dogo("dogo"),
             self._dogo("dogo-alone", "kl_weight=0"),
             self._distilled("regress-long", "views.mixup=false", method="regress"),
+            # One crop of each photo in all epochs, as `--teacher-cache` has it with K = 1.
+            self._distilled(
+                "regress-k1", "views.mixup=false", "views.replay=1", method="regress"
+            ),
         ]  # fmt: skip
 
     def labelled(self) -> list[Cell]:

@@ -19,7 +19,10 @@ MARGIN_POINTS = 10.0
 MARGIN_SPREADS = 5.0
 """and by so many times the spread of its gain over seeds."""
 LABEL_FREE = ("regress", "queue-kl", "seed", "crd", "dogo", "moco", "simclr")
-TAUGHT = ("regress", "queue-kl", "seed", "crd", "regress-ssl", "seed-ssl", "rob")
+VARIANTS = ("regress-long", "regress-k1")
+TAUGHT = (
+    "regress", "queue-kl", "seed", "crd", *VARIANTS, "regress-ssl", "seed-ssl", "rob",
+)  # fmt: skip
 """Rows with a teacher: the margin is theirs."""
 LABELLED = ("few-labels", "simclrv2", "few-labels-teacher", "kd", "crd-labelled", "supervised",
             "classifier-teacher")  # fmt: skip
@@ -137,7 +140,7 @@ def _by_seed(names: Sequence[str]) -> str:
 
 
 def _label_free(values: Values, *, suffix: str, title: str) -> str:
-    rows = ["untrained", *LABEL_FREE, "regress-long", "supervised", "teacher"]
+    rows = ["untrained", *LABEL_FREE, *VARIANTS, "supervised", "teacher"]
     body = [
         _row(values, group if group == "teacher" else group + suffix, group, gain=True)
         for group in rows
@@ -171,6 +174,7 @@ _NAMES = {
     "supervised": "supervised, all labels",
     "teacher": "teacher: EfficientNet-Lite0, ImageNet (labels), frozen",
     "regress-long": "`regress`, twice the photos seen",
+    "regress-k1": "`regress`, one crop of each photo (a cache with K = 1)",
     "few-labels": "labels alone, 10 % of them",
     "few-labels-teacher": "teacher with 10 % of the labels",
     "classifier-teacher": "teacher with all labels",
@@ -222,7 +226,7 @@ def _own_teachers(values: Values) -> str:
 
 def _transfer(values: Values) -> str:
     body = []
-    for group in ("untrained", *LABEL_FREE, "regress-long", "supervised", "teacher"):
+    for group in ("untrained", *LABEL_FREE, *VARIANTS, "supervised", "teacher"):
         found = values.get((group, "student", _TRANSFER[0]))
         if found:
             cells = [_shown(values, group, metric) for metric in _TRANSFER]
@@ -369,7 +373,7 @@ def _finite(value: Any) -> Any:
 
 def draw_curves(path: Path, records: Records) -> None:
     """Draws kNN accuracy against photos seen, the untrained level as a line; an SVG file."""
-    groups = (*LABEL_FREE, "regress-long", "regress-ssl", "seed-ssl", "rob", "kd", "crd-labelled")
+    groups = (*LABEL_FREE, *VARIANTS, "regress-ssl", "seed-ssl", "rob", "kd", "crd-labelled")
     lines = []
     for number, group in enumerate(groups):
         runs = [r["curve"] for r in records if r["group"] == group and r["curve"]]
