@@ -443,7 +443,7 @@ def test_a_fault_in_an_int8_onnx_model_is_caught_and_named(
     ("mistake", "cause"),
     [
         # The diagnosis is the one that ONNX gets. In the quick suite are wrong integers, in
-        # test_integer_faults.py, and these faults in float16, in targets/coreml/test_target.py.
+        # test_integer_faults.py, and these faults in float16, in targets/coreml/test_model.py.
         *(pytest.param(*fault, id=name, marks=SLOW) for name, fault in FAULTS.items()),
         pytest.param(*STALE, id="stale", marks=SLOW),
     ],

@@ -5,9 +5,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+from support.coreml import Packages
+from support.export import tiny_preprocess
 from torch import Tensor
 
+from edgeseed.core.network import StudentNetwork
+from edgeseed.export.proof.reference import Outputs, reference_outputs
 from edgeseed.export.targets.coreml.interpreter.interpreter import Arithmetic, open_interpreter
 from edgeseed.export.targets.coreml.tools import load_coremltools, quiet
 
@@ -81,3 +87,13 @@ def interpret(save_program: Callable[..., Path]) -> Interpret:
         return list(outputs.values())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def packages(network: StudentNetwork, workplace: Path, made_int8_coreml: Path) -> Packages:
+    return Packages(network, workplace / "packages", made_int8_coreml)
+
+
+@pytest.fixture(scope="session")
+def reference(network: StudentNetwork, pixels: npt.NDArray[np.uint8]) -> Outputs:
+    return reference_outputs(network, tiny_preprocess(), pixels)

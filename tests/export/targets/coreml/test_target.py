@@ -1,29 +1,27 @@
+"""Packages that the target writes: what they compute, hold, and refuse."""
+
 import copy
 import dataclasses
 import importlib.util
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import timm
 import torch
+from support.coreml import Packages, difference, spec_of, write, write_program
 from support.export import CLASSES, tiny_preprocess, tiny_student
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 from torch.nn import functional
 
 from edgeseed.core.agreement import top1_agreement
-from edgeseed.core.bundle import read_bundle, seal_bundle
 from edgeseed.core.errors import (
-    ArtifactError,
-    GateError,
     MissingDependencyError,
     UsageError,
     WorkError,
@@ -33,108 +31,23 @@ from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.reading import read_record
 from edgeseed.core.records import QuantizationRecord
-from edgeseed.core.student import Architecture, StudentSpec
-from edgeseed.export import export, verify
-from edgeseed.export.program import build_program, output_names
+from edgeseed.core.student import Architecture
+from edgeseed.export import export
+from edgeseed.export.program import build_program
 from edgeseed.export.proof.reference import Outputs, reference_outputs
 from edgeseed.export.quantize.config import QuantizeConfig
 from edgeseed.export.quantize.quantize import quantize
 from edgeseed.export.quantize.schemes import SCHEMES
 from edgeseed.export.samples import Photos, synthetic_photo
-from edgeseed.export.target import Precision, WriteRequest
+from edgeseed.export.target import Precision
 from edgeseed.export.targets.coreml import target
 from edgeseed.export.targets.coreml.model import CoreMLModel
-from edgeseed.export.targets.coreml.target import TARGET
 from edgeseed.export.targets.coreml.tools import load_coremltools, quiet
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("coremltools") is None, reason="coremltools is not installed"
 )
 Pixels = npt.NDArray[np.uint8]
-
-
-def spec_of(network: StudentNetwork, preprocess: Preprocess, classes: Any) -> StudentSpec:
-    return StudentSpec(
-        architecture=Architecture(name="net", kwargs={}),
-        preprocess=preprocess,
-        embedding_dim=network.embedding_dim,
-        classes=classes,
-    )
-
-
-def write(
-    network: StudentNetwork,
-    folder: Path,
-    precision: Precision,
-    *,
-    preprocess: Preprocess | None = None,
-    classes: Any = CLASSES,
-    calibration: Pixels | None = None,
-    calibrator: str = "minmax",
-    **options: Any,
-) -> Path:
-    """The package of a network, as `export` would have it written."""
-    preprocess = preprocess or tiny_preprocess()
-    program = build_program(network, preprocess, batch=1 if calibration is None else "dynamic")
-    if calibration is not None:
-        scheme = SCHEMES.load(TARGET.schemes[precision][0])
-        photos = Photos(pixels=calibration)
-        config = QuantizeConfig(max_float_layers=0, calibrator=calibrator)
-        program = quantize(program, scheme, photos, batch=1, config=config).program
-    spec = spec_of(network, preprocess, classes)
-    return write_program(spec, folder, precision, program, **options)
-
-
-def write_program(
-    spec: StudentSpec, folder: Path, precision: Precision, program: ExportedProgram, **options: Any
-) -> Path:
-    """The package of a program."""
-    request = WriteRequest(
-        program=program,
-        output_names=output_names(program),
-        spec=spec,
-        precision=precision,
-        batch=1,
-        options={**TARGET.options, **options},
-    )
-    folder.mkdir(parents=True)
-    return folder / TARGET.write(request, folder).model
-
-
-def difference(found: Outputs, wanted: Outputs) -> float:
-    """Of all photos together, the worse output: |found - wanted| / |wanted|."""
-    return max(
-        float(np.linalg.norm(found[name] - wanted[name]) / np.linalg.norm(wanted[name]))
-        for name in wanted
-    )
-
-
-class Packages:
-    """The student's package of each kind, made when it is first asked for."""
-
-    def __init__(self, network: StudentNetwork, folder: Path, made_int8: Path) -> None:
-        self._network = network
-        self._folder = folder
-        self._made = {"int8": made_int8 / read_bundle(made_int8).manifest.model}
-
-    def __getitem__(self, kind: str) -> Path:
-        if kind not in self._made:
-            self._made[kind] = (
-                write(self._network, self._folder / kind, cast(Precision, kind))
-                if kind in ("fp32", "fp16")
-                else write(self._network, self._folder / kind, "w8", weights=kind)
-            )
-        return self._made[kind]
-
-
-@pytest.fixture(scope="session")
-def packages(network: StudentNetwork, workplace: Path, made_int8_coreml: Path) -> Packages:
-    return Packages(network, workplace / "packages", made_int8_coreml)
-
-
-@pytest.fixture(scope="module")
-def reference(network: StudentNetwork, pixels: Pixels) -> Outputs:
-    return reference_outputs(network, tiny_preprocess(), pixels)
 
 
 @pytest.mark.parametrize(
@@ -482,14 +395,6 @@ def test_batch_norm_and_activation_in_one_module_keep_their_running_statistics(
         assert types.count("conv") == 17
 
 
-def test_int8_layers_read_bytes_and_are_counted(packages: Packages) -> None:
-    operators = {f"conv2d_{index}": "conv" for index in range(17)} | {"linear": "linear"}
-    record = QuantizationRecord(scheme="coreml", integer_operators=operators)
-    assert CoreMLModel(packages["int8"], quantization=record).lint() == ()
-    (finding,) = CoreMLModel(packages["fp16"], quantization=record).lint()
-    assert str(finding) == "program: 18 layers were meant to be int8, the package has 0"
-
-
 class Padded(nn.Module):
     """Pads in all the ways: zeros for one layer, for two, for one that pads itself; and ones."""
 
@@ -571,7 +476,7 @@ def test_scales_of_a_sum_are_those_of_its_tensors(tmp_path: Path, pixels: Pixels
     assert [each.where for each in CoreMLModel(package, quantization=other).lint()] == ["integers"]
 
 
-# Traces a network of its own. Below, weights beyond float16 are found in a package.
+# Traces a network of its own. test_model.py finds weights beyond float16 in a package.
 @pytest.mark.slow
 def test_a_layer_whose_weights_float16_cannot_hold_stays_in_float32(
     network: StudentNetwork, tmp_path: Path, pixels: Pixels
@@ -586,172 +491,9 @@ def test_a_layer_whose_weights_float16_cannot_hold_stays_in_float32(
     assert model.lint() == ()
 
 
-def set_a_bias_to_infinity(model: Any, weights: Path) -> None:
-    edit_weights(weights, constant_of(model, "bias", 3), lambda old: np.full_like(old, np.inf))
-
-
-@pytest.mark.slow
-def test_weights_that_are_infinite_in_float16_are_found(bundle: Path) -> None:
-    tamper(bundle, set_a_bias_to_infinity)
-    (finding,) = CoreMLModel(bundle / "model.mlpackage").lint()
-    assert finding.problem == "has weights beyond 65504, where float16 ends; keep it in float32"
-
-
-@pytest.fixture
-def bundle(made_coreml: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
-    return Path(shutil.copytree(made_coreml, tmp_path / "coreml"))
-
-
-def test_the_bundle_is_proven_by_the_interpreter_and_says_so(made_coreml: Path) -> None:
-    result = verify(made_coreml)
-    assert result.passed
-    assert result.runner == "Core ML reference interpreter"
-    manifest = read_bundle(made_coreml).manifest
-    assert manifest.inputs[0].shape == (1, 3, 32, 32)
-    assert manifest.minimum_runtime == {"iOS": "17", "macOS": "14"}
-
-
 def test_a_batch_of_images_is_refused(student: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="coreml takes photos 1 at a time"):
         export(student, target="coreml", precision="fp16", batch=4, out=tmp_path / "four")
-
-
-def tamper(bundle: Path, edit: Callable[[Any, Path], None]) -> None:
-    """Edits the specification; the digests fit again, as if the exporter had made the mistake."""
-    data = bundle / "model.mlpackage" / "Data" / "com.apple.CoreML"
-    model = load_coremltools("a test").proto.Model_pb2.Model()
-    model.ParseFromString((data / "model.mlmodel").read_bytes())
-    edit(model, data / "weights" / "weight.bin")
-    (data / "model.mlmodel").write_bytes(model.SerializeToString())
-    seal_bundle(bundle, read_bundle(bundle, check=False).manifest)
-
-
-def swap_colors(model: Any, _: Path) -> None:
-    kind = model.description.input[0].type.imageType
-    kind.colorSpace = kind.ColorSpace.Value("BGR")
-
-
-def operations(model: Any) -> Any:
-    return model.mlProgram.functions["main"].block_specializations["CoreML7"].operations
-
-
-def constant_of(model: Any, parameter: str, index: int) -> Any:
-    """The literal that a parameter of the convolution with this number is bound to."""
-    convolutions = [each for each in operations(model) if each.type == "conv"]
-    name = convolutions[index].inputs[parameter].arguments[0].name
-    (constant,) = [each for each in operations(model) if each.outputs[0].name == name]
-    return constant.attributes["val"]
-
-
-def edit_weights(weights: Path, value: Any, change: Callable[[Any], Any]) -> None:
-    content = bytearray(weights.read_bytes())
-    size, start = np.frombuffer(content, "<u8", 2, offset=value.blobFileValue.offset + 8)
-    old = np.frombuffer(content, "<f2", int(size) // 2, offset=int(start))
-    content[int(start) : int(start + size)] = change(old).astype("<f2").tobytes()
-    weights.write_bytes(content)
-
-
-def double_a_weight(model: Any, weights: Path) -> None:
-    edit_weights(weights, constant_of(model, "weight", 3), lambda old: old * 2)
-
-
-def drop_a_bias(model: Any, weights: Path) -> None:
-    edit_weights(weights, constant_of(model, "bias", 3), lambda old: old * 0)
-
-
-def forget_the_mean(model: Any, _: Path) -> None:
-    (subtraction,) = [each for each in operations(model) if each.type == "sub"]
-    name = subtraction.inputs["y"].arguments[0].name
-    (mean,) = [each for each in operations(model) if each.outputs[0].name == name]
-    literal = mean.attributes["val"].immediateValue.tensor.bytes
-    literal.values = bytes(len(literal.values))
-
-
-@pytest.mark.parametrize(
-    ("edit", "cause"),
-    [
-        (swap_colors, "BGR"),
-        (double_a_weight, "conv2d_3"),
-        (drop_a_bias, "conv2d_3"),
-        (forget_the_mean, "mean is not subtracted"),
-    ],
-    ids=lambda value: getattr(value, "__name__", None),
-)
-def test_a_planted_fault_is_caught_and_named(
-    bundle: Path, edit: Callable[[Any, Path], None], cause: str
-) -> None:
-    tamper(bundle, edit)
-    with pytest.raises(GateError, match=cause):
-        verify(bundle)
-
-
-def shuffle_labels(model: Any, _: Path) -> None:
-    values = operations(model)[-1].inputs["classes"].arguments[0].value.immediateValue.list.values
-    first = values[0].immediateValue.tensor.strings.values
-    second = values[1].immediateValue.tensor.strings.values
-    first[0], second[0] = second[0], first[0]
-
-
-def test_labels_in_another_order_are_refused(bundle: Path) -> None:
-    tamper(bundle, shuffle_labels)
-    with pytest.raises(ArtifactError, match="its labels are not the manifest's"):
-        verify(bundle)
-
-
-class FakeCoreML:
-    """Core ML as this machine lacks it: takes an image, as an app would, and answers by name."""
-
-    def __init__(self, model: CoreMLModel, change: Callable[[Pixels], Pixels]) -> None:
-        self.model, self.change = model, change
-
-    def predict(self, inputs: dict[str, Any]) -> dict[str, npt.NDArray[np.float32]]:
-        pixels = np.asarray(inputs["image"]).transpose(2, 0, 1)[None]
-        outputs = self.model.infer(self.change(pixels))
-        return {**outputs, "classLabel": np.array(["red"])}
-
-
-@pytest.fixture
-def as_on_a_mac(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Pixels], Pixels]], None]:
-    def pretend(change: Callable[[Pixels], Pixels]) -> None:
-        monkeypatch.setattr("edgeseed.export.targets.coreml.model.sys.platform", "darwin")
-        monkeypatch.setattr(
-            CoreMLModel, "_core_ml", property(lambda model: FakeCoreML(model, change))
-        )
-
-    return pretend
-
-
-def test_on_a_mac_verify_judges_what_core_ml_itself_predicts(
-    made_coreml: Path, as_on_a_mac: Callable[..., None]
-) -> None:
-    as_on_a_mac(lambda pixels: pixels)
-    gates = {gate.name: gate for gate in verify(made_coreml).gates}
-    assert gates["top1_agreement on this machine"].value >= 0.98
-    assert gates["embedding_cosine on this machine"].passed
-
-
-@pytest.mark.slow
-def test_on_a_mac_a_model_that_predicts_otherwise_than_it_should_fails(
-    made_coreml: Path, as_on_a_mac: Callable[..., None]
-) -> None:
-    as_on_a_mac(lambda pixels: pixels[:, ::-1].copy())
-    with pytest.raises(GateError, match="gate top1_agreement on this machine"):
-        verify(made_coreml)
-
-
-@pytest.mark.skipif(sys.platform == "darwin", reason="this is a Mac")
-def test_elsewhere_nothing_is_predicted(packages: Packages, pixels: Pixels) -> None:
-    assert CoreMLModel(packages["fp16"]).infer_natively(pixels[:1]) is None
-
-
-@pytest.mark.coreml
-@pytest.mark.skipif(sys.platform != "darwin", reason="needs macOS")
-def test_core_ml_itself_agrees_with_the_interpreter(packages: Packages, pixels: Pixels) -> None:
-    model = CoreMLModel(packages["fp16"])
-    found = model.infer_natively(pixels[:8])
-    assert found is not None
-    assert difference(found, model.infer(pixels[:8])) <= 2e-2
 
 
 @pytest.mark.slow
