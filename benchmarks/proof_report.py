@@ -245,14 +245,14 @@ def _shipped(values: Values) -> str:
         return ""
     alone = max(("moco", "simclr"), key=lambda group: _mean(values, group, "linear"))
     cells = [
-        *(_shown(values, group, "linear") for group in ("teacher", "untrained", alone, "regress")),
+        *(_shown(values, group, "linear") for group in ("teacher", "untrained", alone, "queue-kl")),
         *(_shown(values, "int8", f"int8 {name}") for name in ("float_top1", "top1", "agreement")),
         str(len(found)),
     ]
     return _table(
         "From teacher to int8 (linear probe as classifier; the last three on 1,000 test photos)",
         (
-            "teacher", "untrained", f"SSL alone (`{alone}`)", "distilled (`regress`)",
+            "teacher", "untrained", f"SSL alone (`{alone}`)", "distilled (`queue-kl`)",
             "the same in float", "in int8", "agreement of int8", "seeds",
         ),
         [cells],
