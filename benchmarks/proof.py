@@ -222,6 +222,8 @@ class _Rows:
                 start, group="teacher", seed=0, command="given", student=TEACHER_NETWORK
             ),
             start,
+            # Batch norms that have seen nothing change nothing. A trained network's do.
+            self._cell("untrained-statistics", "untrained", "statistics"),
             self._supervised("supervised", self.student),
         ]
 
@@ -299,7 +301,9 @@ class _Rows:
 
     def transfer(self) -> list[Cell]:
         """The same networks on photos that no network was trained on."""
-        groups = ("teacher", "untrained", *proof_report.LABEL_FREE, "supervised")
+        groups = (
+            "teacher", "untrained", "untrained-statistics", *proof_report.LABEL_FREE, "supervised",
+        )  # fmt: skip
         cells = []
         for group in groups:
             seed = 0 if group == "teacher" else self.seed
@@ -602,9 +606,12 @@ class Runner:
             return {}
         folder = run_folder(cell.name)
         if cell.command == "untrained":
-            write_untrained(
-                self.out / student_file(cell.name), cell, image_size=self.preset.image_size
-            )
+            path = self.out / student_file(cell.name)
+            write_untrained(path, cell, image_size=self.preset.image_size)
+            if "statistics" in cell.words:
+                from proof_measure import Photos, take_statistics
+
+                take_statistics(path, Photos(self.out))
             return {}
         (self.out / folder).parent.mkdir(parents=True, exist_ok=True)
         words = [str(student_file(w[1:])) if w.startswith("@") else w for w in cell.words]

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeseed.core.environment import environment
+from edgeseed.core.network import load_student, save_student
 from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.distill.evaluation.evaluate import LabelledFeatures, measure_knn, measure_linear
@@ -155,13 +157,33 @@ def few_of_each(labels: Tensor, share: float) -> Tensor:
 
 
 @torch.no_grad()
+def take_statistics(path: Path, photos: Photos) -> None:
+    """Gives the batch norms of a student file mean and variance of the training photos.
+
+    A training does so by the way. The weights stay as they are.
+    """
+    network, spec = load_student(path)
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all photos, in place of a moving one
+        norm.train()
+    pixels = photos.pixels("train", spec.preprocess)
+    for images in _images(pixels, spec.preprocess, torch.device("cpu")):
+        network(images)
+    save_student(path, network.eval(), spec)
+
+
+@torch.no_grad()
 def _embed(network: Any, pixels: npt.NDArray[np.uint8]) -> Tensor:
     """(N, D) float32 features, on the CPU."""
-    return torch.cat([network(x).embedding.float().cpu() for x in _images(network, pixels)])
+    images = _images(pixels, network.preprocess, next(network.parameters()).device)
+    return torch.cat([network(x).embedding.float().cpu() for x in images])
 
 
-def _images(network: Any, pixels: npt.NDArray[np.uint8]) -> Iterator[Tensor]:
-    preprocess, device = network.preprocess, next(network.parameters()).device
+def _images(
+    pixels: npt.NDArray[np.uint8], preprocess: Preprocess, device: torch.device
+) -> Iterator[Tensor]:
     mean, std = (
         torch.tensor(values, device=device).view(3, 1, 1)
         for values in (preprocess.mean, preprocess.std)

@@ -140,7 +140,7 @@ def _by_seed(names: Sequence[str]) -> str:
 
 
 def _label_free(values: Values, *, suffix: str, title: str) -> str:
-    rows = ["untrained", *LABEL_FREE, *VARIANTS, "supervised", "teacher"]
+    rows = ["untrained", "untrained-statistics", *LABEL_FREE, *VARIANTS, "supervised", "teacher"]
     body = [
         _row(values, group if group == "teacher" else group + suffix, group, gain=True)
         for group in rows
@@ -159,7 +159,7 @@ def _row(values: Values, group: str, name: str, *, gain: bool) -> list[str] | No
     cells = [_shown(values, group, metric) for metric in _METRICS]
     if not gain:
         return [_NAMES.get(name, f"`{name}`"), *cells, str(len(found))]
-    above = [] if name in ("untrained", "teacher") else gains(values, group, "linear")
+    above = [] if name.startswith(("untrained", "teacher")) else gains(values, group, "linear")
     return [
         _NAMES.get(name, f"`{name}`"),
         *cells,
@@ -171,6 +171,7 @@ def _row(values: Values, group: str, name: str, *, gain: bool) -> list[str] | No
 
 _NAMES = {
     "untrained": "**untrained**",
+    "untrained-statistics": "untrained, but for statistics of batch norm",
     "supervised": "supervised, all labels",
     "teacher": "teacher: EfficientNet-Lite0, ImageNet (labels), frozen",
     "regress-long": "`regress`, twice the photos seen",
@@ -226,7 +227,14 @@ def _own_teachers(values: Values) -> str:
 
 def _transfer(values: Values) -> str:
     body = []
-    for group in ("untrained", *LABEL_FREE, *VARIANTS, "supervised", "teacher"):
+    for group in (
+        "untrained",
+        "untrained-statistics",
+        *LABEL_FREE,
+        *VARIANTS,
+        "supervised",
+        "teacher",
+    ):
         found = values.get((group, "student", _TRANSFER[0]))
         if found:
             cells = [_shown(values, group, metric) for metric in _TRANSFER]

@@ -215,6 +215,39 @@ def test_the_untrained_network_is_the_one_that_a_run_starts_from(
         assert value.equal(network.backbone.state_dict()[name]), name
 
 
+def test_batch_norms_take_the_statistics_of_the_training_photos_and_weights_stay(
+    proof: ModuleType, tmp_path: Path
+) -> None:
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    from edgeseed.core.network import load_student
+    from edgeseed.core.photos import open_photos
+
+    proof_measure = importlib.import_module("proof_measure")  # beside proof.py
+    path = tmp_path / "s.safetensors"
+    cell = proof.Cell(group="untrained", seed=0, command="untrained", student="test_efficientnet")
+    proof.write_untrained(path, cell, image_size=32)
+    before, spec = load_student(path)
+    train = tmp_path / "photos" / "train"
+    train.parent.mkdir()
+    proof._write(proof._draw(open_photos("digits", labels=True), 3), train, packed=False)
+    photos = proof_measure.Photos(tmp_path)
+
+    proof_measure.take_statistics(path, photos)
+    after, _ = load_student(path)
+    inputs: list[Any] = []
+    norm = next(module for module in after.modules() if isinstance(module, _BatchNorm))
+    norm.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    pixels = torch.from_numpy(photos.pixels("train", spec.preprocess).copy())
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (spec.preprocess.mean, spec.preprocess.std))
+    after((pixels / 255 - mean) / std)
+    assert norm.running_mean is not None
+    torch.testing.assert_close(norm.running_mean, inputs[0].mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
+    for name, value in before.named_parameters():
+        assert value.equal(after.get_parameter(name)), name
+
+
 def test_no_cell_begins_after_the_budget_and_nothing_is_counted_as_failed(
     proof: ModuleType, tmp_path: Path
 ) -> None:
