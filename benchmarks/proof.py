@@ -156,9 +156,9 @@ class Cell:
     Attributes:
         group: What it is, whatever the seed.
         seed: Of all that is drawn.
-        command: What makes it: a command of edgeseed, nothing (`given` weights), only the drawing
-            of its initial weights (`untrained`), the way from another cell's network to int8
-            (`ship`), or nothing but a measurement of another cell's network (`transfer`).
+        command: What makes it: a command of edgeseed, nothing (`given` weights, or no network),
+            only the drawing of its initial weights (`untrained`), the way from another cell's
+            network to int8 (`ship`), or a measurement of another cell's network (`transfer`).
         words: Arguments of the command. `@CELL` stands for the student file of that cell.
         student: The network that is measured.
         has_classifier: Whether the network comes with a classifier, whose accuracy is measured too.
@@ -183,6 +183,8 @@ class Cell:
 
 
 _LITE0 = f"{TEACHER_NETWORK}={TEACHER}"
+_GIVEN = ("teacher", "pixels")
+"""Rows that nothing is drawn for, so that one seed is all."""
 _OTHER_STUDENTS = ("untrained", "supervised", "regress", "queue-kl", "seed", "crd", "moco")
 """Rows of the students after the first."""
 
@@ -221,6 +223,7 @@ class _Rows:
             dataclasses.replace(
                 start, group="teacher", seed=0, command="given", student=TEACHER_NETWORK
             ),
+            dataclasses.replace(start, group="pixels", seed=0, command="given", student="none"),
             start,
             # Batch norms that have seen nothing change nothing. A trained network's do.
             self._cell("untrained-statistics", "untrained", "statistics"),
@@ -302,11 +305,11 @@ class _Rows:
     def transfer(self) -> list[Cell]:
         """The same networks on photos that no network was trained on."""
         groups = (
-            "teacher", "untrained", "untrained-statistics", *proof_report.LABEL_FREE, "supervised",
+            *_GIVEN, "untrained", "untrained-statistics", *proof_report.LABEL_FREE, "supervised",
         )  # fmt: skip
         cells = []
         for group in groups:
-            seed = 0 if group == "teacher" else self.seed
+            seed = 0 if group in _GIVEN else self.seed
             cells.append(self._cell(f"transfer {group}", "transfer", f"@{group}/{seed}", seed=seed))
         return cells
 
@@ -623,16 +626,15 @@ class Runner:
 
     def _measure(self, cell: Cell, network: str) -> dict[str, Any]:
         """Accuracies by name in percent, and with which machine and code they were found."""
-        from proof_measure import Photos, measure, measure_transfer
+        from proof_measure import PIXELS, Photos, measure, measure_transfer
 
-        is_given = network == "teacher/0"
-        name = str(self.out / student_file(network))
+        given = {"teacher/0": f"{TEACHER_NETWORK}={self.out / TEACHER}", "pixels/0": PIXELS}
         with self.measuring, quiet():
             chosen = measure_transfer if cell.command == "transfer" else measure
             return chosen(
-                f"{TEACHER_NETWORK}={self.out / TEACHER}" if is_given else name,
+                given.get(network, str(self.out / student_file(network))),
                 Photos(self.out),
-                image_size=self.preset.image_size if is_given else None,
+                image_size=self.preset.image_size if network in given else None,
                 device=self.torch_device,
             )
 

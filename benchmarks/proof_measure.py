@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeseed.core.environment import environment
@@ -33,6 +34,9 @@ _SETS = {
     "fashion-test": "photos/fashion-test", "digits-train": "digits", "digits-test": "digits:test",
 }  # fmt: skip
 _BATCH = 250
+PIXELS = "pixels"
+"""In place of a network: the photo itself, as `_SIDE` x `_SIDE` means of each colour."""
+_SIDE = 16
 
 
 class Photos:
@@ -74,7 +78,7 @@ def measure(network: str, photos: Photos, *, image_size: int | None, device: str
     """Accuracies on the photos of the same kind as in training.
 
     Args:
-        network: As `evaluate` takes it.
+        network: As `evaluate` takes it, or `PIXELS`.
         photos: What it is measured on.
         image_size: Of a network that has no size of its own, in pixels.
         device: Where it runs.
@@ -118,10 +122,15 @@ class _Found:
         self, network: str, photos: Photos, *, image_size: int | None, device: str,
         sets: tuple[str, ...],
     ) -> None:  # fmt: skip
-        loaded = load_network(network, image_size=image_size).to(device)
-        self.embedded = {
-            name: _embed(loaded, photos.pixels(name, loaded.preprocess)) for name in sets
-        }
+        if network == PIXELS:
+            assert image_size is not None
+            whole = Preprocess(image_size=image_size, resize=image_size)
+            self.embedded = {name: _means(photos.pixels(name, whole)) for name in sets}
+        else:
+            loaded = load_network(network, image_size=image_size).to(device)
+            self.embedded = {
+                name: _embed(loaded, photos.pixels(name, loaded.preprocess)) for name in sets
+            }
         self.labels = {name: photos.labels(name) for name in sets}
         self.metrics: dict[str, float] = {}
 
@@ -172,6 +181,13 @@ def take_statistics(path: Path, photos: Photos) -> None:
     for images in _images(pixels, spec.preprocess, torch.device("cpu")):
         network(images)
     save_student(path, network.eval(), spec)
+
+
+def _means(pixels: npt.NDArray[np.uint8]) -> Tensor:
+    """(N, 3 * _SIDE**2) float32 means of small squares, -0.5 to 0.5."""
+    parts = [torch.from_numpy(pixels[i : i + _BATCH].copy()) for i in range(0, len(pixels), _BATCH)]
+    means = [adaptive_avg_pool2d(part.float() / 255 - 0.5, _SIDE).flatten(1) for part in parts]
+    return torch.cat(means)
 
 
 @torch.no_grad()

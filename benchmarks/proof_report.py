@@ -19,6 +19,8 @@ MARGIN_POINTS = 10.0
 MARGIN_SPREADS = 5.0
 """and by so many times the spread of its gain over seeds."""
 LABEL_FREE = ("regress", "queue-kl", "seed", "crd", "dogo", "moco", "simclr")
+LEVELS = ("pixels", "untrained", "untrained-statistics")
+"""Rows without any training."""
 VARIANTS = ("regress-long", "regress-k1")
 TAUGHT = (
     "regress", "queue-kl", "seed", "crd", *VARIANTS, "regress-ssl", "seed-ssl", "rob",
@@ -140,9 +142,9 @@ def _by_seed(names: Sequence[str]) -> str:
 
 
 def _label_free(values: Values, *, suffix: str, title: str) -> str:
-    rows = ["untrained", "untrained-statistics", *LABEL_FREE, *VARIANTS, "supervised", "teacher"]
+    rows = [*LEVELS, *LABEL_FREE, *VARIANTS, "supervised", "teacher"]
     body = [
-        _row(values, group if group == "teacher" else group + suffix, group, gain=True)
+        _row(values, group if group in ("teacher", "pixels") else group + suffix, group, gain=True)
         for group in rows
     ]
     return _table(
@@ -159,7 +161,7 @@ def _row(values: Values, group: str, name: str, *, gain: bool) -> list[str] | No
     cells = [_shown(values, group, metric) for metric in _METRICS]
     if not gain:
         return [_NAMES.get(name, f"`{name}`"), *cells, str(len(found))]
-    above = [] if name.startswith(("untrained", "teacher")) else gains(values, group, "linear")
+    above = [] if name in (*LEVELS, "teacher") else gains(values, group, "linear")
     return [
         _NAMES.get(name, f"`{name}`"),
         *cells,
@@ -170,6 +172,7 @@ def _row(values: Values, group: str, name: str, *, gain: bool) -> list[str] | No
 
 
 _NAMES = {
+    "pixels": "no network: the photo as 16 x 16 pixels",
     "untrained": "**untrained**",
     "untrained-statistics": "untrained, but for statistics of batch norm",
     "supervised": "supervised, all labels",
@@ -227,14 +230,7 @@ def _own_teachers(values: Values) -> str:
 
 def _transfer(values: Values) -> str:
     body = []
-    for group in (
-        "untrained",
-        "untrained-statistics",
-        *LABEL_FREE,
-        *VARIANTS,
-        "supervised",
-        "teacher",
-    ):
+    for group in (*LEVELS, *LABEL_FREE, *VARIANTS, "supervised", "teacher"):
         found = values.get((group, "student", _TRANSFER[0]))
         if found:
             cells = [_shown(values, group, metric) for metric in _TRANSFER]
