@@ -23,6 +23,7 @@ LIMITS: dict[str, float] = {
     "class names that mean two things": 0,
     "string-key reads of manifest and measurement": 5,
     "files without a test of their own name": 9,
+    "functions and classes that nothing but tests uses": 0,
     "private functions with exactly one caller, in percent": 70.0,
     "README words": 1000,
     "README lines": 150,
@@ -228,6 +229,38 @@ def comment_share() -> float:
     return 100 * sum(line.startswith("#") for line in lines) / len(lines)
 
 
+CALLED_BY_OTHERS = {
+    "get_command",  # click
+    "do_GET", "do_POST", "log_message", "handle_error",  # http.server
+    "fold_padding",  # coremltools, by its decorator
+}  # fmt: skip
+FOR_TESTS_OF_OTHERS = {
+    "read_gallery",  # what an app does with a gallery, in Python
+    "schema_text",  # writes runtime's JSON schema again
+    "model_path",  # of the bundle that a user has read
+}
+
+
+def unused() -> list[str]:
+    """Functions, methods and classes whose name stands nowhere but where they are defined."""
+    texts = [path.read_text(encoding="utf-8") for path in modules().values()]
+    others = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.html")]
+    for place in ("benchmarks/*.py", "docs/*.md", "pyproject.toml", "README.md"):
+        others += ROOT.glob(place)
+    texts += [path.read_text(encoding="utf-8") for path in others]
+    words = Counter(word for text in texts for word in re.findall(r"[A-Za-z_]\w*", text))
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    return [
+        f"{name}: {node.name}"
+        for name, path in modules().items()
+        for node in ast.walk(tree(path))
+        if isinstance(node, kinds)
+        and not node.name.startswith("__")
+        and node.name not in CALLED_BY_OTHERS | FOR_TESTS_OF_OTHERS
+        and words[node.name] == 1
+    ]
+
+
 def readme_words() -> tuple[int, int]:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     return len(text.split()), len(text.splitlines())
@@ -239,6 +272,7 @@ MEASURES: dict[str, Callable[[], float]] = {
     "class names that mean two things": lambda: len(repeated_classes()),
     "string-key reads of manifest and measurement": lambda: len(string_key_reads()),
     "files without a test of their own name": lambda: len(files_without_own_test()),
+    "functions and classes that nothing but tests uses": lambda: len(unused()),
     "private functions with exactly one caller, in percent": lambda: round(
         single_caller_share(), 1
     ),
@@ -252,6 +286,7 @@ DETAILS: dict[str, Callable[[], Collection[object]]] = {
     "class names that mean two things": repeated_classes,
     "string-key reads of manifest and measurement": string_key_reads,
     "files without a test of their own name": files_without_own_test,
+    "functions and classes that nothing but tests uses": unused,
 }
 
 

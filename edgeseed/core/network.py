@@ -49,14 +49,6 @@ class StudentNetwork(nn.Module):
         embedding = self.backbone(images)
         return StudentOutput(embedding, None if self.head is None else self.head(embedding))
 
-    def features(self, images: Tensor) -> Tensor:
-        """The trunk's last features before pooling: (B, D', h, w), or (B, N, D') for tokens."""
-        return cast(Tensor, cast(Any, self.backbone).forward_features(images))
-
-    def embed_features(self, features: Tensor) -> Tensor:
-        """Pools `features`' result to the (B, D) embedding that `forward` gives."""
-        return cast(Tensor, cast(Any, self.backbone).forward_head(features, pre_logits=True))
-
 
 def _embedding_dim(backbone: nn.Module) -> int:
     # MobileNetV3 and its kin have a head conv after the pool: what leaves the trunk is

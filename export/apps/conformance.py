@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from edgeseed.core.color import srgb_to_linear
@@ -415,9 +414,3 @@ def _icc(parts: dict[bytes, bytes], *, curve: bytes) -> bytes:
     )
     header += bytes(68 - len(header)) + struct.pack(">3i", 63190, 65536, 54061)
     return header + bytes(128 - len(header)) + table + body
-
-
-def read_expected(folder: Path, case: dict[str, Any]) -> npt.NDArray[np.uint8]:
-    """The tensor of a case of the set that lies in `folder`."""
-    expected: npt.NDArray[np.uint8] = np.load(folder / case["expected"], allow_pickle=False)
-    return expected

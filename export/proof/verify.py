@@ -24,7 +24,6 @@ from edgeseed.core.bundle import (
     read_bundle,
 )
 from edgeseed.core.config import to_plain
-from edgeseed.core.console import say
 from edgeseed.core.environment import edgeseed_version
 from edgeseed.core.errors import ArtifactError, GateError, SchemaVersionError, UsageError
 from edgeseed.core.files import sha256_file
@@ -661,13 +660,3 @@ def _cause(evidence: Evidence) -> str:
 def _subject(evidence: Evidence) -> tuple[Model, StudentNetwork, Preprocess, npt.NDArray[np.uint8]]:
     pixels = evidence.proof.pixels
     return evidence.model, evidence.network, evidence.spec.preprocess, pixels
-
-
-def say_gates(results: list[GateResult]) -> None:
-    """One line a gate."""
-    for gate in results:
-        mark = "passed" if gate.passed else "FAILED"
-        say(
-            f"  {mark}  {gate.name}: {gate.value:.4g} {gate.unit} "
-            f"(limit {gate.limit:g}, n={gate.n}) {gate.detail}"
-        )

@@ -141,7 +141,6 @@ def test_a_projected_trunk_is_a_trunk() -> None:
     expected = torch.relu(network.backbone.projection(pooled))
     torch.testing.assert_close(output.embedding, expected)
     torch.testing.assert_close(features.embedding, expected)
-    torch.testing.assert_close(network.embed_features(network.features(_images())), expected)
 
 
 def test_wrong_calls_say_what_is_right() -> None:
