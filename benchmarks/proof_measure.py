@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeseed.core.environment import environment
 from edgeseed.core.network import load_student, save_student
 from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.distill.evaluation.baseline import Pixels
 from edgeseed.distill.evaluation.evaluate import LabelledFeatures, measure_knn, measure_linear
 from edgeseed.distill.evaluation.knn import KnnSettings
 from edgeseed.distill.evaluation.linear import LinearSettings
@@ -35,8 +35,7 @@ _SETS = {
 }  # fmt: skip
 _BATCH = 250
 PIXELS = "pixels"
-"""In place of a network: the photo itself, as `_SIDE` x `_SIDE` means of each colour."""
-_SIDE = 16
+"""In place of a network: `Pixels` of edgeseed."""
 
 
 class Photos:
@@ -122,15 +121,17 @@ class _Found:
         self, network: str, photos: Photos, *, image_size: int | None, device: str,
         sets: tuple[str, ...],
     ) -> None:  # fmt: skip
+        loaded: Any
         if network == PIXELS:
             assert image_size is not None
-            whole = Preprocess(image_size=image_size, resize=image_size)
-            self.embedded = {name: _means(photos.pixels(name, whole)) for name in sets}
+            loaded, preprocess = Pixels(), Preprocess(image_size=image_size, resize=image_size)
         else:
             loaded = load_network(network, image_size=image_size).to(device)
-            self.embedded = {
-                name: _embed(loaded, photos.pixels(name, loaded.preprocess)) for name in sets
-            }
+            preprocess = loaded.preprocess
+        self.embedded = {
+            name: _embed(loaded, photos.pixels(name, preprocess), preprocess, torch.device(device))
+            for name in sets
+        }
         self.labels = {name: photos.labels(name) for name in sets}
         self.metrics: dict[str, float] = {}
 
@@ -183,17 +184,12 @@ def take_statistics(path: Path, photos: Photos) -> None:
     save_student(path, network.eval(), spec)
 
 
-def _means(pixels: npt.NDArray[np.uint8]) -> Tensor:
-    """(N, 3 * _SIDE**2) float32 means of small squares, -0.5 to 0.5."""
-    parts = [torch.from_numpy(pixels[i : i + _BATCH].copy()) for i in range(0, len(pixels), _BATCH)]
-    means = [adaptive_avg_pool2d(part.float() / 255 - 0.5, _SIDE).flatten(1) for part in parts]
-    return torch.cat(means)
-
-
 @torch.no_grad()
-def _embed(network: Any, pixels: npt.NDArray[np.uint8]) -> Tensor:
+def _embed(
+    network: Any, pixels: npt.NDArray[np.uint8], preprocess: Preprocess, device: torch.device
+) -> Tensor:
     """(N, D) float32 features, on the CPU."""
-    images = _images(pixels, network.preprocess, next(network.parameters()).device)
+    images = _images(pixels, preprocess, device)
     return torch.cat([network(x).embedding.float().cpu() for x in images])
 
 

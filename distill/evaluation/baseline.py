@@ -1,7 +1,7 @@
-"""What the same network is worth untrained: the level that training has to rise above.
+"""What is reached without training: by the same network untrained, and by the photo's own pixels.
 
-Features of random weights are not worthless. On small photos a probe on them can come close to
-trained ones, so that an accuracy without this level beside it says little.
+Neither is worthless. On small photos a probe on features of random weights, or on pixels alone, can
+come close to trained features, so that an accuracy without such a level beside it says little.
 """
 
 import math
@@ -13,22 +13,26 @@ from typing import Literal
 
 import timm
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from edgeseed.core.errors import UsageError
-from edgeseed.core.network import StudentNetwork, build_student
+from edgeseed.core.network import StudentNetwork, StudentOutput, build_student
 from edgeseed.core.student import Architecture, read_spec
 
-BaselineName = Literal["untrained"]
-BASELINES = ("untrained",)
+BaselineName = Literal["untrained", "pixels"]
+BASELINES = ("untrained", "pixels")
+PIXELS_SIDE = 16
+"""Small enough for a probe on few photos: 768 features of a colour photo."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaselineMetric:
-    """One accuracy of the untrained network, over seeds.
+    """One accuracy of the baseline, over its seeds.
 
     Attributes:
         name: As that of the metric it stands beside.
-        values_percent: Top-1, a seed each.
+        values_percent: Top-1, a seed each; one value where nothing is drawn.
         mean_percent: Of the seeds.
         sd_percent: Standard deviation over the seeds; None with one seed.
         gain_points: What the evaluated network has above the mean.
@@ -43,12 +47,13 @@ class BaselineMetric:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """The same architecture with fresh weights, on the same photos by the same protocols.
+    """A level without training, on the same photos by the same protocols.
 
     Attributes:
-        name: Which baseline it is.
-        network: The architecture's name.
-        seeds: Of the fresh weights.
+        name: Which baseline it is: "untrained", the same architecture with fresh weights, or
+            "pixels", no network.
+        network: The architecture's name, or what is done with the pixels.
+        seeds: Of the fresh weights; none for pixels.
         metrics: One for each metric of kNN and the linear probe.
     """
 
@@ -79,7 +84,7 @@ def read_architecture(network: str, *, image_size: int) -> Architecture:
     if not timm.is_model(name):
         raise UsageError(
             f"baseline untrained: {network} is neither a student file nor a network of timm's, so "
-            "edgeseed cannot build it with fresh weights; leave out --baseline"
+            "edgeseed cannot build it with fresh weights; write --baseline pixels, or leave it out"
         )
     config = timm.get_pretrained_cfg(name)
     is_fixed = config is not None and bool(config.fixed_input_size)
@@ -96,33 +101,48 @@ def build_untrained(architecture: Architecture, *, seed: int) -> StudentNetwork:
         return build_student(architecture).eval()
 
 
+class Pixels(nn.Module):
+    """In place of a network: means of `PIXELS_SIDE` x `PIXELS_SIDE` squares of each colour.
+
+    Takes (B, 3, H, W), normalised, and gives an embedding of (B, 3 * PIXELS_SIDE**2).
+    """
+
+    name = f"{PIXELS_SIDE} x {PIXELS_SIDE} pixels, no network"
+
+    def forward(self, images: Tensor) -> StudentOutput:
+        """The photos, smaller."""
+        return StudentOutput(functional.adaptive_avg_pool2d(images, PIXELS_SIDE).flatten(1), None)
+
+
 def summarise(
-    architecture: Architecture,
-    by_seed: Mapping[int, Iterable[tuple[str, float]]],
+    name: BaselineName,
+    network: str,
+    by_seed: Mapping[int | None, Iterable[tuple[str, float]]],
     *,
     measured: Mapping[str, float],
 ) -> Baseline:
     """Puts the seeds together.
 
     Args:
-        architecture: Of the untrained networks.
-        by_seed: Of each seed, the metrics' names and top-1 in percent.
+        name: Of the baseline.
+        network: As `Baseline.network`.
+        by_seed: Of each seed, or of None where nothing is drawn, the metrics' names and top-1 in
+            percent.
         measured: Top-1 of the evaluated network in percent, by metric.
     """
     values: dict[str, list[float]] = {}
     for found in by_seed.values():
-        for name, value in found:
-            values.setdefault(name, []).append(value)
+        for metric, value in found:
+            values.setdefault(metric, []).append(value)
     metrics = tuple(
         BaselineMetric(
-            name=name,
+            name=metric,
             values_percent=tuple(of_seeds),
             mean_percent=math.fsum(of_seeds) / len(of_seeds),
             sd_percent=statistics.stdev(of_seeds) if len(of_seeds) > 1 else None,
-            gain_points=measured[name] - math.fsum(of_seeds) / len(of_seeds),
+            gain_points=measured[metric] - math.fsum(of_seeds) / len(of_seeds),
         )
-        for name, of_seeds in values.items()
+        for metric, of_seeds in values.items()
     )
-    return Baseline(
-        name="untrained", network=architecture.name, seeds=tuple(by_seed), metrics=metrics
-    )
+    seeds = tuple(seed for seed in by_seed if seed is not None)
+    return Baseline(name=name, network=network, seeds=seeds, metrics=metrics)

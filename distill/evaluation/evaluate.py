@@ -1,8 +1,9 @@
 """How good a network's frozen features are, by pinned protocols that the result states."""
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +34,7 @@ from edgeseed.distill.evaluation.baseline import (
     BASELINES,
     Baseline,
     BaselineName,
+    Pixels,
     build_untrained,
     read_architecture,
     summarise,
@@ -164,9 +166,10 @@ def evaluate(
             `"finetune.…"` what `finetune` takes as settings.
         save_classifier: Where to write a student whose head is the linear probe.
         save_metrics: Whether to append the metrics to the student file.
-        baseline: "untrained" measures the same architecture with fresh weights as well, by "knn"
-            and "linear": what is not above it was not learnt.
-        baseline_seeds: How many such networks; their seeds start at `seed`.
+        baseline: Measured as well, by "knn" and "linear": "untrained", the same architecture with
+            fresh weights (what is not above it was not learnt), or "pixels", the photos at 16 x 16
+            (what is not above it needs no network).
+        baseline_seeds: How many untrained networks; their seeds start at `seed`.
 
     Raises:
         UnknownNameError: If a protocol or the network is unknown.
@@ -196,7 +199,9 @@ def evaluate(
         _save_lists(Path(save_lists), split, lists)
     network = load_network(str(student), image_size=image_size)
     size = network.preprocess.image_size
-    architecture = None if baseline is None else read_architecture(str(student), image_size=size)
+    architecture = (
+        read_architecture(str(student), image_size=size) if baseline == "untrained" else None
+    )
     metrics: list[Metric] = []
     features = None
 
@@ -232,17 +237,25 @@ def evaluate(
         )
         for text, chosen in lists.items()
     ]
-    untrained = None
-    if architecture is not None:
+    level = None
+    if baseline is not None:
+        # Made one at a time: three large networks need not be in memory together.
+        makers: dict[int | None, Callable[[], nn.Module]] = {None: Pixels}
+        if architecture is not None:
+            makers = {
+                number: functools.partial(build_untrained, architecture, seed=number)
+                for number in range(seed, seed + baseline_seeds)
+            }
         by_seed = {}
-        for number in range(seed, seed + baseline_seeds):
-            fresh = embed_both(build_untrained(architecture, seed=number), network.preprocess)
-            found = measure_knn(fresh, settings=knn) if "knn" in protocols else []
+        for number, make in makers.items():
+            beside = embed_both(make(), network.preprocess)
+            found = measure_knn(beside, settings=knn) if "knn" in protocols else []
             if "linear" in protocols:
-                found.append(measure_linear(fresh, settings=linear, seed=seed)[0])
+                found.append(measure_linear(beside, settings=linear, seed=seed)[0])
             by_seed[number] = [(metric.name, metric.top1_percent) for metric in found]
         measured = {metric.name: metric.top1_percent for metric in metrics}
-        untrained = summarise(architecture, by_seed, measured=measured)
+        what = Pixels.name if architecture is None else architecture.name
+        level = summarise(baseline, what, by_seed, measured=measured)
     result = EvaluationResult(
         network=str(student),
         weights_digest=network.digest,
@@ -255,7 +268,7 @@ def evaluate(
         metrics=tuple(metrics),
         environment=environment(),
         classifier=None if save_classifier is None else str(save_classifier),
-        baseline=untrained,
+        baseline=level,
         num_broken=0 if features is None else features.num_broken,
     )
     if save_metrics:
@@ -282,7 +295,7 @@ def _check_baseline(baseline: str | None, baseline_seeds: int, protocols: tuple[
         raise UsageError(f"baseline_seeds={baseline_seeds} must be at least 1")
     if not {"knn", "linear"} & set(protocols):
         raise UsageError(
-            "baseline untrained is measured by knn and linear, and --protocol has neither; add "
+            f"baseline {baseline} is measured by knn and linear, and --protocol has neither; add "
             "one, or leave out --baseline"
         )
 

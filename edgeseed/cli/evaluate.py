@@ -60,8 +60,9 @@ Examples:
 )
 @click.option(
     "--baseline",
-    type=click.Choice(["untrained"]),
-    help="Measure the same network with fresh weights too: what is not above it was not learnt.",
+    type=click.Choice(["untrained", "pixels"]),
+    help="Measure a level without training too: the same network with fresh weights (what is not "
+    "above it was not learnt), or the photos' own pixels at 16 x 16 (no network is needed).",
 )
 @click.option(
     "--baseline-seeds",
@@ -121,7 +122,7 @@ def command(as_json: bool, **options: Any) -> None:
         for metric in result.metrics
     ]
     if result.baseline is not None:
-        header += ("untrained", "above it")
+        header += (result.baseline.name, "above it")
         rows = [
             row + _beside(result.baseline.metric(metric.name))
             for row, metric in zip(rows, result.metrics, strict=True)
@@ -129,8 +130,9 @@ def command(as_json: bool, **options: Any) -> None:
     text = f"{result.network} on {result.data}, tested on {result.split}\n"
     text += table(rows, header=header)
     if result.baseline is not None:
-        seeds = ", ".join(map(str, result.baseline.seeds))
-        text += f"\nuntrained: {result.baseline.network} with fresh weights, seeds {seeds}"
+        text += f"\n{result.baseline.name}: {result.baseline.network}"
+    if result.baseline is not None and result.baseline.seeds:
+        text += f" with fresh weights, seeds {', '.join(map(str, result.baseline.seeds))}"
     if result.num_broken:
         text += f"\nleft out: {count_of(result.num_broken, 'photo')} that cannot be read"
     text += f"\nclassifier: {result.classifier}" if result.classifier else ""
@@ -138,7 +140,7 @@ def command(as_json: bool, **options: Any) -> None:
 
 
 def _beside(metric: Any) -> tuple[str, str]:
-    """What the untrained network has, and how far above it the evaluated one is."""
+    """What the baseline has, and how far above it the evaluated network is."""
     if metric is None:
         return ("", "")
     spread = "" if metric.sd_percent is None else f" ± {metric.sd_percent:.2f}"

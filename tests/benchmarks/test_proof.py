@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 
 from edgeseed.core.photos import PhotoSet
@@ -247,18 +246,6 @@ def test_batch_norms_take_the_statistics_of_the_training_photos_and_weights_stay
     torch.testing.assert_close(norm.running_mean, inputs[0].mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
     for name, value in before.named_parameters():
         assert value.equal(after.get_parameter(name)), name
-
-
-def test_without_a_network_a_photo_is_the_means_of_its_squares(proof: ModuleType) -> None:
-    proof_measure = importlib.import_module("proof_measure")
-    red, green = np.zeros((2, 64, 64), np.uint8)
-    red[4:8, :4] = 255  # the first square of the second row of 16
-    green[:] = 51
-    (found,) = proof_measure._means(np.stack([red, green, red])[None])
-    assert found.shape == (3 * 16 * 16,)
-    assert found[16] == 0.5
-    assert found[:256].sum() == 0.5 - 0.5 * 255
-    assert (found[256:512] - (0.2 - 0.5)).abs().max() < 1e-6
 
 
 def test_no_cell_begins_after_the_budget_and_nothing_is_counted_as_failed(

@@ -15,6 +15,7 @@ from edgeseed.core.errors import UnknownNameError, UsageError
 from edgeseed.core.network import load_student, save_student
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.student import StudentSpec
+from edgeseed.distill.evaluation.baseline import Pixels
 from edgeseed.distill.evaluation.evaluate import evaluate
 from edgeseed.distill.evaluation.linear import LinearSettings
 from edgeseed.distill.networks.students import create_student
@@ -110,12 +111,38 @@ def test_a_network_of_timm_has_a_baseline_too(tmp_path: Path) -> None:
     assert result.baseline.network == "test_resnet"
 
 
+def test_pixels_are_a_baseline_that_needs_no_network(tmp_path: Path) -> None:
+    path = write_fresh(tmp_path / "s.safetensors", seed=0)
+    arguments = ["evaluate", str(path), "--data", "digits", "--protocol", "knn",
+                 "--baseline", "pixels"]  # fmt: skip
+    text = CliRunner().invoke(cli, arguments).output
+    assert "pixels: 16 x 16 pixels, no network\n" in text + "\n"
+    assert "seeds" not in text
+    found = evaluate(path, data="digits", protocol="knn", baseline="pixels")
+    assert found.baseline is not None
+    assert found.baseline.seeds == ()
+    # Scans of 8 x 8 pixels: of their neighbours most show the same digit.
+    level = found.baseline.metric("knn-20")
+    assert level is not None
+    assert level.mean_percent > 90
+    assert level.gain_points == found.metrics[0].top1_percent - level.mean_percent
+
+
+def test_pixels_are_the_means_of_squares() -> None:
+    images = torch.zeros(2, 3, 32, 32)
+    images[1, 2, 2:4, :2] = 1.0  # the first square of the second row
+    embedding = Pixels()(images).embedding
+    assert embedding.shape == (2, 3 * 16 * 16)
+    assert embedding.nonzero().tolist() == [[1, 2 * 256 + 16]]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"baseline": "random"}, "random"),
         ({"baseline": "untrained", "baseline_seeds": 0}, "at least 1"),
         ({"baseline": "untrained", "protocol": "finetune"}, "--protocol has neither"),
+        ({"baseline": "pixels", "protocol": "finetune"}, "baseline pixels is measured by knn"),
     ],
 )
 def test_wrong_calls_say_what_is_right(
