@@ -85,6 +85,7 @@ def partners(shape: torch.Size) -> Tensor:
     count = shape[1:].numel()
     rows = torch.arange(count).view(1, *shape[1:])
     order = _in_kernel_order(rows)[0]
+    # 0 and 1, 2 and 3, ...: neighbours differ in the last bit.
     other = torch.arange(count) ^ 1
     alone = other >= count
     found = torch.empty_like(order)

@@ -31,6 +31,8 @@ from edgeseed.export.samples import Photos
 _MOST_GAIN = 2.0
 _SILENT = 1e-3
 """Of the spread of a layer's liveliest channel; what is below it is rounding more than signal."""
+# In values. Of 32 x 64 x 112 x 112, channels last, torch's `var_mean` takes 95 ms, such pieces 13
+# to 15.
 _PIECE = 1 << 20
 
 
@@ -145,6 +147,7 @@ def _together(parts: list[tuple[Spread, int]]) -> Spread:
     mean = sum(part.mean * (count / total) for part, count in parts)
     assert isinstance(mean, Tensor)
     square = sum(
+        # The variance within a batch, and of its mean about that of all.
         (part.deviation.square() + (part.mean - mean).square()) * (count / total)
         for part, count in parts
     )

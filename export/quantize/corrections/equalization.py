@@ -262,6 +262,8 @@ def _watch(
             recorder.run(batch)
     return {
         tensor: _Channels(
+            # Without the furthest photos, as the calibrator `photos` does it. Of a
+            # MobileNetV3-small one photo in seventy went 10 to 60 times as far as a typical one.
             largest=torch.cat(largest[tensor]).quantile(1 - PHOTO_TAIL, dim=0).clone(),
             energy=(energy[tensor] / len(photos)).clone(),
         )

@@ -71,6 +71,7 @@ def keep_embedding_in_float(graph_module: fx.GraphModule) -> bool:
     _give_factors(graph_module, result)
     names = convolution.name, activation.name
     tidy(graph_module)
+    # Only now: until `tidy` the nodes that they replace still have these names.
     linear.name, result.name = names
     return True
 

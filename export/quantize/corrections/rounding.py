@@ -35,6 +35,8 @@ _POSITIONS = 32
 _GROUPED_POSITIONS = 8
 """Where a row has few inputs, as in a depthwise layer."""
 _DAMPING = 0.01
+# Columns whose errors reach the columns behind the block in one matrix product (GPTQ's lazy batch
+# updates).
 _BLOCK = 64
 
 
@@ -151,6 +153,8 @@ def round_rows(
             places = order[:, at].view(-1, 1, 1).expand(-1, work.shape[1], 1)
             integers = column.round().clamp(low, high)
             if partners is not None and share is not None:
+                # Both of a pair give up alike. Where the first took all it wanted and the second
+                # what was left, rows full of such pairs lost more than without rounding together.
                 other, own = _at(found, partners[order[:, at]]), share.gather(2, places).squeeze(2)
                 integers = integers.clamp(-own, own)
                 integers = integers.clamp(

@@ -39,6 +39,7 @@ def write_over(graph: fx.Graph, twins: Mapping[Any, Any]) -> None:
             argument, and those that write it there.
     """
     in_place = {**_IN_PLACE, **twins}
+    # No views: what they give is another tensor's memory, which others may still read.
     fresh = {*LAYER_OPERATORS, *_OF_TWO, *_OF_TWO.values(), *in_place, *in_place.values()}
 
     def is_free(value: object) -> bool:

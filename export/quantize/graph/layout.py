@@ -277,6 +277,8 @@ class _Planner:
         if image is not None and self._reads_bytes(node):
             self.points[image] = Kind.IMAGE
         else:
+            # Such a photo's bytes can all lie half-way between two integers; its range is chosen so
+            # that they do not (`choose_quantizer` in `ranges/observers.py`).
             is_even = image is not None and _has_one_mean(self.graph, node)
             for source in sources:
                 self.points.setdefault(source, Kind.PHOTO if is_even else Kind.FREE)
@@ -314,6 +316,7 @@ class _Planner:
             self._bend(node, operator, source)
         else:
             self.operators[node] = operator
+            # These hand integers on as they are. A range of their own would round twice.
             shared = operator in ("view", "max_pool")
             kind = Kind.SHARED if shared else Kind.SIGMOID if operator == "sigmoid" else Kind.FREE
             self.points[node] = kind

@@ -353,11 +353,13 @@ class _Inserter:
         image = image_of(node)
         if image is not None and self.layout.points.get(image.name) is Kind.IMAGE:
             weight, owed, value = self._fold_normalisation(source, image, weight, before=reader)
+            # The weights get their gain further down. What they owe grows with them.
             bias = bias + owed * self.scales.gains.get(node.name, 1.0)
             scale = self.stored[image][1].scale
         else:
             value, scale = self._read(source, before=reader), self.stored[source][1].scale
         reader.replace_input_with(source, value)
+        # Behind the folding: what was rounded has the normalisation in it (see `UNROUNDED`).
         weight = self.scales.rounded.get(node.name, weight)
         scales = self._weight_scales(node, weight)
         if (gain := self.scales.gains.get(node.name)) is not None:
@@ -375,6 +377,8 @@ class _Inserter:
         bias = torch.zeros(len(weight))
         if isinstance(bias_node, fx.Node):
             bias = constant(self.module, bias_node)
+        # Shift, gain, correction: in the order in which they were found. `correct` measures outputs
+        # that are shifted already, multiplies them, and corrects the mean that is left.
         if self.layout.points.get(node.name) is Kind.HARDSIGMOID:
             bias = bias + HARDSIGMOID_SHIFT
         bias = bias * self.scales.gains.get(node.name, 1.0)

@@ -46,7 +46,8 @@ def simulate(quantized: fx.GraphModule, *, inference: bool = False) -> fx.GraphM
         elif node.target is ops.dequantize_per_tensor.default:
             _read_tensor(simulated, node)
     if inference:
-        # What stored bytes reads their tensors no more.
+        # The storing operators are still there and count as readers; `write_over` takes only
+        # tensors that have one.
         simulated.graph.eliminate_dead_code()
         write_over(simulated.graph, {fake_quantize: fake_quantize_})
     return tidy(simulated)
@@ -120,6 +121,7 @@ class _StretchedQuantize(torch.autograd.Function):
         integers = position.round()
         inside = (integers >= low) & (integers <= high)
         of_scale = integers.clamp_(low, high).sub_(position * inside).mul_(gradient).sum()
+        # Times the scale, because the parameter is its logarithm.
         return gradient * inside, scale * of_scale, None, None, None
 
 
@@ -167,6 +169,7 @@ def _read_tensor(module: fx.GraphModule, node: fx.Node) -> None:
         for step in steps:
             result = _repeat(module, step, result, scale=scale, zero_point=zero_point)
         if (read_scale, read_zero) != (scale, zero_point):
+            # scale * (q - z) becomes read_scale * (q - read_zero), for the same integer q.
             shift = read_scale * (zero_point - read_zero)
             result = module.graph.call_function(operator.mul, (result, read_scale / scale))
             result = module.graph.call_function(operator.add, (result, shift))

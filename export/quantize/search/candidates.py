@@ -109,6 +109,8 @@ class Candidates:
         self.weight_scales: dict[str, torch.Tensor] = {}
         self.tried: dict[str, QuantizationScore] = {}
         self.counted: dict[str, QuantizationScore] = {}
+        # A tensor's quantizer is the same whichever layers are in float. Found once, and kept while
+        # layers are tried, it brought an export of MobileNetV3-large from 389 to 250 s.
         self._quantizers: dict[Method, dict[tuple[str, Kind], Quantizer]] = {m: {} for m in METHODS}
         self._made: dict[Candidate, TensorScales] = {}
         self._rounded: dict[Method, Mapping[str, torch.Tensor]] = {}
@@ -211,6 +213,7 @@ class Candidates:
             # What layers read is seen in the nearest ranges, once for all.
             nearest = self._look(plain, 1)[0].method
             for item in self._look(corrected or plain, POLICY.rounded):
+                # The first answer stays: with another, the same candidate would be made anew.
                 by = self._rounded_by.setdefault(item.method, nearest)
                 corrected.append(Candidate(item.method, corrected=biases, rounded_by=by))
         return corrected

@@ -120,7 +120,9 @@ def search_floats(
             for group in dict.fromkeys(groups):
                 if len(group) <= most - len(chosen):
                     tried[group] = evaluate({**chosen, **dict.fromkeys(group, _REASON)})
-            # In this order: where they are the same, nothing is added to a whole number of photos.
+            # The photos that rank groups flatter them. So the target rises by what they flattered
+            # the last state by. In this order: where both are the same photos, it rises by exactly
+            # nothing.
             best = _best(tried, search_target + (ranked.agreement - score.agreement))
             steps.append((best, 1.0 - tried[best].distance / max(score.distance, 1e-12)))
             chosen = {**chosen, **dict.fromkeys(best, _REASON)}
@@ -210,6 +212,7 @@ def _best(
     enough = [group for group in tried if tried[group].agreement >= search_target]
     fewest = min((len(group) for group in enough), default=0)
     left = [group for group in enough if len(group) == fewest] or list(tried)
+    # A further layer in a group has to take away a tenth of the distance, as a step has to.
     return min(left, key=lambda group: tried[group].distance / POLICY.idle ** len(group))
 
 

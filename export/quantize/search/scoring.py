@@ -96,6 +96,7 @@ class Scorer:
         gate's limit, unless `share` is.
         """
         count = len(self.acceptance.photos)
+        # A product of floats may lie just above a whole number: 0.55 * 100 is 55.00000000000001.
         least = math.ceil(min(share, self.gate_limit) * count - 1e-9)
         return max(round(share * count), least) / count
 
