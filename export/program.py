@@ -110,7 +110,8 @@ def _merge_branches(network: StudentNetwork) -> StudentNetwork:
     """The network, or a copy whose blocks of several branches are one layer each."""
     if not any(hasattr(module, name) for module in network.modules() for name in _MERGING):
         return network
-    # In float64: sums of branches are rounded once.
+    # A copy: the gates compare the file with the unmerged network. In float64: sums of branches are
+    # rounded once.
     merged = copy.deepcopy(network).double()
     reparameterize_model(merged, inplace=True)
     return merged.float()
@@ -158,6 +159,8 @@ def float_graph(program: ExportedProgram) -> fx.GraphModule:
     if not _make_pure(graph_module):
         graph_module = _plain_graph(program.run_decompositions({}))
     _remove_dropout(graph_module)
+    # Before batch norms: one that standardises a convolution's weights (NF-Nets) is in training
+    # mode, which `_fold_batch_norms` refuses. Computed here, it is gone.
     fold_constants(graph_module)
     _fold_batch_norms(graph_module)
     _keep_pooled_axes(graph_module)
@@ -525,6 +528,7 @@ def _fold_one(
     stem = str(weight_node.target).removesuffix(".weight").replace(".", "_")
     arguments = list(conv.args)
     arguments[1] = new_constant(graph_module, new_kernel, name=f"{stem}_weight", before=conv)
+    # A slice: without a bias there is no third argument to replace.
     arguments[2:3] = [new_constant(graph_module, shift.float(), name=f"{stem}_bias", before=conv)]
     conv.args = tuple(arguments)
     result.replace_all_uses_with(conv)

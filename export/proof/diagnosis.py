@@ -338,6 +338,7 @@ class _Replay(fx.Interpreter):
         stored = _round(source, float(low), float(high), self.levels)
         rounded = stored, _round_channels(weight)
         self.rounded[n.name] = n.target(*rounded, *others).numpy()
+        # Layers behind read what the model itself has here: none is blamed for this one.
         return torch.from_numpy(self.inside[n.name])
 
     def is_beyond_rounding(self, name: str) -> bool:

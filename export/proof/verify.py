@@ -139,7 +139,8 @@ class Evidence:
     @property
     def limits(self) -> gates.Limits:
         """What was demanded when it was exported; of a student from outside, what is now."""
-        # What is exported has no gates yet, and is judged to the photo.
+        # What is exported has no gates yet, and is judged to the photo. Another machine adds in
+        # another order, by which one photo may change its class.
         spare = 1 if self.manifest.gates else 0
         if self.against is not None:
             demanded = self.demanded or gates.Limits(parity=None)
@@ -238,6 +239,7 @@ def _demanded(
         )
     if min_agreement is not None and not 0 <= min_agreement <= 1:
         raise UsageError(f"--min-agreement is {min_agreement:g}; it is a share, from 0 to 1")
+    # Written so that NaN is refused.
     if max_drop is not None and not max_drop >= 0:
         raise UsageError(f"--max-drop is {max_drop:g}; it is points of accuracy, from 0 on")
     return gates.Limits(

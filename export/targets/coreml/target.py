@@ -452,6 +452,7 @@ def make_classifier(coremltools: Any, specification: Any, classes: tuple[str, ..
     kept = [each for each in description.output if each.name != _PROBABILITIES]
     del description.output[:]
     description.output.extend(kept)
+    # These types are empty messages: without this protobuf would not write them.
     description.output.add(name=LABEL).type.stringType.SetInParent()
     description.output.add(name=scores).type.dictionaryType.stringKeyType.SetInParent()
     description.predictedFeatureName = LABEL
@@ -502,6 +503,7 @@ def write_package(package: Path, specification: Any, *, weights: Path) -> None:
     """
     data = package / "Data" / "com.apple.CoreML"
     data.mkdir(parents=True)
+    # Protobuf writes maps in any order otherwise, and the same student gives the same bytes.
     (data / "model.mlmodel").write_bytes(specification.SerializeToString(deterministic=True))
     (data / "weights").mkdir()
     shutil.copyfile(weights / "weight.bin", data / "weights" / "weight.bin")

@@ -76,6 +76,7 @@ class ModelBuilder:
         value = np.ascontiguousarray(value)
         content = value.tobytes()
         key = (content, str(value.dtype), value.shape)
+        # Of integers with scales only the bytes are shared: they may stand for other numbers.
         if scales is None and key in self._known_constants:
             return self._known_constants[key]
         buffer = self._known_buffers.get(content)
@@ -410,6 +411,7 @@ class File:
         self.graph = self.model.subgraphs[0]
         self.tensors = self.graph.tensors
         codes = [
+            # A file from before the longer field has its number in the byte, and 0 in that field.
             names.get(max(code.builtinCode, code.deprecatedBuiltinCode), "?")
             for code in self.model.operatorCodes
         ]

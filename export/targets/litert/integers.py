@@ -221,7 +221,7 @@ class IntegerLowering(Lowering):
         reads = [self._read(each) for each in source.all_input_nodes]
         if kind == "concat":
             return self._concat(source, reads, scale, zero_point)
-        # A table reads real numbers; a sum takes two of the same factor.
+        # A table reads real numbers, and terms of a sum need one factor; those of a product do not.
         if kind == "sigmoid" or (kind == "add" and not _same_factor(reads)):
             reads = [self._without_factor(each) for each in reads]
         factor = math.prod(each.factor for each in reads) if kind == "mul" else reads[0].factor

@@ -307,6 +307,7 @@ class Lowering:
         full = [value for value in values if len(value.shape) == rank]
         if not full:
             return plain(rank)
+        # The larger side stays as it lies: moving the other costs less.
         return max(full, key=lambda value: (math.prod(value.shape), not value.is_plain)).order
 
     def operand(self, source: Any, shape: Sequence[int], order: tuple[int, ...]) -> int:
@@ -433,6 +434,7 @@ class Lowering:
         whole = dataclasses.replace(geometry, padding=before)
         if any(batch) or any(channels) or not whole.is_same(inner.shape[2:], result.shape[2:]):
             return source, geometry
+        # Its `PAD` goes when the file is finished, unless something else reads it as well.
         return inner, whole
 
     def padded(

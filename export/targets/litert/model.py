@@ -100,6 +100,7 @@ class LiteRTModel(Model):
         """Real numbers of tensors of the file, which a copy gives as further outputs."""
         copy = File(self.path.read_bytes())
         copy.graph.outputs = np.array(numbers, np.int32)
+        # They name outputs that the copy no longer has.
         copy.model.signatureDefs = []
         content = pack(copy.model)
         # With other outputs it needs other memory.
@@ -284,6 +285,7 @@ def _quiet_stderr() -> Iterator[Callable[[], str]]:
             return lines[-1] if lines else "it does not say why"
 
         try:
+            # The descriptor itself: C++ does not write by way of `sys.stderr`.
             os.dup2(file.fileno(), 2)
             yield said
         finally:
@@ -356,6 +358,8 @@ def _layer(
             for size, step, reach, apart in zip(
                 values.shape[:1:-1], stride[::-1], kernel.shape[:1:-1], dilation[::-1], strict=True
             ):
+                # As `ConvGeometry.is_same` has it. Axes are reversed, since `F.pad` takes the last
+                # one first.
                 total = max((-(-size // step) - 1) * step + (reach - 1) * apart + 1 - size, 0)
                 pads += [total // 2, total - total // 2]
             values = F.pad(values, pads)

@@ -55,6 +55,7 @@ def store_as_bytes(model: ModelProto, *, only_exact: bool = False) -> ModelProto
             helper.make_node("Cast", [names[0]], [names[2]], name=names[2], to=TensorProto.FLOAT),
             helper.make_node("Mul", [names[2], names[1]], [tensor.name], name=tensor.name),
         ]
+    # In front: ONNX wants a value's node before those that read it.
     nodes = [*unpacking, *graph.node]
     del graph.initializer[:], graph.node[:]
     graph.initializer.extend(kept)

@@ -102,6 +102,7 @@ def simulate_npu(
     """
     photos, answers = scratch / "photos.npy", scratch / "answers.npz"
     np.save(photos, pixels)
+    # -P: modules of this folder are not to stand in for those that the worker imports.
     command = [sys.executable, "-P", worker, model, photos, answers, str(_RUN_SECONDS)]
     try:
         done = subprocess.run(
@@ -137,6 +138,7 @@ def compare(found: Outputs, reference: Outputs, *, required: float) -> tuple[lis
     problems = []
     cosine = float(cosines(found["embedding"], reference["embedding"]).mean())
     numbers = f"mean cosine to the float student {cosine:.4f}"
+    # Written so that NaN fails.
     if not cosine >= MIN_COSINE:
         problems.append(f"{numbers}, limit {MIN_COSINE:g}")
     if "logits" in reference:

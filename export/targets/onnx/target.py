@@ -415,6 +415,7 @@ def add_outputs(model: ModelProto, request: WriteRequest) -> None:
         return
     graph, make = model.graph, onnx.helper.make_node
     names = {name for each in request.added for name in each.outputs}
+    # The best classes need the softmax also where nobody asked for it as an output.
     shares = PROBABILITIES if PROBABILITIES in names else f"{PROBABILITIES}_of_logits"
     graph.node.append(make("Softmax", ["logits"], [shares], name="softmax", axis=1))
     for each in request.added:

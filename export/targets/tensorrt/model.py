@@ -104,6 +104,8 @@ class TensorRTModel(OnnxModel):
                 [
                     helper.make_node("Abs", [name], [f"{name}_abs"]),
                     helper.make_node("ReduceMax", [f"{name}_abs"], [f"{name}_max"], keepdims=0),
+                    # `run_photos` joins the pieces of a batch, which it cannot do with numbers of
+                    # no dimension.
                     helper.make_node("Reshape", [f"{name}_max", "_one"], [f"{name}_largest"]),
                 ]
             )
@@ -127,6 +129,7 @@ class TensorRTModel(OnnxModel):
             return
         makers = {name: node for node in self.graph.graph.node for name in node.output}
         for name, largest in self.largest_values(pixels).items():
+            # Written so that NaN is found as well.
             if not largest <= LARGEST:
                 yield Finding(
                     name,

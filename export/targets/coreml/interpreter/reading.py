@@ -270,6 +270,7 @@ def _unpack(raw: bytes, declared: TensorType) -> NDArray[np.generic]:
         return np.frombuffer(raw, dtype).reshape(shape)
     unpacked = unpack_bits(np.frombuffer(raw, np.uint8), bits=bits, count=int(np.prod(shape)))
     if declared.dtype.startswith("int"):
+        # Extends the sign: with the top bit flipped, a number is too large by just that bit.
         unpacked = ((unpacked.astype(np.int16) ^ (1 << (bits - 1))) - (1 << (bits - 1))).astype(
             dtype
         )

@@ -87,6 +87,7 @@ def avg_pool(
     kernel, step, pads = _pool_frame(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
     pool = _AVERAGE_POOLS[x.ndim - 2]
     total = pool(padded(x, pads), kernel, step)
+    # Pooled by the same windows, ones give the share of each window that counts.
     counted = torch.ones([1, 1, *x.shape[2:]], dtype=x.dtype)
     if not flag(exclude_padding_from_average):
         _, _, own = _pool_frame(x, kernel_sizes, strides, pad_type, pad, None)

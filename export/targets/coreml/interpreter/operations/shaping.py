@@ -100,6 +100,7 @@ def slice_by_index(
     )
     for axis, (start, stop, step, open_start, open_stop, single) in enumerate(frame):
         if single:
+            # `or None`: of the last element, -1, the end would be 0, and nothing would be taken.
             positions = range(x.shape[axis])[start : start + 1 or None]
         else:
             bounds = slice(None if open_start else start, None if open_stop else stop, step)
