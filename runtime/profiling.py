@@ -245,6 +245,7 @@ def _kept(
         if path is None:
             continue
         kind = type(error) if isinstance(error, EdgeseedError) else WorkError
+        # `LostAfterMeasuringError` cannot be made of a message alone.
         if isinstance(error, LostAfterMeasuringError | GateError):
             kind = WorkError
         named = [] if device_profile is None else ["--profile", device_profile]
@@ -334,6 +335,7 @@ def _trust_no_limit_of_the_file(
                 f"{what}: it checked an output {name!r}, and the bundle has {', '.join(known)}"
             )
     for name, error in errors.items():
+        # Written so that NaN fails.
         if not error <= limit:
             raise ArtifactError(
                 f"{what}: it timed a model whose golden {name} is off by {error:.3g} (limit "

@@ -156,6 +156,7 @@ def _do(work: Path) -> None:
             _run_photos(engine, work / job_file.PHOTOS, result / job_file.OUTPUTS)
     finally:
         engine.close()
+    # Last, in a session that is opened for it: the engine's profiling is in no sample.
     measurement = _with_layers(measurement, plugin, bundle / job.model, feeds, job)
     _write_json(result / job_file.MEASUREMENT, measurement.to_dict())
     _say("done")
@@ -327,6 +328,7 @@ def _time(engine: Engine, feeds: Tensors, job: job_file.Job) -> _TimedRuns:
         on_warm=lambda: _say("stage", name="measure"),
         on_progress=on_progress,
     )
+    # Before the sensors are read: the host holds the span of the timed runs to its own clock.
     _say("stage", name="timed")
     timed.end(timings)
     return timed

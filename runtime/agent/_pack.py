@@ -61,6 +61,7 @@ from edgeseed.runtime.agent.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
 """The archive's `__main__.py`; the agent itself is imported once it can run."""
+# The first day that a zip can name: entries with today's would make other bytes tomorrow.
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 

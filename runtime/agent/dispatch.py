@@ -201,6 +201,7 @@ def raise_if_failed(device: RunsAgents, ended: Ended, error: dict[str, str] | No
     if ended.exit_code == 0:
         return
     last = ended.stderr.strip().rpartition("\n")[2] or "it wrote nothing to stderr"
+    # Of a process that a signal ended, Python gives minus its number, a shell 128 and it.
     number = -ended.exit_code if ended.exit_code < 0 else ended.exit_code - SIGNALLED
     if number in {sign.value for sign in signal.Signals}:
         name = signal.Signals(number).name

@@ -246,6 +246,7 @@ class AdbDevice(Device):
     def _run_app(self, adb: Adb, bundle: Bundle, job: Job) -> Observation:
         component = str(self._address.app)
         package, _, activity = component.partition("/")
+        # Of edgeseed.NAME.BenchmarkActivity: the module's benchmark writes to files/NAME.
         folder = activity.rsplit(".", 2)[-2] if activity.count(".") >= 1 else package
         adb.must(
             "shell",
