@@ -273,12 +273,15 @@ def uniforms(*key: int | npt.NDArray[np.int64], count: int) -> Floats:
             state = _mix(state + np.atleast_1d(np.asarray(part)).astype(np.uint64) + _GOLDEN)
         steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
         bits = _mix(state[:, None] + steps)
+    # 53 bits are what a double holds.
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 # --------------------------------------------------------------------------- geometry
 
 _CROP_ATTEMPTS = 10
+# Two for each try of a crop; then place (2), flip, jitter, colours (4), grey, blur (2), solarize. A
+# further draw goes to the end: the others keep their numbers, and old seeds their views.
 _NUM_DRAWS = 2 * _CROP_ATTEMPTS + 12
 
 
@@ -333,6 +336,8 @@ def _crop_shares(crop: Crop, numbers: Floats, shapes: Floats) -> tuple[Floats, F
     least, most = (ratio * crop.aspect for ratio in crop.ratio)
     low, high = math.log(least), math.log(most)
     ratio = np.exp(low + (high - low) * numbers[:, 1::2])
+    # As shares of the photo's sides, so that width * height = area, width / height * aspect =
+    # ratio.
     widths, heights = np.sqrt(area * ratio / aspect), np.sqrt(area * aspect / ratio)
     fits = (widths <= 1) & (heights <= 1)
     first = fits.argmax(axis=1)
@@ -472,6 +477,7 @@ class Augmenter:
             draws = uniforms(self.seed, period, number, indices, count=_NUM_DRAWS)
             views.append(self._view(crop, canvases, draws, shapes.astype(np.float64)))
         if self.plan.mixup:
+            # -1 is the number of no view, so that no crop draws the same.
             share = float(uniforms(self.seed, period, -1, step, count=1)[0, 0])
             views = [torch.lerp(view.flip(0), view, share) for view in views]
         return tuple(view.contiguous(memory_format=self._layout) for view in views)

@@ -83,6 +83,7 @@ def multi_crop_plan(config: DinoConfig, image_size: int) -> ViewPlan:
     # As for the other methods' views: below 64 pixels the blur is narrower than a pixel.
     blurs = 1.0 if image_size >= _SMALL else 0.0
     large: dict[str, Any] = {"size": image_size, "scale": config.global_scale, **common}
+    # `blur_sigma` is of a view of 224 and shrinks with the size; DINO's blur does not.
     widen = REFERENCE_SIZE / _LOCAL_SIZE
     small = Crop(
         size=local_size(config, image_size), scale=config.local_scale, blur=0.5 * blurs,
@@ -176,6 +177,7 @@ class DinoHead(nn.Module):
             nn.Linear,
             parametrizations.weight_norm(nn.Linear(bottleneck, num_prototypes, bias=False)),
         )
+        # Weight norm keeps lengths in `original0`, directions in `original1`.
         gain = cast(Any, self.last_layer).parametrizations.weight.original0
         nn.init.ones_(gain)
         gain.requires_grad_(config.learns_gain)

@@ -204,6 +204,7 @@ class ContrastMemory(nn.Module):
             self.register_buffer(name, rows)
         # Z_S and Z_T; 0 until the first batch. What a resumed run loads is as fixed as its own.
         self.register_buffer("normalizers", torch.zeros(2))
+        # A flag of Python's: to look into the buffer at each step would wait for the GPU.
         self._is_fixed = False
 
     @in_full_precision

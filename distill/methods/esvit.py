@@ -199,6 +199,7 @@ class Esvit(Method[EsvitConfig]):
         if progress.epoch < self.config.freeze_epochs:
             for head in self._heads():
                 for parameter in head.last_layer.parameters():
+                    # None, not zero: the optimizer passes over it, and its weight decay as well.
                     parameter.grad = None
 
     @torch.no_grad()

@@ -114,6 +114,7 @@ class TeacherCache:
         unknown = ~_is_whole(array[replayed.number, photos])
         rows = np.empty((int(unknown.sum()), values.shape[1] + 1), np.float32)
         rows[:, :-1] = values[unknown]
+        # As bits, and compared as bits: taken for a float it may be NaN, which equals nothing.
         rows.view(np.uint32)[:, -1] = _checksums(rows)
         array[replayed.number, photos[unknown]] = rows
 

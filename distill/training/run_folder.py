@@ -98,6 +98,7 @@ class RunFolder:
             say(f"{self.path}: a run that had saved nothing is begun anew")
             for name in _WORTHLESS:
                 _remove(self.path / name)
+        # First: by this file `check_free` knows a run that ended before it had saved anything.
         write_json(self.path / INPUTS, inputs)
         write_toml(self.path / CONFIG, config)
 

@@ -134,6 +134,7 @@ class RunningJob:
             prefers_channels_last(device, self.image_size) if wanted is None else wanted
         )
         self.plan = self._make_plan()
+        # With rounds the source repeats the photos; records and messages are of the set itself.
         self.photos = self.plan.source.photos if job.rounds is None else job.photos
         self._inputs = self._describe_inputs()
         self._caches: dict[str, TeacherCache] = {}
@@ -196,6 +197,8 @@ class RunningJob:
         if has_state:
             trainer.load_state_dict(self._reader.load_state())
         if self.folder is not None:
+            # Also without a state: the attempt before may have written records, and a step would be
+            # there twice.
             self.folder.forget_after(trainer.step)
         if not has_state:
             return
@@ -326,6 +329,7 @@ class RunningJob:
         folder = None
         if isinstance(run, RunSettings) and run.teacher_cache is not None:
             folder = Path(run.teacher_cache)
+            # One folder holds the answers of one teacher, and refuses those of another.
             folder = folder if role == "teacher" else folder / role
             open_cache_folder(
                 folder,

@@ -210,6 +210,7 @@ class Trainer:
             views=views,
             indices=send(indices, plan.device),
             labels=labels,
+            # All 53 random bits of a uniform number, as a whole one.
             generator=torch.Generator().manual_seed(int(key * 2**53)),
             replayed=(ReplayedViews(period, photos.indices) if plan.augmenter.replays else None),
         )
