@@ -220,6 +220,7 @@ def neighbour_overlap(embedding: NDArray[Any], reference: NDArray[Any]) -> float
         index, queries = _unit(reference[pool]), _unit(embedding[pool])
         count = min(NEIGHBOURS, max(1, len(index) // 4))
         found, truth = _nearest(queries, index, count), _nearest(index, index, count)
+        # Not `strict`, which Python 3.8 does not have.
         shares += [len(set(a).intersection(b)) / count for a, b in zip(found, truth)]  # noqa: B905
     return float(np.mean(shares))
 

@@ -196,6 +196,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             _sync(temporary)
             temporary.replace(path)
             if os.name == "posix":
+                # Until its folder is synced, too, a loss of power may take the new name back.
                 _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)

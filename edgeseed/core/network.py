@@ -116,6 +116,7 @@ class ProjectedTrunk(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            # By way of `super()`: while there is no trunk, `self.trunk` would come here again.
             return getattr(super().__getattr__("trunk"), name)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -354,6 +354,7 @@ def load_into_timm(
             )  # fmt: skip
     except (RuntimeError, KeyError, AttributeError) as error:
         raise describe_misfit(RuntimeError(str(error)), path=path, name=name) from error
+    # timm keeps what it was given, here all weights once more, in the network's configuration.
     cast(Any, network).pretrained_cfg.pop("state_dict", None)
     check_all_used(network, weights, path=path, name=name)
     return network

@@ -86,4 +86,5 @@ def _is_left(folder: Path) -> bool:
         owner = int((folder / OWNER).read_text())
     except (OSError, ValueError):
         return time.time() - folder.stat().st_mtime > _UNOWNED_SECONDS
+    # A name of another machine: numbers of processes mean something else there.
     return named is None and not is_running(owner)
