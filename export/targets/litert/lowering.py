@@ -463,7 +463,18 @@ class Lowering:
             if len(pads) == len(NHWC):
                 self._zeros_around[result.index] = (source, tuple(pads))
             return self.emit("PAD", inputs, result, options="PadOptions")
-        return self.emit("PADV2", [*inputs, self.number(fill)], result, options="PadV2Options")
+        return self.emit(
+            "PADV2", [*inputs, self._fill(source, fill)], result, options="PadV2Options"
+        )
+
+    def _fill(self, source: Value, fill: float) -> int:
+        """A constant of one number as `source` stores it, or the nearest that it can store."""
+        if source.scales is None:
+            return self.number(fill)
+        ends = np.iinfo(source.dtype)
+        integer = round(fill / float(source.scales.scale[0])) + int(source.scales.zero_point[0])
+        stored = np.array(min(max(integer, ends.min), ends.max), source.dtype)
+        return self.builder.constant("number", stored, scales=source.scales)
 
 
 def _take_einsum_apart(graph_module: fx.GraphModule) -> None:
@@ -1083,8 +1094,7 @@ def max_pool(lowering: Lowering, node: fx.Node, value: Value, result: Value) -> 
         own = padding.SAME  # it leaves out what is beyond the border
     elif any(map(any, pads)):
         # Zeros are no less than what a ReLU gives, and never win against it.
-        is_positive = _gives_no_negatives(input_of(node)) or value.dtype != "float32"
-        fill = 0.0 if is_positive else _LOWEST
+        fill = 0.0 if _gives_no_negatives(node, value) else _LOWEST
         value = lowering.pad(node, value, [(0, 0), (0, 0), *pads], fill=fill)
     return lowering.emit(
         "MAX_POOL_2D", [value.index], result, options="Pool2DOptions", padding=own,
@@ -1093,8 +1103,11 @@ def max_pool(lowering: Lowering, node: fx.Node, value: Value, result: Value) -> 
     )  # fmt: skip
 
 
-def _gives_no_negatives(node: fx.Node) -> bool:
-    return node.target in (_aten.relu.default, _aten.relu6.default)
+def _gives_no_negatives(node: fx.Node, value: Value) -> bool:
+    """Whether what a pooling reads is nowhere below zero."""
+    if value.scales is not None:  # then its lowest integer stands for zero
+        return int(value.scales.zero_point[0]) <= np.iinfo(value.dtype).min
+    return input_of(node).target in (_aten.relu.default, _aten.relu6.default)
 
 
 def _softmax(lowering: Lowering, node: fx.Node) -> Value:

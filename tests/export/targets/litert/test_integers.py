@@ -8,7 +8,8 @@ import pytest
 import torch
 from support.export import CLASSES, lively, tinted_photo, tiny_preprocess, tiny_student
 from support.litert import kinds, quantized, spec_of, write_program
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.nn import functional
 
 from edgeseed.core.agreement import relative_error
 from edgeseed.core.errors import WorkError
@@ -121,6 +122,35 @@ def test_a_layer_of_zeros_runs(tmp_path: Path, pixels: Any) -> None:
     wanted = simulate_integers(program, pixels[:4], batch=1).outputs
     for output, values in wanted.items():
         assert relative_error(found[output], values) < 0.05, output
+
+
+class PoolOfNegatives(nn.Module):
+    """A max pooling of what SiLU gives, with rows of its own on both sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 2
+        self.layer = nn.Conv2d(3, 2, 1)
+        with torch.no_grad():
+            self.layer.weight.mul_(0.1)
+            self.layer.bias.copy_(torch.tensor([-1.5, 1.0]))  # the first is below zero everywhere
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = functional.silu(self.layer(images))
+        return functional.max_pool2d(values, 3, stride=2, padding=1).mean((2, 3))
+
+
+def test_what_lies_around_a_max_pooling_never_wins(tmp_path: Path, pixels: Any) -> None:
+    # Zeros won against negative integers at the border.
+    torch.manual_seed(0)
+    network = StudentNetwork(PoolOfNegatives(), num_classes=len(CLASSES)).eval()
+    program = quantized(network, pixels[:8])
+    path = write_program(program, spec_of(network, "net"), tmp_path, "int8")
+    found = LiteRTModel(path, precision="int8", quantization=None).infer(pixels[:8])["embedding"]
+    wanted = simulate_integers(program, pixels[:8], batch=1).outputs["embedding"]
+    assert wanted[:, 0].max() < 0
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+    assert kinds(path)["PADV2"] == 1
 
 
 def test_a_layer_whose_sums_are_far_coarser_than_its_result_is_named() -> None:
