@@ -98,6 +98,21 @@ class Crop:
         """Width of the view over its height."""
         return self.shape[1] / self.size
 
+    def in_shape_of(self, height: int, width: int) -> "Crop":
+        """This crop in the shape of an input; a smaller one is whole patches wide if so high.
+
+        Args:
+            height: Of the input, in pixels.
+            width: Of the input, in pixels.
+        """
+        if width == height:
+            return self
+        if self.size == height:
+            return dataclasses.replace(self, width=width)
+        step = 16 if self.size % 16 == 0 else 8
+        near = step * round(self.size * width / height / step)
+        return dataclasses.replace(self, width=max(step, near))
+
 
 def moco_crop(size: int, *, min_scale: float = 0.2) -> Crop:
     """MoCo v2's view (arXiv 2003.04297), and SEED's: jitter .4/.4/.4/.1, grey .2, blur .5."""

@@ -118,19 +118,22 @@ def check_crops(student: Student, config: DinoConfig, *, needs_map: bool) -> Non
     Raises:
         ConfigError: If it cannot see crops of a size, or has no map.
     """
-    image_size = student.preprocess.image_size
+    size = student.preprocess.size
     name = f"student {student.architecture.name}"
-    sizes = {image_size: "--image-size N"}
-    if config.num_local:
-        sizes.setdefault(local_size(config, image_size), "--set local_size=N")
-    for size, setting in sizes.items():
+    large, *small = multi_crop_plan(config, size[0]).crops
+    settings = {large.in_shape_of(*size).shape: "--image-size N"}
+    for crop in small:
+        settings.setdefault(crop.in_shape_of(*size).shape, "--set local_size=N")
+    for shape, setting in settings.items():
         try:
-            check_image_size(name, student.network.backbone, size)
-            has_map = _gives_map(student, size)
+            for side in shape:
+                check_image_size(name, student.network.backbone, side)
+            has_map = _gives_map(student, shape)
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
+            shown = str(shape[0]) if shape[0] == shape[1] else f"{shape[0]}x{shape[1]}"
             raise ConfigError(
-                f"{name} cannot see crops of {size} px ({reason}); give another size: {setting}"
+                f"{name} cannot see crops of {shown} px ({reason}); give another size: {setting}"
             ) from error
         if needs_map and not has_map:
             raise ConfigError(
@@ -139,9 +142,9 @@ def check_crops(student: Student, config: DinoConfig, *, needs_map: bool) -> Non
 
 
 @torch.no_grad()
-def _gives_map(student: Student, size: int) -> bool:
+def _gives_map(student: Student, shape: tuple[int, int]) -> bool:
     training = student.training
-    pixels = torch.zeros(1, 3, size, size, device=student.input.mean.device)
+    pixels = torch.zeros(1, student.input.channels, *shape, device=student.input.mean.device)
     try:
         return extract(student.eval().network.backbone, student.input(pixels)).map is not None
     finally:
@@ -199,10 +202,12 @@ class CropOutputs(NamedTuple):
     Attributes:
         embedding: (V B, D), view after view.
         regions: (B, V, R, D') one row a place of the map; None where not asked for.
+        map_size: Height and width of that map, R = h w.
     """
 
     embedding: Tensor
     regions: Tensor | None
+    map_size: tuple[int, int] | None = None
 
 
 def embed_views(network: Student, views: Sequence[Tensor], *, with_regions: bool) -> CropOutputs:
@@ -217,7 +222,8 @@ def embed_views(network: Student, views: Sequence[Tensor], *, with_regions: bool
     if not with_regions:
         return CropOutputs(network(pixels).embedding, None)
     embedding, maps = network.embed_with_map(pixels)
-    return CropOutputs(embedding, to_regions(maps, num_views=len(views)))
+    size = (maps.shape[2], maps.shape[3])
+    return CropOutputs(embedding, to_regions(maps, num_views=len(views)), size)
 
 
 def to_regions(maps: Tensor, *, num_views: int) -> Tensor:

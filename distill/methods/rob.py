@@ -25,7 +25,6 @@ the teacher's map is brought to the student's grid. Crops are DINO's, which have
 change of saturation. The rate is theirs for 1024 photos, scaled to 256.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +39,7 @@ from edgeseed.distill.method import Batch, Method, MethodInputs, Progress, Requi
 from edgeseed.distill.methods._dino import (
     NUM_GLOBAL,
     Center,
+    CropOutputs,
     DinoConfig,
     DinoHead,
     by_size,
@@ -136,8 +136,7 @@ class Rob(Method[RobConfig]):
         logs = {"view_loss": loss.detach(), "agreement": _agreement(student_scores, target)}
         self._waiting = (scores, None)
         if maps is not None:
-            assert student[0].regions is not None
-            region_loss, region_floor, region_scores = self._regions(student[0].regions, maps)
+            region_loss, region_floor, region_scores = self._regions(student[0], maps)
             self._waiting = (scores, region_scores)
             loss = (1 - self.region_weight) * loss + self.region_weight * region_loss
             floor = (1 - self.region_weight) * floor + self.region_weight * region_floor
@@ -152,23 +151,22 @@ class Rob(Method[RobConfig]):
         output = self.teacher.answer(torch.cat(batch.views[:NUM_GLOBAL]))
         return output.embedding, output.features
 
-    def _regions(self, student: Tensor, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _regions(self, student: CropOutputs, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss and floor of the large crops' places, and the teacher's scores of them.
 
         Args:
-            student: (B, 2, R, D) the student's features.
+            student: Its features of the large crops.
             maps: (2 B, D', h, w) the teacher's.
         """
-        places = student.shape[2]
-        # A square crop has a square map.
-        side = math.isqrt(places)
-        maps = F.interpolate(maps, (side, side), mode="bilinear", antialias=True)
+        assert student.regions is not None
+        places = student.regions.shape[2]
+        maps = F.interpolate(maps, student.map_size, mode="bilinear", antialias=True)
         rows = to_regions(maps, num_views=NUM_GLOBAL)
         scores = self.teacher.project(rows.flatten(0, 2), "region").unflatten(0, rows.shape[:3])
         target = self.region_center(scores, tau=self.config.tau_teacher)
-        (student_scores,) = score_regions(self.region, [student])
+        (student_scores,) = score_regions(self.region, [student.regions])
         same_place = torch.arange(places, device=rows.device)[:, None]
-        match = same_place.expand(*student.shape[:3], NUM_GLOBAL)
+        match = same_place.expand(*student.regions.shape[:3], NUM_GLOBAL)
         losses = region_cross_entropies(student_scores, target, match, tau=self.config.tau_student)
         return losses.diagonal().mean(), region_entropies(target, match).diagonal().mean(), scores
 

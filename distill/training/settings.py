@@ -11,7 +11,7 @@ from edgeseed.core.console import note
 from edgeseed.core.errors import ConfigError
 from edgeseed.core.pretrained import is_trained
 from edgeseed.core.registry import unknown_name
-from edgeseed.distill.data.views import Crop, ViewPlan, ViewSettings
+from edgeseed.distill.data.views import ViewPlan, ViewSettings
 from edgeseed.distill.method import Method
 from edgeseed.distill.training.options import ALL_LABELS, Activation, Precision, UserSettings
 from edgeseed.distill.training.recipe import Recipe
@@ -282,21 +282,11 @@ def make_views(method: type[Method[Any]], settings: Settings, *, size: tuple[int
     height, width = size
     try:
         plan = settings.views.apply(method.views(settings.method, height))
-        if width == height:
-            return plan
-        return replace(plan, crops=tuple(_shaped(crop, height, width) for crop in plan.crops))
+        return replace(plan, crops=tuple(crop.in_shape_of(height, width) for crop in plan.crops))
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"the views: {error}") from error
-
-
-def _shaped(crop: Crop, height: int, width: int) -> Crop:
-    """A crop of the student's shape; a smaller one is whole patches wide where it is so high."""
-    if crop.size == height:
-        return replace(crop, width=width)
-    step = 16 if crop.size % 16 == 0 else 8
-    return replace(crop, width=max(step, step * round(crop.size * width / height / step)))
 
 
 def is_given(

@@ -140,8 +140,7 @@ def tiny_batch(
     indices = torch.arange(batch_size)
     return Batch(
         views=tuple(
-            torch.rand(batch_size, 3, crop.size, crop.size, generator=generator)
-            for crop in plan.crops
+            torch.rand(batch_size, 3, *crop.shape, generator=generator) for crop in plan.crops
         ),
         indices=indices,
         labels=indices % len(CLASSES) if labels else None,

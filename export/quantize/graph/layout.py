@@ -7,7 +7,7 @@ their inputs: an addition of two float tensors gains nothing from being quantize
 import dataclasses
 import enum
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -166,6 +166,9 @@ def _mean(node: fx.Node) -> Operator | None:
     axes = node.args[1]
     value = node.meta.get("val")
     if not isinstance(axes, list | tuple) or getattr(value, "dim", lambda: 0)() == 0:
+        return None
+    source = cast(fx.Node, node.args[0]).meta.get("val")
+    if getattr(source, "dim", lambda: 0)() != 4:
         return None
     # Axes may be counted from the end.
     return "pool" if sorted(int(str(axis)) % 4 for axis in axes) == [2, 3] else None

@@ -293,9 +293,9 @@ def convert_program(
             raise_shortage(error, _CONVERTING)
             exported = _convert_or_say_why(known, output_names, opset)
     model = exported.model_proto
+    _use_global_pooling(model)
     _strip_traces(model)
     _name_batch(model)
-    _use_global_pooling(model)
     clip_bytes(model)
     model.ir_version = _IR_OF_OPSET[opset]
     return model
@@ -470,10 +470,16 @@ def _strip_traces(model: ModelProto) -> None:
 
 
 def _use_global_pooling(model: ModelProto) -> None:
-    """`ReduceMean` over height and width -> `GlobalAveragePool`, which has an integer kernel."""
+    """`ReduceMean` over height and width -> `GlobalAveragePool`, which has an integer kernel.
+
+    The ranks are read from the model, before `_strip_traces` takes them away.
+    """
     constants = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    values = (*model.graph.value_info, *model.graph.input)
+    ranks = {item.name: len(item.type.tensor_type.shape.dim) for item in values}
     for node in model.graph.node:
-        if node.op_type != "ReduceMean" or len(node.input) < 2:
+        # With five dimensions it would pool one more, with three one less.
+        if node.op_type != "ReduceMean" or len(node.input) < 2 or ranks.get(node.input[0]) != 4:
             continue
         axes = constants.get(node.input[1])
         # ONNX keeps the dimensions where the attribute is not written.

@@ -7,10 +7,13 @@ import pytest
 import timm
 import torch
 from support.distill import tiny_student
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeseed.core.errors import ConfigError
+from edgeseed.core.network import StudentNetwork
+from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.student import Architecture
 from edgeseed.distill.losses import entropy
 from edgeseed.distill.methods import _dino
 from edgeseed.distill.methods._dino import (
@@ -34,6 +37,8 @@ from edgeseed.distill.methods._dino import (
 )
 from edgeseed.distill.methods.esvit import other_views
 from edgeseed.distill.networks.features import Features as TrunkFeatures
+from edgeseed.distill.networks.features import extract
+from edgeseed.distill.networks.frozen import Student
 from edgeseed.distill.teachers.heads import dino_head_from_weights
 
 Rows = list[list[float]]
@@ -408,6 +413,35 @@ def test_crops_that_do_not_fit_a_transformers_patches_name_the_setting() -> None
     with pytest.raises(ConfigError, match=r"crops of 24 px.*16 or 32.*--set local_size=N"):
         check_crops(student, DinoConfig(local_size=24), needs_map=True)
     check_crops(student, DinoConfig(local_size=24, num_local=0), needs_map=True)
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "wanted"),
+    [(4, None, [(4, 32, 32), (4, 16, 16)]), (3, 48, [(3, 32, 48), (3, 16, 32)])],
+    ids=["four channels", "wide"],
+)
+def test_crops_are_tried_with_the_channels_and_the_shape_of_the_student(
+    channels: int, width: int | None, wanted: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Squares of three channels were tried, and a student of four was refused.
+    shapes = []
+
+    def look(network: nn.Module, images: Tensor) -> TrunkFeatures:
+        shapes.append(tuple(images.shape[1:]))
+        return extract(network, images)
+
+    monkeypatch.setattr(_dino, "extract", look)
+    preprocess = Preprocess(
+        image_size=32, resize=32, width=width,
+        mean=(0.5,) * channels, std=(0.5,) * channels,
+    )  # fmt: skip
+    network = timm.create_model("test_efficientnet", num_classes=0, in_chans=channels)
+    student = Student(
+        StudentNetwork(network), architecture=Architecture(name="test_efficientnet"),
+        preprocess=preprocess, classes=None,
+    )  # fmt: skip
+    check_crops(student, DinoConfig(), needs_map=True)
+    assert shapes == wanted
 
 
 def test_network_of_one_size_is_told_before_training() -> None:

@@ -133,7 +133,8 @@ class PoolOfNegatives(nn.Module):
         self.layer = nn.Conv2d(3, 2, 1)
         with torch.no_grad():
             self.layer.weight.mul_(0.1)
-            self.layer.bias.copy_(torch.tensor([-1.5, 1.0]))  # the first is below zero everywhere
+        # The first is below zero everywhere.
+        self.layer.bias = nn.Parameter(torch.tensor([-1.5, 1.0]))
 
     def forward(self, images: Tensor) -> Tensor:
         values = functional.silu(self.layer(images))

@@ -9,16 +9,18 @@ import onnxruntime
 import pytest
 import torch
 from support.export import tiny_preprocess, tiny_student
+from torch import Tensor, nn
 
 from edgeseed.core.agreement import relative_error
 from edgeseed.core.bundle import read_bundle
 from edgeseed.core.errors import UsageError, WorkError
 from edgeseed.core.network import StudentNetwork
 from edgeseed.export import export
-from edgeseed.export.program import build_program, example_input, trace
+from edgeseed.export.program import build_program, example_input, float_graph, trace
 from edgeseed.export.proof.gates import FLOAT16_MOST, float16_limit
 from edgeseed.export.proof.reference import reference_outputs, rounded_draws
 from edgeseed.export.proof.verify import gather
+from edgeseed.export.quantize.graph.layout import operator_of
 from edgeseed.export.quantize.scales import ops
 from edgeseed.export.targets.onnx import target as onnx_target
 from edgeseed.export.targets.onnx.model import OnnxModel, optimised_graph
@@ -320,3 +322,35 @@ def test_a_pooling_beside_batch_norms_that_stay_is_one_operator(
     found = run(model, {"image": pixels[:2].astype(np.float32)})
     for value, wanted in zip(found, (truth["embedding"], truth["logits"]), strict=True):
         assert relative_error(value, wanted) < 1e-5
+
+
+class MeanOfOtherAxes(nn.Module):
+    """A mean over axes 2 and 3 of five dimensions, and over the last two of three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 24
+        self.layer = nn.Conv2d(3, 24, 3, stride=2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = torch.relu(self.layer(images))
+        five: Tensor = values.unflatten(1, (6, 4)).transpose(2, 4).mean((2, 3), keepdim=True)
+        three = values.flatten(2).mean((-2, -1), keepdim=True)
+        return five.flatten(1) + three.flatten(1)
+
+
+def test_a_mean_over_other_axes_than_height_and_width_is_no_global_pooling(
+    pixels: npt.NDArray[np.uint8],
+) -> None:
+    torch.manual_seed(0)
+    network = StudentNetwork(MeanOfOtherAxes(), num_classes=None).eval()
+    program = build_program(network, tiny_preprocess())
+    model = convert_program(program, output_names=("embedding",), opset=18)
+    assert "GlobalAveragePool" not in {node.op_type for node in model.graph.node}
+    (found,) = run(model, {"image": pixels[:2].astype(np.float32)})
+    wanted = reference_outputs(network, tiny_preprocess(), pixels[:2])["embedding"]
+    assert relative_error(found, wanted) < 1e-5
+    graph = float_graph(program).graph
+    means = [node for node in graph.nodes if node.target is torch.ops.aten.mean.dim]
+    assert len(means) == 2
+    assert [operator_of(node) for node in means] == [None, None]
