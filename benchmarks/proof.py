@@ -110,7 +110,7 @@ PRESETS = {
         esvit_settings=_SMALL_ESVIT,
         peer="resnet10t",
         epochs=4,
-        own_epochs={"regress-long": 8, "ssl-teacher": 20, "classifier-teacher": 2},
+        own_epochs={"regress-long": 8, "ssl-teacher": 10, "classifier-teacher": 2},
     ),
     # Within twelve minutes of one H100-class GPU. Not run on a GPU.
     "gpu": Preset(
@@ -156,9 +156,9 @@ class Cell:
     Attributes:
         group: What it is, whatever the seed.
         seed: Of all that is drawn.
-        command: What makes it: a command of edgeseed, nothing (`given` weights, or no network),
-            only the drawing of its initial weights (`untrained`), the way from another cell's
-            network to int8 (`ship`), or a measurement of another cell's network (`transfer`).
+        command: What makes it: a command of edgeseed, or one of these. `given`: nothing, the
+            weights are there. `untrained`: its initial weights are drawn. `ship`: another cell's
+            network is exported to int8. `transfer`: another cell's network is only measured.
         words: Arguments of the command. `@CELL` stands for the student file of that cell.
         student: The network that is measured.
         has_classifier: Whether the network comes with a classifier, whose accuracy is measured too.
@@ -748,10 +748,13 @@ def read_curve(folder: Path, batch_size: int) -> list[dict[str, float]]:
 
 
 def read_records(out: Path) -> list[dict[str, Any]]:
-    """The finished cells."""
+    """The finished cells. Of one that two calls finished at the same time, the first record."""
     path = out / "cells.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    found: dict[str, dict[str, Any]] = {}
+    for record in map(json.loads, lines):
+        found.setdefault(record["cell"], record)
+    return list(found.values())
 
 
 def prepare_teacher(out: Path) -> None:

@@ -2,8 +2,11 @@
 
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
+
+import edgeseed
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
@@ -29,5 +32,6 @@ def test_a_usage_error_keeps_its_exit_code(
 
 
 def test_an_import_of_it_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    runpy.run_module("edgeseed.__main__", run_name="edgeseed.__main__")
+    main = Path(edgeseed.__file__).with_name("__main__.py")
+    runpy.run_path(str(main), run_name="edgeseed.__main__")
     assert capsys.readouterr().out == ""

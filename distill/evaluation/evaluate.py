@@ -140,7 +140,7 @@ def evaluate(
     save_classifier: str | Path | None = None,
     save_metrics: bool = False,
     baseline: BaselineName | None = None,
-    baseline_seeds: int = 3,
+    baseline_seeds: int | None = None,
 ) -> EvaluationResult:
     """Measures how good a network's frozen features are.
 
@@ -169,7 +169,7 @@ def evaluate(
         baseline: Measured as well, by "knn" and "linear": "untrained", the same architecture with
             fresh weights (what is not above it was not learnt), or "pixels", the photos at 16 x 16
             (what is not above it needs no network).
-        baseline_seeds: How many untrained networks; their seeds start at `seed`.
+        baseline_seeds: How many untrained networks; their seeds start at `seed`. None: three.
 
     Raises:
         UnknownNameError: If a protocol or the network is unknown.
@@ -244,7 +244,7 @@ def evaluate(
         if architecture is not None:
             makers = {
                 number: functools.partial(build_untrained, architecture, seed=number)
-                for number in range(seed, seed + baseline_seeds)
+                for number in range(seed, seed + (baseline_seeds or _BASELINE_SEEDS))
             }
         by_seed = {}
         for number, make in makers.items():
@@ -286,13 +286,22 @@ def _protocols(protocol: str | Sequence[str]) -> tuple[str, ...]:
     return chosen
 
 
-def _check_baseline(baseline: str | None, baseline_seeds: int, protocols: tuple[str, ...]) -> None:
+_BASELINE_SEEDS = 3
+
+
+def _check_baseline(
+    baseline: str | None, baseline_seeds: int | None, protocols: tuple[str, ...]
+) -> None:
+    if baseline is not None and baseline not in BASELINES:
+        raise unknown_name("baseline", baseline, BASELINES)
+    if baseline_seeds is not None and baseline_seeds < 1:
+        raise UsageError(f"baseline_seeds={baseline_seeds} must be at least 1")
+    if baseline_seeds is not None and baseline != "untrained":
+        raise UsageError(
+            f"baseline_seeds={baseline_seeds} goes with --baseline untrained; leave it out"
+        )
     if baseline is None:
         return
-    if baseline not in BASELINES:
-        raise unknown_name("baseline", baseline, BASELINES)
-    if baseline_seeds < 1:
-        raise UsageError(f"baseline_seeds={baseline_seeds} must be at least 1")
     if not {"knn", "linear"} & set(protocols):
         raise UsageError(
             f"baseline {baseline} is measured by knn and linear, and --protocol has neither; add "

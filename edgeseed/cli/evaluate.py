@@ -67,9 +67,7 @@ Examples:
 @click.option(
     "--baseline-seeds",
     type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="How many untrained networks.",
+    help="How many networks --baseline untrained measures.  [default: 3]",
 )
 @click.option("--save-metrics", is_flag=True, help="Append the metrics to the student file.")
 @click.option(

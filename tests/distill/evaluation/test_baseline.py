@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from torch.nn import functional
 
 from edgeseed.cli._main import cli
 from edgeseed.core.errors import UnknownNameError, UsageError
@@ -128,6 +129,17 @@ def test_pixels_are_a_baseline_that_needs_no_network(tmp_path: Path) -> None:
     assert level.gain_points == found.metrics[0].top1_percent - level.mean_percent
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pixels_take_any_number_of_channels_and_photos_smaller_than_themselves(
+    channels: int,
+) -> None:
+    images = torch.rand(2, channels, 8, 8)
+    embedding = Pixels()(images).embedding
+    assert embedding.shape == (2, channels * 16 * 16)
+    same = functional.interpolate(images, (16, 16), mode="nearest")
+    torch.testing.assert_close(embedding, same.flatten(1))
+
+
 def test_pixels_are_the_means_of_squares() -> None:
     images = torch.zeros(2, 3, 32, 32)
     images[1, 2, 2:4, :2] = 1.0  # the first square of the second row
@@ -141,6 +153,8 @@ def test_pixels_are_the_means_of_squares() -> None:
     [
         ({"baseline": "random"}, "random"),
         ({"baseline": "untrained", "baseline_seeds": 0}, "at least 1"),
+        ({"baseline": "pixels", "baseline_seeds": 3}, "goes with --baseline untrained"),
+        ({"baseline_seeds": 3}, "goes with --baseline untrained"),
         ({"baseline": "untrained", "protocol": "finetune"}, "--protocol has neither"),
         ({"baseline": "pixels", "protocol": "finetune"}, "baseline pixels is measured by knn"),
     ],
