@@ -239,7 +239,7 @@ class _Quickstart:
             seed=self.seed,
             save_classifier=save,
             baseline="untrained" if is_student else None,
-            baseline_seeds=seeds,
+            baseline_seeds=seeds if is_student else None,
         )
         scores = ", ".join(f"{m.name} {m.top1_percent:.1f} %" for m in found.metrics)
         say(f"  {what}: {scores} (n={found.metrics[0].n}, trained for {run.seconds:.0f} s)")
