@@ -263,9 +263,10 @@ def _saturating_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     if not flags or any("vnni" in flag for flag in flags):
         return ""
     return (
-        ". This x86 CPU has no VNNI instructions and cuts off sums that do not fit 16 bits: int8 "
-        "bundles made before edgeseed limited pairs of weights are wrong on it. `edgeseed verify` "
-        "counts such pairs (gate lint); export the bundle anew"
+        ". This x86 CPU has no VNNI instructions and cuts off sums that do not fit 16 bits. On it "
+        "int8 for an NPU is wrong (--scheme qnn; qnn-w8a16 is right), and so are bundles made "
+        "before edgeseed limited pairs of weights: `edgeseed verify` counts such pairs (gate "
+        "lint); export these anew"
     )
 
 

@@ -59,7 +59,13 @@ class OnnxModel(Model):
         self._batch = batch if isinstance(batch, int) else None
         # Integers that this machine's processor has no kernels for are computed as on the other.
         self._signed = quantization is not None and quantization.scheme == "arm"
-        self._session = _session(path.read_bytes(), source=path, signed=self._signed)
+        scheme: Scheme | None = None if quantization is None else SCHEMES.load(quantization.scheme)
+        # What an NPU is to run is computed as the file has it, step by step, whatever this CPU is:
+        # without VNNI its integer kernels cut off sums, and the NPU's do not.
+        self._session = _session(
+            path.read_bytes(), source=path, signed=self._signed,
+            has_integer_kernels=scheme is None or not scheme.plain_qdq,
+        )  # fmt: skip
 
     def infer(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
         """Runs a batch, in pieces of a size that keeps memory small."""
@@ -168,6 +174,8 @@ _KERNELS = {"conv": "QLinearConv", "add": "QLinearAdd", "pool": "QLinearGlobalAv
 
 # ONNX Runtime takes int8 activations into its integer kernels on Arm only, unless it is told to.
 _SIGNED = "session.qdqisint8allowed"
+# What stands between two roundings is computed in float32, on the values that the integers mean.
+_NO_INTEGER_KERNELS = "session.disable_quant_qdq"
 
 
 def optimised_graph(path: Path, *, signed: bool = False) -> onnx.GraphProto:
@@ -269,13 +277,16 @@ def open_onnx(folder: Path, manifest: Manifest, *, is_engine: bool = False) -> O
 
 
 def _session(
-    content: bytes, *, source: Path, optimise: bool = True, threads: int = 0, signed: bool = False
-) -> onnxruntime.InferenceSession:
+    content: bytes, *, source: Path, optimise: bool = True, threads: int = 0, signed: bool = False,
+    has_integer_kernels: bool = True,
+) -> onnxruntime.InferenceSession:  # fmt: skip
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads  # 0: as many as there are cores
     if signed:
         options.add_session_config_entry(_SIGNED, "1")
+    if not has_integer_kernels:
+        options.add_session_config_entry(_NO_INTEGER_KERNELS, "1")
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
