@@ -13,12 +13,14 @@ Four ways, in turns, so that what else the machine does hits all of them alike:
 
 Networks have random weights, and the teacher runs in the precision that edgeseed chooses. With
 `--peer-venv`, LightlyTrain is timed too: its own command in an environment of its own, which is
-made there if it does not exist. (It is AGPL: nothing of it is imported here.) Its time is that of
-three epochs minus that of one, so that its start counts for nothing.
+made there if it does not exist. (It is AGPL: nothing of it is imported here.) Its teacher has
+random weights as well, laid where it would download them to. Its time is that of three epochs minus
+that of one, so that its start counts for nothing.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from PIL import Image
 from torch.nn import functional as F
@@ -52,8 +55,9 @@ from edgeseed.distill.training.device import (
 )
 
 RESULT = Path(__file__).parent / "results" / "throughput.json"
-PEER = "lightly-train==0.18.0"
+PEER = ("lightly-train==0.18.0", "timm")
 PEER_TEACHER = "dinov2/vits14-noreg"
+_PEER_CHECKPOINT = "dinov2_vits14_pretrain.pth"
 _WARM_UP = 3
 
 
@@ -156,12 +160,25 @@ def run_edgeseed(
     return float(json.loads(lines[-1])["images_per_second"])
 
 
+def save_peer_teacher(path: Path) -> None:
+    """Random weights of DINOv2's ViT-S/14 under the names of its own checkpoint."""
+    if path.is_file():
+        return
+    network = timm.create_model("vit_small_patch14_dinov2", num_classes=0)
+    weights = {**network.state_dict(), "mask_token": torch.zeros(1, network.num_features)}
+    path.parent.mkdir(parents=True)
+    torch.save(weights, path)
+
+
 def run_peer(arguments: argparse.Namespace, photos: Path, folder: Path, precision: str) -> float:
     """Photos a second of LightlyTrain's own command."""
     venv = Path(arguments.peer_venv)
     if not (venv / "bin" / "lightly-train").exists():
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-        subprocess.run([str(venv / "bin" / "pip"), "install", "--quiet", PEER], check=True)
+        subprocess.run([str(venv / "bin" / "pip"), "install", "--quiet", *PEER], check=True)
+    caches = folder / "peer-cache"
+    if arguments.peer_teacher == PEER_TEACHER:
+        save_peer_teacher(caches / "models" / _PEER_CHECKPOINT)
 
     def seconds(epochs: int) -> float:
         out = folder / f"peer-{precision}-{epochs}"
@@ -175,6 +192,7 @@ def run_peer(arguments: argparse.Namespace, photos: Path, folder: Path, precisio
                 f"transform_args.image_size=[{arguments.size},{arguments.size}]", "overwrite=true",
             ],
             check=True, capture_output=True,
+            env={**os.environ, "LIGHTLY_TRAIN_CACHE_DIR": str(caches)},
         )  # fmt: skip
         return time.perf_counter() - began
 
@@ -195,6 +213,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-venv", help="also time LightlyTrain, installed there")
     parser.add_argument("--peer-teacher", default=PEER_TEACHER)
+    parser.add_argument(
+        "--peer-precision", nargs="+", default=["32-true", "bf16-mixed"],
+        help="a processor without bfloat16 is not worth the second",
+    )  # fmt: skip
     parser.add_argument("--busy", action="store_true", help="mark the result: other work ran")
     parser.add_argument("--results", type=Path, default=RESULT)
     arguments = parser.parse_args()
@@ -228,7 +250,7 @@ def make_ways(
         "cached": lambda n: run_edgeseed(arguments, photos, teacher, folder / f"cached-{n}", cache),
     }
     if arguments.peer_venv:
-        for precision in ("32-true", "bf16-mixed"):
+        for precision in arguments.peer_precision:
             ways[f"LightlyTrain {precision}"] = lambda n, p=precision: run_peer(  # type: ignore[misc]
                 arguments, photos, folder, p
             )
