@@ -264,9 +264,9 @@ def _saturating_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         return ""
     return (
         ". This x86 CPU has no VNNI instructions and cuts off sums that do not fit 16 bits. On it "
-        "int8 for an NPU is wrong (--scheme qnn; qnn-w8a16 is right), and so are bundles made "
-        "before edgeseed limited pairs of weights: `edgeseed verify` counts such pairs (gate "
-        "lint); export these anew"
+        "int8 for other processors is wrong (--scheme arm or qnn), and so are bundles made before "
+        "edgeseed limited pairs of weights: `edgeseed verify` counts such pairs (gate lint); "
+        "export these anew"
     )
 
 

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from support.onnx_runtimes import TABLE, cell, first_version, try_version
 
 from edgeseed.export.targets.onnx.target import minimum_runtime
+from edgeseed.runtime.agent.__main__ import _saturating_cpu
 
 
 def number(version: str) -> tuple[int, ...]:
@@ -92,6 +93,10 @@ def test_a_version_does_what_the_table_says(kind: str, version: str, tmp_path: P
     if found is None:
         pytest.skip(f"onnxruntime {version} ({kind}) cannot be installed: no network, pip or npm")
     table = json.loads(TABLE.read_text())[kind][version]
+    if _saturating_cpu():
+        # The newest native version, which the others are compared with, computes these files with
+        # instructions that cut off sums here. WebAssembly does not: it gives what the file says.
+        del found["int8 arm"], table["int8 arm"]
     assert {name: cell == "ok" for name, cell in found.items()} == {
         name: cell == "ok" for name, cell in table.items()
     }
