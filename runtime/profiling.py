@@ -215,6 +215,8 @@ def _twice(names: Sequence[str]) -> str:
 
 
 def _refuse_existing(out: str | Path) -> None:
+    if Path(out).is_dir():
+        raise UsageError(f"{out} is a folder; give a file in it as --out, such as {out}/NAME.json")
     if Path(out).exists():
         raise UsageError(f"{out} exists already; choose another --out or remove it")
 

@@ -298,7 +298,8 @@ def _check_baseline(
         raise UsageError(f"baseline_seeds={baseline_seeds} must be at least 1")
     if baseline_seeds is not None and baseline != "untrained":
         raise UsageError(
-            f"baseline_seeds={baseline_seeds} goes with --baseline untrained; leave it out"
+            f"--baseline-seeds {baseline_seeds} goes with --baseline untrained: add that, or leave "
+            "--baseline-seeds out"
         )
     if baseline is None:
         return
@@ -368,6 +369,16 @@ def _check_saving(
     if (save_classifier is not None or save_metrics) and not is_file:
         raise UsageError(
             f"{student} is no student file (.safetensors): nothing can be saved into it"
+        )
+    if save_classifier is None:
+        return
+    target = Path(save_classifier)
+    if target.is_dir():
+        raise UsageError(f"--save-classifier {target} is a folder; give a file in it")
+    if target.exists() and target.samefile(student):
+        raise UsageError(
+            f"--save-classifier {target} is the student itself, which would be lost; give another "
+            "file"
         )
 
 

@@ -217,7 +217,8 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     path = Path(path)
     occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
     if occupied and not (replace and path.is_dir()):
-        raise UsageError(f"{path} exists already; choose another --out or remove it")
+        advice = " or remove it" if path.is_dir() else "; it is a file, and --out is a new folder"
+        raise UsageError(f"{path} exists already; choose another --out{advice}")
     with disk_errors(path):
         _make_parent(path)
         temporary = _temporary(path)

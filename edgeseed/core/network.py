@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeseed.core.errors import ArtifactError, ConfigError
+from edgeseed.core.errors import ArtifactError, ConfigError, UsageError
 from edgeseed.core.registry import unknown_name
 from edgeseed.core.student import Architecture, StudentSpec, read_spec, write_student
 
@@ -200,7 +200,14 @@ def _reduce_stride(backbone: nn.Module, architecture: Architecture, *, num_layer
 
 
 def unknown_model(kind: str, name: str) -> Exception:
-    """The error for a name that timm does not know: the nearest, and how to list the usual."""
+    """The error for a name that timm does not know: the nearest, and how to list the usual.
+
+    A folder, which is often that of a run, is said to be one.
+    """
+    if Path(name).is_dir():
+        inside = Path(name) / "student.safetensors"
+        advice = f"give {inside}" if inside.is_file() else "give a student file in it"
+        return UsageError(f"{name} is a folder, no {kind}; {advice}")
     message = str(unknown_name(kind, name, timm.list_models()))
     return type(unknown_name(kind, name, ()))(
         f"{message.partition(' known:')[0].rstrip(';')}; `edgeseed {kind}s` lists the usual "

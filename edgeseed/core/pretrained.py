@@ -151,6 +151,8 @@ def check_model_name(source: str) -> None:
         raise UsageError(f"{path} does not exist or is not a file; a checkpoint was expected")
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
+        if Path(name).is_dir():
+            raise unknown_model("student", name)
         if os.sep in name or name.endswith((".pth", ".pt", ".onnx", ".ckpt")):
             raise UsageError(
                 f"{name} is not a student file; give a student.safetensors, or a checkpoint with "

@@ -32,7 +32,7 @@ from edgeseed.core.photos import open_photos
 from edgeseed.core.preprocess import Preprocess
 from edgeseed.core.scratch import scratch_folder
 from edgeseed.core.student import StudentSpec
-from edgeseed.export.added_outputs import AddedOutput, added_problems, parse_added
+from edgeseed.export.added_outputs import OWN_OUTPUTS, AddedOutput, added_problems, parse_added
 from edgeseed.export.bundling.card import card_problems
 from edgeseed.export.bundling.interface import tensor_specs
 from edgeseed.export.proof import gates
@@ -284,6 +284,8 @@ def gather(
     manifest = bundle.manifest
     target = _known_target(bundle)
     network, spec = load_student(against or bundle.path / STUDENT_FILE)
+    if against is not None:
+        check_same_form(bundle, spec, against)
     return Evidence(
         folder=bundle.path,
         manifest=manifest,
@@ -297,6 +299,36 @@ def gather(
         against=against,
         demanded=demanded,
     )
+
+
+def check_same_form(bundle: Bundle, spec: StudentSpec, against: Path) -> None:
+    """Refuses a student that takes other photos, or gives other outputs, than the bundle.
+
+    Raises:
+        ArtifactError: If it does; the bundle was made from another student.
+    """
+    manifest = bundle.manifest
+    (image, *_) = manifest.inputs
+    own = {each.name: each.shape[-1] for each in manifest.outputs if each.name in OWN_OUTPUTS}
+    wanted: dict[str, int | str] = {"embedding": spec.embedding_dim}
+    if spec.classes is not None:
+        wanted["logits"] = len(spec.classes)
+    # Formats have the channels first or last.
+    form, takes = (sorted(map(str, each)) for each in (image.shape[1:], spec.preprocess.shape))
+    if own != wanted:
+        found, asked = (
+            ", ".join(f"{size} values of {name}" for name, size in sizes.items())
+            for sizes in (own, wanted)
+        )
+        raise ArtifactError(
+            f"{bundle.path} was not made from {against}: it gives {found}, the student {asked}"
+        )
+    if form != takes:
+        shown, asked = (" x ".join(map(str, each)) for each in (image.shape[1:], takes))
+        raise ArtifactError(
+            f"{bundle.path} was not made from {against}: it takes photos of {shown}, the student "
+            f"of {asked}"
+        )
 
 
 def _known_target(bundle: Bundle) -> Target:

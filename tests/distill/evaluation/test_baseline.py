@@ -151,7 +151,7 @@ def test_pixels_are_the_means_of_squares() -> None:
     [
         ({"baseline": "random"}, "random"),
         ({"baseline": "untrained", "baseline_seeds": 0}, "at least 1"),
-        ({"baseline": "pixels", "baseline_seeds": 3}, "goes with --baseline untrained"),
+        ({"baseline": "pixels", "baseline_seeds": 3}, "goes with --baseline untrained: add that"),
         ({"baseline_seeds": 3}, "goes with --baseline untrained"),
         ({"baseline": "untrained", "protocol": "finetune"}, "--protocol has neither"),
         ({"baseline": "pixels", "protocol": "finetune"}, "baseline pixels is measured by knn"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from edgeseed.core.errors import ConfigError, DataError, UnknownNameError, Usage
 from edgeseed.core.network import load_student, save_student
 from edgeseed.core.photos import PhotoSet, open_photos, photos_from_arrays
 from edgeseed.core.preprocess import Preprocess
+from edgeseed.core.pretrained import load_model
 from edgeseed.core.student import StudentSpec
 from edgeseed.distill.data.labels import split_labelled
 from edgeseed.distill.evaluation.evaluate import LabelledFeatures, evaluate, measure_knn
@@ -140,6 +142,32 @@ def test_any_network_can_be_evaluated_as_a_teacher_is_written(
     result = evaluate(f"test_resnet={path}", data="digits", image_size=SIZE, protocol="knn")
     assert [metric.name for metric in result.metrics] == ["knn-20", "knn-200"]
     assert result.preprocess.image_size == SIZE
+
+
+def test_a_classifier_is_not_saved_over_its_student_or_as_a_folder(
+    student_file: Path, tmp_path: Path
+) -> None:
+    # The student was lost; the folder was found out after all the work.
+    before = student_file.read_bytes()
+    for target, said in ((student_file, "is the student itself"), (tmp_path, "is a folder")):
+        with pytest.raises(UsageError, match=said):
+            evaluate(student_file, data="digits", protocol="linear", save_classifier=target)
+    assert student_file.read_bytes() == before
+
+
+@pytest.mark.parametrize("has_student", [False, True])
+def test_a_folder_in_place_of_a_student_is_said_to_be_one(
+    student_file: Path, tmp_path: Path, has_student: bool
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    if has_student:
+        shutil.copy(student_file, run / "student.safetensors")
+    advice = "student.safetensors" if has_student else "give a student file in it"
+    with pytest.raises(UsageError, match=f"run is a folder.*{advice}"):
+        evaluate(run, data="digits", protocol="knn")
+    with pytest.raises(UsageError, match=f"run is a folder.*{advice}"):
+        load_model(str(run))
 
 
 def test_a_saved_classifier_predicts_what_was_measured(student_file: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import onnx
 import pytest
 import torch
 from support.export import save_tiny_student
+from torch import nn
 
 from edgeseed.core.bundle import (
     MODEL_CARD,
@@ -23,7 +24,7 @@ from edgeseed.core.bundle import (
     seal_bundle,
 )
 from edgeseed.core.errors import ArtifactError, GateError, SchemaVersionError, UsageError
-from edgeseed.core.network import StudentNetwork
+from edgeseed.core.network import StudentNetwork, build_student, load_student, save_student
 from edgeseed.export import verify
 from edgeseed.export.bundling.writer import seal, write_photos
 from edgeseed.export.proof.verify import VerifyResult, advice, read_proof
@@ -70,6 +71,32 @@ def test_a_bundle_is_held_to_a_student_from_outside(
     assert {"logits_rms", "logits_kl", "low_cosine", "scale", "channels"} <= names
     # What the bundle says of itself is not asked.
     assert "recorded" not in names
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"classes": ("cat", "dog")}, "values of logits"), ({"channels": 1}, "it takes photos of")],
+    ids=["classes", "channels"],
+)
+def test_a_student_of_another_form_is_one_line(
+    int8_bundle: Path, student: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    # It was a traceback of shapes that do not go together.
+    network, spec = load_student(student)
+    if "classes" in changes:
+        network.head = nn.Linear(spec.embedding_dim, len(changes["classes"]))
+        spec = dataclasses.replace(spec, classes=changes["classes"])
+    else:
+        architecture = dataclasses.replace(
+            spec.architecture, kwargs={**spec.architecture.kwargs, "in_chans": 1}
+        )
+        assert spec.classes is not None
+        network = build_student(architecture, num_classes=len(spec.classes))
+        preprocess = dataclasses.replace(spec.preprocess, mean=(0.5,), std=(0.5,))
+        spec = dataclasses.replace(spec, architecture=architecture, preprocess=preprocess)
+    save_student(tmp_path / "other.safetensors", network, spec)
+    with pytest.raises(ArtifactError, match=f"was not made from .*{said}"):
+        verify(int8_bundle, against=tmp_path / "other.safetensors")
 
 
 def test_another_student_is_not_the_bundles(
