@@ -291,6 +291,7 @@ class _Rows:
         )
         start = self._cell("esvit-untrained", "untrained", student=preset.esvit_teacher)
         return [
+            self._cell("ssl-untrained", "untrained", student=preset.ssl_teacher, seed=0),
             ssl,
             self._distilled("regress-ssl", "views.mixup=false", method="regress",
                             teacher=f"@{ssl.name}"),

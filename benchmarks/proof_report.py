@@ -80,6 +80,8 @@ def untrained_group(group: str) -> str:
     base, _, student = group.partition(" ")
     if base.startswith("esvit"):
         return "esvit-untrained"
+    if group == "ssl-teacher":
+        return "ssl-untrained"
     return f"untrained {student}".strip()
 
 
@@ -161,7 +163,8 @@ def _row(values: Values, group: str, name: str, *, gain: bool) -> list[str] | No
     cells = [_shown(values, group, metric) for metric in _METRICS]
     if not gain:
         return [_NAMES.get(name, f"`{name}`"), *cells, str(len(found))]
-    above = [] if name in (*LEVELS, "teacher") else gains(values, group, "linear")
+    is_level = name in (*LEVELS, "teacher") or name.endswith("-untrained")
+    above = [] if is_level else gains(values, group, "linear")
     return [
         _NAMES.get(name, f"`{name}`"),
         *cells,
@@ -186,6 +189,7 @@ _NAMES = {
     "ssl-teacher": "SSL teacher (SimCLR), no label anywhere",
     "regress-ssl": "`regress` from the SSL teacher",
     "seed-ssl": "`seed` from the SSL teacher",
+    "ssl-untrained": "**the SSL teacher's network, untrained**",
     "esvit-untrained": "**EsViT's network, untrained**",
     "esvit-teacher": "EsViT teacher (views and regions)",
     "esvit-view-teacher": "EsViT teacher, views alone",
@@ -215,10 +219,12 @@ def _labelled(values: Values) -> str:
 
 def _own_teachers(values: Values) -> str:
     groups = (
-        "ssl-teacher", "regress-ssl", "seed-ssl", "esvit-untrained", "esvit-teacher",
-        "esvit-view-teacher", "rob",
+        "ssl-untrained", "ssl-teacher", "regress-ssl", "seed-ssl", "esvit-untrained",
+        "esvit-teacher", "esvit-view-teacher", "rob",
     )  # fmt: skip
-    if not any((group, "student", "linear") in values for group in groups[1:3] + groups[4:]):
+    if not any(
+        (group, "student", "linear") in values for group in groups if "untrained" not in group
+    ):
         return ""
     body = [_row(values, group, group, gain=True) for group in groups]
     return _table(
