@@ -313,8 +313,8 @@ def check_same_form(bundle: Bundle, spec: StudentSpec, against: Path) -> None:
     wanted: dict[str, int | str] = {"embedding": spec.embedding_dim}
     if spec.classes is not None:
         wanted["logits"] = len(spec.classes)
-    # Formats have the channels first or last.
-    form, takes = (sorted(map(str, each)) for each in (image.shape[1:], spec.preprocess.shape))
+    channels, height, width = spec.preprocess.shape
+    form = tuple(image.shape[1:])  # formats have the channels first or last
     if own != wanted:
         found, asked = (
             ", ".join(f"{size} values of {name}" for name, size in sizes.items())
@@ -323,8 +323,8 @@ def check_same_form(bundle: Bundle, spec: StudentSpec, against: Path) -> None:
         raise ArtifactError(
             f"{bundle.path} was not made from {against}: it gives {found}, the student {asked}"
         )
-    if form != takes:
-        shown, asked = (" x ".join(map(str, each)) for each in (image.shape[1:], takes))
+    if form not in ((channels, height, width), (height, width, channels)):
+        shown, asked = (" x ".join(map(str, each)) for each in (form, spec.preprocess.shape))
         raise ArtifactError(
             f"{bundle.path} was not made from {against}: it takes photos of {shown}, the student "
             f"of {asked}"

@@ -101,3 +101,17 @@ def test_a_network_that_makes_more_of_ties_has_more_room_and_no_more_than_roundi
     far = Simulated(outputs=outputs, again=near(outputs["embedding"], 3.0))
     gate, *_ = gates.rounding_gates(outputs, reference, far, slack=0.25)
     assert gate.limit == 1.5
+
+
+@pytest.mark.parametrize("size", [2.0, 30.0], ids=["unsure", "sure"])
+def test_divergence_takes_other_errors_of_the_same_size_and_refuses_twice_as_large(
+    size: float,
+) -> None:
+    random = np.random.default_rng(0)
+    shape = (256, 10)
+    truth, *errors = (random.normal(size=shape).astype(np.float32) * size for _ in range(4))
+    honest, sound = truth + 0.02 * errors[0], truth + 0.02 * errors[1]
+    doubled = truth + 0.04 * errors[2]
+    most = max(gates._KL_FACTOR * gates._mean_kl(honest, truth), gates._kl_by_chance(honest, truth))
+    found, wrong = (gates._mean_kl(each, truth) for each in (sound, doubled))
+    assert found < most < wrong

@@ -75,8 +75,12 @@ def test_a_bundle_is_held_to_a_student_from_outside(
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"classes": ("cat", "dog")}, "values of logits"), ({"channels": 1}, "it takes photos of")],
-    ids=["classes", "channels"],
+    [
+        ({"classes": ("cat", "dog")}, "values of logits"),
+        ({"channels": 1}, "it takes photos of"),
+        ({"width": 8}, "it takes photos of"),
+    ],
+    ids=["classes", "channels", "width"],
 )
 def test_a_student_of_another_form_is_one_line(
     int8_bundle: Path, student: Path, tmp_path: Path, changes: dict[str, Any], said: str
@@ -86,6 +90,10 @@ def test_a_student_of_another_form_is_one_line(
     if "classes" in changes:
         network.head = nn.Linear(spec.embedding_dim, len(changes["classes"]))
         spec = dataclasses.replace(spec, classes=changes["classes"])
+    elif "width" in changes:
+        spec = dataclasses.replace(
+            spec, preprocess=dataclasses.replace(spec.preprocess, width=changes["width"])
+        )
     else:
         architecture = dataclasses.replace(
             spec.architecture, kwargs={**spec.architecture.kwargs, "in_chans": 1}
